@@ -1,0 +1,240 @@
+/*
+ * gup: the guest whose vCPUs get stuck in get_user_pages().
+ *
+ * A 64 KiB firmware image. Every vCPU runs in 64-bit mode with paging on, at CPL 3 and
+ * with interrupts off, and loops over its own share of memory. A pass first checks that
+ * each page still holds the number of the pass before, then writes its own number.
+ *
+ * Why this mode: with interrupts on, KVM may halt the vCPU in an asynchronous page fault,
+ * which every kernel can interrupt; without paging, some hosts run the guest in KVM's
+ * emulator, whose page faults are kernel accesses and never come from get_user_pages().
+ *
+ * Memory, by guest-physical address:
+ *     0x7000  parameters, put there by QEMU before the first vCPU runs (two 64-bit words):
+ *             pages in the whole span, number of vCPUs
+ *     0x8000  this code, copied out of the firmware
+ *    0x10000  page tables, identity, 2 MiB pages, accessed and dirty bits already set
+ *   0x200000  the span: every page from here on, an equal share a vCPU
+ *
+ * After the start only the span is written. So the code and the page tables arrive on a
+ * migration's destination with its first pass and only the span can be missing there:
+ * a missing page table would be read by KVM itself and be another fault path.
+ * For the same reason the loop uses no stack.
+ *
+ * Serial line (0x3f8), one byte a mark, so that vCPUs need no lock:
+ *     'A' + n    vCPU n finished a pass
+ *     a line     "!damage vcpu=HH page=H... expected=H... found=H...", lowercase hex only,
+ *                so that other vCPUs' marks can be told from it; that vCPU then stops
+ */
+	.set	PARAM_PAGES,	0x7000
+	.set	PARAM_VCPUS,	0x7008
+	.set	LOAD,		0x8000
+	.set	PML4,		0x10000
+	.set	PDPT,		0x11000
+	.set	PAGE_DIRS,	0x12000
+	.set	SPAN,		0x200000
+	.set	SERIAL,		0x3f8
+	.set	LAPIC_ICR,	0xfee00300
+
+	.set	SEL_CODE32,	0x08
+	.set	SEL_DATA,	0x10
+	.set	SEL_CODE64,	0x18
+	.set	SEL_USER_CODE,	0x20 | 3
+	.set	SEL_USER_DATA,	0x28 | 3
+
+	.set	TABLE,		0x27	/* present, writable, user, accessed */
+	.set	PAGE_2M,	0xe7	/* the same, dirty, 2 MiB */
+	.set	RFLAGS_USER,	0x3002	/* IOPL 3 so that CPL 3 may use the serial line; IF off */
+
+	.section .guest, "ax"
+	.globl	_start
+	.code16
+_start:					/* every vCPU: the first from the stub, the others by SIPI */
+	cli
+	xorw	%ax, %ax
+	movw	%ax, %ds
+	lgdtl	gdt_pointer
+	movl	%cr0, %eax
+	orl	$1, %eax
+	movl	%eax, %cr0
+	ljmpl	$SEL_CODE32, $protected
+
+	.code32
+protected:
+	movl	$SEL_DATA, %eax
+	movl	%eax, %ds
+	movl	%eax, %es
+	movl	%eax, %ss
+	movl	$1, %ebx
+	lock xaddl %ebx, started	/* %ebx: this vCPU's number */
+	testl	%ebx, %ebx
+	jnz	enter_long_mode
+
+	/* The first vCPU maps the first 2 MiB and the span ... */
+	movl	PARAM_PAGES, %ecx
+	addl	$(512 + 511), %ecx
+	shrl	$9, %ecx
+	movl	$PAGE_DIRS, %edi
+	movl	$PAGE_2M, %eax
+1:	movl	%eax, (%edi)
+	addl	$0x200000, %eax
+	addl	$8, %edi
+	loop	1b
+	movl	$(PDPT + TABLE), PML4
+	movl	$(PAGE_DIRS + TABLE), PDPT
+	movl	$(PAGE_DIRS + 0x1000 + TABLE), PDPT + 8
+	movl	$(PAGE_DIRS + 0x2000 + TABLE), PDPT + 16
+	movl	$(PAGE_DIRS + 0x3000 + TABLE), PDPT + 24
+
+	/* ... and wakes the others: INIT, then SIPI with this code's page, to all but itself. */
+	cmpl	$1, PARAM_VCPUS
+	jbe	enter_long_mode
+	movl	$0xc4500, LAPIC_ICR
+	movl	$(0xc4600 + (LOAD >> 12)), LAPIC_ICR
+
+enter_long_mode:
+	movl	$PML4, %eax
+	movl	%eax, %cr3
+	movl	%cr4, %eax
+	orl	$0x20, %eax		/* PAE */
+	movl	%eax, %cr4
+	movl	$0xc0000080, %ecx	/* EFER */
+	rdmsr
+	orl	$0x100, %eax		/* LME */
+	wrmsr
+	movl	%cr0, %eax
+	orl	$0x80000000, %eax	/* PG */
+	movl	%eax, %cr0
+	ljmpl	$SEL_CODE64, $long_mode
+
+	.code64
+long_mode:
+	/* The share: %r12 pages from %r13 on. %r14: this vCPU's mark. %r8: the pass. */
+	xorl	%edx, %edx
+	movl	PARAM_PAGES, %eax
+	divl	PARAM_VCPUS
+	movl	%eax, %r12d
+	imulq	%rbx, %rax
+	shlq	$12, %rax
+	leaq	SPAN(%rax), %r13
+	leal	'A'(%rbx), %r14d
+	movl	$1, %r8d
+
+	leaq	stack_top, %rsp		/* iretq only pops from it: vCPUs can share it for reading */
+	iretq
+
+user:
+	movq	%r13, %rdi
+	movq	%r12, %rcx
+	leaq	-1(%r8), %r9		/* fresh memory holds 0, which is the pass before the first */
+2:	movq	(%rdi), %r10
+	cmpq	%r9, %r10
+	jne	damage
+	movq	%r8, (%rdi)
+	addq	$4096, %rdi
+	decq	%rcx
+	jnz	2b
+	movl	%r14d, %eax
+	movl	$SERIAL, %edx
+	outb	%al, %dx
+	incq	%r8
+	jmp	user
+
+damage:
+	lock btsl $0, reporting		/* one line at a time */
+	jnc	3f
+	pause
+	jmp	damage
+3:	movl	$SERIAL, %edx
+	.macro	PRINT text:vararg
+	leaq	9f, %rsi
+	leaq	8f, %rbp
+	jmp	print
+9:	.asciz	\text
+8:
+	.endm
+	.macro	HEX value, digits
+	movq	\value, %rax
+	movl	$(\digits), %ecx
+	leaq	8f, %rbp
+	jmp	print_hex
+8:
+	.endm
+	PRINT	"\n!damage vcpu="
+	HEX	%rbx, 2
+	shrq	$12, %rdi
+	PRINT	" page="
+	HEX	%rdi, 16
+	PRINT	" expected="
+	HEX	%r9, 16
+	PRINT	" found="
+	HEX	%r10, 16
+	PRINT	"\n"
+	movl	$0, reporting
+4:	pause
+	jmp	4b
+
+print:					/* text at %rsi, back to %rbp */
+	lodsb
+	testb	%al, %al
+	jz	5f
+	outb	%al, %dx
+	jmp	print
+5:	jmp	*%rbp
+
+print_hex:				/* the low %ecx digits of %rax, back to %rbp */
+	movl	%ecx, %r11d
+	shll	$2, %ecx
+	rorq	%cl, %rax		/* the first digit is now in the highest four bits ... */
+	movq	%rax, %r15
+6:	rolq	$4, %r15		/* ... and comes round to the lowest */
+	movl	%r15d, %eax
+	andl	$15, %eax
+	movb	digits(%rax), %al
+	outb	%al, %dx
+	decl	%r11d
+	jnz	6b
+	jmp	*%rbp
+
+digits:	.ascii	"0123456789abcdef"
+
+	.balign	8
+gdt:
+	.quad	0
+	.quad	0x00cf9b000000ffff	/* 32-bit code */
+	.quad	0x00cf93000000ffff	/* data */
+	.quad	0x00af9b000000ffff	/* 64-bit code */
+	.quad	0x00affb000000ffff	/* 64-bit code, CPL 3 */
+	.quad	0x00cff3000000ffff	/* data, CPL 3 */
+gdt_pointer:
+	.word	. - gdt - 1
+	.long	gdt
+
+	.balign	8
+stack_top:				/* what iretq pops: into CPL 3 */
+	.quad	user, SEL_USER_CODE, RFLAGS_USER, 0, SEL_USER_DATA
+started:
+	.long	0
+reporting:
+	.long	0
+guest_end:
+
+	/* The processor starts at the last 16 bytes, in real mode. */
+	.section .stub, "ax"
+	.code16
+stub:
+	cli
+	cld
+	movw	$0xf000, %ax
+	movw	%ax, %ds
+	movw	$(LOAD >> 4), %ax
+	movw	%ax, %es
+	xorw	%si, %si
+	xorw	%di, %di
+	movw	$((guest_end - _start + 3) / 4), %cx
+	rep movsl			/* out of ROM: under kvm_pvm code in ROM gets no further than a page */
+	ljmpw	$0, $LOAD
+
+	.section .reset, "ax"
+	.code16
+	jmp	stub
