@@ -1,0 +1,23 @@
+bin := .venv/bin
+
+bench: set-up  ## measure the booted kernel and show the result
+	for scenario in idle blackhole paused; do $(bin)/kickbench trial --scenario $$scenario --request stop -n 8; done
+	$(bin)/kickbench report
+
+test: lint  ## everything that CI checks
+	$(bin)/pytest
+
+lint: set-up
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy
+	$(bin)/lint-imports
+
+set-up:
+	@tools/set-up
+
+clean:  ## end what killed runs have left, and delete what can be made again
+	if [ -x $(bin)/kickbench ]; then $(bin)/kickbench clean; fi
+	rm -rf .venv .asv/env .asv/html .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+.PHONY: bench test lint set-up clean

@@ -1,0 +1,193 @@
+"""The error tree. Each class is one thing that can go wrong, with an exit status of its own.
+
+::
+
+    KickbenchError
+    ├── UsageError                  what was asked for cannot be
+    │   ├── UnknownScenario
+    │   ├── UnknownRequest
+    │   └── BadDeadline
+    ├── HostError                   this host cannot run trials
+    │   ├── KvmUnavailable
+    │   ├── NotRoot
+    │   ├── ProgramMissing
+    │   ├── QemuTooOld
+    │   ├── NamespacesUnavailable
+    │   ├── OutageUnavailable
+    │   └── HostBusy
+    ├── StoreError                  records cannot be written or read
+    │   └── RecordNotWritten
+    ├── LedgerError                 the list of kernels cannot be used
+    │   └── WrongKernel
+    ├── ImageError                  a guest image is not what the manifest says
+    ├── Interrupted                 a signal ended the run
+    └── TrialLost                   no measurement was made; counted, never scored
+        ├── DeadlinePassed
+        ├── ToolFailed
+        ├── GuestDied
+        ├── MonitorFailed
+        ├── MigrationFailed
+        ├── OutageNotProven
+        └── NotStuck
+
+The message of each is a whole sentence that says what to do, for a person who has not read
+the code. ``TrialLost`` and what is under it ends a trial, not a run.
+"""
+
+import signal
+
+
+class KickbenchError(Exception):
+    """Anything kickbench reports itself. :ivar exit_status: what the command exits with."""
+
+    exit_status = 1
+
+
+class UsageError(KickbenchError):
+    """What was asked for cannot be."""
+
+    exit_status = 2
+
+
+class UnknownScenario(UsageError):
+    """No such scenario."""
+
+    exit_status = 10
+
+
+class UnknownRequest(UsageError):
+    """No such request."""
+
+    exit_status = 11
+
+
+class BadDeadline(UsageError):
+    """A deadline that is not a positive number of seconds."""
+
+    exit_status = 12
+
+
+class HostError(KickbenchError):
+    """This host cannot run trials."""
+
+    exit_status = 20
+
+
+class KvmUnavailable(HostError):
+    """/dev/kvm is missing, closed to this user, or does not work."""
+
+    exit_status = 21
+
+
+class NotRoot(HostError):
+    """Namespaces, qdiscs and other threads' kernel stacks need root."""
+
+    exit_status = 22
+
+
+class ProgramMissing(HostError):
+    """A program that trials need is not installed."""
+
+    exit_status = 23
+
+
+class QemuTooOld(HostError):
+    """QEMU lacks a command or capability that trials need."""
+
+    exit_status = 24
+
+
+class NamespacesUnavailable(HostError):
+    """Network namespaces or veth pairs cannot be made here."""
+
+    exit_status = 25
+
+
+class OutageUnavailable(HostError):
+    """No mechanism that tc offers here cuts a link."""
+
+    exit_status = 26
+
+
+class HostBusy(HostError):
+    """Another run is measuring on this host."""
+
+    exit_status = 27
+
+
+class StoreError(KickbenchError):
+    """Records cannot be written or read."""
+
+    exit_status = 30
+
+
+class RecordNotWritten(StoreError):
+    """A record could not be appended; the file is as it was before."""
+
+    exit_status = 31
+
+
+class LedgerError(KickbenchError):
+    """The list of known kernels cannot be read or written."""
+
+    exit_status = 40
+
+
+class WrongKernel(LedgerError):
+    """A kernel was asked for that is not the booted one."""
+
+    exit_status = 41
+
+
+class ImageError(KickbenchError):
+    """A guest image is missing or is not what the manifest says."""
+
+    exit_status = 50
+
+
+class Interrupted(KickbenchError):
+    """A signal ended the run, in order.
+
+    :ivar exit_status: 128 and the signal's number, as a shell gives it.
+    """
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(
+            f"Interrupted by {number.name}; the trials before it are kept and nothing is left "
+            "running."
+        )
+        self.exit_status = 128 + number
+
+
+class TrialLost(KickbenchError):
+    """A trial ended without a measurement."""
+
+    exit_status = 4
+
+
+class DeadlinePassed(TrialLost):
+    """Something that was waited for did not happen in time."""
+
+
+class ToolFailed(TrialLost):
+    """A command such as ip or tc exited with an error."""
+
+
+class GuestDied(TrialLost):
+    """A QEMU process ended that should be running."""
+
+
+class MonitorFailed(TrialLost):
+    """A QMP monitor broke, or answered with an error."""
+
+
+class MigrationFailed(TrialLost):
+    """A migration went into a state that the scenario does not contain."""
+
+
+class OutageNotProven(TrialLost):
+    """Traffic still passed after the link was cut, or did not pass before."""
+
+
+class NotStuck(TrialLost):
+    """A vCPU that should be stuck was not seen stuck."""

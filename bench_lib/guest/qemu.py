@@ -1,0 +1,184 @@
+"""A guest: QEMU's command line, its process, and the lines into it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bench_lib import process
+from bench_lib.deadline import Deadline, together
+from bench_lib.errors import GuestDied, MonitorFailed
+from bench_lib.guest import monitor, serial
+from bench_lib.guest.image import LoadedImage
+from bench_lib.guest.request_line import RequestLine
+from bench_lib.ownership import Run
+from bench_lib.record import Shape
+
+T = TypeVar("T")
+
+SIGNS_OF_DEATH = (MonitorFailed, GuestDied)
+"""What may be seen of a dying QEMU before its exit is: a closed monitor, a missing thread."""
+
+DEATH_S = 0.5
+"""How long its exit may be behind them."""
+
+
+@dataclass(frozen=True)
+class GuestConfig:
+    """What to start. :ivar name: unique on this host. :ivar incoming: wait for a migration."""
+
+    name: str
+    qemu: str
+    image: LoadedImage
+    shape: Shape
+    incoming: bool = False
+    netns_fd: int | None = None
+
+
+def command_line(
+    config: GuestConfig, serial_fd: int, control_fd: int, requests_fd: int
+) -> list[str]:
+    """QEMU's arguments.
+
+    The three descriptors are connected sockets: no paths in a file system, nothing to wait for,
+    and nobody else can connect.
+    """
+    # fmt: off
+    return [
+        config.qemu,
+        # Which process and which thread is which, for whoever looks at the host.
+        "-name", f"guest={config.name},debug-threads=on",
+        # No devices but those named here: each costs time at start, and disks would make
+        # `stop` wait for their flush.
+        "-no-user-config", "-nodefaults", "-display", "none",
+        "-machine", "pc", "-accel", "kvm",
+        # -cpu host does not work on every KVM (kvm_pvm aborts it); pni is not offered by kvm_pvm.
+        "-cpu", "qemu64,-pni",
+        "-smp", str(config.shape.vcpus),
+        "-m", f"{config.shape.memory_mib}M",
+        # A guest that resets is broken; a QEMU that ends is noticed at once.
+        "-no-reboot",
+        *config.image.qemu_arguments(config.shape.memory_mib, config.shape.vcpus),
+        "-chardev", f"socket,id=serial,fd={serial_fd}", "-serial", "chardev:serial",
+        # Two monitors: one for the measured request, which may block it for ever, and one for
+        # everything else.
+        "-chardev", f"socket,id=control,fd={control_fd}", "-mon", "chardev=control,mode=control",
+        "-chardev", f"socket,id=requests,fd={requests_fd}", "-mon", "chardev=requests,mode=control",
+        *(["-incoming", "defer"] if config.incoming else []),
+    ]
+    # fmt: on
+
+
+class Guest:
+    """A running QEMU.
+
+    :ivar incoming: whether it was started to wait for a migration.
+    :ivar control: the monitor for staging; `requests` is for the measured request.
+    """
+
+    def __init__(
+        self,
+        config: GuestConfig,
+        child: process.Child,
+        log: Path,
+        control: monitor.Monitor,
+        requests: RequestLine,
+        line: serial.SerialLine,
+    ) -> None:
+        self.name = config.name
+        self.incoming = config.incoming
+        self.child = child
+        self.control = control
+        self.requests = requests
+        self.serial = line
+        self._log = log
+
+    async def vcpu_tids(self, deadline: Deadline) -> list[int]:
+        """The thread id of each vCPU, in order of the vCPUs.
+
+        query-cpus-fast is the one such command that does not run on the vCPUs themselves.
+        """
+        cpus = await self.control.execute("query-cpus-fast", deadline=deadline)
+        return [int(cpu["thread-id"]) for cpu in sorted(cpus, key=lambda cpu: cpu["cpu-index"])]
+
+    async def during(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do `work` for as long as QEMU lives.
+
+        :raise GuestDied: it ended before the work was done.
+        """
+        working = asyncio.ensure_future(work)
+        exiting = asyncio.ensure_future(self.child.exited())
+        try:
+            await asyncio.wait({working, exiting}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done() and isinstance(_exception(working), SIGNS_OF_DEATH):
+                await asyncio.wait({exiting}, timeout=DEATH_S)
+            if exiting.done():
+                raise self._died(exiting.result())
+            return await working
+        finally:
+            for task in (working, exiting):
+                task.cancel()
+            await asyncio.gather(working, exiting, return_exceptions=True)
+
+    def _died(self, status: int) -> GuestDied:
+        how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+        return GuestDied(f"QEMU of {self.name} {how}{last_words(self._log)}.")
+
+
+def last_words(log: Path) -> str:
+    """The last line that QEMU wrote, as the end of a sentence; nothing if it wrote none."""
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    said = [line.strip() for line in lines if line.strip()]
+    return f": {said[-1].rstrip('.')}" if said else ""
+
+
+def _exception(task: asyncio.Future[T]) -> BaseException | None:
+    return None if task.cancelled() else task.exception()
+
+
+@asynccontextmanager
+async def started(run: Run, config: GuestConfig, deadline: Deadline) -> AsyncIterator[Guest]:
+    """Start a guest and connect to it; it is ended when the context is left.
+
+    :raise GuestDied: QEMU ended at once; its last words are in the message.
+    """
+    log = run.folder / f"{config.name}.log"
+    async with AsyncExitStack() as stack:
+        pairs = [socket.socketpair() for _ in range(3)]
+        for ours, theirs in pairs:
+            stack.callback(ours.close)
+            stack.callback(theirs.close)
+        fds = [theirs.fileno() for _, theirs in pairs]
+        child = stack.enter_context(
+            process.started(
+                command_line(config, *fds),
+                mark=run.mark,
+                output=log,
+                netns_fd=config.netns_fd,
+                pass_fds=fds,
+            )
+        )
+        stack.callback(log.unlink, missing_ok=True)
+        for _, theirs in pairs:
+            theirs.close()
+        serial_end, control_end, requests_end = (ours for ours, _ in pairs)
+        line = await serial.SerialLine.open(serial_end)
+        stack.callback(line.close)
+        control = monitor.Monitor(f"{config.name}/control")
+        requests = RequestLine(f"{config.name}/requests", requests_end)
+        guest = Guest(config, child, log, control, requests, line)
+        stack.push_async_callback(control.disconnect)
+
+        async def connect() -> None:
+            await together(
+                guest.control.connect(control_end, deadline),
+                guest.requests.connect(deadline),
+            )
+
+        await guest.during(connect())
+        yield guest

@@ -1,0 +1,99 @@
+"""What a guest says on its serial line: a mark per pass, and damaged memory."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from dataclasses import dataclass, field
+
+from bench_lib.deadline import Deadline
+
+_DAMAGE = re.compile(
+    rb"!damage vcpu=([0-9a-f]{2}) page=([0-9a-f]{16})"
+    rb" expected=([0-9a-f]{16}) found=([0-9a-f]{16})\n"
+)
+_MARKS = bytes(range(ord("A"), ord("Z") + 1))
+
+
+@dataclass(frozen=True)
+class MemoryDamage:
+    """A page that did not hold what it should.
+
+    :ivar page: number of the page in guest-physical memory.
+    :ivar expected: the number of the pass before; `found` is what was there.
+    """
+
+    vcpu: int
+    page: int
+    expected: int
+    found: int
+
+
+@dataclass
+class Marks:
+    """Reads the stream of a guest's marks; see guest-images/gup.S for their form."""
+
+    passes: dict[int, int] = field(default_factory=dict)
+    """Passes that each vCPU has finished."""
+    damage: list[MemoryDamage] = field(default_factory=list)
+    _text: bytes = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take in what was read. Marks may stand inside a line of damage, so they go first."""
+        for mark in data:
+            if mark in _MARKS:
+                vcpu = mark - ord("A")
+                self.passes[vcpu] = self.passes.get(vcpu, 0) + 1
+        self._text += data.translate(None, delete=_MARKS)
+        end = 0
+        for match in _DAMAGE.finditer(self._text):
+            self.damage.append(MemoryDamage(*(int(group, 16) for group in match.groups())))
+            end = match.end()
+        self._text = self._text[end:].lstrip(b"\n")
+
+
+class SerialLine(asyncio.Protocol):
+    """The host's end of a guest's serial line."""
+
+    def __init__(self) -> None:
+        self.marks = Marks()
+        self._changed = asyncio.Event()
+        self._transport: asyncio.Transport | None = None
+
+    @classmethod
+    async def open(cls, connection: socket.socket) -> SerialLine:
+        """Start to listen on a connected socket, which is closed by `close()`."""
+        loop = asyncio.get_running_loop()
+        _, line = await loop.create_connection(cls, sock=connection)
+        return line
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.marks.feed(data)
+        self._changed.set()
+
+    def pause(self) -> None:
+        """Do not read for a while: a busy guest's marks would be in a measurement's way."""
+        if self._transport is not None and self._transport.is_reading():
+            self._transport.pause_reading()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def passes(self, vcpus: int, count: int, deadline: Deadline) -> None:
+        """Wait until each of `vcpus` vCPUs has finished `count` passes.
+
+        :raise DeadlinePassed: one has not.
+        """
+
+        async def enough() -> None:
+            while any(self.marks.passes.get(vcpu, 0) < count for vcpu in range(vcpus)):
+                self._changed.clear()
+                await self._changed.wait()
+
+        await deadline.wait_for(enough(), f"Pass {count} of every vCPU of the guest")

@@ -1,0 +1,1 @@
+"""Kernels: the booted one, and the ledger of known builds."""

@@ -1,0 +1,57 @@
+"""Who the booted kernel is, and what its name says of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench_lib.record import Host, Kernel
+
+# What kernel builds put into their version string: Debian's changelog date, the usual
+# `date` of scripts/mkcompile_h, or seconds since 1970.
+_DEBIAN_DATE = re.compile(r"Debian .*\((\d{4}-\d{2}-\d{2})\)")
+_BUILD_DATE = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d) ([A-Z]+) (\d{4})$")
+_EPOCH = re.compile(r"@(\d+)$")
+_SERIES = re.compile(r"\d+\.\d+")
+
+
+def booted() -> Kernel:
+    """The kernel that runs this process."""
+    uname = os.uname()
+    return Kernel(uname.release, uname.version)
+
+
+def boot_id() -> str:
+    """A name for this start of the kernel; random(4)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def this_host() -> Host:
+    """This machine, with the kernel that it was booted with."""
+    return Host("native", "kvm", platform.node())
+
+
+def build_date(version: str) -> datetime | None:
+    """When a kernel was built, as far as its version string tells; None if it does not.
+
+    Zero seconds since 1970 is what builds put there that hide their date.
+    """
+    if match := _DEBIAN_DATE.search(version):
+        return datetime.fromisoformat(match[1]).replace(tzinfo=UTC)
+    if match := _BUILD_DATE.search(version):
+        text = f"{' '.join(match[1].split())} {match[3]}"
+        # The zone is a name without a meaning of its own; hours do not matter for a build.
+        return datetime.strptime(text, "%b %d %H:%M:%S %Y").replace(tzinfo=UTC)
+    if (match := _EPOCH.search(version)) and int(match[1]) > 0:
+        return datetime.fromtimestamp(int(match[1]), UTC)
+    return None
+
+
+def stream(kernel: Kernel) -> str:
+    """The series that a build is one of: `debian/6.1`, or `other/6.18` where nobody is named."""
+    match = _SERIES.match(kernel.release)
+    series = match[0] if match else kernel.release
+    return f"{'debian' if 'Debian' in kernel.version else 'other'}/{series}"

@@ -1,0 +1,152 @@
+"""The ledger: the list of known kernel builds, kept in kernels.json."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from bench_lib.errors import LedgerError
+from bench_lib.kernel.identity import build_date, stream
+from bench_lib.record import Kernel
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Build:
+    """One kernel build.
+
+    :ivar date: of the build, ISO 8601; of its first measurement where the build hides its own.
+    :ivar stream: the series that it is one of, such as `debian/6.12`.
+    """
+
+    release: str
+    version: str
+    date: str
+    stream: str
+
+    @property
+    def kernel(self) -> Kernel:
+        return Kernel(self.release, self.version)
+
+    @property
+    def id(self) -> str:
+        """40 hexadecimal digits, the same wherever the same build is met."""
+        identity = f"{self.release}\n{self.version}".encode()
+        return hashlib.sha256(identity).hexdigest()[:40]
+
+    @property
+    def timestamp_ms(self) -> int:
+        """The date in milliseconds since 1970."""
+        return round(datetime.fromisoformat(self.date).timestamp() * 1000)
+
+
+@dataclass(frozen=True)
+class _File:
+    schema: int
+    kernels: list[Build]
+
+
+def describe(kernel: Kernel) -> Build:
+    """The ledger entry for a kernel that is met for the first time."""
+    date = build_date(kernel.version) or datetime.now(UTC)
+    return Build(kernel.release, kernel.version, date.isoformat(timespec="seconds"), stream(kernel))
+
+
+def _version_key(build: Build) -> tuple[list[tuple[int, int, str]], str, str]:
+    """Sorts 6.1.0-9 before 6.1.0-10, and rebuilds of a release by date."""
+    parts = re.findall(r"\d+|\D+", build.release)
+    key = [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
+    return key, build.date, build.version
+
+
+class Ledger:
+    """Known builds, in the order of their versions. The file is written as a whole or not."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the ledger; a file that does not exist is an empty one.
+
+        :raise LedgerError: the file is not a ledger.
+        """
+        self.path = path
+        try:
+            data = msgspec.json.decode(path.read_bytes(), type=_File)
+        except FileNotFoundError:
+            data = _File(SCHEMA, [])
+        except (OSError, msgspec.MsgspecError) as error:
+            raise LedgerError(
+                f"{path} is not a list of kernels ({error}); restore it from version control."
+            ) from None
+        if data.schema > SCHEMA:
+            raise LedgerError(
+                f"{path} has schema {data.schema}, newer than the {SCHEMA} known here; "
+                "update kickbench."
+            )
+        self.builds = sorted(data.kernels, key=_version_key)
+
+    def including(self, build: Build) -> list[Build]:
+        """The builds and this one, in the same order."""
+        if self.find(build.kernel) is not None:
+            return self.builds
+        return sorted([*self.builds, build], key=_version_key)
+
+    def tag(self, build: Build) -> str:
+        """`v` and the release; and the id, for all but the newest build of a release."""
+        rebuilds = [known for known in self.builds if known.release == build.release]
+        if not rebuilds or rebuilds[-1].id == build.id:
+            return f"v{build.release}"
+        return f"v{build.release}+{build.id[:8]}"
+
+    def find(self, kernel: Kernel) -> Build | None:
+        """The entry of a kernel, or None."""
+        return next((build for build in self.builds if build.kernel == kernel), None)
+
+    def add(self, build: Build) -> None:
+        """Add a build to the file, unless it is in there.
+
+        :raise LedgerError: the file cannot be written; it is as it was.
+        """
+        try:
+            with _locked(self.path):
+                self.builds = Ledger(self.path).builds
+                if self.find(build.kernel) is None:
+                    self.builds = self.including(build)
+                    self._write()
+        except OSError as error:
+            raise LedgerError(
+                f"{self.path} could not be written ({error.strerror}); it is as it was before."
+            ) from None
+
+    def _write(self) -> None:
+        text = msgspec.json.format(msgspec.json.encode(_File(SCHEMA, self.builds)), indent=2)
+        fd, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        new = Path(name)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(text + b"\n")
+            new.chmod(0o644)
+            new.replace(self.path)
+        except BaseException:
+            new.unlink()
+            raise
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Held by whoever changes the ledger. The folder is locked, for the file is replaced."""
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

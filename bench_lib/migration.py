@@ -1,0 +1,206 @@
+"""A pair of guests, and the states of a postcopy migration between them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+from bench_lib.deadline import Deadline
+from bench_lib.errors import MigrationFailed
+from bench_lib.guest.image import MIB
+from bench_lib.guest.qemu import Guest
+
+T = TypeVar("T")
+
+PORT = 4444
+"""Of the destination; it has a network namespace of its own."""
+
+POSTCOPY_BANDWIDTH = 4096
+"""Bytes a second that the source pushes on its own. QEMU's own tests of stuck postcopy use it:
+pages come only when they are asked for, so some are surely missing when the link is cut."""
+
+PRECOPY_PER_SECOND = 5
+"""How many times its memory the source may send a second before postcopy.
+
+QEMU spends its bandwidth in slices of 100 ms, and looks at what has become dirty meanwhile only
+after the first (migration.c: BUFFER_DELAY, threshold_size). A guest that fits into one slice
+would be migrated whole. So a slice is half of the guest: the first pass ends early in the second.
+"""
+
+
+class Phase(Enum):
+    """A side's state, by QEMU's name for it (qapi/migration.json, MigrationStatus)."""
+
+    NONE = "none"
+    """No migration has begun."""
+    SETUP = "setup"
+    ACTIVE = "active"
+    """Precopy: the guest runs at the source."""
+    POSTCOPY = "postcopy-active"
+    """The guest runs at the destination and asks for its missing pages."""
+    PAUSED = "postcopy-paused"
+    """The connection has failed and QEMU knows it."""
+    RECOVERING = "postcopy-recover"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    OTHER = ""
+    """A state that is not named here. QEMU adds such from time to time, between those that are
+    (postcopy-recover-setup in 9.1, postcopy-device in 10.2), so one is no reason to stop."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Phase:
+        return cls.OTHER
+
+
+# From where a side can still come to a phase. A side that has gone where there is no way back
+# is reported at once instead of being waited for.
+_BEFORE_POSTCOPY = frozenset({Phase.NONE, Phase.SETUP, Phase.ACTIVE})
+_WAYS: dict[Phase, frozenset[Phase]] = {
+    Phase.SETUP: frozenset({Phase.NONE}),
+    Phase.ACTIVE: frozenset({Phase.NONE, Phase.SETUP}),
+    Phase.POSTCOPY: _BEFORE_POSTCOPY | {Phase.PAUSED, Phase.RECOVERING},
+    Phase.PAUSED: _BEFORE_POSTCOPY | {Phase.POSTCOPY, Phase.RECOVERING},
+}
+
+
+class Side:
+    """What one QEMU has said of the migration. Fed by its events, so nothing is polled."""
+
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
+        self.phase = Phase.NONE
+        self.passes = 0
+        """Passes over memory that the source has begun."""
+        self.runs = not guest.incoming
+        """Whether the guest runs on this side."""
+        self._changed = asyncio.Condition()
+
+    async def follow(self) -> None:
+        """Take in events for ever."""
+        async for event in self.guest.control.events():
+            data: Any = event.get("data", {})
+            async with self._changed:
+                match event["event"]:
+                    case "MIGRATION":
+                        self.phase = Phase(data["status"])
+                    case "MIGRATION_PASS":
+                        self.passes = int(data["pass"])
+                    case "RESUME":
+                        self.runs = True
+                    case "STOP":
+                        self.runs = False
+                self._changed.notify_all()
+
+    async def reaches(self, phase: Phase, deadline: Deadline) -> None:
+        """Wait until this side is in `phase`.
+
+        :raise MigrationFailed: it has gone where that cannot be reached from.
+        :raise DeadlinePassed: it is not there in time.
+        """
+
+        def there() -> bool:
+            if self.phase is not phase and self.phase not in _WAYS[phase] | {Phase.OTHER}:
+                raise MigrationFailed(
+                    f"{self.guest.name} went to {self.phase.value} instead of {phase.value}."
+                )
+            return self.phase is phase
+
+        await self._until(there, f"{phase.value} of {self.guest.name}", deadline)
+
+    async def begins_pass(self, number: int, deadline: Deadline) -> None:
+        """Wait until the source begins its pass `number`; the ones before are then complete.
+
+        :raise MigrationFailed: the migration ended before.
+        """
+
+        def there() -> bool:
+            if self.phase not in _BEFORE_POSTCOPY | {Phase.OTHER}:
+                raise MigrationFailed(f"{self.guest.name} went to {self.phase.value} in precopy.")
+            return self.passes >= number
+
+        await self._until(there, f"Pass {number} of the migration", deadline)
+
+    async def resumes(self, deadline: Deadline) -> None:
+        """Wait until the guest runs on this side."""
+        await self._until(lambda: self.runs, f"The start of {self.guest.name}", deadline)
+
+    async def _until(self, there: Callable[[], bool], what: str, deadline: Deadline) -> None:
+        async with self._changed:
+            await deadline.wait_for(self._changed.wait_for(there), what)
+
+
+@dataclass(frozen=True)
+class Migration:
+    """From a running guest to one that waits for it."""
+
+    source: Side
+    destination: Side
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        return self.source, self.destination
+
+    @classmethod
+    def between(cls, source: Guest, destination: Guest, stack: AsyncExitStack) -> Migration:
+        """:param stack: ends the following of events."""
+        migration = cls(Side(source), Side(destination))
+        for side in migration.sides:
+            task = asyncio.create_task(side.follow())
+            stack.callback(task.cancel)
+        return migration
+
+    async def during(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do `work` for as long as both guests live.
+
+        :raise GuestDied: one did not.
+        """
+        return await self.source.guest.during(self.destination.guest.during(work))
+
+    async def configure(self, address: str, memory_mib: int, deadline: Deadline) -> None:
+        """Tell both sides what is to come, and let the destination listen on `address`."""
+        for side in self.sides:
+            await side.guest.control.execute(
+                "migrate-set-capabilities",
+                {
+                    "capabilities": [
+                        {"capability": name, "state": True} for name in ("postcopy-ram", "events")
+                    ]
+                },
+                deadline=deadline,
+            )
+        await self.source.guest.control.execute(
+            "migrate-set-parameters",
+            {
+                "max-bandwidth": PRECOPY_PER_SECOND * memory_mib * MIB,
+                "max-postcopy-bandwidth": POSTCOPY_BANDWIDTH,
+                # The least that makes QEMU look for dirty pages, so that it never thinks that
+                # the rest can be sent in the downtime allowed (with 0 it does not look).
+                "downtime-limit": 1,
+            },
+            deadline=deadline,
+        )
+        await self.destination.guest.control.execute(
+            "migrate-incoming", {"uri": f"tcp:{address}:{PORT}"}, deadline=deadline
+        )
+
+    async def into_postcopy(self, address: str, deadline: Deadline) -> None:
+        """Migrate, and switch over when all that the guest does not write any more has arrived.
+
+        On return the guest runs at the destination, and what it writes is still at the source.
+
+        :raise MigrationFailed: the migration ended first.
+        """
+        source = self.source.guest.control
+        await source.execute("migrate", {"uri": f"tcp:{address}:{PORT}"}, deadline=deadline)
+        # The second pass begins when the first has sent every page once: code and page tables
+        # are at the destination, and only what the guest has dirtied since will be missing.
+        await self.source.begins_pass(2, deadline)
+        await source.execute("migrate-start-postcopy", deadline=deadline)
+        for side in self.sides:
+            await side.reaches(Phase.POSTCOPY, deadline)
+        await self.destination.resumes(deadline)

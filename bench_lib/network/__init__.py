@@ -1,0 +1,1 @@
+"""The network between two guests: namespaces, a veth, and what goes wrong with it."""

@@ -1,0 +1,108 @@
+"""Two network namespaces joined by a veth. Nothing else on the machine can be reached from them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_lib.errors import NamespacesUnavailable, ToolFailed
+from bench_lib.ownership import Run
+from bench_lib.process import run_tool, set_network_namespace
+
+INTERFACE = "veth0"
+"""The interface at either end."""
+
+NAMESPACES = Path("/run/netns")
+"""Where ip-netns(8) keeps its names."""
+
+
+@dataclass(frozen=True)
+class End:
+    """One namespace and its end of the veth.
+
+    :ivar fd: refers to the namespace.
+    :ivar address: IPv4, out of 192.0.2.0/24, which RFC 5737 sets aside for no real network.
+    """
+
+    namespace: str
+    fd: int
+    address: str
+
+    def udp_socket(self) -> socket.socket:
+        """A non-blocking UDP socket, bound to the address, that lives in the namespace."""
+        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            set_network_namespace(self.fd)
+            try:
+                made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            finally:
+                set_network_namespace(own)
+        finally:
+            os.close(own)
+        made.bind((self.address, 0))
+        return made
+
+
+@dataclass(frozen=True)
+class Link:
+    """The two ends, one for either side of a migration."""
+
+    source: End
+    destination: End
+
+    @property
+    def ends(self) -> tuple[End, End]:
+        return self.source, self.destination
+
+
+@contextmanager
+def joined(run: Run, seq: int) -> Iterator[Link]:
+    """Make the namespaces and the veth of trial `seq`; both are gone when the context is left.
+
+    :raise NamespacesUnavailable: they cannot be made here.
+    """
+    names = run.name(seq, "source"), run.name(seq, "destination")
+    addresses = "192.0.2.1", "192.0.2.2"
+    with ExitStack() as stack:
+        for name in names:
+            stack.callback(delete, name)
+        try:
+            run_tool(
+                ["ip", "-batch", "-"],
+                stdin="".join(f"netns add {name}\n" for name in names)
+                + f"link add {INTERFACE} netns {names[0]} type veth "
+                + f"peer name {INTERFACE} netns {names[1]}\n",
+            )
+            for name, address in zip(names, addresses, strict=True):
+                run_tool(
+                    ["ip", "-netns", name, "-batch", "-"],
+                    stdin=f"address add {address}/30 dev {INTERFACE}\n"
+                    f"link set {INTERFACE} up\nlink set lo up\n",
+                )
+        except ToolFailed as error:
+            raise NamespacesUnavailable(
+                f"Network namespaces joined by a veth cannot be made here: {error} "
+                "Trials need root, and a kernel with network namespaces and veth."
+            ) from None
+        fds = []
+        for name in names:
+            fd = os.open(NAMESPACES / name, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            fds.append(fd)
+        yield Link(End(names[0], fds[0], addresses[0]), End(names[1], fds[1], addresses[1]))
+
+
+def delete(name: str) -> None:
+    """Delete a namespace with all that is in it, if there is one of that name."""
+    if (NAMESPACES / name).exists():
+        with suppress(ToolFailed):
+            run_tool(["ip", "netns", "delete", name])
+
+
+def existing() -> list[str]:
+    """The names of all namespaces on this machine, whoever made them."""
+    return sorted(path.name for path in NAMESPACES.iterdir()) if NAMESPACES.is_dir() else []

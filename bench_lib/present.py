@@ -1,0 +1,135 @@
+"""Records and sums of them as people read them: a line, a table, a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from bench_lib.record import HUNG, Outcome, Record
+from bench_lib.verdict.summary import Pace, Row, Wait
+
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+
+
+WIDE = 120
+"""Columns where there is no terminal to ask, as in a file or a CI log."""
+
+
+def stdout() -> Console:
+    """A console for results, as wide as the terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDE)
+
+
+def duration(ns: int) -> str:
+    """0.64 ms, 17 ms, 5.0 s: two digits and the unit that suits."""
+    if ns < 10 * NS_PER_MS:
+        return f"{ns / NS_PER_MS:.2f} ms"
+    if ns < NS_PER_S:
+        return f"{ns / NS_PER_MS:.0f} ms"
+    return f"{ns / NS_PER_S:.1f} s"
+
+
+def wait(value: Wait | None) -> str:
+    """A duration; "> 5.0 s" where the answer never came, "-" where nothing was measured."""
+    if value is None:
+        return "-"
+    return f"> {duration(value.ns)}" if value.censored else duration(value.ns)
+
+
+def trial_line(record: Record) -> str:
+    """One trial in one line."""
+    parts = [f"{record.request} in {record.scenario}: {record.outcome}"]
+    if record.outcome in HUNG:
+        parts.append(f"no answer in {duration(record.deadline_ns)}")
+    elif record.latency_ns is not None:
+        parts.append(f"after {duration(record.latency_ns)}")
+    if record.reason:
+        parts.append(record.reason)
+    parts.extend(
+        f"vCPU {thread.vcpu} {thread.state} {thread.wchan} {thread.fault_path}"
+        for thread in record.evidence.before
+    )
+    return f"#{record.seq} " + ", ".join(parts)
+
+
+def outcomes(row: Row) -> str:
+    """8 of 8 returned; 3 of 8 returned, 5 asleep."""
+    counted = [f"{row.outcomes[each]} {each}" for each in Outcome if row.outcomes[each]]
+    first, _, rest = counted[0].partition(" ")
+    return ", ".join([f"{first} of {row.trials} {rest}", *counted[1:]])
+
+
+def report(console: Console, rows: Sequence[Row], paces: Sequence[Pace]) -> None:
+    """A table for each kernel and host, and where the time of the trials went."""
+    for kernel, host in dict.fromkeys((row.kernel, row.host) for row in rows):
+        console.print(
+            f"\n[bold]{kernel.release}[/] {escape(kernel.version)}, "
+            f"{host.kind} ({host.accelerator}) on {escape(host.machine)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
+        table.add_column("request", no_wrap=True)
+        table.add_column("scenario", no_wrap=True)
+        table.add_column("outcome")
+        table.add_column("median", justify="right", no_wrap=True)
+        table.add_column("worst", justify="right", no_wrap=True)
+        table.add_column("vCPUs before it")
+        for row in rows:
+            if (row.kernel, row.host) == (kernel, host):
+                seen = (row.states, row.wchans, row.fault_paths)
+                table.add_row(
+                    row.request,
+                    row.scenario,
+                    outcomes(row),
+                    wait(row.median),
+                    wait(row.worst),
+                    " ".join("/".join(values) for values in seen) if row.states else "-",
+                    style="bold red" if any(row.outcomes[outcome] for outcome in HUNG) else None,
+                )
+        console.print(table)
+        for pace in paces:
+            if (pace.kernel, pace.host) == (kernel, host):
+                console.print(_pace_line(pace), highlight=False, soft_wrap=True)
+
+
+def _pace_line(pace: Pace) -> str:
+    stages = ", ".join(f"{each.name} {each.median_ns / NS_PER_S:.3f}" for each in pace.stages)
+    return (
+        f"{pace.scenario}: median {pace.median_ns / NS_PER_S:.2f} s a trial "
+        f"(n = {pace.trials}); {stages}"
+    )
+
+
+@contextmanager
+def progress(console: Console, total: int, what: str) -> Iterator[Callable[[], None]]:
+    """A progress bar with the time left on a terminal, nothing elsewhere.
+
+    :return: to be called when one of `total` is done.
+    """
+    bar = Progress(
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)

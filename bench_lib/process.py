@@ -1,0 +1,158 @@
+"""Child processes that die with their parent, can be waited for, and are ended by pidfd."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from bench_lib.deadline import Deadline
+from bench_lib.errors import ProgramMissing, ToolFailed
+
+PR_SET_PDEATHSIG = 1
+CLONE_NEWNET = 0x40000000
+
+TOOL_LIMIT_S = 30.0
+"""How long ip, tc or ss may take. They answer in milliseconds; under TCG in tenths."""
+
+# Loaded now, for nothing may be imported between fork and exec.
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def set_network_namespace(fd: int) -> None:
+    """Move the calling thread into the network namespace that `fd` refers to; setns(2)."""
+    if _libc.setns(fd, CLONE_NEWNET) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), "setns")
+
+
+class Child:
+    """A process of ours. Ended and reaped by `end()`, whatever state it is in."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
+        self._pidfd = os.pidfd_open(popen.pid)
+        self.pid = popen.pid
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        assert self._popen.stdin is not None
+        return self._popen.stdin
+
+    @property
+    def exit_status(self) -> int | None:
+        """As in subprocess: None while it runs, negative for the signal that ended it."""
+        return self._popen.poll()
+
+    async def exited(self) -> int:
+        """Wait for the end of the process; its exit status."""
+        loop = asyncio.get_running_loop()
+        gone = asyncio.Event()
+        # A duplicate, so that several can wait: a loop has one reader a descriptor.
+        fd = os.dup(self._pidfd)
+        loop.add_reader(fd, gone.set)
+        try:
+            await gone.wait()
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
+        return self._popen.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; to nobody, if the process is gone."""
+        if self._popen.poll() is None:
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def end(self) -> None:
+        """Kill the process if it still runs, and reap it."""
+        self.signal(signal.SIGKILL)
+        self._popen.wait()
+        if self._popen.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._popen.stdin.close()
+        os.close(self._pidfd)
+
+
+@contextmanager
+def started(
+    argv: Sequence[str],
+    *,
+    mark: Mapping[str, str],
+    output: Path,
+    netns_fd: int | None = None,
+    pass_fds: Sequence[int] = (),
+    stdin_pipe: bool = False,
+) -> Iterator[Child]:
+    """Run a program beside us; it is ended when the context is left.
+
+    It gets a session of its own, so that Ctrl-C at a terminal reaches only us and we end it in
+    order, and SIGKILL when we die.
+
+    :param mark: added to its environment, so that its run can be told (see `ownership`).
+    :param output: file for its stdout and stderr. Never a pipe: a child that inherits one keeps
+        the reader waiting.
+    :param netns_fd: the network namespace to start it in.
+    :raise ProgramMissing: there is no such program.
+    """
+    parent = os.getpid()
+
+    def prepare() -> None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # died before prctl took effect
+            os._exit(1)
+        if netns_fd is not None:
+            set_network_namespace(netns_fd)
+
+    with output.open("ab") as log:
+        try:
+            popen = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE if stdin_pipe else subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **mark},
+                pass_fds=pass_fds,
+                start_new_session=True,
+                preexec_fn=prepare,
+                bufsize=0,
+            )
+        except FileNotFoundError:
+            raise ProgramMissing(f"{argv[0]} is not installed; `make bench` installs it.") from None
+    child = Child(popen)
+    try:
+        yield child
+    finally:
+        child.end()
+
+
+def run_tool(argv: Sequence[str], *, stdin: str = "", deadline: Deadline | None = None) -> str:
+    """Run a command that answers at once (ip, tc, ss) and give what it printed.
+
+    :raise ToolFailed: it exited with an error, whose text is in the message, or did not exit.
+    :raise ProgramMissing: there is no such program.
+    """
+    limit_s = deadline.remaining_s if deadline else TOOL_LIMIT_S
+    try:
+        done = subprocess.run(
+            argv,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+            start_new_session=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise ProgramMissing(f"{argv[0]} is not installed; `make bench` installs it.") from None
+    except subprocess.TimeoutExpired:
+        raise ToolFailed(f"`{' '.join(argv)}` did not end within {limit_s:.0f} s.") from None
+    if done.returncode != 0:
+        text = " ".join((done.stderr or done.stdout).split())
+        raise ToolFailed(f"`{' '.join(argv)}` failed ({done.returncode}): {text}")
+    return done.stdout

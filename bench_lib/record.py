@@ -1,0 +1,281 @@
+"""A trial on paper: its typed parts, and the file of JSON Lines that they are kept in.
+
+The keys of a record and their meaning are fixed by `SCHEMA`; keys may be added under the same
+number, and a change of one raises it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from bench_lib.errors import RecordNotWritten, StoreError
+
+SCHEMA = 1
+
+
+class Scenario(StrEnum):
+    """What the guest is going through."""
+
+    IDLE = "idle"
+    """It runs where it was started; no migration."""
+    BLACKHOLE = "blackhole"
+    """Postcopy, then every packet is dropped; both sides still believe in the connection."""
+    PAUSED = "paused"
+    """Postcopy, then the connection is reset; both sides have seen it and are paused."""
+
+
+class Request(StrEnum):
+    """What the operator asks for."""
+
+    STOP = "stop"
+    """QMP `stop`, until its reply."""
+
+
+class Outcome(StrEnum):
+    """How a trial ended."""
+
+    RETURNED = "returned"
+    """The answer came before the deadline. The only outcome with a latency of its own."""
+    ASLEEP = "asleep"
+    """No answer; the vCPU threads still sleep in the fault."""
+    SPINNING = "spinning"
+    """No answer; a vCPU thread burns system CPU, its signal pending."""
+    REFUSED = "refused"
+    """The management layer answered with an error."""
+    LOST = "lost"
+    """No measurement was made; counted, never scored."""
+
+
+HUNG = frozenset({Outcome.ASLEEP, Outcome.SPINNING})
+"""Outcomes that are censored at the deadline."""
+
+
+class FaultPath(StrEnum):
+    """How a vCPU got stuck."""
+
+    GUP = "gup"
+    """In get_user_pages(), called by KVM to map a guest page."""
+    UACCESS = "uaccess"
+    """In a page fault of the kernel's own, copying from or to guest memory."""
+    ASYNC_PF = "async-pf"
+    """Halted by KVM while a worker waits for the page."""
+    NONE = "none"
+    """Not stuck."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The guest. :ivar memory_mib: all of its memory."""
+
+    vcpus: int = 1
+    memory_mib: int = 64
+    backing: str = "anonymous"
+    preempt: bool = False
+    image: str = "gup"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel build, as uname -r and uname -v give it."""
+
+    release: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Host:
+    """The machine under test.
+
+    :ivar kind: this machine, or a virtual one that runs another kernel on it.
+    :ivar accelerator: what the kernel under test itself runs on in a lab (`kvm`, `tcg`);
+        `kvm` natively, for that is what guests run on.
+    :ivar machine: the physical host's name.
+    """
+
+    kind: Literal["native", "lab"]
+    accelerator: str
+    machine: str
+
+
+@dataclass(frozen=True)
+class Before:
+    """One vCPU thread just before the request. :ivar stack: functions, innermost first."""
+
+    tid: int
+    vcpu: int
+    state: str
+    wchan: str
+    stack: tuple[str, ...]
+    fault_path: FaultPath
+
+
+@dataclass(frozen=True)
+class After(Before):
+    """The same thread at the end. :ivar cpu_ns: CPU time it has burnt since."""
+
+    cpu_ns: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was seen of each vCPU thread."""
+
+    before: tuple[Before, ...] = ()
+    after: tuple[After, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the trial, in nanoseconds since the trial began."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How the guest did after the link came back, in nanoseconds since then."""
+
+    completed_ns: int
+    next_pass_ns: int
+    memory: Literal["whole", "damaged"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial.
+
+    :ivar run_id: of the run that it belongs to; `seq` counts from 1 within it.
+    :ivar reason: why, for `refused` and `lost`.
+    :ivar latency_ns: from the request to its answer; None unless `returned` or `refused`.
+    :ivar qemu: QEMU's version.
+    :ivar outage: the mechanism that was used, None where the scenario has no outage.
+    :ivar started: UTC, ISO 8601.
+    """
+
+    run_id: str
+    seq: int
+    request: Request
+    scenario: Scenario
+    shape: Shape
+    outcome: Outcome
+    deadline_ns: int
+    kernel: Kernel
+    boot_id: str
+    host: Host
+    started: str
+    reason: str | None = None
+    latency_ns: int | None = None
+    qemu: str | None = None
+    outage: str | None = None
+    evidence: Evidence = field(default_factory=Evidence)
+    stages: tuple[Stage, ...] = ()
+    recovery: Recovery | None = None
+    schema: int = SCHEMA
+
+    @property
+    def waited_ns(self) -> int:
+        """The latency, or for a hung trial the deadline that it is censored at."""
+        return self.deadline_ns if self.latency_ns is None else self.latency_ns
+
+
+def to_json(records: Sequence[Record]) -> str:
+    """A JSON array, a record a line."""
+    return "[" + ",\n ".join(msgspec.json.encode(record).decode() for record in records) + "]"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A line that is not a record. :ivar line: from 1."""
+
+    path: Path
+    line: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.path}, line {self.line}: {self.why}."
+
+
+_decoder = msgspec.json.Decoder(Record)
+
+
+def _decode(line: bytes) -> Record | str:
+    """A record, or why the line is none."""
+    try:
+        schema = msgspec.json.decode(line, type=dict[str, msgspec.Raw]).get("schema")
+        number = msgspec.json.decode(schema, type=int) if schema else None
+        if number is None:
+            return "not a record, for it names no schema"
+        if number > SCHEMA:
+            return f"schema {number} is newer than the {SCHEMA} known here; update kickbench"
+        return _decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return f"not a whole record ({error})"
+
+
+def read(path: Path) -> tuple[list[Record], list[Damage]]:
+    """Every record of a file, oldest first, and what could not be read.
+
+    A damaged line costs only itself. A file that does not exist holds no records.
+
+    :raise StoreError: the file cannot be read.
+    """
+    records: list[Record] = []
+    damaged: list[Damage] = []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        raise StoreError(f"The record file {path} cannot be read: {error.strerror}.") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        found = _decode(line)
+        if isinstance(found, Record):
+            records.append(found)
+        else:
+            damaged.append(Damage(path, number, found))
+    return records, damaged
+
+
+def append(path: Path, record: Record) -> None:
+    """Append a record, whole or not at all, even beside another process that appends.
+
+    After a line that an earlier death left unfinished it starts a new one.
+
+    :raise RecordNotWritten: it could not be written; the file is as it was.
+    """
+    line = msgspec.json.encode(record) + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            size = os.lseek(fd, 0, os.SEEK_END)
+            if size and os.pread(fd, 1, size - 1) != b"\n":
+                line = b"\n" + line
+            try:
+                view = memoryview(line)
+                while view:
+                    view = view[os.write(fd, view) :]
+                os.fdatasync(fd)
+            except BaseException:
+                os.ftruncate(fd, size)
+                raise
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise RecordNotWritten(
+            f"The record of trial {record.seq} could not be appended to {path} "
+            f"({error.strerror}); the file is as it was before."
+        ) from None

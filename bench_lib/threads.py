@@ -1,0 +1,119 @@
+"""What the kernel says of a process's threads, and what that says of how a vCPU is stuck."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_lib.record import After, Before, FaultPath
+
+_FRAME = re.compile(r"^\[<[0-9a-fx]+>\] ([^+\s]+)", re.MULTILINE)
+
+# Which functions on a vCPU thread's kernel stack tell the path. KVM's callers of hva_to_pfn()
+# have other names from about v6.13 on (see __kvm_faultin_pfn); these have been there throughout.
+_GUP = frozenset({"hva_to_pfn", "hva_to_pfn_slow", "__get_user_pages"})
+_UACCESS = frozenset(
+    {
+        "__kvm_read_guest_page",
+        "__kvm_write_guest_page",
+        "kvm_read_guest",
+        "kvm_vcpu_read_guest",
+        "kvm_vcpu_read_guest_page",
+        "kvm_fetch_guest_virt",
+        "kvm_read_guest_virt_helper",
+        "x86_emulate_insn",
+        "x86_decode_insn",
+    }
+)
+_ASYNC_PF = frozenset({"kvm_vcpu_block", "kvm_vcpu_halt"})
+
+
+def fault_path(stack: tuple[str, ...]) -> FaultPath:
+    """How a vCPU thread with this kernel stack is stuck.
+
+    A thread in get_user_pages() is never also in a kernel access to guest memory, but its
+    callers may have been in the emulator; so the order matters.
+
+    :param stack: functions, innermost first.
+    """
+    functions = {function.split(".")[0] for function in stack}  # x.isra.0 is x
+    if functions & _GUP and "handle_userfault" in functions:
+        return FaultPath.GUP
+    if functions & _UACCESS:
+        return FaultPath.UACCESS
+    if functions & _ASYNC_PF:
+        return FaultPath.ASYNC_PF
+    return FaultPath.NONE
+
+
+@dataclass(frozen=True)
+class ThreadState:
+    """One thread at one moment.
+
+    :ivar state: R, S, D, ... as in proc(5).
+    :ivar wchan: the kernel function that it sleeps in, "0" if it does not sleep.
+    :ivar stack: its kernel stack, innermost first; empty while it runs in user mode or guest.
+    :ivar cpu_ns: CPU time of its life so far.
+    """
+
+    tid: int
+    state: str
+    wchan: str
+    stack: tuple[str, ...]
+    cpu_ns: int
+
+    @property
+    def fault_path(self) -> FaultPath:
+        return fault_path(self.stack)
+
+    def same_sleep(self, other: ThreadState) -> bool:
+        """Whether `other` shows this thread in the very same place."""
+        return (self.tid, self.state, self.wchan, self.stack) == (
+            other.tid,
+            other.state,
+            other.wchan,
+            other.stack,
+        )
+
+
+def observe(pid: int, tid: int) -> ThreadState:
+    """Look at a thread. The files are read one after the other, so a running thread may have
+    moved between them; two equal looks say that it has not.
+
+    :raise ProcessLookupError: there is no such thread.
+    """
+    folder = Path(f"/proc/{pid}/task/{tid}")
+    try:
+        stack = tuple(_FRAME.findall((folder / "stack").read_text()))
+        wchan = (folder / "wchan").read_text()
+        stat = (folder / "stat").read_text()
+        cpu_ns = int((folder / "schedstat").read_text().split()[0])
+    except FileNotFoundError:
+        raise ProcessLookupError(f"no thread {tid} in process {pid}") from None
+    return ThreadState(
+        tid=tid,
+        # The name is in parentheses and may hold any character, so count from its end.
+        state=stat.rpartition(")")[2].split()[0],
+        wchan=wchan or "0",
+        stack=stack,
+        cpu_ns=cpu_ns,
+    )
+
+
+def evidence_before(vcpu: int, seen: ThreadState) -> Before:
+    """The record's form of what was seen of a vCPU's thread before the request."""
+    return Before(seen.tid, vcpu, seen.state, seen.wchan, seen.stack, seen.fault_path)
+
+
+def evidence_after(vcpu: int, seen: ThreadState, before: ThreadState) -> After:
+    """The same at the trial's end, with the CPU time burnt since `before`."""
+    return After(
+        seen.tid,
+        vcpu,
+        seen.state,
+        seen.wchan,
+        seen.stack,
+        seen.fault_path,
+        seen.cpu_ns - before.cpu_ns,
+    )

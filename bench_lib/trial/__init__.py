@@ -1,0 +1,1 @@
+"""Trials: a scenario is staged and proved, a request made and timed, all of it recorded."""

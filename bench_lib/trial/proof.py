@@ -1,0 +1,77 @@
+"""Proof that vCPUs are stuck, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench_lib import threads
+from bench_lib.deadline import Deadline
+from bench_lib.errors import DeadlinePassed, GuestDied, NotStuck
+from bench_lib.record import FaultPath, Outcome
+from bench_lib.threads import ThreadState
+
+APART_S = 0.005
+"""Seconds between the two looks at a thread that must agree."""
+
+ASLEEP = frozenset({"S", "D"})
+"""States that a thread in handle_userfault() can be in: interruptible or killable sleep."""
+
+SPINNING_SHARE = 0.5
+"""A thread that has burnt more of the trial's time than this spins. One that sleeps burns none,
+one that spins all that it is given, on machines with as few CPUs as guests have vCPUs."""
+
+
+def look(pid: int, tids: Sequence[int]) -> list[ThreadState]:
+    """Look once at each vCPU thread.
+
+    :raise GuestDied: one is not there any more.
+    """
+    try:
+        return [threads.observe(pid, tid) for tid in tids]
+    except ProcessLookupError:
+        raise GuestDied(f"Process {pid} has lost a vCPU thread.") from None
+
+
+async def stuck(
+    pid: int, tids: Sequence[int], path: FaultPath, deadline: Deadline
+) -> list[ThreadState]:
+    """Wait until every vCPU thread was seen stuck twice, in the same place.
+
+    :param path: the fault path that the guest image takes.
+    :return: the second look at each.
+    :raise NotStuck: one was not seen so in time; the sentence says what was seen instead.
+    :raise GuestDied: there is no such thread any more.
+    """
+    looks: list[ThreadState] = []
+
+    def twice_the_same() -> list[ThreadState] | None:
+        nonlocal looks
+        earlier, looks = looks, look(pid, tids)
+        agree = len(earlier) == len(looks) and all(
+            now.state in ASLEEP and now.fault_path is path and now.same_sleep(then)
+            for now, then in zip(looks, earlier, strict=True)
+        )
+        return looks if agree else None
+
+    try:
+        return await deadline.poll(twice_the_same, "Every vCPU stuck", interval_s=APART_S)
+    except DeadlinePassed:
+        seen = "; ".join(
+            f"vCPU {number} in state {look.state}, {look.wchan}, path {look.fault_path}"
+            for number, look in enumerate(looks)
+        )
+        raise NotStuck(
+            f"Not every vCPU was seen stuck on path {path} before the deadline: {seen or 'none'}."
+        ) from None
+
+
+def how_it_hung(
+    before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int
+) -> Outcome:
+    """Whether a guest that gave no answer sleeps or spins.
+
+    :param elapsed_ns: between the two looks at its threads.
+    """
+    burnt = [now.cpu_ns - then.cpu_ns for then, now in zip(before, after, strict=True)]
+    spins = any(cpu_ns > SPINNING_SHARE * elapsed_ns for cpu_ns in burnt)
+    return Outcome.SPINNING if spins else Outcome.ASLEEP

@@ -1,0 +1,1 @@
+"""What records say: pure functions over them, and nothing that starts a process."""

@@ -1,0 +1,144 @@
+"""Sums records up: a row per kernel, host, scenario and request."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from bench_lib.record import (
+    HUNG,
+    FaultPath,
+    Host,
+    Kernel,
+    Outcome,
+    Record,
+    Request,
+    Scenario,
+)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """How long an operator waited. :ivar censored: at least so long; the answer never came."""
+
+    ns: int
+    censored: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """The trials of one request in one scenario under one kernel on one host.
+
+    :ivar outcomes: how many trials ended each way.
+    :ivar median: of those that returned or hung, hung ones counting as their deadline; None if
+        there are none. `worst` likewise.
+    :ivar states: thread states of vCPUs just before the request; `wchans` and `fault_paths` too.
+    :ivar mechanisms: how the network was broken.
+    """
+
+    kernel: Kernel
+    host: Host
+    scenario: Scenario
+    request: Request
+    trials: int
+    outcomes: dict[Outcome, int]
+    median: Wait | None
+    worst: Wait | None
+    states: tuple[str, ...]
+    wchans: tuple[str, ...]
+    fault_paths: tuple[FaultPath, ...]
+    mechanisms: tuple[str, ...]
+
+
+def rows(records: Iterable[Record]) -> list[Row]:
+    """A row for each combination that has records, in the order of their first."""
+    groups: dict[tuple[Kernel, Host, Scenario, Request], list[Record]] = {}
+    for record in records:
+        key = (record.kernel, record.host, record.scenario, record.request)
+        groups.setdefault(key, []).append(record)
+    return [_row(group) for group in groups.values()]
+
+
+def _row(group: Sequence[Record]) -> Row:
+    first = group[0]
+    scored = [record for record in group if record.outcome in HUNG | {Outcome.RETURNED}]
+    seen = [thread for record in scored for thread in record.evidence.before]
+    counts = Counter(record.outcome for record in group)
+    return Row(
+        kernel=first.kernel,
+        host=first.host,
+        scenario=first.scenario,
+        request=first.request,
+        trials=len(group),
+        outcomes={outcome: counts[outcome] for outcome in Outcome},
+        median=_median(scored),
+        worst=max((_wait(record) for record in scored), key=_order, default=None),
+        states=tuple(sorted({thread.state for thread in seen})),
+        wchans=tuple(sorted({thread.wchan for thread in seen})),
+        fault_paths=tuple(sorted({thread.fault_path for thread in seen})),
+        mechanisms=tuple(sorted({record.outage for record in scored if record.outage})),
+    )
+
+
+def _wait(record: Record) -> Wait:
+    return Wait(record.waited_ns, censored=record.outcome in HUNG)
+
+
+def _order(wait: Wait) -> tuple[bool, int]:
+    """A hung trial waited longer than any that returned, whatever its deadline was."""
+    return wait.censored, wait.ns
+
+
+def _median(scored: Sequence[Record]) -> Wait | None:
+    """The middle one; of two middle ones their mean, or the bound if one of them hung."""
+    if not scored:
+        return None
+    waits = sorted(map(_wait, scored), key=_order)
+    low, high = waits[(len(waits) - 1) // 2], waits[len(waits) // 2]
+    if high.censored:
+        return Wait(high.ns if low.censored else low.ns, censored=True)
+    return Wait((low.ns + high.ns) // 2, censored=False)
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Median nanoseconds of a stage over the trials that had it."""
+
+    name: str
+    median_ns: int
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long trials of one scenario took on one host, from nothing to nothing left."""
+
+    kernel: Kernel
+    host: Host
+    scenario: Scenario
+    trials: int
+    median_ns: int
+    stages: tuple[StageTime, ...]
+
+
+def paces(records: Iterable[Record]) -> list[Pace]:
+    """Where the time of trials goes. Lost trials stopped half-way and do not count."""
+    groups: dict[tuple[Kernel, Host, Scenario], list[Record]] = {}
+    for record in records:
+        if record.outcome is not Outcome.LOST and record.stages:
+            groups.setdefault((record.kernel, record.host, record.scenario), []).append(record)
+    return [_pace(key, group) for key, group in groups.items()]
+
+
+def _pace(key: tuple[Kernel, Host, Scenario], group: Sequence[Record]) -> Pace:
+    stages: dict[str, list[int]] = {}
+    for record in group:
+        for stage in record.stages:
+            stages.setdefault(stage.name, []).append(stage.end_ns - stage.start_ns)
+    return Pace(
+        *key,
+        trials=len(group),
+        median_ns=round(median(record.stages[-1].end_ns for record in group)),
+        stages=tuple(StageTime(name, round(median(times))) for name, times in stages.items()),
+    )

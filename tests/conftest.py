@@ -1,0 +1,67 @@
+"""What all tests share: where they may run, and that they leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bench_lib.errors import HostError
+from bench_lib.kvm import device
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+NO_KVM = "no usable KVM"
+"""How the one reason to skip that CI accepts begins."""
+
+_unwelcome_skips: list[str] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests in host/ need KVM and root."""
+    if "host" in item.path.parts:
+        try:
+            device.check()
+        except HostError as error:
+            pytest.skip(f"{NO_KVM}: {error}")
+        if os.geteuid() != 0:
+            pytest.skip("needs root")
+        if shutil.which("qemu-system-x86_64") is None:
+            pytest.skip("needs qemu-system-x86_64")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple) and NO_KVM not in report.longrepr[2]:
+        _unwelcome_skips.append(f"{report.nodeid}: {report.longrepr[2]}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI everything runs: a test that was skipped for want of anything but KVM has failed."""
+    if os.environ.get("CI") == "true" and _unwelcome_skips:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if os.environ.get("CI") == "true":
+        for skip in _unwelcome_skips:
+            terminalreporter.write_line(f"FAILED, for CI skips nothing: {skip}")
+
+
+@pytest.fixture
+def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty history, which is the working folder, and no setting from outside."""
+    for name in [name for name in os.environ if name.startswith("KICKBENCH_")]:
+        monkeypatch.delenv(name)
+    shutil.copy(CHECKOUT / "asv.conf.json", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A runtime folder of the test's own."""
+    folder = tmp_path / "runtime"
+    monkeypatch.setenv("KICKBENCH_RUNTIME", str(folder))
+    return folder

@@ -1,0 +1,121 @@
+"""Whatever happens to a run or to its guests, nothing is left and nothing is damaged."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench_lib import record
+from bench_lib.record import Outcome
+from bench_lib.trial import leftovers
+from bench_lib.trial.timeline import STAGES
+from tests.host.conftest import Command, all_that_is_left
+
+DRIVER = Path(__file__).with_name("driver.py")
+MOMENTS = ("first-guest", *STAGES)
+RECORDS = Path(".asv/records.jsonl")
+
+
+def _drive(scenario: str, stage: str, action: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, DRIVER, scenario, stage, action],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("scenario", ["idle", "blackhole", "paused"])
+@pytest.mark.parametrize("stage", MOMENTS)
+def test_after_a_kill_in_any_stage_clean_leaves_nothing(
+    clean_host: Path, runtime: Path, scenario: str, stage: str
+) -> None:
+    if scenario == "idle" and stage in {"postcopy", "outage"}:
+        stage = "guest-up"  # idle has no such stage; twice is no harm
+    done = _drive(scenario, stage, "killed")
+    assert done.returncode == -9, done.stderr
+    left = leftovers.find(runtime)
+    assert left.folders, "the run has left nothing, so nothing has been tried"
+    ended = leftovers.end(runtime)
+    assert ended.folders == left.folders
+    assert not all_that_is_left(runtime)
+    assert not RECORDS.exists()
+
+
+@pytest.mark.parametrize("stage", MOMENTS)
+@pytest.mark.parametrize("action, status", [("interrupted", 130), ("terminated", 143)])
+def test_a_signal_in_any_stage_ends_the_run_in_order(
+    clean_host: Path, runtime: Path, stage: str, action: str, status: int
+) -> None:
+    done = _drive("blackhole", stage, action)
+    assert done.returncode == status, done.stderr
+    assert "Interrupted by SIG" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not all_that_is_left(runtime)
+
+
+@pytest.mark.parametrize("role", ["source", "destination"])
+@pytest.mark.parametrize("stage", ["first-guest", *STAGES[1:6]])
+def test_a_guest_that_dies_in_any_stage_is_a_lost_trial(
+    clean_host: Path, stage: str, role: str
+) -> None:
+    if stage == "first-guest":
+        role = "source"  # the destination is not there yet
+    done = _drive("blackhole", stage, role)
+    assert done.returncode == 4, done.stderr + done.stdout
+    ((made,), damaged) = record.read(RECORDS)
+    assert not damaged
+    assert made.outcome is Outcome.LOST
+    assert made.latency_ns is None
+    assert made.reason is not None
+    assert "was killed by signal 9" in made.reason
+    assert made.reason in done.stdout
+
+
+def test_a_second_run_is_refused_while_one_measures(
+    clean_host: Path, run: object, kickbench: Command
+) -> None:
+    done = kickbench("trial", "--scenario", "idle", "--request", "stop")
+    assert done.returncode == 27
+    assert "Another run" in done.stderr
+    assert not RECORDS.exists()
+
+
+def test_clean_does_not_touch_a_living_run(runtime: Path, run: object, kickbench: Command) -> None:
+    done = kickbench("clean")
+    assert (done.returncode, done.stdout) == (0, "Nothing is left of any run.\n")
+
+
+def test_clean_says_first_what_it_would_end(
+    clean_host: Path, runtime: Path, kickbench: Command
+) -> None:
+    _drive("blackhole", "proof", "killed")
+    would = kickbench("clean", "--dry-run").stdout
+    assert would.count("would end network namespace") == 2
+    assert kickbench("clean", "--dry-run").stdout == would
+    assert kickbench("clean").stdout == would.replace("would end", "ended")
+
+
+def test_a_full_disk_damages_no_record(
+    clean_host: Path, kickbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    monkeypatch.setenv("KICKBENCH_RECORDS", str(folder / "records.jsonl"))
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", str(folder)]
+    subprocess.run(mount, check=True)
+    try:
+        done = kickbench("trial", "--scenario", "idle", "--request", "stop", "-n", "40")
+        records, damaged = record.read(folder / "records.jsonl")
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    assert done.returncode == 31
+    assert "No space left on device" in done.stderr
+    assert "as it was before" in done.stderr
+    assert not damaged
+    assert [each.seq for each in records] == list(range(1, len(records) + 1))
+    assert records

@@ -1,0 +1,187 @@
+"""Each bad input gets one sentence and an exit status of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench_lib import errors, record
+from bench_lib.errors import KickbenchError
+from tests.host.conftest import KICKBENCH, Command
+from tests.make import record as make
+
+TRIAL = ("trial", "--scenario", "blackhole", "--request", "stop")
+
+
+def _refused(done: subprocess.CompletedProcess[str], kind: type[KickbenchError]) -> str:
+    """Assert that it was refused as `kind`, in one sentence; that sentence."""
+    assert done.returncode == kind.exit_status, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("kickbench: ")
+    assert not Path(".asv/records.jsonl").exists()
+    return line
+
+
+def test_an_unknown_scenario(kickbench: Command) -> None:
+    done = kickbench("trial", "--scenario", "nothing", "--request", "stop")
+    assert "there is idle, blackhole, paused" in _refused(done, errors.UnknownScenario)
+
+
+def test_an_unknown_request(kickbench: Command) -> None:
+    done = kickbench("trial", "--scenario", "idle", "--request", "nothing")
+    assert "there is stop" in _refused(done, errors.UnknownRequest)
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "nan", "soon"])
+def test_a_deadline_that_is_not_positive(kickbench: Command, text: str) -> None:
+    _refused(kickbench(*TRIAL, f"--deadline={text}"), errors.BadDeadline)
+
+
+def test_settings_that_make_no_sense(kickbench: Command) -> None:
+    env = {**os.environ, "KICKBENCH_TRIALS": "none"}
+    assert "KICKBENCH_TRIALS" in _refused(kickbench(*TRIAL, env=env), errors.UsageError)
+
+
+def _in_mount_namespace(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a trial after `script`, whose mounts nobody else sees."""
+    command = f"{script}; exec {KICKBENCH} {' '.join(TRIAL)}"
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", command], capture_output=True, text=True, check=False
+    )
+
+
+def test_no_kvm_device(clean_host: Path) -> None:
+    done = _in_mount_namespace("mount -t tmpfs tmpfs /dev")
+    assert "There is no /dev/kvm" in _refused(done, errors.KvmUnavailable)
+
+
+def test_a_kvm_device_that_is_none(clean_host: Path) -> None:
+    done = _in_mount_namespace("mount --bind /dev/null /dev/kvm")
+    assert "makes no virtual machine" in _refused(done, errors.KvmUnavailable)
+
+
+def test_no_permission_on_the_kvm_device(clean_host: Path) -> None:
+    done = _drop_root("")
+    assert "may not be opened by this user" in _refused(done, errors.KvmUnavailable)
+
+
+def test_not_root(clean_host: Path) -> None:
+    done = _drop_root("mknod /tmp/kvm c 10 232; chmod 666 /tmp/kvm; mount --bind /tmp/kvm /dev/kvm")
+    assert "needs root" in _refused(done, errors.NotRoot)
+
+
+def _drop_root(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a trial as nobody. The code is loaded first, for nobody may not read root's home."""
+    code = (
+        "import os, sys; from bench_lib import cli; from bench_lib.trial import batch; "
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+        f"cli.main({list(TRIAL)!r})"
+    )
+    mounts = f"mount -t tmpfs tmpfs /tmp; {script}" if script else ":"
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f'{mounts}; exec "$0" -c "$1"', sys.executable, code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "KICKBENCH_RECORDS": "/nonexistent/records.jsonl"},
+    )
+
+
+def test_root_that_may_not_make_namespaces(clean_host: Path) -> None:
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-sys_admin", KICKBENCH, *TRIAL],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "namespaces" in _refused(done, errors.NamespacesUnavailable)
+
+
+@pytest.fixture
+def path_without(tmp_path: Path) -> Path:
+    """A folder with links to all the programs that a trial needs, to take some from."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("ip", "tc", "ss", "qemu-system-x86_64", "sh"):
+        found = shutil.which(name)
+        assert found is not None
+        (folder / name).symlink_to(found)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["tc", "ip", "ss", "qemu-system-x86_64"])
+def test_a_program_that_is_missing(kickbench: Command, path_without: Path, name: str) -> None:
+    (path_without / name).unlink()
+    done = kickbench(*TRIAL, env={**os.environ, "PATH": str(path_without)})
+    assert f"{name} is not installed" in _refused(done, errors.ProgramMissing)
+
+
+def test_a_tc_that_cuts_nothing(kickbench: Command, path_without: Path) -> None:
+    (path_without / "tc").unlink()
+    (path_without / "tc").write_text("#!/bin/sh\nexit 0\n")
+    (path_without / "tc").chmod(0o755)
+    done = kickbench(*TRIAL, env={**os.environ, "PATH": str(path_without)})
+    assert "tc can cut a link in no way" in _refused(done, errors.OutageUnavailable)
+
+
+OLD_QEMU = """#!/bin/sh
+# Answers QMP as a QEMU without recovery of postcopy would; the descriptor is in its arguments.
+exec {python} - "$@" <<'PYTHON'
+import json, re, socket, sys
+fd = int(re.search(r"fd=(\\d+)", " ".join(sys.argv))[1])
+line = socket.socket(fileno=fd)
+say = lambda message: line.sendall(json.dumps(message).encode() + b"\\n")
+version = dict(qemu=dict(major=2, minor=11, micro=0), package="")
+answers = {{
+    "qmp_capabilities": {{}},
+    "query-commands": [dict(name="query-status"), dict(name="stop")],
+    "query-migrate-capabilities": [dict(capability="postcopy-ram", state=False)],
+}}
+say(dict(QMP=dict(version=version, capabilities=[])))
+while text := line.recv(65536):  # one at a time, without a newline
+    ask = json.loads(text)
+    say({{"return": answers[ask["execute"]], **({{"id": ask["id"]}} if "id" in ask else {{}})}})
+PYTHON
+"""
+
+
+def test_a_qemu_that_is_too_old(kickbench: Command, tmp_path: Path) -> None:
+    old = tmp_path / "old-qemu"
+    old.write_text(OLD_QEMU.format(python=sys.executable))
+    old.chmod(0o755)
+    done = kickbench(*TRIAL, env={**os.environ, "KICKBENCH_QEMU": str(old)})
+    sentence = _refused(done, errors.QemuTooOld)
+    assert "2.11.0, lacks query-cpus-fast (from QEMU 2.12 on), migrate-recover" in sentence
+
+
+def test_a_qemu_that_does_not_even_start(kickbench: Command, tmp_path: Path) -> None:
+    broken = tmp_path / "broken-qemu"
+    broken.write_text("#!/bin/sh\necho 'no such option: -nodefaults' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    done = kickbench(*TRIAL, env={**os.environ, "KICKBENCH_QEMU": str(broken)})
+    assert "no such option" in _refused(done, errors.QemuTooOld)
+
+
+def test_a_damaged_last_line_costs_only_itself(kickbench: Command) -> None:
+    path = Path(".asv/records.jsonl")
+    for seq in (1, 2):
+        record.append(path, make(seq=seq))
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 40)
+    done = kickbench("report", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["rows"][0]["trials"] == 1
+    assert "line 2: not a whole record" in done.stderr
+
+
+def test_a_report_without_records_says_so(kickbench: Command) -> None:
+    done = kickbench("report")
+    assert done.returncode == 0
+    assert "No records yet" in done.stdout

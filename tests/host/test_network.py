@@ -1,0 +1,97 @@
+"""Links and outages, for real."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+
+import pytest
+
+from bench_lib.errors import OutageNotProven, OutageUnavailable, ToolFailed
+from bench_lib.network import link, outage
+from bench_lib.network.outage import MECHANISMS, Mechanism, Traffic
+from bench_lib.ownership import Run
+
+
+def test_a_mechanism_that_this_kernel_has_cuts_and_restores(run: Run) -> None:
+    async def main() -> None:
+        with link.joined(run, 0) as ends, ExitStack() as stack:
+            chosen = await outage.choose(ends)
+            traffic = Traffic(ends, stack)
+            await traffic.prove_open()
+            for _ in range(2):
+                outage.cut(ends, chosen)
+                await traffic.prove_cut()
+                outage.restore(ends, chosen)
+                await traffic.prove_open()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS, ids=lambda mechanism: mechanism.name)
+def test_every_mechanism_either_cuts_or_is_refused_by_tc(run: Run, mechanism: Mechanism) -> None:
+    async def main() -> None:
+        with link.joined(run, 0) as ends, ExitStack() as stack:
+            traffic = Traffic(ends, stack)
+            await traffic.prove_open()
+            try:
+                outage.cut(ends, mechanism)
+            except ToolFailed:  # this kernel lacks the module
+                return
+            await traffic.prove_cut()
+            outage.restore(ends, mechanism)
+            await traffic.prove_open()
+
+    asyncio.run(main())
+
+
+def test_a_link_that_is_not_cut_is_not_proved_cut(run: Run) -> None:
+    async def main() -> None:
+        with link.joined(run, 0) as ends, ExitStack() as stack:
+            traffic = Traffic(ends, stack)
+            await traffic.prove_open()
+            with pytest.raises(OutageNotProven, match="still passed"):
+                await traffic.prove_cut()
+
+    asyncio.run(main())
+
+
+def test_a_link_that_is_cut_one_way_is_not_proved_cut_nor_open(run: Run) -> None:
+    async def main() -> None:
+        with link.joined(run, 0) as ends, ExitStack() as stack:
+            chosen = await outage.choose(ends)
+            traffic = Traffic(ends, stack)
+            await traffic.prove_open()
+            outage._tc([ends.source], chosen.cut)
+            with pytest.raises(OutageNotProven):
+                await traffic.prove_cut()
+            with pytest.raises(OutageNotProven):
+                await traffic.prove_open()
+
+    asyncio.run(main())
+
+
+def test_mechanisms_that_only_exit_well_are_not_chosen(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tc is satisfied with these commands, and nothing is cut."""
+    idle = Mechanism("idle", ("qdisc add dev veth0 clsact",), ("qdisc del dev veth0 clsact",))
+    monkeypatch.setattr(outage, "MECHANISMS", (idle,))
+
+    async def main() -> None:
+        with (
+            link.joined(run, 0) as ends,
+            pytest.raises(OutageUnavailable, match="idle: The cut link still passed"),
+        ):
+            await outage.choose(ends)
+
+    asyncio.run(main())
+
+
+def test_nothing_of_a_link_is_seen_outside_and_nothing_stays(run: Run) -> None:
+    before = set(link.existing())
+    with link.joined(run, 7) as ends:
+        names = {end.namespace for end in ends.ends}
+        assert set(link.existing()) - before == names
+        assert all(run.id in name for name in names)
+    assert set(link.existing()) == before

@@ -1,0 +1,136 @@
+"""Real trials: a KVM guest, a postcopy migration, a broken network."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bench_lib import record
+from bench_lib.kernel import identity
+from bench_lib.record import FaultPath, Outcome, Request, Scenario
+from bench_lib.settings import CHECKOUT, Settings
+from bench_lib.trial import batch
+from bench_lib.trial.batch import Case
+from tests.host.conftest import Command
+
+STOP = ("--request", "stop")
+
+
+@pytest.mark.parametrize("scenario", [Scenario.BLACKHOLE, Scenario.PAUSED])
+def test_stop_is_asked_of_a_guest_that_is_stuck_in_gup(
+    kickbench: Command, scenario: Scenario
+) -> None:
+    done = kickbench("trial", "--scenario", scenario, *STOP, "-n", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    records = json.loads(done.stdout)
+    assert [each["seq"] for each in records] == [1, 2]
+    for each in records:
+        assert each["outage"] in {"netem", "clsact-bpf", "tbf", "tcp-reset"}
+        (before,) = each["evidence"]["before"]
+        assert before["state"] in {"S", "D"}
+        assert before["wchan"] == "handle_userfault"
+        assert before["fault_path"] == FaultPath.GUP
+        names = [stage["name"] for stage in each["stages"]]
+        assert names == [
+            "start", "guest-up", "postcopy", "outage", "proof", "request", "evidence", "release",
+        ]  # fmt: skip
+        if each["outcome"] == Outcome.RETURNED:
+            (after,) = each["evidence"]["after"]
+            assert after["fault_path"] != FaultPath.GUP
+            (request,) = (stage for stage in each["stages"] if stage["name"] == "request")
+            assert 0 < each["latency_ns"] <= request["end_ns"] - request["start_ns"]
+        else:
+            assert each["outcome"] in {Outcome.ASLEEP, Outcome.SPINNING}
+            assert each["latency_ns"] is None
+
+
+def test_stop_of_a_healthy_guest_returns(kickbench: Command) -> None:
+    done = kickbench("trial", "--scenario", "idle", *STOP, "--json")
+    assert done.returncode == 0, done.stderr
+    (made,) = json.loads(done.stdout)
+    assert made["outcome"] == Outcome.RETURNED
+    assert made["outage"] is None
+    assert made["evidence"]["before"][0]["fault_path"] == FaultPath.NONE
+
+
+def test_a_record_says_where_it_comes_from(kickbench: Command) -> None:
+    kickbench("trial", "--scenario", "idle", *STOP)
+    ((made,), _) = record.read(Path(".asv/records.jsonl"))
+    assert made.kernel == identity.booted()
+    assert made.boot_id == identity.boot_id()
+    assert made.host == identity.this_host()
+    assert made.qemu is not None
+    ledger = json.loads(Path("kernels.json").read_text())
+    assert [each["release"] for each in ledger["kernels"]] == [made.kernel.release]
+
+
+def test_several_vcpus_are_all_proved_stuck(clean_host: Path, runtime: Path) -> None:
+    shape = record.Shape(vcpus=2)
+    (made,) = batch.run(
+        [Case(Scenario.BLACKHOLE, Request.STOP)],
+        Settings.from_environment(),
+        on_record=lambda record: None,
+        shape=shape,
+    )
+    assert made.outcome is not Outcome.LOST, made.reason
+    assert [each.vcpu for each in made.evidence.before] == [0, 1]
+    assert {each.fault_path for each in made.evidence.before} == {FaultPath.GUP}
+
+
+def test_the_deadline_is_the_one_asked_for(kickbench: Command) -> None:
+    done = kickbench("trial", "--scenario", "idle", *STOP, "--deadline", "1.5", "--json")
+    assert json.loads(done.stdout)[0]["deadline_ns"] == 1_500_000_000
+
+
+def test_trials_are_shown_a_line_each_and_summed_up(kickbench: Command) -> None:
+    done = kickbench("trial", "--scenario", "idle", *STOP, "-n", "2")
+    assert [line.split(" ")[0] for line in done.stdout.splitlines()] == ["#1", "#2"]
+    report = json.loads(kickbench("report", "--json").stdout)
+    (row,) = report["rows"]
+    assert (row["trials"], row["outcomes"]["returned"]) == (2, 2)
+    assert "2 of 2 returned" in kickbench("report").stdout
+
+
+def _images_with(tmp_path: Path, code: bytes) -> Path:
+    """A folder of images in which `gup` runs `code` in real mode instead."""
+    folder = tmp_path / "images"
+    shutil.copytree(CHECKOUT / "guest-images", folder)
+    firmware = bytearray(65536)
+    firmware[0xFFF0 : 0xFFF0 + len(code)] = code
+    (folder / "gup.bin").write_bytes(firmware)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest[0]["sha256"] = hashlib.sha256(firmware).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "code, reason",
+    [
+        # hlt, jump back to it: alive and silent.
+        (b"\xf4\xeb\xfd", "Pass 2 of every vCPU of the guest did not come"),
+        # mov $6, %al; mov $0xcf9, %dx; out %al, (%dx): a reset, at which QEMU exits.
+        (b"\xb0\x06\xba\xf9\x0c\xee\xf4", "exited with status 0"),
+    ],
+)
+def test_a_guest_that_never_comes_up_is_a_lost_trial(
+    clean_host: Path,
+    runtime: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: bytes,
+    reason: str,
+) -> None:
+    monkeypatch.setenv("KICKBENCH_STAGING", "2")
+    settings = dataclasses.replace(Settings.from_environment(), images=_images_with(tmp_path, code))
+    (made,) = batch.run(
+        [Case(Scenario.IDLE, Request.STOP)], settings, on_record=lambda record: None
+    )
+    assert made.outcome is Outcome.LOST
+    assert made.reason is not None
+    assert reason in made.reason

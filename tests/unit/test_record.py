@@ -1,0 +1,103 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench_lib import record
+from bench_lib.errors import RecordNotWritten, StoreError
+from bench_lib.record import SCHEMA, Outcome, Record
+from tests.make import record as make
+
+KEYS = {
+    "schema", "run_id", "seq", "request", "scenario", "shape", "outcome", "reason", "latency_ns",
+    "deadline_ns", "kernel", "boot_id", "host", "qemu", "outage", "evidence", "stages", "recovery",
+    "started",
+}  # fmt: skip
+
+
+def test_a_record_comes_back_as_it_went(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "records.jsonl"
+    written = [make(Outcome.RETURNED, 1.5), make(Outcome.LOST, reason="gone", seq=2)]
+    for each in written:
+        record.append(path, each)
+    assert record.read(path) == (written, [])
+
+
+@given(st.from_type(Record))
+def test_any_record_survives_its_json(any_record: Record) -> None:
+    text = record.to_json([any_record])
+    assert msgspec.json.decode(text, type=list[Record]) == [any_record]
+
+
+def test_the_keys_of_a_record_are_those_that_readers_rely_on() -> None:
+    (data,) = json.loads(record.to_json([make()]))
+    assert set(data) == KEYS
+    assert set(data["shape"]) == {"vcpus", "memory_mib", "backing", "preempt", "image"}
+    assert set(data["host"]) == {"kind", "accelerator", "machine"}
+    (before,), (after,) = data["evidence"]["before"], data["evidence"]["after"]
+    assert set(before) == {"tid", "vcpu", "state", "wchan", "stack", "fault_path"}
+    assert set(after) == {*before, "cpu_ns"}
+
+
+def test_no_record_is_damaged_by_a_line_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    record.append(path, make(seq=1))
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: len(whole) // 2])
+    record.append(path, make(seq=2))
+    records, damaged = record.read(path)
+    assert [each.seq for each in records] == [1, 2]
+    assert [each.line for each in damaged] == [2]
+    assert "not a whole record" in str(damaged[0])
+
+
+@given(cut=st.integers(min_value=0, max_value=3000))
+def test_a_file_cut_anywhere_still_gives_its_whole_lines(
+    tmp_path_factory: pytest.TempPathFactory, cut: int
+) -> None:
+    path = tmp_path_factory.mktemp("cut") / "records.jsonl"
+    for seq in (1, 2):
+        record.append(path, make(seq=seq))
+    data = path.read_bytes()[:cut]
+    path.write_bytes(data)
+    whole = data.count(b"\n")
+    record.append(path, make(seq=9))
+    seqs = [each.seq for each in record.read(path)[0]]
+    assert seqs[:whole] == [1, 2][:whole]
+    assert seqs[-1] == 9
+
+
+def test_a_record_of_a_newer_schema_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    record.append(path, dataclasses.replace(make(), schema=SCHEMA + 1))
+    records, (damage,) = record.read(path)
+    assert not records
+    assert "newer" in damage.why
+    assert "update kickbench" in damage.why
+
+
+@pytest.mark.parametrize("line", ["[]", "{}", '{"schema": 1}', '{"schema": "x"}', "\x80"])
+def test_a_line_that_is_no_record_costs_only_itself(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text(line + "\n", encoding="latin-1")
+    record.append(path, make())
+    records, damaged = record.read(path)
+    assert (len(records), len(damaged)) == (1, 1)
+
+
+def test_no_file_is_no_records(tmp_path: Path) -> None:
+    assert record.read(tmp_path / "none") == ([], [])
+
+
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be read"):
+        record.read(tmp_path)
+
+
+def test_a_record_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RecordNotWritten, match="trial 1 could not be appended"):
+        record.append(tmp_path, make())

@@ -1,0 +1,54 @@
+from bench_lib.record import FaultPath, Kernel, Outcome, Scenario
+from bench_lib.verdict import summary
+from bench_lib.verdict.summary import Wait
+from tests.make import MS, record
+
+HUNG = Wait(5_000 * MS, censored=True)
+
+
+def test_a_row_counts_every_outcome() -> None:
+    (row,) = summary.rows([record(outcome) for outcome in Outcome])
+    assert row.trials == len(Outcome)
+    assert row.outcomes == dict.fromkeys(Outcome, 1)
+    assert row.fault_paths == (FaultPath.GUP,)
+
+
+def test_kernels_and_scenarios_have_rows_of_their_own() -> None:
+    other = Kernel("6.12", "#1")
+    rows = summary.rows(
+        [record(), record(kernel=other), record(scenario=Scenario.PAUSED), record()]
+    )
+    assert [row.trials for row in rows] == [2, 1, 1]
+
+
+def test_the_median_is_a_bound_once_half_of_the_trials_hang() -> None:
+    returned, hung = record(latency_ms=2.0), record(Outcome.ASLEEP)
+
+    def median(*records: object) -> Wait | None:
+        return summary.rows(records)[0].median  # type: ignore[arg-type]
+
+    assert median(returned, record(latency_ms=4.0)) == Wait(3 * MS, censored=False)
+    assert median(returned, returned, hung) == Wait(2 * MS, censored=False)
+    assert median(returned, hung) == Wait(2 * MS, censored=True)
+    assert median(returned, hung, hung) == HUNG
+
+
+def test_the_worst_is_a_hang_if_there_is_one() -> None:
+    (row,) = summary.rows([record(Outcome.SPINNING), record(latency_ms=6_000.0)])
+    assert row.worst == HUNG
+
+
+def test_lost_and_refused_trials_are_never_scored() -> None:
+    (row,) = summary.rows([record(Outcome.LOST), record(Outcome.REFUSED, 30_000.0)])
+    assert row.median is None
+    assert row.worst is None
+
+
+def test_the_pace_leaves_out_lost_trials() -> None:
+    assert not summary.paces([record(Outcome.LOST)])
+    (pace,) = summary.paces([record(), record()])
+    assert (pace.trials, pace.median_ns) == (2, 350 * MS)
+    assert [(stage.name, stage.median_ns) for stage in pace.stages] == [
+        ("start", 80 * MS),
+        ("release", 50 * MS),
+    ]

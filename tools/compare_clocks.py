@@ -1,0 +1,110 @@
+"""Compares the suite's clock with a plain blocking client, on one and the same stuck guest.
+
+    .venv/bin/python tools/compare_clocks.py [PAIRS]
+
+A guest is stranded in a blackhole. `stop` is then timed in turns, by the suite and by the few
+lines of `PlainClient`, each time continued and seen stuck again before the next. Prints both
+medians in microseconds and the ratio suite / plain, with its interval over the pairs.
+"""
+
+import asyncio
+import json
+import socket
+import statistics
+import sys
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from bench_lib import ownership
+from bench_lib.deadline import Deadline
+from bench_lib.guest import image, qemu
+from bench_lib.network import link, outage
+from bench_lib.record import FaultPath, Scenario, Shape
+from bench_lib.settings import Settings
+from bench_lib.trial import proof, requests, staging
+from bench_lib.trial.timeline import Timeline
+
+LIMIT_S = 30
+
+
+class PlainClient:
+    """What an operator's shortest script would do."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(str(path))
+        self.file = self.socket.makefile("r")
+        self.file.readline()
+        self.ask("qmp_capabilities")
+
+    def ask(self, command: str) -> int:
+        """Nanoseconds from before the command is written until its reply is read."""
+        message = json.dumps({"execute": command}).encode() + b"\n"
+        begin = time.monotonic_ns()
+        self.socket.sendall(message)
+        while True:
+            line = self.file.readline()
+            end = time.monotonic_ns()
+            if "return" in json.loads(line):
+                return end - begin
+
+
+async def compare(pairs: int) -> None:
+    """Stage one guest, time `pairs` pairs on it, print what came of it."""
+    settings = Settings.from_environment()
+    shape = Shape()
+    with ownership.measuring(settings.runtime) as run:
+        path = run.folder / "plain.qmp"
+        suites_own = qemu.command_line
+
+        def with_third_monitor(config: qemu.GuestConfig, *fds: int) -> list[str]:
+            more = ["-qmp", f"unix:{path},server=on,wait=off"] if config.incoming else []
+            return [*suites_own(config, *fds), *more]
+
+        setattr(qemu, "command_line", with_third_monitor)  # noqa: B010  # for this tool alone
+        with link.joined(run, 0) as probe:
+            mechanism = await outage.choose(probe)
+        plan = staging.Plan(
+            run, settings.qemu, image.load(settings.images, shape.image), shape, mechanism
+        )
+        async with AsyncExitStack() as stack:
+            limit = Deadline.after(LIMIT_S)
+            scene = await staging.stage(plan, 1, Scenario.BLACKHOLE, Timeline(), limit, stack)
+            guest = scene.guest
+            guest.serial.pause()
+            plain = PlainClient(path)
+            stack.callback(plain.socket.close)
+            stack.callback(plain.file.close)
+
+            async def stuck() -> None:
+                limit = Deadline.after(LIMIT_S)
+                await proof.stuck(guest.child.pid, scene.tids, FaultPath.GUP, limit)
+
+            async def by_suite() -> int:
+                reply = await requests.stop(guest, Deadline.after(LIMIT_S))
+                assert reply is not None
+                return reply.latency_ns
+
+            async def by_plain() -> int:
+                return plain.ask("stop")
+
+            times: dict[str, list[int]] = {"suite": [], "plain": []}
+            for number in range(pairs):
+                turns = [("suite", by_suite), ("plain", by_plain)]
+                for name, ask in turns if number % 2 else turns[::-1]:
+                    await stuck()
+                    times[name].append(await ask())
+                    await guest.control.execute("cont", deadline=Deadline.after(LIMIT_S))
+    medians = {name: statistics.median(each) / 1000 for name, each in times.items()}
+    ratios = [ours / theirs for ours, theirs in zip(times["suite"], times["plain"], strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    print(f"suite {medians['suite']:.0f} us, plain client {medians['plain']:.0f} us, n = {pairs}")
+    print(f"ratio of medians {medians['suite'] / medians['plain']:.3f}")
+    print(
+        f"ratio pair by pair: median {statistics.median(ratios):.3f}, half in {low:.3f}-{high:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(compare(int(sys.argv[1]) if len(sys.argv) > 1 else 100))
