@@ -1,7 +1,9 @@
 bin := .venv/bin
 
 bench: set-up  ## measure the booted kernel and show the result
-	for scenario in idle blackhole paused; do $(bin)/kickbench trial --scenario $$scenario --request stop -n 8; done
+	$(bin)/python -m bench_lib.asv_bridge.machine
+	$(bin)/asv run
+	$(bin)/asv publish
 	$(bin)/kickbench report
 
 test: lint  ## everything that CI checks

@@ -55,6 +55,7 @@ def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in [name for name in os.environ if name.startswith("KICKBENCH_")]:
         monkeypatch.delenv(name)
     shutil.copy(CHECKOUT / "asv.conf.json", tmp_path)
+    shutil.copytree(CHECKOUT / "benchmarks", tmp_path / "benchmarks")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -1,0 +1,9 @@
+"""asv's front door: loaded by it as a plugin (asv.conf.json), which makes these classes known.
+
+They use internal interfaces of asv, which is therefore pinned to one minor version.
+"""
+
+from bench_lib.asv_bridge.kernel_host import KernelHost
+from bench_lib.asv_bridge.repo import KernelRepo
+
+__all__ = ["KernelHost", "KernelRepo"]

@@ -1,0 +1,45 @@
+"""Progress of a benchmark process, which asv runs with its output held back."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from bench_lib import present
+from bench_lib.record import Record
+
+
+class Progress:
+    """A line a trial, with the time left: to the terminal or file that asv's messages go to."""
+
+    def __init__(self, path: Path | None, total: int) -> None:
+        """:param path: where to write, None for nowhere; never a reason to fail."""
+        self._total = total
+        self._done = 0
+        self._begin_s = time.monotonic()
+        self._fd = -1
+        if path is not None:
+            try:
+                self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY)
+            except OSError:
+                self._fd = -1
+
+    def advance(self, record: Record) -> None:
+        """One trial more is done."""
+        self._done += 1
+        left_s = (time.monotonic() - self._begin_s) / self._done * (self._total - self._done)
+        line = f"{self._done}/{self._total} {present.trial_line(record)}"
+        if self._fd >= 0:
+            # On a line of its own: asv's own line may be unfinished.
+            os.write(self._fd, f"\n    {line}; {left_s:.0f} s left".encode())
+        # asv ends a benchmark that is silent for too long, and shows this if one fails.
+        print(line, file=sys.stdout, flush=True)  # noqa: T201
+
+    def close(self) -> None:
+        """Finish the last line."""
+        if self._fd >= 0:
+            os.write(self._fd, b"\n")
+            os.close(self._fd)
+            self._fd = -1

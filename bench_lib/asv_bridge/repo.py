@@ -1,0 +1,130 @@
+"""asv's repository, whose commits are kernel builds: the ledger and the booted kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from asv.repo import NoSuchNameError, Repo
+from asv.util import UserError
+
+from bench_lib.errors import LedgerError
+from bench_lib.kernel import identity
+from bench_lib.kernel.ledger import Build, Ledger, describe
+
+SHORTEST_PREFIX = 4
+"""Digits of an id that name a build, as in git."""
+
+
+class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
+    """Builds in the order of their versions, on one branch; each tagged `v` and its release.
+
+    A range A..B is every build after A up to B. The booted kernel is on the branch even before
+    it is in the ledger, and is what HEAD and the branch's name mean.
+    """
+
+    dvcs = "kernels"
+    _default_branch = "kernels"
+
+    def __init__(self, url: str, mirror_path: str) -> None:
+        """:param url: path of the ledger. `mirror_path` is asv's and of no use here."""
+        try:
+            self._ledger = Ledger(Path(url).absolute())
+        except LedgerError as error:
+            raise UserError(str(error)) from None
+        booted = identity.booted()
+        self.booted = self._ledger.find(booted) or describe(booted)
+        self.requested: list[str] = []
+        """The builds of the last range that was asked for; see KernelHost."""
+
+    @classmethod
+    def url_match(cls, url: str) -> bool:
+        return Path(url).name == "kernels.json"
+
+    @property
+    def _builds(self) -> list[Build]:
+        return self._ledger.including(self.booted)
+
+    def _build(self, name: str | None) -> Build:
+        """The build that is called so; the booted one for the branch, HEAD and None."""
+        if name in (None, "HEAD", self._default_branch):
+            return self.booted
+        assert name is not None
+        for build in self._builds:
+            if name in (self._ledger.tag(build), build.release, build.id):
+                return build
+        found = [build for build in self._builds if build.id.startswith(name)]
+        if len(name) >= SHORTEST_PREFIX and len(found) == 1:
+            return found[0]
+        raise NoSuchNameError(name)
+
+    def checkout(self, path: str, commit_hash: str) -> None:
+        """Nothing: a kernel has no working tree here."""
+
+    def pull(self) -> None:
+        """Nothing: the ledger is a file."""
+
+    def get_range_spec(self, commit_a: str, commit_b: str) -> str:
+        return f"{commit_a}..{commit_b}"
+
+    def get_new_range_spec(self, latest_result: str, branch: str | None = None) -> str:
+        return f"{latest_result}..{self._builds[-1].id}"
+
+    def get_date(self, hash: str) -> int:  # noqa: A002
+        return self._build(hash).timestamp_ms
+
+    def get_date_from_name(self, name: str) -> int:
+        return self.get_date(name)
+
+    def get_hashes_from_range(self, range: str) -> list[str]:  # noqa: A002
+        """Newest first. `A..B`, either of which may be missing; `A^!` or `A` for one build."""
+        try:
+            first, dots, last = range.partition("..")
+            if not dots:
+                chosen = [self._build(range.removesuffix("^!"))]
+            else:
+                builds = self._builds
+                begin = builds.index(self._build(first)) + 1 if first else 0
+                end = builds.index(self._build(last)) + 1 if last else len(builds)
+                chosen = builds[begin:end]
+        except NoSuchNameError as error:
+            raise UserError(
+                f"There is no kernel {str(error)!r} in {self._ledger.path.name}; there is "
+                f"{', '.join(map(self._ledger.tag, self._builds))}."
+            ) from None
+        self.requested = [build.id for build in reversed(chosen)]
+        return self.requested
+
+    def get_hash_from_name(self, name: str | None) -> str:
+        return self._build(name).id
+
+    def get_hash_from_parent(self, name: str) -> str:
+        position = self._builds.index(self._build(name))
+        if position == 0:
+            raise NoSuchNameError(f"{name}^")
+        return self._builds[position - 1].id
+
+    def get_name_from_hash(self, commit: str) -> str | None:
+        try:
+            return self._ledger.tag(self._build(commit))
+        except NoSuchNameError:
+            return None
+
+    def get_tags(self) -> dict[str, str]:
+        return {self._ledger.tag(build): build.id for build in self._ledger.builds}
+
+    def get_branch_commits(self, branch: str | None) -> list[str]:
+        return [build.id for build in reversed(self._builds)]
+
+    def get_revisions(self, commits: Iterable[str]) -> dict[str, int]:
+        """The place of each commit on graphs.
+
+        :raise UserError: a result is of a kernel that the ledger does not know.
+        """
+        places = {build.id: place for place, build in enumerate(self._builds)}
+        if unknown := [commit for commit in commits if commit not in places]:
+            raise UserError(
+                f"{self._ledger.path.name} knows no kernel {', '.join(sorted(unknown))}, of which "
+                "there are results; it comes from another checkout, whose ledger has it."
+            )
+        return {commit: places[commit] for commit in commits}

@@ -1,0 +1,14 @@
+"""QMP `stop`."""
+
+from bench_lib.asv_bridge import suite
+from bench_lib.record import Record, Request
+
+
+class Stop(suite.RequestSuite):
+    """Until QEMU has answered `stop`: every vCPU thread has left the kernel when it does."""
+
+    request = Request.STOP
+    params = ("idle", "blackhole", "paused")
+
+    def setup_cache(self) -> dict[str, list[Record]]:
+        return self.measure()

@@ -1,0 +1,123 @@
+"""asv as its users use it, on a history of the test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench_lib.kernel import identity
+from bench_lib.kernel.ledger import Ledger, describe
+from bench_lib.record import Kernel
+from tests.host.conftest import Command
+
+ASV = Path(sys.executable).parent / "asv"
+TAG = f"v{identity.booted().release}"
+OTHER = Kernel("5.10.0-1-amd64", "#1 SMP Debian 5.10.1-1 (2021-01-01)")
+
+
+@pytest.fixture
+def asv(clean_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs asv in the history, with a machine file of the test's own."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KICKBENCH_TRIALS", "2")
+    subprocess.run([sys.executable, "-m", "bench_lib.asv_bridge.machine"], check=True)
+
+    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # type: ignore[call-overload, no-any-return]
+            [ASV, *arguments],
+            **{"capture_output": True, "text": True, "timeout": 110, "check": False, **options},
+        )
+
+    return run
+
+
+def _results() -> list[Path]:
+    return sorted(
+        path for path in Path(".asv/results").glob("*/*.json") if path.name != "machine.json"
+    )
+
+
+def test_the_main_job(asv: Command, kickbench: Command) -> None:
+    """Run twice, compare, show and publish: the booted kernel's point is on the graph."""
+    for _ in range(2):
+        done = asv("run")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "6/6" in done.stderr  # progress reaches whoever runs asv, as it is made
+
+    (result,) = _results()
+    data = json.loads(result.read_text())
+    assert data["params"]["os"] == "Linux"
+    columns = data["result_columns"]
+    latency = dict(zip(columns, data["results"]["vm_stop.Stop.track_latency"], strict=False))
+    assert latency["params"] == [["'idle'", "'blackhole'", "'paused'"]]
+    assert all(0 < value < 60 for value in latency["result"])
+    assert set(data["results"]) == {
+        f"vm_stop.Stop.track_{name}" for name in ("latency", "worst", "hung")
+    }
+
+    report = json.loads(kickbench("report", "--json").stdout)
+    assert [row["trials"] for row in report["rows"]] == [4, 4, 4]
+
+    compared = asv("compare", TAG, TAG)
+    assert compared.returncode == 0
+    assert "track_latency" in compared.stdout
+    assert TAG in asv("show", TAG).stdout
+
+    published = asv("publish")
+    assert published.returncode == 0, published.stderr
+    index = json.loads(Path(".asv/html/index.json").read_text())
+    assert index["tags"] == {TAG: 0}
+    graphs = list(Path(".asv/html/graphs").rglob("vm_stop.Stop.track_latency.json"))
+    assert graphs
+    assert all(json.loads(graph.read_text())[0][0] == 0 for graph in graphs)
+
+
+@pytest.mark.parametrize("spec", ["{other}^!", "{other}", "..{tag}", "v5.10.0-1-amd64..HEAD"])
+def test_a_range_that_names_another_kernel_is_refused_and_changes_nothing(
+    asv: Command, spec: str
+) -> None:
+    Ledger(Path("kernels.json").absolute()).add(describe(OTHER))
+    if spec == "v5.10.0-1-amd64..HEAD":  # the booted kernel alone, so nothing to refuse
+        assert asv("run", spec).returncode == 0
+        return
+    before = Path("kernels.json").read_text()
+    done = asv("run", spec.format(other=f"v{OTHER.release}", tag=TAG))
+    assert done.returncode == 41
+    assert f"v{OTHER.release} is not the booted kernel, which is {TAG}" in done.stderr + done.stdout
+    assert Path("kernels.json").read_text() == before
+    assert not _results()
+    assert not Path(".asv/records.jsonl").exists()
+
+
+def test_an_unknown_kernel_is_refused_with_the_known_ones(asv: Command) -> None:
+    done = asv("run", "v1.2.3^!")
+    assert done.returncode == 1
+    assert f"There is no kernel 'v1.2.3' in kernels.json; there is {TAG}" in (
+        done.stderr + done.stdout
+    )
+
+
+def test_a_host_that_cannot_measure_keeps_its_good_results(asv: Command) -> None:
+    assert asv("run").returncode == 0
+    (result,) = _results()
+    good = result.read_text()
+    done = asv("run", env={**os.environ, "KICKBENCH_QEMU": "no-such-qemu"})
+    assert done.returncode == 23
+    assert "no-such-qemu is not installed" in done.stderr + done.stdout
+    assert result.read_text() == good
+
+
+def test_the_end_of_asv_is_the_end_of_its_trials(asv: Command, runtime: Path) -> None:
+    with subprocess.Popen(
+        [ASV, "run"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stderr is not None
+        assert any("1/6" in line for line in running.stderr)
+        running.kill()
+    # Its benchmark process ends in order on its own; whoever takes its lock next sees it gone.
+    subprocess.run(["flock", str(runtime / "measuring.lock"), "true"], check=True, timeout=60)
