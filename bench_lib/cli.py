@@ -43,7 +43,10 @@ class _Group(click.Group):
             click.echo(f"kickbench: {error}", err=True)
             ctx.exit(error.exit_status)
         except KeyboardInterrupt:
-            click.echo("kickbench: Interrupted; nothing was started.", err=True)
+            click.echo(
+                "kickbench: Interrupted; `kickbench clean` shows whether anything is left.",
+                err=True,
+            )
             ctx.exit(130)
 
 

@@ -14,11 +14,19 @@
     │   ├── QemuTooOld
     │   ├── NamespacesUnavailable
     │   ├── OutageUnavailable
-    │   └── HostBusy
+    │   ├── HostBusy
+    │   └── LeftoversRemain
     ├── StoreError                  records cannot be written or read
     │   └── RecordNotWritten
     ├── LedgerError                 the list of kernels cannot be used
-    │   └── WrongKernel
+    ├── KernelError                 a kernel cannot be used
+    │   ├── WrongKernel
+    │   ├── UnknownKernel
+    │   ├── FetchFailed
+    │   └── KernelUnusable
+    ├── LabError                    the lab cannot be used
+    │   ├── LabUnavailable
+    │   └── LabLost
     ├── ImageError                  a guest image is not what the manifest says
     ├── Interrupted                 a signal ended the run
     └── TrialLost                   no measurement was made; counted, never scored
@@ -28,7 +36,8 @@
         ├── MonitorFailed
         ├── MigrationFailed
         ├── OutageNotProven
-        └── NotStuck
+        ├── NotStuck
+        └── MemoryDamaged
 
 The message of each is a whole sentence that says what to do, for a person who has not read
 the code. ``TrialLost`` and what is under it ends a trial, not a run.
@@ -115,6 +124,12 @@ class HostBusy(HostError):
     exit_status = 27
 
 
+class LeftoversRemain(HostError):
+    """Something that a killed run has left cannot be ended."""
+
+    exit_status = 28
+
+
 class StoreError(KickbenchError):
     """Records cannot be written or read."""
 
@@ -133,10 +148,59 @@ class LedgerError(KickbenchError):
     exit_status = 40
 
 
-class WrongKernel(LedgerError):
+class KernelError(KickbenchError):
+    """A kernel cannot be used."""
+
+    exit_status = 42
+
+
+class WrongKernel(KernelError):
     """A kernel was asked for that is not the booted one."""
 
     exit_status = 41
+
+
+class UnknownKernel(KernelError):
+    """No kernel has that name."""
+
+    exit_status = 43
+
+
+class FetchFailed(KernelError):
+    """A kernel could not be downloaded or unpacked; the cache is as it was."""
+
+    exit_status = 44
+
+
+class KernelUnusable(KernelError):
+    """A kernel image that the lab cannot boot, or cannot run trials under."""
+
+    exit_status = 45
+
+
+class LabError(KickbenchError):
+    """The lab cannot be used."""
+
+    exit_status = 60
+
+
+class LabUnavailable(LabError):
+    """No lab can be booted on this host."""
+
+    exit_status = 61
+
+
+class LabLost(LabError):
+    """A lab died, hung or stopped answering; never a result of what ran in it.
+
+    :ivar console: the last lines of its console.
+    """
+
+    exit_status = 62
+
+    def __init__(self, message: str, console: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.console = console
 
 
 class ImageError(KickbenchError):
@@ -191,3 +255,7 @@ class OutageNotProven(TrialLost):
 
 class NotStuck(TrialLost):
     """A vCPU that should be stuck was not seen stuck."""
+
+
+class MemoryDamaged(TrialLost):
+    """The guest found a page of its memory changed."""

@@ -61,8 +61,6 @@ class Phase(Enum):
 # is reported at once instead of being waited for.
 _BEFORE_POSTCOPY = frozenset({Phase.NONE, Phase.SETUP, Phase.ACTIVE})
 _WAYS: dict[Phase, frozenset[Phase]] = {
-    Phase.SETUP: frozenset({Phase.NONE}),
-    Phase.ACTIVE: frozenset({Phase.NONE, Phase.SETUP}),
     Phase.POSTCOPY: _BEFORE_POSTCOPY | {Phase.PAUSED, Phase.RECOVERING},
     Phase.PAUSED: _BEFORE_POSTCOPY | {Phase.POSTCOPY, Phase.RECOVERING},
 }

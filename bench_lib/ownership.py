@@ -9,6 +9,7 @@ processes by an environment variable.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -47,6 +48,15 @@ class Run:
         return {MARK: self.id}
 
 
+def _home(runtime: Path) -> str:
+    """How ids of runs begin that have this runtime folder.
+
+    Namespaces and processes are the whole host's, locks only their folder's: this tells what
+    another runtime folder answers for.
+    """
+    return hashlib.sha256(str(runtime.resolve()).encode()).hexdigest()[:4]
+
+
 def run_of_name(name: str) -> str | None:
     """The id of the run that `name` was made by, or None if no run made it."""
     match = NAME.fullmatch(name)
@@ -77,15 +87,19 @@ def registry(runtime: Path) -> Iterator[None]:
         runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = _lock(runtime / "registry.lock", os.O_RDWR | os.O_CREAT, wait=True)
     except OSError as error:
-        raise HostError(
-            f"The runtime folder {runtime} cannot be used ({error.strerror}): "
-            f"run as root, or set KICKBENCH_RUNTIME to a folder of yours."
-        ) from None
+        raise _unusable(runtime, error) from None
     assert fd is not None
     try:
         yield
     finally:
         os.close(fd)
+
+
+def _unusable(runtime: Path, error: OSError) -> HostError:
+    return HostError(
+        f"The runtime folder {runtime} cannot be used ({error.strerror}): "
+        "run as root, or set KICKBENCH_RUNTIME to a folder of yours with some space."
+    )
 
 
 @contextmanager
@@ -101,13 +115,13 @@ def measuring(runtime: Path) -> Iterator[Run]:
         try:
             os.ftruncate(fd, 0)
             os.write(fd, f"{os.getpid()}\n".encode())
-            run_id = secrets.token_hex(6)
+            run_id = _home(runtime) + secrets.token_hex(4)
             folder = runtime / run_id
             folder.mkdir(mode=0o700)
             folder_fd = _lock(folder, os.O_RDONLY | os.O_DIRECTORY, wait=True)
-        except BaseException:
+        except OSError as error:
             os.close(fd)
-            raise
+            raise _unusable(runtime, error) from None
     assert folder_fd is not None
     try:
         yield Run(run_id, folder)
@@ -137,9 +151,9 @@ def _measuring_lock(runtime: Path) -> int:
     return fd
 
 
-def living(runtime: Path) -> set[str]:
-    """The ids of runs that are alive. Call with the registry held."""
-    return {folder.name for folder in _folders(runtime) if _is_locked(folder)}
+def is_dead(runtime: Path, run_id: str) -> bool:
+    """Whether the run had this runtime folder and is no more. Call with the registry held."""
+    return run_id.startswith(_home(runtime)) and not _is_locked(runtime / run_id)
 
 
 def dead_folders(runtime: Path) -> list[Path]:
@@ -154,7 +168,10 @@ def _folders(runtime: Path) -> list[Path]:
 
 
 def _is_locked(folder: Path) -> bool:
-    fd = _lock(folder, os.O_RDONLY | os.O_DIRECTORY, wait=False)
+    try:
+        fd = _lock(folder, os.O_RDONLY | os.O_DIRECTORY, wait=False)
+    except FileNotFoundError:
+        return False
     if fd is None:
         return True
     os.close(fd)

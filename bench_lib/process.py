@@ -7,8 +7,8 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +21,9 @@ CLONE_NEWNET = 0x40000000
 TOOL_LIMIT_S = 30.0
 """How long ip, tc or ss may take. They answer in milliseconds; under TCG in tenths."""
 
+DEATH_LIMIT_S = 10.0
+"""How long a killed process may take to be gone; milliseconds unless the kernel has a bug."""
+
 # Loaded now, for nothing may be imported between fork and exec.
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -30,6 +33,23 @@ def set_network_namespace(fd: int) -> None:
     if _libc.setns(fd, CLONE_NEWNET) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), "setns")
+
+
+def _dies_with(parent: int) -> Callable[[], None]:
+    """What a child does before exec so that the kernel kills it when `parent` dies."""
+
+    def prepare() -> None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # died before prctl took effect
+            os._exit(1)
+
+    return prepare
+
+
+def _cannot_start(program: str, error: OSError) -> ProgramMissing:
+    if isinstance(error, FileNotFoundError):
+        return ProgramMissing(f"{program} is not installed; `make bench` installs it.")
+    return ProgramMissing(f"{program} cannot be started: {error.strerror}.")
 
 
 class Child:
@@ -70,9 +90,15 @@ class Child:
             signal.pidfd_send_signal(self._pidfd, number)
 
     def end(self) -> None:
-        """Kill the process if it still runs, and reap it."""
-        self.signal(signal.SIGKILL)
-        self._popen.wait()
+        """Kill the process if it still runs, with all that it has started, and reap it.
+
+        One that the kernel does not let die is left to `kickbench clean`.
+        """
+        if self._popen.poll() is None:
+            # It leads a group of its own, whose number is its pid until it is reaped.
+            os.killpg(self.pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                self._popen.wait(DEATH_LIMIT_S)
         if self._popen.stdin is not None:
             with suppress(BrokenPipeError):
                 self._popen.stdin.close()
@@ -84,7 +110,7 @@ def started(
     argv: Sequence[str],
     *,
     mark: Mapping[str, str],
-    output: Path,
+    output: Path | int,
     netns_fd: int | None = None,
     pass_fds: Sequence[int] = (),
     stdin_pipe: bool = False,
@@ -95,21 +121,19 @@ def started(
     order, and SIGKILL when we die.
 
     :param mark: added to its environment, so that its run can be told (see `ownership`).
-    :param output: file for its stdout and stderr. Never a pipe: a child that inherits one keeps
-        the reader waiting.
+    :param output: file for its stdout and stderr, or a descriptor; the caller closes that.
     :param netns_fd: the network namespace to start it in.
     :raise ProgramMissing: there is no such program.
     """
-    parent = os.getpid()
+    dies_with_us = _dies_with(os.getpid())
 
     def prepare() -> None:
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # died before prctl took effect
-            os._exit(1)
+        dies_with_us()
         if netns_fd is not None:
             set_network_namespace(netns_fd)
 
-    with output.open("ab") as log:
+    with ExitStack() as opened:
+        log = opened.enter_context(output.open("ab")) if isinstance(output, Path) else output
         try:
             popen = subprocess.Popen(
                 argv,
@@ -122,8 +146,8 @@ def started(
                 preexec_fn=prepare,
                 bufsize=0,
             )
-        except FileNotFoundError:
-            raise ProgramMissing(f"{argv[0]} is not installed; `make bench` installs it.") from None
+        except OSError as error:
+            raise _cannot_start(argv[0], error) from None
     child = Child(popen)
     try:
         yield child
@@ -146,10 +170,11 @@ def run_tool(argv: Sequence[str], *, stdin: str = "", deadline: Deadline | None 
             text=True,
             timeout=limit_s,
             start_new_session=True,
+            preexec_fn=_dies_with(os.getpid()),
             check=False,
         )
-    except FileNotFoundError:
-        raise ProgramMissing(f"{argv[0]} is not installed; `make bench` installs it.") from None
+    except OSError as error:
+        raise _cannot_start(argv[0], error) from None
     except subprocess.TimeoutExpired:
         raise ToolFailed(f"`{' '.join(argv)}` did not end within {limit_s:.0f} s.") from None
     if done.returncode != 0:

@@ -76,7 +76,7 @@ class Shape:
     """The guest. :ivar memory_mib: all of its memory."""
 
     vcpus: int = 1
-    memory_mib: int = 64
+    memory_mib: int = 16
     backing: str = "anonymous"
     preempt: bool = False
     image: str = "gup"
@@ -188,9 +188,25 @@ class Record:
         return self.deadline_ns if self.latency_ns is None else self.latency_ns
 
 
+def to_line(record: Record) -> str:
+    """A record as it stands in the file, without the newline."""
+    return msgspec.json.encode(record).decode()
+
+
+def from_line(line: str) -> Record:
+    """What `to_line` gave.
+
+    :raise StoreError: it is no record.
+    """
+    found = _decode(line.encode())
+    if isinstance(found, str):
+        raise StoreError(f"{line[:60]!r} is {found}.")
+    return found
+
+
 def to_json(records: Sequence[Record]) -> str:
     """A JSON array, a record a line."""
-    return "[" + ",\n ".join(msgspec.json.encode(record).decode() for record in records) + "]"
+    return "[" + ",\n ".join(map(to_line, records)) + "]"
 
 
 @dataclass(frozen=True)

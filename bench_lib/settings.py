@@ -8,22 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_lib.deadline import seconds
-from bench_lib.errors import UsageError
+from bench_lib.errors import BadDeadline, UsageError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def _nearest_history() -> Path:
-    """The nearest folder upwards that has an asv.conf.json, else this checkout."""
+    """The nearest folder upwards that holds a history, else this checkout."""
     for folder in (Path.cwd(), *Path.cwd().parents):
-        if os.access(folder / "asv.conf.json", os.R_OK):
+        # Both, for an asv.conf.json alone is some other project's.
+        if all(os.access(folder / name, os.R_OK) for name in ("asv.conf.json", "kernels.json")):
             return folder
     return CHECKOUT
 
 
+def _user_cache(environ: Mapping[str, str]) -> Path:
+    """Where the XDG base directory specification puts it."""
+    base = environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "kickbench"
+
+
 def _positive(name: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"{name} is a whole number of trials from 1 on, not {text!r}.")
+        raise UsageError(f"{name} is a whole number from 1 on, not {text!r}.")
     return int(text)
 
 
@@ -40,6 +47,8 @@ class Settings:
     """The list of known kernels."""
     records: Path
     """KICKBENCH_RECORDS: the record file."""
+    cache: Path
+    """KICKBENCH_CACHE: folder for kernels that were fetched."""
     runtime: Path
     """KICKBENCH_RUNTIME: folder for what lives as long as a run; on a tmpfs by default."""
     qemu: str
@@ -50,8 +59,16 @@ class Settings:
     """KICKBENCH_DEADLINE: seconds until a trial stops waiting for the answer."""
     staging_s: float
     """KICKBENCH_STAGING: seconds until a trial that is not yet staged and proved is lost."""
+    lab_memory_mib: int
+    """KICKBENCH_LAB_MEMORY: MiB of memory of a lab."""
+    lab_boot_s: float
+    """KICKBENCH_LAB_BOOT: seconds until a lab that is not up is given up."""
+    lab: tuple[str, str] | None
+    """KICKBENCH_LAB: set inside a lab: its accelerator and its host's name."""
+    failure: Path | None
+    """KICKBENCH_FAILURE: set likewise: where a benchmark leaves word of why it failed."""
     progress: Path | None
-    """KICKBENCH_PROGRESS: a file that lines of progress are appended to."""
+    """KICKBENCH_PROGRESS: set by `asv_bridge` for its benchmarks: where lines of progress go."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -59,17 +76,48 @@ class Settings:
 
         :raise UsageError: a value makes no sense.
         """
-        history = Path(environ.get("KICKBENCH_HISTORY") or _nearest_history())
+
+        def path(name: str, default: Path) -> Path:
+            # Absolute, for asv runs benchmarks in folders that it deletes.
+            return Path(environ.get(name) or default).absolute()
+
+        def duration(name: str, default: str) -> float:
+            try:
+                return seconds(environ.get(name, default))
+            except BadDeadline as error:
+                raise UsageError(f"{name}: {error}") from None
+
+        history = path("KICKBENCH_HISTORY", _nearest_history())
+        qemu = environ.get("KICKBENCH_QEMU", "qemu-system-x86_64")
         progress = environ.get("KICKBENCH_PROGRESS")
+        inside = environ.get("KICKBENCH_LAB", "").partition(":")
+        failure = environ.get("KICKBENCH_FAILURE")
         return cls(
             images=CHECKOUT / "guest-images",
             history=history,
             ledger=history / "kernels.json",
-            records=Path(environ.get("KICKBENCH_RECORDS", history / ".asv" / "records.jsonl")),
-            runtime=Path(environ.get("KICKBENCH_RUNTIME", "/run/kickbench")),
-            qemu=environ.get("KICKBENCH_QEMU", "qemu-system-x86_64"),
+            records=path("KICKBENCH_RECORDS", history / ".asv" / "records.jsonl"),
+            cache=path("KICKBENCH_CACHE", _user_cache(environ)),
+            runtime=path("KICKBENCH_RUNTIME", Path("/run/kickbench")),
+            qemu=str(Path(qemu).absolute()) if "/" in qemu else qemu,
             trials=_positive("KICKBENCH_TRIALS", environ.get("KICKBENCH_TRIALS", "8")),
-            deadline_s=seconds(environ.get("KICKBENCH_DEADLINE", "5")),
-            staging_s=seconds(environ.get("KICKBENCH_STAGING", "30")),
+            deadline_s=duration("KICKBENCH_DEADLINE", "5"),
+            staging_s=duration("KICKBENCH_STAGING", "30"),
+            lab_memory_mib=_positive(
+                "KICKBENCH_LAB_MEMORY", environ.get("KICKBENCH_LAB_MEMORY", "2048")
+            ),
+            lab_boot_s=duration("KICKBENCH_LAB_BOOT", "120"),
+            lab=(inside[0], inside[2]) if inside[1] else None,
+            failure=Path(failure) if failure else None,
             progress=Path(progress) if progress else None,
         )
+
+    def exported(self) -> dict[str, str]:
+        """The paths as environment variables, for a process with another working folder."""
+        return {
+            "KICKBENCH_HISTORY": str(self.history),
+            "KICKBENCH_RECORDS": str(self.records),
+            "KICKBENCH_CACHE": str(self.cache),
+            "KICKBENCH_RUNTIME": str(self.runtime),
+            "KICKBENCH_QEMU": self.qemu,
+        }

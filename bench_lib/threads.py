@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench_lib.errors import NotRoot
 from bench_lib.record import After, Before, FaultPath
 
 _FRAME = re.compile(r"^\[<[0-9a-fx]+>\] ([^+\s]+)", re.MULTILINE)
@@ -68,20 +69,18 @@ class ThreadState:
         return fault_path(self.stack)
 
     def same_sleep(self, other: ThreadState) -> bool:
-        """Whether `other` shows this thread in the very same place."""
-        return (self.tid, self.state, self.wchan, self.stack) == (
-            other.tid,
-            other.state,
-            other.wchan,
-            other.stack,
-        )
+        """Whether `other` shows this thread in the very same place, not having run between."""
+        return self == other
 
 
 def observe(pid: int, tid: int) -> ThreadState:
-    """Look at a thread. The files are read one after the other, so a running thread may have
-    moved between them; two equal looks say that it has not.
+    """Look at a thread.
+
+    The files are read one after the other, so a thread that runs may have moved between them.
+    Two equal looks say that it has not: one that had run would have burnt CPU time.
 
     :raise ProcessLookupError: there is no such thread.
+    :raise NotRoot: its kernel stack may not be read.
     """
     folder = Path(f"/proc/{pid}/task/{tid}")
     try:
@@ -89,6 +88,11 @@ def observe(pid: int, tid: int) -> ThreadState:
         wchan = (folder / "wchan").read_text()
         stat = (folder / "stat").read_text()
         cpu_ns = int((folder / "schedstat").read_text().split()[0])
+    except PermissionError:
+        raise NotRoot(
+            f"The kernel does not show the stack of thread {tid}: run as root, outside of a "
+            "container that hides it."
+        ) from None
     except FileNotFoundError:
         raise ProcessLookupError(f"no thread {tid} in process {pid}") from None
     return ThreadState(

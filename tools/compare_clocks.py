@@ -19,6 +19,7 @@ from pathlib import Path
 from bench_lib import ownership
 from bench_lib.deadline import Deadline
 from bench_lib.guest import image, qemu
+from bench_lib.kernel import identity
 from bench_lib.network import link, outage
 from bench_lib.record import FaultPath, Scenario, Shape
 from bench_lib.settings import Settings
@@ -66,7 +67,12 @@ async def compare(pairs: int) -> None:
         with link.joined(run, 0) as probe:
             mechanism = await outage.choose(probe)
         plan = staging.Plan(
-            run, settings.qemu, image.load(settings.images, shape.image), shape, mechanism
+            run=run,
+            host=identity.this_host(None),
+            qemu=settings.qemu,
+            image=image.load(settings.images, shape.image),
+            shape=shape,
+            mechanism=mechanism,
         )
         async with AsyncExitStack() as stack:
             limit = Deadline.after(LIMIT_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from bench_lib import present
@@ -31,15 +32,20 @@ class Progress:
         self._done += 1
         left_s = (time.monotonic() - self._begin_s) / self._done * (self._total - self._done)
         line = f"{self._done}/{self._total} {present.trial_line(record)}"
-        if self._fd >= 0:
-            # On a line of its own: asv's own line may be unfinished.
-            os.write(self._fd, f"\n    {line}; {left_s:.0f} s left".encode())
+        # On a line of its own: asv's own line may be unfinished.
+        self._write(f"\n    {line}; {left_s:.0f} s left")
         # asv ends a benchmark that is silent for too long, and shows this if one fails.
         print(line, file=sys.stdout, flush=True)  # noqa: T201
 
     def close(self) -> None:
         """Finish the last line."""
+        self._write("\n")
         if self._fd >= 0:
-            os.write(self._fd, b"\n")
             os.close(self._fd)
             self._fd = -1
+
+    def _write(self, text: str) -> None:
+        # Whoever looked may be gone, which is nothing to a measurement.
+        if self._fd >= 0:
+            with suppress(OSError):
+                os.write(self._fd, text.encode())

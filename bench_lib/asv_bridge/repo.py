@@ -35,7 +35,7 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
         booted = identity.booted()
         self.booted = self._ledger.find(booted) or describe(booted)
         self.requested: list[str] = []
-        """The builds of the last range that was asked for; see KernelHost."""
+        """The ids of all builds that asv has asked for by name or range; see KernelHost."""
 
     @classmethod
     def url_match(cls, url: str) -> bool:
@@ -92,11 +92,19 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
                 f"There is no kernel {str(error)!r} in {self._ledger.path.name}; there is "
                 f"{', '.join(map(self._ledger.tag, self._builds))}."
             ) from None
-        self.requested = [build.id for build in reversed(chosen)]
-        return self.requested
+        return self._ask_for([build.id for build in reversed(chosen)])
+
+    def get_new_branch_commits(
+        self, branches: Iterable[str | None], existing: Iterable[str]
+    ) -> list[str]:
+        return self._ask_for(list(super().get_new_branch_commits(branches, existing)))
 
     def get_hash_from_name(self, name: str | None) -> str:
-        return self._build(name).id
+        return self._ask_for([self._build(name).id])[0]
+
+    def _ask_for(self, ids: list[str]) -> list[str]:
+        self.requested.extend(ids)
+        return ids
 
     def get_hash_from_parent(self, name: str) -> str:
         position = self._builds.index(self._build(name))

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench_lib.asv_bridge.progress import Progress
-from bench_lib.errors import TrialLost
+from bench_lib.errors import KickbenchError, TrialLost
 from bench_lib.record import HUNG, Outcome, Record, Request, Scenario
 from bench_lib.settings import Settings
 from bench_lib.trial import batch
 
 NS_PER_S = 1e9
-
-SILENCE_S = 300
-"""asv ends a benchmark that prints nothing for so long; a trial prints when it ends."""
 
 
 class RequestSuite:
@@ -30,12 +27,29 @@ class RequestSuite:
     request: Request
     params: Sequence[str]
     param_names = ("scenario",)
-    timeout = SILENCE_S
     version = "1"
 
-    def measure(self) -> dict[str, list[Record]]:
-        """Run all trials, interleaved over the scenarios; their records by scenario."""
+    @property
+    def timeout(self) -> float:
+        """Seconds without output after which asv ends a benchmark; a trial prints when it ends."""
         settings = Settings.from_environment()
+        return 60 + 2 * (settings.staging_s + settings.deadline_s)
+
+    def measure(self) -> dict[str, list[Record]]:
+        """Run all trials, interleaved over the scenarios; their records by scenario.
+
+        :raise KickbenchError: they could not be run, or those of a scenario gave no measurement.
+            Word of it is left for asv's environment, so that nothing is saved.
+        """
+        settings = Settings.from_environment()
+        try:
+            return self._measure(settings)
+        except KickbenchError as error:
+            if settings.failure is not None:
+                settings.failure.write_text(f"{error.exit_status} {error}")
+            raise
+
+    def _measure(self, settings: Settings) -> dict[str, list[Record]]:
         cases = batch.interleaved(
             [batch.Case(Scenario(name), self.request) for name in self.params], settings.trials
         )
@@ -44,37 +58,45 @@ class RequestSuite:
             records = batch.run(cases, settings, on_record=progress.advance)
         finally:
             progress.close()
-        return {
+        by_scenario = {
             name: [record for record in records if record.scenario == name] for name in self.params
         }
+        for name, group in by_scenario.items():
+            if not scored(group):
+                reasons = {record.reason or str(record.outcome) for record in group}
+                raise TrialLost(f"No trial of {name} gave a measurement: {' '.join(reasons)}")
+        return by_scenario
 
-    def track_latency(self, records: dict[str, list[Record]], scenario: str) -> dict[str, object]:
+    def track_latency(
+        self, records: dict[str, list[Record]], scenario: str
+    ) -> dict[str, object] | float:
         """Time until the answer, a sample a trial. asv makes median and interval of them."""
-        samples = [record.waited_ns / NS_PER_S for record in _scored(records[scenario])]
+        samples = [record.waited_ns / NS_PER_S for record in scored(records[scenario])]
+        if len(samples) == 1:
+            return samples[0]  # asv would give it an interval without end
         return {"samples": samples, "number": 1}
 
     track_latency.unit = "seconds"  # type: ignore[attr-defined]
 
     def track_worst(self, records: dict[str, list[Record]], scenario: str) -> float:
         """The longest that an operator waited."""
-        return max(record.waited_ns for record in _scored(records[scenario])) / NS_PER_S
+        return max(record.waited_ns for record in scored(records[scenario])) / NS_PER_S
 
     track_worst.unit = "seconds"  # type: ignore[attr-defined]
 
     def track_hung(self, records: dict[str, list[Record]], scenario: str) -> int:
         """Trials without an answer before the deadline."""
-        return sum(record.outcome in HUNG for record in _scored(records[scenario]))
+        return sum(record.outcome in HUNG for record in records[scenario])
 
     track_hung.unit = "trials"  # type: ignore[attr-defined]
 
+    def track_lost(self, records: dict[str, list[Record]], scenario: str) -> int:
+        """Trials that gave no measurement and count in none of the other numbers."""
+        return len(records[scenario]) - len(scored(records[scenario]))
 
-def _scored(records: Sequence[Record]) -> list[Record]:
-    """Trials that measured something.
+    track_lost.unit = "trials"  # type: ignore[attr-defined]
 
-    :raise TrialLost: none did; asv then shows the benchmark as failed, with the reason.
-    """
-    scored = [record for record in records if record.outcome in HUNG | {Outcome.RETURNED}]
-    if not scored:
-        reasons = {record.reason or str(record.outcome) for record in records}
-        raise TrialLost(f"No trial gave a measurement: {' '.join(sorted(reasons))}")
-    return scored
+
+def scored(records: Sequence[Record]) -> list[Record]:
+    """Those of the trials that measured something."""
+    return [record for record in records if record.outcome in HUNG | {Outcome.RETURNED}]

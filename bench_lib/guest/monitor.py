@@ -67,18 +67,16 @@ class Monitor:
         arguments: Mapping[str, object] | None = None,
         *,
         deadline: Deadline,
-        oob: bool = False,
     ) -> Any:
         """Execute a command; its value.
 
-        :param oob: out of band, which QEMU answers even while its main loop is blocked.
         :raise MonitorFailed: QEMU answered with an error or not in time, or went away.
         """
         if self._failure is not None:
             raise self._failure
         try:
             async with asyncio.timeout(deadline.remaining_s):
-                return await self._client.execute(command, arguments, oob=oob)
+                return await self._client.execute(command, arguments)
         except TimeoutError:
             raise self._failed(f"{command} was not answered before its deadline.") from None
         except ExecuteError as error:

@@ -61,9 +61,7 @@ class RequestLine:
         if (answer := await self.ask("qmp_capabilities", deadline)) is None or answer.error:
             raise self._failed("it does not negotiate")
 
-    async def ask(
-        self, command: str, deadline: Deadline, arguments: dict[str, object] | None = None
-    ) -> Answer | None:
+    async def ask(self, command: str, deadline: Deadline) -> Answer | None:
         """Make a request: from its first byte written to its reply read.
 
         :return: None if no reply came before the deadline.
@@ -71,8 +69,7 @@ class RequestLine:
         """
         if self._failure is not None:
             raise self._failure
-        request = {"execute": command, **({"arguments": arguments} if arguments else {})}
-        text = json.dumps(request).encode() + b"\n"
+        text = json.dumps({"execute": command}).encode() + b"\n"
         # Taken before, for QEMU may begin, and even take this CPU, before the call returns.
         sent_ns = time.monotonic_ns()
         try:
@@ -88,6 +85,9 @@ class RequestLine:
             self._failed(f"{command} was not answered before its deadline")
             return None
         answered_ns, reply = found
+        if answered_ns > deadline.at_ns:  # poll(2) counts in whole milliseconds
+            self._failed(f"{command} was answered after its deadline")
+            return None
         return Answer(sent_ns, answered_ns, reply.get("error", {}).get("desc"))
 
     def _reply_attentively(self, deadline: Deadline) -> tuple[int, dict[str, Any]] | None:
@@ -98,7 +98,10 @@ class RequestLine:
         while (left_ns := limit - time.monotonic_ns()) > 0:
             if not waiting.poll(left_ns / 1e6):
                 return None
-            data = self._socket.recv(CHUNK)
+            try:
+                data = self._socket.recv(CHUNK)
+            except OSError as error:
+                raise self._failed(f"the connection broke: {error.strerror}") from None
             now_ns = time.monotonic_ns()
             for message in self._messages(data):
                 if "event" not in message:

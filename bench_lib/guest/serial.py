@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass, field
 
 from bench_lib.deadline import Deadline
+from bench_lib.errors import MemoryDamaged
 
 _DAMAGE = re.compile(
     rb"!damage vcpu=([0-9a-f]{2}) page=([0-9a-f]{16})"
@@ -81,6 +82,17 @@ class SerialLine(asyncio.Protocol):
         if self._transport is not None and self._transport.is_reading():
             self._transport.pause_reading()
 
+    def check_memory(self) -> None:
+        """Raise what the guest has said of its memory, if that is not that it is whole.
+
+        :raise MemoryDamaged: with the page and both numbers.
+        """
+        for each in self.marks.damage:
+            raise MemoryDamaged(
+                f"The guest found its memory damaged: vCPU {each.vcpu}, page {each.page:#x} held "
+                f"{each.found:#x} instead of {each.expected:#x}."
+            )
+
     def close(self) -> None:
         if self._transport is not None:
             self._transport.abort()
@@ -89,10 +101,12 @@ class SerialLine(asyncio.Protocol):
         """Wait until each of `vcpus` vCPUs has finished `count` passes.
 
         :raise DeadlinePassed: one has not.
+        :raise MemoryDamaged: the guest has found a page changed.
         """
 
         async def enough() -> None:
             while any(self.marks.passes.get(vcpu, 0) < count for vcpu in range(vcpus)):
+                self.check_memory()
                 self._changed.clear()
                 await self._changed.wait()
 

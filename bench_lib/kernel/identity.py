@@ -29,8 +29,14 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def this_host() -> Host:
-    """This machine, with the kernel that it was booted with."""
+def this_host(lab: tuple[str, str] | None) -> Host:
+    """This machine, with the kernel that it was booted with.
+
+    :param lab: in a lab, what that runs on and the name of the machine that it is on.
+    """
+    if lab is not None:
+        accelerator, machine = lab
+        return Host("lab", accelerator, machine)
     return Host("native", "kvm", platform.node())
 
 

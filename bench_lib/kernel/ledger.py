@@ -63,11 +63,17 @@ def describe(kernel: Kernel) -> Build:
     return Build(kernel.release, kernel.version, date.isoformat(timespec="seconds"), stream(kernel))
 
 
-def _version_key(build: Build) -> tuple[list[tuple[int, int, str]], str, str]:
-    """Sorts 6.1.0-9 before 6.1.0-10, and rebuilds of a release by date."""
-    parts = re.findall(r"\d+|\D+", build.release)
-    key = [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
-    return key, build.date, build.version
+def version_key(release: str) -> list[tuple[int, int, str]]:
+    """Sorts 6.1.0-9 before 6.1.0-10, and 6.13.0-rc7 before 6.13.0."""
+    parts = re.findall(r"\d+|\D+", release.replace("-rc", "~rc"))
+    key = [(2, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+    # As in Debian's versions: a tilde sorts before the end.
+    return [(-1, 0, part[2]) if part[2].startswith("~") else part for part in [*key, (0, 0, "")]]
+
+
+def _order(build: Build) -> tuple[list[tuple[int, int, str]], str, str]:
+    """By version, and rebuilds of a release by date."""
+    return version_key(build.release), build.date, build.version
 
 
 class Ledger:
@@ -92,18 +98,21 @@ class Ledger:
                 f"{path} has schema {data.schema}, newer than the {SCHEMA} known here; "
                 "update kickbench."
             )
-        self.builds = sorted(data.kernels, key=_version_key)
+        self.builds = sorted(data.kernels, key=_order)
 
     def including(self, build: Build) -> list[Build]:
         """The builds and this one, in the same order."""
         if self.find(build.kernel) is not None:
             return self.builds
-        return sorted([*self.builds, build], key=_version_key)
+        return sorted([*self.builds, build], key=_order)
 
     def tag(self, build: Build) -> str:
-        """`v` and the release; and the id, for all but the newest build of a release."""
+        """`v` and the release; and the id, for all but the oldest build of a release.
+
+        So a tag keeps its meaning when a release is built again.
+        """
         rebuilds = [known for known in self.builds if known.release == build.release]
-        if not rebuilds or rebuilds[-1].id == build.id:
+        if not rebuilds or rebuilds[0].id == build.id:
             return f"v{build.release}"
         return f"v{build.release}+{build.id[:8]}"
 

@@ -31,7 +31,7 @@ def check(device: Path = DEVICE) -> None:
         ) from None
     except PermissionError:
         raise KvmUnavailable(
-            f"{device} may not be opened by this user: run as root, or join the group kvm."
+            f"{device} may not be opened by this user: run as root, as trials have to."
         ) from None
     except OSError as error:
         raise KvmUnavailable(f"{device} cannot be opened: {error.strerror}.") from None

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 
 from bench_lib.deadline import Deadline, together
-from bench_lib.errors import OutageNotProven, OutageUnavailable, ToolFailed
+from bench_lib.errors import NamespacesUnavailable, OutageNotProven, OutageUnavailable, ToolFailed
 from bench_lib.network.link import INTERFACE, End, Link
 from bench_lib.process import run_tool
 
@@ -150,7 +150,12 @@ async def choose(link: Link) -> Mechanism:
     answers = []
     with ExitStack() as stack:
         traffic = Traffic(link, stack)
-        await traffic.prove_open()
+        try:
+            await traffic.prove_open()
+        except OutageNotProven as error:
+            raise NamespacesUnavailable(
+                f"A link between two namespaces is no good: {error}"
+            ) from None
         for mechanism in MECHANISMS:
             try:
                 cut(link, mechanism)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_lib import ownership
+from bench_lib.errors import LeftoversRemain
 from bench_lib.network import link
 
 LAST_BREATH_MS = 10_000
@@ -46,29 +47,33 @@ def find(runtime: Path) -> Leftovers:
 def end(runtime: Path) -> Leftovers:
     """Kill, delete and remove what `find` finds; what that was.
 
+    :raise LeftoversRemain: something is still there.
     :raise HostError: the runtime folder cannot be used.
     """
     with ownership.registry(runtime):
         found = _find(runtime)
         for pid, _ in found.processes:
-            _kill(pid)
+            _kill(pid, runtime)
         for name in found.namespaces:
             link.delete(name)
         for folder in found.folders:
             shutil.rmtree(folder, ignore_errors=True)
+        if remaining := _find(runtime).lines():
+            raise LeftoversRemain(f"This could not be ended: {', '.join(remaining)}.")
     return found
 
 
 def _find(runtime: Path) -> Leftovers:
-    alive = ownership.living(runtime)
     return Leftovers(
         processes=tuple(
-            (pid, _name(pid)) for pid, run_id in _marked_processes() if run_id not in alive
+            (pid, _name(pid))
+            for pid, run_id in _marked_processes()
+            if ownership.is_dead(runtime, run_id)
         ),
         namespaces=tuple(
             name
             for name in link.existing()
-            if (run_id := ownership.run_of_name(name)) is not None and run_id not in alive
+            if (run_id := ownership.run_of_name(name)) and ownership.is_dead(runtime, run_id)
         ),
         folders=tuple(ownership.dead_folders(runtime)),
     )
@@ -103,14 +108,18 @@ def _name(pid: int) -> str:
         return "gone"
 
 
-def _kill(pid: int) -> None:
-    """Kill a marked process and wait for its end. The pidfd keeps its number from being reused."""
+def _kill(pid: int, runtime: Path) -> None:
+    """Kill a dead run's process and wait for its end.
+
+    The pidfd keeps its number from being reused, and the mark is read again once it is held.
+    """
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
-        if _mark(pid) is not None:
+        run_id = _mark(pid)
+        if run_id is not None and ownership.is_dead(runtime, run_id):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             waiting = select.poll()
             waiting.register(pidfd, select.POLLIN)

@@ -63,7 +63,8 @@ async def trial(
             scene = await stage(plan, seq, scenario, timeline, limit, stack)
             found.qemu = scene.guest.control.qemu_version
             found.outage = scene.outage
-            await _measure(plan, scene, request, limits, timeline, found)
+            await _measure(plan, scene, request, limit, limits.deadline_s, timeline, found)
+            scene.guest.serial.check_memory()
         finally:
             with timeline.stage("release"):
                 await stack.aclose()
@@ -84,7 +85,7 @@ async def trial(
         deadline_ns=round(limits.deadline_s * 1e9),
         kernel=identity.booted(),
         boot_id=identity.boot_id(),
-        host=identity.this_host(),
+        host=plan.host,
         qemu=found.qemu,
         outage=found.outage,
         evidence=_evidence(found),
@@ -97,7 +98,8 @@ async def _measure(
     plan: Plan,
     scene: Staged,
     request: Request,
-    limits: Limits,
+    staging: Deadline,
+    deadline_s: float,
     timeline: Timeline,
     found: _Findings,
 ) -> None:
@@ -106,14 +108,13 @@ async def _measure(
     with timeline.stage("proof"):
         if scene.must_be_stuck:
             path = plan.image.entry.fault_path
-            limit = Deadline.after(limits.staging_s)
-            found.before = await scene.during(proof.stuck(pid, scene.tids, path, limit))
+            found.before = await scene.during(proof.stuck(pid, scene.tids, path, staging))
         else:
             found.before = proof.look(pid, scene.tids)
     seen_ns = time.monotonic_ns()
     scene.guest.serial.pause()
     with timeline.stage("request"):
-        deadline = Deadline.after(limits.deadline_s)
+        deadline = Deadline.after(deadline_s)
         found.reply = await scene.during(REQUESTS[request](scene.guest, deadline))
     with timeline.stage("evidence"):
         elapsed_ns = time.monotonic_ns() - seen_ns

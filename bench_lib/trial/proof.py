@@ -17,8 +17,8 @@ ASLEEP = frozenset({"S", "D"})
 """States that a thread in handle_userfault() can be in: interruptible or killable sleep."""
 
 SPINNING_SHARE = 0.5
-"""A thread that has burnt more of the trial's time than this spins. One that sleeps burns none,
-one that spins all that it is given, on machines with as few CPUs as guests have vCPUs."""
+"""A guest whose vCPU threads have together burnt more of a CPU's time than this spins. Those that
+sleep burn none; those that spin take all there is, which may be one CPU for several of them."""
 
 
 def look(pid: int, tids: Sequence[int]) -> list[ThreadState]:
@@ -68,10 +68,15 @@ async def stuck(
 def how_it_hung(
     before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int
 ) -> Outcome:
-    """Whether a guest that gave no answer sleeps or spins.
+    """Whether a guest that gave no answer sleeps in the fault or spins.
 
     :param elapsed_ns: between the two looks at its threads.
+    :raise NotStuck: it does neither, so something else has kept the answer back.
     """
-    burnt = [now.cpu_ns - then.cpu_ns for then, now in zip(before, after, strict=True)]
-    spins = any(cpu_ns > SPINNING_SHARE * elapsed_ns for cpu_ns in burnt)
-    return Outcome.SPINNING if spins else Outcome.ASLEEP
+    burnt_ns = sum(now.cpu_ns - then.cpu_ns for then, now in zip(before, after, strict=True))
+    if burnt_ns > SPINNING_SHARE * elapsed_ns:
+        return Outcome.SPINNING
+    if any(now.state in ASLEEP and now.fault_path is not FaultPath.NONE for now in after):
+        return Outcome.ASLEEP
+    seen = "; ".join(f"{now.state} {now.wchan}" for now in after)
+    raise NotStuck(f"No answer came, but no vCPU sleeps in a fault or spins: {seen}.")

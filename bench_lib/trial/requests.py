@@ -1,4 +1,8 @@
-"""What an operator asks of a guest. The clock around each is here and nowhere else."""
+"""What an operator asks of a guest, and how long each took.
+
+The clock is read where the first byte leaves and where the reply arrives (`guest.request_line`),
+for whatever lies between there and here would be ours and not the host's.
+"""
 
 from __future__ import annotations
 

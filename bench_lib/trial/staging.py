@@ -18,7 +18,7 @@ from bench_lib.network import link, outage
 from bench_lib.network.link import Link
 from bench_lib.network.outage import Mechanism, Traffic
 from bench_lib.ownership import Run
-from bench_lib.record import Scenario, Shape
+from bench_lib.record import Host, Scenario, Shape
 from bench_lib.trial.timeline import Timeline
 
 PASSES = 2
@@ -30,6 +30,7 @@ class Plan:
     """What all trials of a run share. :ivar mechanism: how links are cut on this host."""
 
     run: Run
+    host: Host
     qemu: str
     image: LoadedImage
     shape: Shape

@@ -74,7 +74,7 @@ def _row(group: Sequence[Record]) -> Row:
         trials=len(group),
         outcomes={outcome: counts[outcome] for outcome in Outcome},
         median=_median(scored),
-        worst=max((_wait(record) for record in scored), key=_order, default=None),
+        worst=_worst(scored),
         states=tuple(sorted({thread.state for thread in seen})),
         wchans=tuple(sorted({thread.wchan for thread in seen})),
         fault_paths=tuple(sorted({thread.fault_path for thread in seen})),
@@ -87,19 +87,32 @@ def _wait(record: Record) -> Wait:
 
 
 def _order(wait: Wait) -> tuple[bool, int]:
-    """A hung trial waited longer than any that returned, whatever its deadline was."""
+    """A hung trial waited longer than any that returned, however early it gave up."""
     return wait.censored, wait.ns
 
 
+def _worst(scored: Sequence[Record]) -> Wait | None:
+    """The longest that anybody waited; a bound as soon as anybody waited in vain."""
+    waits = [_wait(record) for record in scored]
+    if not waits:
+        return None
+    return Wait(max(wait.ns for wait in waits), any(wait.censored for wait in waits))
+
+
 def _median(scored: Sequence[Record]) -> Wait | None:
-    """The middle one; of two middle ones their mean, or the bound if one of them hung."""
+    """The middle one; of two middle ones their mean.
+
+    Where one of the middle ones hung it is a bound, and no more is claimed than all that hung
+    support: the earliest that one of them gave up.
+    """
     if not scored:
         return None
     waits = sorted(map(_wait, scored), key=_order)
     low, high = waits[(len(waits) - 1) // 2], waits[len(waits) // 2]
-    if high.censored:
-        return Wait(high.ns if low.censored else low.ns, censored=True)
-    return Wait((low.ns + high.ns) // 2, censored=False)
+    if not high.censored:
+        return Wait((low.ns + high.ns) // 2, censored=False)
+    given_up = min(wait.ns for wait in waits if wait.censored)
+    return Wait(given_up if low.censored else min(low.ns, given_up), censored=True)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_the_main_job(asv: Command, kickbench: Command) -> None:
     assert latency["params"] == [["'idle'", "'blackhole'", "'paused'"]]
     assert all(0 < value < 60 for value in latency["result"])
     assert set(data["results"]) == {
-        f"vm_stop.Stop.track_{name}" for name in ("latency", "worst", "hung")
+        f"vm_stop.Stop.track_{name}" for name in ("latency", "worst", "hung", "lost")
     }
 
     report = json.loads(kickbench("report", "--json").stdout)
@@ -77,16 +78,28 @@ def test_the_main_job(asv: Command, kickbench: Command) -> None:
     assert all(json.loads(graph.read_text())[0][0] == 0 for graph in graphs)
 
 
-@pytest.mark.parametrize("spec", ["{other}^!", "{other}", "..{tag}", "v5.10.0-1-amd64..HEAD"])
+def test_a_range_of_the_booted_kernel_alone_is_run(asv: Command) -> None:
+    Ledger(Path("kernels.json").absolute()).add(describe(OTHER))
+    assert asv("run", f"v{OTHER.release}..HEAD").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "{other}^!"),
+        ("run", "{other}"),
+        ("run", "..{tag}"),
+        ("run", "ALL"),
+        ("run", "--set-commit-hash", "{other}"),
+        ("continuous", "{tag}", "{other}"),
+    ],
+)
 def test_a_range_that_names_another_kernel_is_refused_and_changes_nothing(
-    asv: Command, spec: str
+    asv: Command, command: tuple[str, ...]
 ) -> None:
     Ledger(Path("kernels.json").absolute()).add(describe(OTHER))
-    if spec == "v5.10.0-1-amd64..HEAD":  # the booted kernel alone, so nothing to refuse
-        assert asv("run", spec).returncode == 0
-        return
     before = Path("kernels.json").read_text()
-    done = asv("run", spec.format(other=f"v{OTHER.release}", tag=TAG))
+    done = asv(*(word.format(other=f"v{OTHER.release}", tag=TAG) for word in command))
     assert done.returncode == 41
     assert f"v{OTHER.release} is not the booted kernel, which is {TAG}" in done.stderr + done.stdout
     assert Path("kernels.json").read_text() == before
@@ -110,6 +123,30 @@ def test_a_host_that_cannot_measure_keeps_its_good_results(asv: Command) -> None
     assert done.returncode == 23
     assert "no-such-qemu is not installed" in done.stderr + done.stdout
     assert result.read_text() == good
+
+
+def test_trials_that_fail_keep_the_good_results(asv: Command) -> None:
+    """What goes wrong only inside the benchmark's process."""
+    assert asv("run").returncode == 0
+    (result,) = _results()
+    good = result.read_text()
+    done = asv("run", env={**os.environ, "KICKBENCH_QEMU": "/bin/false"})
+    assert done.returncode == 24, done.stderr
+    assert "/bin/false does not answer" in done.stderr + done.stdout
+    assert result.read_text() == good
+
+
+def test_ctrl_c_ends_asv_with_a_sentence_and_in_order(asv: Command) -> None:
+    with subprocess.Popen(
+        [ASV, "run"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stderr is not None
+        assert any("1/6" in line for line in running.stderr)
+        running.send_signal(signal.SIGINT)
+        rest = running.stderr.read()
+    assert running.returncode == 130, rest
+    assert "Traceback" not in rest
+    assert not _results()
 
 
 def test_the_end_of_asv_is_the_end_of_its_trials(asv: Command, runtime: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench_lib import record
+from bench_lib import ownership, record
+from bench_lib.network import link
 from bench_lib.record import Outcome
 from bench_lib.trial import leftovers
 from bench_lib.trial.timeline import STAGES
@@ -88,6 +90,34 @@ def test_a_second_run_is_refused_while_one_measures(
 def test_clean_does_not_touch_a_living_run(runtime: Path, run: object, kickbench: Command) -> None:
     done = kickbench("clean")
     assert (done.returncode, done.stdout) == (0, "Nothing is left of any run.\n")
+
+
+def test_clean_ends_a_process_that_outlived_its_run(
+    clean_host: Path, runtime: Path, kickbench: Command
+) -> None:
+    with ownership.measuring(runtime) as dead:
+        mark = dead.mark
+    with subprocess.Popen(["sleep", "1000"], env={**os.environ, **mark}) as sleeper:
+        assert f"process {sleeper.pid} (sleep)" in kickbench("clean", "--dry-run").stdout
+        assert sleeper.poll() is None
+        assert f"ended process {sleeper.pid} (sleep)" in kickbench("clean").stdout
+        assert sleeper.wait(timeout=60) == -9
+
+
+def test_clean_leaves_alone_what_belongs_to_a_living_run_or_another_runtime_folder(
+    clean_host: Path, runtime: Path, tmp_path: Path, kickbench: Command
+) -> None:
+    with ownership.measuring(runtime) as alive, ownership.measuring(tmp_path / "other") as other:
+        for run in (alive, other):
+            env = {**os.environ, **run.mark}
+            with (
+                link.joined(run, 1) as ends,
+                subprocess.Popen(["sleep", "1000"], env=env) as sleeper,
+            ):
+                assert kickbench("clean").stdout == "Nothing is left of any run.\n"
+                assert sleeper.poll() is None
+                assert {end.namespace for end in ends.ends} <= set(link.existing())
+                sleeper.kill()
 
 
 def test_clean_says_first_what_it_would_end(

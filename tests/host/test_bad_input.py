@@ -158,7 +158,7 @@ def test_a_qemu_that_is_too_old(kickbench: Command, tmp_path: Path) -> None:
     old.chmod(0o755)
     done = kickbench(*TRIAL, env={**os.environ, "KICKBENCH_QEMU": str(old)})
     sentence = _refused(done, errors.QemuTooOld)
-    assert "2.11.0, lacks query-cpus-fast (from QEMU 2.12 on), migrate-recover" in sentence
+    assert "2.11.0, lacks query-cpus-fast (from QEMU 2.12 on), migrate-start-postcopy" in sentence
 
 
 def test_a_qemu_that_does_not_even_start(kickbench: Command, tmp_path: Path) -> None:

@@ -40,10 +40,18 @@ def _ledger(path: Path, *releases: str) -> Ledger:
 
 
 def test_builds_are_kept_in_the_order_of_their_versions(tmp_path: Path) -> None:
-    releases = ["6.12.9-amd64", "6.1.0-9-amd64", "6.1.0-10-amd64", "6.1.0-9-cloud-amd64", "6.2.0"]
+    releases = [
+        "6.2.0-rc7",
+        "6.12.9-amd64",
+        "6.1.0-9-amd64",
+        "6.1.0-10-amd64",
+        "6.1.0-9-cloud-amd64",
+        "6.2.0",
+    ]
     _ledger(tmp_path, *releases)
     assert [build.release for build in Ledger(tmp_path / "kernels.json").builds] == [
-        "6.1.0-9-amd64", "6.1.0-9-cloud-amd64", "6.1.0-10-amd64", "6.2.0", "6.12.9-amd64",
+        "6.1.0-9-amd64", "6.1.0-9-cloud-amd64", "6.1.0-10-amd64",
+        "6.2.0-rc7", "6.2.0", "6.12.9-amd64",
     ]  # fmt: skip
 
 
@@ -69,11 +77,11 @@ def test_a_rebuild_of_a_release_has_a_tag_of_its_own(tmp_path: Path) -> None:
         describe(Kernel("6.1.0", f"#1 SMP Debian 6.1-1 ({day})"))
         for day in ("2025-01-01", "2025-06-01")
     )
-    ledger.add(new)
-    assert ledger.tag(new) == "v6.1.0"
     ledger.add(old)
-    assert ledger.tag(new) == "v6.1.0"
-    assert ledger.tag(old) == f"v6.1.0+{old.id[:8]}"
+    assert ledger.tag(old) == "v6.1.0"
+    ledger.add(new)
+    assert ledger.tag(old) == "v6.1.0"
+    assert ledger.tag(new) == f"v6.1.0+{new.id[:8]}"
 
 
 def test_the_same_build_has_the_same_id_everywhere() -> None:

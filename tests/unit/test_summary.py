@@ -1,3 +1,5 @@
+import dataclasses
+
 from bench_lib.record import FaultPath, Kernel, Outcome, Scenario
 from bench_lib.verdict import summary
 from bench_lib.verdict.summary import Wait
@@ -34,8 +36,16 @@ def test_the_median_is_a_bound_once_half_of_the_trials_hang() -> None:
 
 
 def test_the_worst_is_a_hang_if_there_is_one() -> None:
-    (row,) = summary.rows([record(Outcome.SPINNING), record(latency_ms=6_000.0)])
+    (row,) = summary.rows([record(Outcome.SPINNING), record(latency_ms=4_000.0)])
     assert row.worst == HUNG
+
+
+def test_no_more_is_claimed_than_deadlines_that_differ_support() -> None:
+    early = dataclasses.replace(record(Outcome.ASLEEP), deadline_ns=1_000 * MS)
+    (row,) = summary.rows([early, record(latency_ms=4_000.0)])
+    assert row.worst == Wait(4_000 * MS, censored=True)
+    (row,) = summary.rows([early, record(Outcome.ASLEEP)])
+    assert row.median == Wait(1_000 * MS, censored=True)
 
 
 def test_lost_and_refused_trials_are_never_scored() -> None:

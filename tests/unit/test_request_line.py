@@ -1,0 +1,96 @@
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from bench_lib.deadline import Deadline
+from bench_lib.errors import MonitorFailed
+from bench_lib.guest import request_line
+from bench_lib.guest.request_line import Answer, RequestLine
+
+EVENT = b'{"event": "STOP"}\n'
+REPLY = b'{"return": {}}\n'
+
+
+@pytest.fixture(params=[60.0, 0.0], ids=["attentive", "by-the-loop"])
+def attentive(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to wait for a reply."""
+    monkeypatch.setattr(request_line, "ATTENTIVE_S", request.param)
+
+
+def _ask(
+    peer: Callable[[socket.socket], None], limit_s: float = 60.0, times: int = 1
+) -> Answer | None:
+    """Make a request of a QEMU that behaves like `peer` once it has greeted; the last answer.
+
+    In a thread of its own: the line may keep its own from doing anything else.
+    """
+    ours, theirs = socket.socketpair()
+
+    def qemu() -> None:
+        theirs.sendall(b'{"QMP": {}}\n')
+        assert b"qmp_capabilities" in theirs.recv(1000)
+        theirs.sendall(REPLY)
+        peer(theirs)
+
+    async def main() -> Answer | None:
+        line = RequestLine("test", ours)
+        await line.connect(Deadline.after(60))
+        answers = [await line.ask("stop", Deadline.after(limit_s)) for _ in range(times)]
+        return answers[-1]
+
+    thread = threading.Thread(target=qemu)
+    thread.start()
+    try:
+        with ours:
+            return asyncio.run(main())
+    finally:
+        thread.join()
+        theirs.close()
+
+
+def _says(stream: bytes) -> Callable[[socket.socket], None]:
+    def peer(end: socket.socket) -> None:
+        assert b"stop" in end.recv(1000)
+        end.sendall(stream)
+
+    return peer
+
+
+@pytest.mark.usefixtures("attentive")
+@pytest.mark.parametrize("stream", [REPLY, EVENT + REPLY, EVENT + EVENT + REPLY])
+def test_the_reply_is_told_from_events(stream: bytes) -> None:
+    answer = _ask(_says(stream))
+    assert answer is not None
+    assert answer.error is None
+    assert answer.answered_ns > answer.sent_ns
+
+
+@pytest.mark.usefixtures("attentive")
+def test_an_error_is_an_answer() -> None:
+    answer = _ask(_says(b'{"error": {"class": "GenericError", "desc": "not now"}}\n'))
+    assert answer is not None
+    assert answer.error == "not now"
+
+
+@pytest.mark.usefixtures("attentive")
+def test_no_reply_before_the_deadline_is_none() -> None:
+    assert _ask(_says(EVENT), limit_s=0.01) is None
+
+
+@pytest.mark.usefixtures("attentive")
+def test_a_line_that_has_failed_is_of_no_more_use() -> None:
+    with pytest.raises(MonitorFailed, match="not answered before its deadline"):
+        _ask(_says(EVENT), limit_s=0.01, times=2)
+
+
+@pytest.mark.usefixtures("attentive")
+def test_a_qemu_that_closes_after_the_request_is_a_broken_connection() -> None:
+    def peer(end: socket.socket) -> None:
+        end.recv(1)  # the rest stays unread, so that the other side sees a reset
+        end.close()
+
+    with pytest.raises(MonitorFailed, match="connection"):
+        _ask(peer)

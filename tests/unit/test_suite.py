@@ -1,0 +1,83 @@
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from bench_lib.asv_bridge import suite
+from bench_lib.errors import TrialLost
+from bench_lib.record import Outcome, Record, Request, Scenario
+from bench_lib.settings import Settings
+from bench_lib.trial import batch
+from tests.make import record
+
+
+class Suite(suite.RequestSuite):
+    request = Request.STOP
+    params: Sequence[str] = ("blackhole",)
+
+
+RETURNED, HUNG = record(latency_ms=2.0), record(Outcome.ASLEEP)
+LOST = record(Outcome.LOST, reason="The guest was never stuck.")
+
+
+def _of(*records: Record) -> dict[str, list[Record]]:
+    return {"blackhole": list(records)}
+
+
+def test_a_hang_is_stored_at_its_deadline_and_counted() -> None:
+    records = _of(RETURNED, HUNG, HUNG)
+    assert Suite().track_latency(records, "blackhole") == {
+        "samples": [0.002, 5.0, 5.0],
+        "number": 1,
+    }
+    assert Suite().track_worst(records, "blackhole") == 5.0
+    assert Suite().track_hung(records, "blackhole") == 2
+    assert Suite().track_lost(records, "blackhole") == 0
+
+
+def test_a_lost_trial_is_counted_and_scored_nowhere() -> None:
+    records = _of(RETURNED, LOST, RETURNED)
+    latency = Suite().track_latency(records, "blackhole")
+    assert latency == {"samples": [0.002, 0.002], "number": 1}
+    assert Suite().track_worst(records, "blackhole") == 0.002
+    assert Suite().track_hung(records, "blackhole") == 0
+    assert Suite().track_lost(records, "blackhole") == 1
+
+
+def test_one_sample_is_a_number_without_an_interval() -> None:
+    latency = Suite().track_latency(_of(HUNG), "blackhole")
+    assert isinstance(latency, float)
+    assert math.isfinite(latency)
+
+
+def test_trials_that_are_all_lost_are_a_failure_that_leaves_word(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    word = tmp_path / "failure"
+    monkeypatch.setenv("KICKBENCH_FAILURE", str(word))
+    monkeypatch.setattr(batch, "run", lambda cases, settings, on_record: [LOST, LOST])
+    with pytest.raises(TrialLost):
+        Suite().measure()
+    assert word.read_text() == (
+        "4 No trial of blackhole gave a measurement: The guest was never stuck."
+    )
+
+
+def test_trials_are_interleaved_over_scenarios_and_as_many_as_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[batch.Case] = []
+
+    def run(cases: list[batch.Case], settings: Settings, on_record: object) -> list[Record]:
+        seen.extend(cases)
+        return [record(scenario=case.scenario) for case in cases]
+
+    class Two(Suite):
+        params = ("idle", "paused")
+
+    monkeypatch.setenv("KICKBENCH_TRIALS", "3")
+    monkeypatch.setattr(batch, "run", run)
+    records = Two().measure()
+    assert [case.scenario for case in seen] == [Scenario.IDLE, Scenario.PAUSED] * 3
+    assert {name: len(group) for name, group in records.items()} == {"idle": 3, "paused": 3}
