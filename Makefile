@@ -2,11 +2,8 @@ bin := .venv/bin
 # Trials need root, and so do the tests that make some.
 as_root := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env)
 
-bench: set-up  ## measure the booted kernel and show the result
-	$(as_root) $(bin)/python -m bench_lib.asv_bridge.machine
-	$(as_root) $(bin)/asv run --record-samples
-	$(as_root) $(bin)/asv publish
-	$(bin)/kickbench report
+bench: set-up  ## measure the booted kernel and two in the lab, and show the result
+	$(as_root) tools/bench
 
 test: lint  ## everything that CI checks
 	$(as_root) $(bin)/pytest

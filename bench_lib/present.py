@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
@@ -133,3 +135,62 @@ def progress(console: Console, total: int, what: str) -> Iterator[Callable[[], N
     with bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
+
+
+@contextmanager
+def download(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar in bytes on a terminal, a plain line elsewhere.
+
+    :return: to be called with the bytes that are there and those in all.
+    """
+    if not console.is_terminal:
+        console.print(f"{what} ...", highlight=False)
+    bar = Progress(
+        TextColumn(what),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+        yield lambda here, total: bar.update(task, completed=here, total=total or None)
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """A known build, as it is listed.
+
+    :ivar date: of the build, empty where only apt knows of it.
+    :ivar source: where it came from, or comes from.
+    :ivar interruptible: the static label: yes, no, unknown; empty where there is no image.
+    """
+
+    release: str
+    date: str
+    stream: str
+    source: str
+    fetched: bool
+    booted: bool
+    measured: bool
+    interruptible: str = ""
+
+
+def kernels(console: Console, rows: Sequence[KernelRow]) -> None:
+    """A table of builds."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    for heading in ("release", "stream", "built", "fetched", "measured", "interruptible", "from"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(
+            row.release + (" (booted)" if row.booted else ""),
+            row.stream,
+            row.date or "-",
+            "yes" if row.fetched else "no",
+            "yes" if row.measured else "no",
+            row.interruptible or "-",
+            row.source or "-",
+        )
+    console.print(table)

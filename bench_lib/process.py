@@ -109,7 +109,7 @@ class Child:
 def started(
     argv: Sequence[str],
     *,
-    mark: Mapping[str, str],
+    env: Mapping[str, str],
     output: Path | int,
     netns_fd: int | None = None,
     pass_fds: Sequence[int] = (),
@@ -120,7 +120,7 @@ def started(
     It gets a session of its own, so that Ctrl-C at a terminal reaches only us and we end it in
     order, and SIGKILL when we die.
 
-    :param mark: added to its environment, so that its run can be told (see `ownership`).
+    :param env: added to our environment for it; the mark of a run, at the least (see `ownership`).
     :param output: file for its stdout and stderr, or a descriptor; the caller closes that.
     :param netns_fd: the network namespace to start it in.
     :raise ProgramMissing: there is no such program.
@@ -140,7 +140,7 @@ def started(
                 stdin=subprocess.PIPE if stdin_pipe else subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **mark},
+                env={**os.environ, **env},
                 pass_fds=pass_fds,
                 start_new_session=True,
                 preexec_fn=prepare,

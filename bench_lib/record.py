@@ -151,6 +151,14 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class Slot:
+    """The place of a boot in a campaign. :ivar number: of the boot, from 0."""
+
+    campaign: str
+    number: int
+
+
+@dataclass(frozen=True)
 class Record:
     """One trial.
 
@@ -160,6 +168,7 @@ class Record:
     :ivar qemu: QEMU's version.
     :ivar outage: the mechanism that was used, None where the scenario has no outage.
     :ivar started: UTC, ISO 8601.
+    :ivar slot: the boot of a campaign that it was made in, None outside of one.
     """
 
     run_id: str
@@ -180,6 +189,7 @@ class Record:
     evidence: Evidence = field(default_factory=Evidence)
     stages: tuple[Stage, ...] = ()
     recovery: Recovery | None = None
+    slot: Slot | None = None
     schema: int = SCHEMA
 
     @property
@@ -264,14 +274,14 @@ def read(path: Path) -> tuple[list[Record], list[Damage]]:
     return records, damaged
 
 
-def append(path: Path, record: Record) -> None:
-    """Append a record, whole or not at all, even beside another process that appends.
+def append(path: Path, *records: Record) -> None:
+    """Append records, all or none of them, even beside another process that appends.
 
     After a line that an earlier death left unfinished it starts a new one.
 
     :raise RecordNotWritten: it could not be written; the file is as it was.
     """
-    line = msgspec.json.encode(record) + b"\n"
+    text = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -279,9 +289,9 @@ def append(path: Path, record: Record) -> None:
             fcntl.flock(fd, fcntl.LOCK_EX)
             size = os.lseek(fd, 0, os.SEEK_END)
             if size and os.pread(fd, 1, size - 1) != b"\n":
-                line = b"\n" + line
+                text = b"\n" + text
             try:
-                view = memoryview(line)
+                view = memoryview(text)
                 while view:
                     view = view[os.write(fd, view) :]
                 os.fdatasync(fd)
@@ -292,6 +302,6 @@ def append(path: Path, record: Record) -> None:
             os.close(fd)
     except OSError as error:
         raise RecordNotWritten(
-            f"The record of trial {record.seq} could not be appended to {path} "
+            f"The record of trial {records[0].seq} could not be appended to {path} "
             f"({error.strerror}); the file is as it was before."
         ) from None

@@ -63,6 +63,8 @@ class Settings:
     """KICKBENCH_LAB_MEMORY: MiB of memory of a lab."""
     lab_boot_s: float
     """KICKBENCH_LAB_BOOT: seconds until a lab that is not up is given up."""
+    kernel: str | None
+    """KICKBENCH_KERNEL: set by `asv_bridge`: the id of the build to boot in the lab."""
     lab: tuple[str, str] | None
     """KICKBENCH_LAB: set inside a lab: its accelerator and its host's name."""
     failure: Path | None
@@ -107,6 +109,7 @@ class Settings:
                 "KICKBENCH_LAB_MEMORY", environ.get("KICKBENCH_LAB_MEMORY", "2048")
             ),
             lab_boot_s=duration("KICKBENCH_LAB_BOOT", "120"),
+            kernel=environ.get("KICKBENCH_KERNEL") or None,
             lab=(inside[0], inside[2]) if inside[1] else None,
             failure=Path(failure) if failure else None,
             progress=Path(progress) if progress else None,

@@ -4,6 +4,7 @@ They use internal interfaces of asv, which is therefore pinned to one minor vers
 """
 
 from bench_lib.asv_bridge.kernel_host import KernelHost
+from bench_lib.asv_bridge.kernel_lab import KernelLab
 from bench_lib.asv_bridge.repo import KernelRepo
 
-__all__ = ["KernelHost", "KernelRepo"]
+__all__ = ["KernelHost", "KernelLab", "KernelRepo"]

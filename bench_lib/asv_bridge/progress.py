@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench_lib import present
+from bench_lib.lab.machine import Facts
 from bench_lib.record import Record
 
 
@@ -26,6 +27,13 @@ class Progress:
                 self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY)
             except OSError:
                 self._fd = -1
+
+    def booted(self, facts: Facts) -> None:
+        """A lab is up."""
+        line = f"{facts.release} runs on {facts.accelerator}"
+        self._begin_s = time.monotonic()
+        self._write(f"\n    {line}")
+        print(line, file=sys.stdout, flush=True)  # noqa: T201
 
     def advance(self, record: Record) -> None:
         """One trial more is done."""

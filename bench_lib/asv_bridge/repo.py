@@ -45,14 +45,20 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
     def _builds(self) -> list[Build]:
         return self._ledger.including(self.booted)
 
-    def _build(self, name: str | None) -> Build:
-        """The build that is called so; the booted one for the branch, HEAD and None."""
+    def build(self, name: str | None) -> Build:
+        """The build that is called so; the booted one for the branch, HEAD and None.
+
+        :raise NoSuchNameError: there is none.
+        """
         if name in (None, "HEAD", self._default_branch):
             return self.booted
         assert name is not None
         for build in self._builds:
             if name in (self._ledger.tag(build), build.release, build.id):
                 return build
+        stream = [build for build in self._builds if build.stream == name]
+        if stream:
+            return stream[-1]
         found = [build for build in self._builds if build.id.startswith(name)]
         if len(name) >= SHORTEST_PREFIX and len(found) == 1:
             return found[0]
@@ -71,7 +77,7 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
         return f"{latest_result}..{self._builds[-1].id}"
 
     def get_date(self, hash: str) -> int:  # noqa: A002
-        return self._build(hash).timestamp_ms
+        return self.build(hash).timestamp_ms
 
     def get_date_from_name(self, name: str) -> int:
         return self.get_date(name)
@@ -81,11 +87,11 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
         try:
             first, dots, last = range.partition("..")
             if not dots:
-                chosen = [self._build(range.removesuffix("^!"))]
+                chosen = [self.build(range.removesuffix("^!"))]
             else:
                 builds = self._builds
-                begin = builds.index(self._build(first)) + 1 if first else 0
-                end = builds.index(self._build(last)) + 1 if last else len(builds)
+                begin = builds.index(self.build(first)) + 1 if first else 0
+                end = builds.index(self.build(last)) + 1 if last else len(builds)
                 chosen = builds[begin:end]
         except NoSuchNameError as error:
             raise UserError(
@@ -100,21 +106,24 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
         return self._ask_for(list(super().get_new_branch_commits(branches, existing)))
 
     def get_hash_from_name(self, name: str | None) -> str:
-        return self._ask_for([self._build(name).id])[0]
+        build_id = self.build(name).id
+        if name is not None:  # which asv also looks up to discover benchmarks
+            self._ask_for([build_id])
+        return build_id
 
     def _ask_for(self, ids: list[str]) -> list[str]:
         self.requested.extend(ids)
         return ids
 
     def get_hash_from_parent(self, name: str) -> str:
-        position = self._builds.index(self._build(name))
+        position = self._builds.index(self.build(name))
         if position == 0:
             raise NoSuchNameError(f"{name}^")
         return self._builds[position - 1].id
 
     def get_name_from_hash(self, commit: str) -> str | None:
         try:
-            return self._ledger.tag(self._build(commit))
+            return self._ledger.tag(self.build(commit))
         except NoSuchNameError:
             return None
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench_lib.asv_bridge.progress import Progress
-from bench_lib.errors import KickbenchError, TrialLost
+from bench_lib.errors import KickbenchError, TrialLost, UnknownKernel
+from bench_lib.kernel.store import Store
+from bench_lib.lab import trials
 from bench_lib.record import HUNG, Outcome, Record, Request, Scenario
 from bench_lib.settings import Settings
 from bench_lib.trial import batch
@@ -31,9 +33,12 @@ class RequestSuite:
 
     @property
     def timeout(self) -> float:
-        """Seconds without output after which asv ends a benchmark; a trial prints when it ends."""
+        """Seconds without output after which asv ends a benchmark.
+
+        A trial prints when it ends, and a lab when it is up; it is given up before this.
+        """
         settings = Settings.from_environment()
-        return 60 + 2 * (settings.staging_s + settings.deadline_s)
+        return 300 + settings.lab_boot_s + 2 * (settings.staging_s + settings.deadline_s)
 
     def measure(self) -> dict[str, list[Record]]:
         """Run all trials, interleaved over the scenarios; their records by scenario.
@@ -55,7 +60,7 @@ class RequestSuite:
         )
         progress = Progress(settings.progress, len(cases))
         try:
-            records = batch.run(cases, settings, on_record=progress.advance)
+            records = _run(cases, settings, progress)
         finally:
             progress.close()
         by_scenario = {
@@ -95,6 +100,16 @@ class RequestSuite:
         return len(records[scenario]) - len(scored(records[scenario]))
 
     track_lost.unit = "trials"  # type: ignore[attr-defined]
+
+
+def _run(cases: Sequence[batch.Case], settings: Settings, progress: Progress) -> list[Record]:
+    """Under the booted kernel, or in the lab under the one that asv asks for."""
+    if settings.kernel is None:
+        return batch.run(cases, settings, on_record=progress.advance)
+    kernel = Store.of(settings).find_id(settings.kernel)
+    if kernel is None:
+        raise UnknownKernel(f"The lab has no image of the build {settings.kernel}.")
+    return trials.run(kernel, cases, settings, progress.advance, progress.booted)
 
 
 def scored(records: Sequence[Record]) -> list[Record]:

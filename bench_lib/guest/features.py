@@ -40,7 +40,7 @@ async def check(run: Run, qemu: str, deadline: Deadline) -> None:
         stack.enter_context(
             process.started(
                 command,
-                mark=run.mark,
+                env=run.mark,
                 output=log,
                 pass_fds=[fd],
             )

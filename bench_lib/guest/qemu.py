@@ -157,7 +157,7 @@ async def started(run: Run, config: GuestConfig, deadline: Deadline) -> AsyncIte
         child = stack.enter_context(
             process.started(
                 command_line(config, *fds),
-                mark=run.mark,
+                env=run.mark,
                 output=log,
                 netns_fd=config.netns_fd,
                 pass_fds=fds,

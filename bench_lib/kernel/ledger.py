@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from bench_lib.errors import LedgerError
-from bench_lib.kernel.identity import build_date, stream
+from bench_lib.kernel.identity import booted, build_date, stream
 from bench_lib.record import Kernel
 
 SCHEMA = 1
@@ -105,6 +105,10 @@ class Ledger:
         if self.find(build.kernel) is not None:
             return self.builds
         return sorted([*self.builds, build], key=_order)
+
+    def including_booted(self) -> list[Build]:
+        """The builds and the booted kernel."""
+        return self.including(describe(booted()))
 
     def tag(self, build: Build) -> str:
         """`v` and the release; and the id, for all but the oldest build of a release.

@@ -15,7 +15,7 @@ from tests.make import record as make
 KEYS = {
     "schema", "run_id", "seq", "request", "scenario", "shape", "outcome", "reason", "latency_ns",
     "deadline_ns", "kernel", "boot_id", "host", "qemu", "outage", "evidence", "stages", "recovery",
-    "started",
+    "started", "slot",
 }  # fmt: skip
 
 

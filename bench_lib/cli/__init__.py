@@ -5,32 +5,27 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Sequence
-from enum import StrEnum
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 from rich.console import Console
 
 from bench_lib import deadline, present, record
-from bench_lib.errors import KickbenchError, UnknownRequest, UnknownScenario
+from bench_lib.cli import kernels, lab
+from bench_lib.cli.names import named
+from bench_lib.errors import KickbenchError, LabLost, UnknownRequest, UnknownScenario
 from bench_lib.record import Outcome, Record, Request, Scenario
 from bench_lib.settings import Settings
 from bench_lib.verdict import summary
 
-Named = TypeVar("Named", bound=StrEnum)
+if TYPE_CHECKING:
+    from bench_lib.lab.machine import Facts
+    from bench_lib.trial.batch import Case
 
 LOST = 4
 """Exit status when a trial gave no measurement."""
-
-
-def _named(kind: type[Named], name: str, error: type[KickbenchError]) -> Named:
-    try:
-        return kind(name)
-    except ValueError:
-        known = ", ".join(kind)
-        raise error(f"There is no {kind.__name__.lower()} {name!r}; there is {known}.") from None
 
 
 class _Group(click.Group):
@@ -41,6 +36,8 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except KickbenchError as error:
             click.echo(f"kickbench: {error}", err=True)
+            for line in error.console if isinstance(error, LabLost) else ():
+                click.echo(f"    {line}", err=True)
             ctx.exit(error.exit_status)
         except KeyboardInterrupt:
             click.echo(
@@ -60,6 +57,7 @@ def main(verbose: bool) -> None:
     Examples:
       kickbench trial --scenario blackhole --request stop -n 8
       kickbench report
+      kickbench lab run debian/6.1 -- uname -a
       kickbench clean --dry-run
 
     Exit status: 0 fine, 2 bad usage, 4 a trial was lost, others as the sentence on stderr
@@ -76,16 +74,23 @@ def main(verbose: bool) -> None:
 @click.option("-n", "count", type=click.IntRange(min=1), default=1, help="How many; default 1.")
 @click.option("--deadline", "limit", metavar="SECONDS", help="When a trial stops waiting.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of records, nothing else.")
+@click.option("--kernel", metavar="NAME", help="Another kernel, in the lab; see `kernels --help`.")
 def trial_command(
-    scenario: str, request: str, count: int, limit: str | None, as_json: bool
+    scenario: str,
+    request: str,
+    count: int,
+    limit: str | None,
+    as_json: bool,
+    kernel: str | None,
 ) -> None:
     r"""Run trials: strand a fresh guest in a scenario, make a request, time the answer.
 
     Every trial is also appended to the record file, which `kickbench report` sums up.
 
     \b
-    Example:
+    Examples:
       kickbench trial --scenario blackhole --request stop -n 8 --deadline 5
+      kickbench trial --scenario paused --request stop --kernel debian/6.1
 
     Exits 0 when every trial gave a measurement, hung ones included, and 4 when one was lost.
     """
@@ -96,7 +101,7 @@ def trial_command(
     if limit is not None:
         settings = dataclasses.replace(settings, deadline_s=deadline.seconds(limit))
     case = batch.Case(
-        _named(Scenario, scenario, UnknownScenario), _named(Request, request, UnknownRequest)
+        named(Scenario, scenario, UnknownScenario), named(Request, request, UnknownRequest)
     )
     stderr = Console(stderr=True)
     with present.progress(stderr, count, "trials") as done:
@@ -106,10 +111,30 @@ def trial_command(
             if not as_json:
                 click.echo(present.trial_line(made))
 
-        records = batch.run(batch.interleaved([case], count), settings, on_record=on_record)
+        records = _run(batch.interleaved([case], count), settings, on_record, kernel)
     if as_json:
         click.echo(record.to_json(records))
     sys.exit(LOST if _any_lost(records) else 0)
+
+
+def _run(
+    cases: Sequence[Case],
+    settings: Settings,
+    on_record: Callable[[Record], None],
+    kernel: str | None,
+) -> list[Record]:
+    """Under the booted kernel, or under another in the lab."""
+    if kernel is None:
+        from bench_lib.trial import batch
+
+        return batch.run(cases, settings, on_record=on_record)
+    from bench_lib.lab import trials
+
+    def on_boot(facts: Facts) -> None:
+        click.echo(f"kickbench: {facts.release} runs on {facts.accelerator}", err=True)
+
+    build = kernels.bootable(settings, kernel)
+    return trials.run(build, cases, settings, on_record=on_record, on_boot=on_boot)
 
 
 def _any_lost(records: Sequence[Record]) -> bool:
@@ -154,5 +179,5 @@ def clean_command(dry_run: bool) -> None:
         click.echo("Nothing is left of any run.")
 
 
-if __name__ == "__main__":
-    main()
+main.add_command(kernels.kernels)
+main.add_command(lab.lab)

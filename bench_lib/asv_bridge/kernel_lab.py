@@ -1,0 +1,49 @@
+"""asv's environment `kernel-lab`: any kernel, booted in the lab."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench_lib import ownership
+from bench_lib.asv_bridge.environment import KernelEnvironment, refuse
+from bench_lib.asv_bridge.repo import KernelRepo
+from bench_lib.errors import KickbenchError, UnknownKernel
+from bench_lib.kernel.store import Store
+from bench_lib.lab import machine
+from bench_lib.settings import Settings
+
+
+class KernelLab(KernelEnvironment):
+    """Boots the kernel that asv asks for; each set of trials has a boot of its own.
+
+    Only the trials are made in the lab: benchmark processes run here, and so do asv's files.
+    """
+
+    tool_name = "kernel-lab"
+
+    @property
+    def name(self) -> str:
+        """With the accelerator: numbers under emulation are never in one series with others."""
+        return f"{self.tool_name}-{machine.accelerator()}"
+
+    def install_project(self, conf: Any, repo: KernelRepo, commit_hash: str) -> None:
+        """Refuse a run of kernels that are not all here, before anything of it is run."""
+        try:
+            settings = Settings.from_environment()
+            store = Store.of(settings)
+            for each in [commit_hash, *repo.requested]:
+                build = repo.build(each)
+                if store.find_build(build) is None:
+                    raise UnknownKernel(
+                        f"The lab has no image of v{build.release}; get it with "
+                        f"`kickbench kernels fetch {build.release}`, or add it with `kernels add`."
+                    )
+            machine.check_host(settings)
+            ownership.refuse_if_busy(settings.runtime)
+        except KickbenchError as error:
+            refuse(str(error), error.exit_status)
+        self._installed = commit_hash
+
+    def benchmark_variables(self) -> dict[str, str]:
+        """The kernel that trials are to be made under."""
+        return {"KICKBENCH_KERNEL": self._installed or ""}

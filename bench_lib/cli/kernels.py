@@ -1,0 +1,168 @@
+"""kickbench kernels: which builds there are, and getting them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+
+from bench_lib import present, record
+from bench_lib.errors import FetchFailed, KernelUnusable, ProgramMissing, UnknownKernel
+from bench_lib.kernel import debian, identity, image
+from bench_lib.kernel.ledger import Build, Ledger, version_key
+from bench_lib.kernel.store import Bootable, Store
+from bench_lib.settings import Settings
+
+
+def bootable(settings: Settings, name: str) -> Bootable:
+    """The build that a user calls `name`, fetched if it is not there yet.
+
+    :raise UnknownKernel: there is none.
+    :raise FetchFailed: it could not be had.
+    """
+    cache = Store.of(settings)
+    here = [each.build.release for each in cache.all()]
+    if name.startswith("debian/"):
+        release = _newest(cache, name)
+    elif name.removeprefix("v") in here:
+        release = name.removeprefix("v")
+    else:
+        release = debian.resolve(name, [*here, *debian.releases()])
+    return cache.find(release) or _fetch(cache, release)
+
+
+def _newest(cache: Store, stream: str) -> str:
+    """The newest release of a stream; of those that are here, if apt cannot be asked."""
+    try:
+        return debian.resolve(stream, [])
+    except (UnknownKernel, FetchFailed, ProgramMissing):
+        here = [each.build.release for each in cache.all() if each.build.stream == stream]
+        if not here:
+            raise
+        return max(here, key=version_key)
+
+
+def _fetch(cache: Store, release: str) -> Bootable:
+    with present.download(Console(stderr=True), f"fetching {release}") as on_bytes:
+        return debian.fetch(cache, release, on_bytes)
+
+
+@click.group()
+def kernels() -> None:
+    """Kernel builds: which there are, and getting them.
+
+    NAME is a release (6.1.0-41-amd64), its tag (v6.1.0-41-amd64) or the newest of a stream
+    (debian/6.1), here and wherever a command takes a kernel.
+    """
+
+
+@kernels.command("list")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def list_command(as_json: bool) -> None:
+    """List the builds that are known: measured, fetched, or offered by apt.
+
+    `interruptible` is read from the types in kvm.ko: what the build says of itself. What it does,
+    trials tell.
+    """
+    settings = Settings.from_environment()
+    rows = _rows(settings)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
+    else:
+        present.kernels(present.stdout(), rows)
+
+
+def _rows(settings: Settings) -> list[present.KernelRow]:
+    measured = {each.kernel for each in record.read(settings.records)[0]}
+    fetched = {each.build.kernel: each for each in Store.of(settings).all()}
+    builds: dict[object, Build] = {
+        each.kernel: each for each in Ledger(settings.ledger).including_booted()
+    }
+    builds.update({each.build.kernel: each.build for each in fetched.values()})
+    rows = [
+        present.KernelRow(
+            release=build.release,
+            date=build.date[:10],
+            stream=build.stream,
+            source=fetched[kernel].source if kernel in fetched else "",
+            fetched=kernel in fetched,
+            booted=kernel == identity.booted(),
+            measured=kernel in measured,
+            interruptible=fetched[kernel].label if kernel in fetched else "",
+        )
+        for kernel, build in builds.items()
+    ]
+    known = {row.release for row in rows}
+    try:
+        offered = [each for each in debian.releases() if each not in known]
+    except (FetchFailed, ProgramMissing):
+        offered = []
+    rows += [
+        present.KernelRow(
+            release=each,
+            date="",
+            stream=f"debian/{'.'.join(each.split('.')[:2])}",
+            source="apt",
+            fetched=False,
+            booted=False,
+            measured=False,
+        )
+        for each in offered
+    ]
+    return sorted(rows, key=lambda row: version_key(row.release))
+
+
+@kernels.command("fetch")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+def fetch_command(names: tuple[str, ...]) -> None:
+    """Download kernels with apt, which checks their signatures, and unpack them into the cache.
+
+    Nothing is installed.
+    """
+    settings = Settings.from_environment()
+    for name in names:
+        _known(settings, bootable(settings, name))
+
+
+@kernels.command("add")
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+def add_command(path: Path) -> None:
+    r"""Add a build: a Debian package, a kernel image beside its modules, or a built kernel tree.
+
+    \b
+    Examples:
+      kickbench kernels add linux-image-6.1.0-41-amd64_6.1.158-1_amd64.deb
+      kickbench kernels add /boot/vmlinuz-6.12.94     (modules: /lib/modules/6.12.94)
+      kickbench kernels add ~/src/linux
+    """
+    settings = Settings.from_environment()
+    cache = Store.of(settings)
+    path = path.resolve()
+    if path.is_dir():
+        added = cache.add_tree(path)
+    elif path.suffix == ".deb":
+        added = cache.add_package(path, path.name)
+    else:
+        added = cache.add_image(path, _modules_of(path))
+    _known(settings, added)
+
+
+def _known(settings: Settings, found: Bootable) -> None:
+    """Put a build into the ledger, so that asv has a name for it, and say what it is."""
+    Ledger(settings.ledger).add(found.build)
+    click.echo(f"{found.build.release} {found.build.version}, from {found.source}")
+
+
+def _modules_of(vmlinuz: Path) -> Path:
+    """lib/modules/RELEASE beside the folder that the image is in."""
+    release = image.identity(vmlinuz).release
+    candidates = [folder / "lib" / "modules" / release for folder in vmlinuz.parents]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    raise KernelUnusable(
+        f"{vmlinuz} is kernel {release}, and no folder above it has its lib/modules/{release}; "
+        "put image and modules under one folder."
+    )

@@ -1,0 +1,138 @@
+"""kickbench lab: commands under another kernel."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from bench_lib import interrupt, ownership, present, record
+from bench_lib.cli.kernels import bootable
+from bench_lib.cli.names import named
+from bench_lib.errors import UnknownRequest, UnknownScenario
+from bench_lib.kernel.store import Bootable
+from bench_lib.lab import campaign, machine, trials
+from bench_lib.lab.machine import SHARE, Facts
+from bench_lib.record import Record, Request, Scenario
+from bench_lib.settings import Settings
+from bench_lib.trial import batch
+from bench_lib.verdict import summary
+
+
+@click.group()
+def lab() -> None:
+    """The lab: a virtual machine that boots a kernel over this very userland."""
+
+
+@lab.command("run")
+@click.argument("kernel", metavar="KERNEL")
+@click.argument("command", metavar="-- COMMAND...", nargs=-1, required=True)
+@click.option("--boots", type=click.IntRange(min=1), default=1, help="How many; default 1.")
+@click.option(
+    "--share",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
+    help=f"A folder of this host that the command may write to, as {SHARE}.",
+)
+def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path | None) -> None:
+    r"""Boot a kernel, run a command under it, and exit as the command does.
+
+    The command sees this userland and may change all of it: nothing of that is kept, except what
+    it writes to the folder of --share.
+
+    \b
+    Examples:
+      kickbench lab run debian/6.1 -- uname -a
+      kickbench lab run debian/6.12 --boots 3 -- sh -c 'cat /proc/uptime'
+
+    With several boots, exits with the first status that is not 0.
+    """
+    settings = Settings.from_environment()
+    build = bootable(settings, kernel)
+    statuses = []
+    with ownership.measuring(settings.runtime) as owner:
+        for _ in range(boots):
+            folder = share or owner.folder / "share"
+            folder.mkdir(exist_ok=True)
+            statuses.append(interrupt.run(_run(owner, build, command, settings, folder)))
+    sys.exit(next((status for status in statuses if status), 0))
+
+
+@lab.command("campaign")
+@click.argument("names", metavar="KERNEL...", nargs=-1, required=True)
+@click.option("--boots", type=click.IntRange(min=1), default=4, help="Of each; default 4.")
+@click.option("-n", "count", type=click.IntRange(min=1), default=2, help="Trials a boot of each.")
+@click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Default: all.")
+@click.option("--request", default=Request.STOP, metavar="NAME", help="Default: stop.")
+@click.option("--name", default="", help="Tells campaigns apart that are otherwise the same.")
+def campaign_command(
+    names: tuple[str, ...],
+    boots: int,
+    count: int,
+    scenarios: tuple[str, ...],
+    request: str,
+    name: str,
+) -> None:
+    r"""Measure kernels over several boots each, for a boot is what a result can be trusted by.
+
+    The boots are interleaved (A B, B A, B A, A B). The same command again goes on where an
+    interrupted one was: a boot is kept whole or made again, and none is made twice.
+
+    \b
+    Example:
+      kickbench lab campaign debian/6.1 debian/6.12 --boots 4
+    """
+    settings = Settings.from_environment()
+    chosen = scenarios or tuple(Scenario)
+    cases = batch.interleaved(
+        [
+            batch.Case(
+                named(Scenario, each, UnknownScenario), named(Request, request, UnknownRequest)
+            )
+            for each in chosen
+        ],
+        count,
+    )
+    plan = campaign.Campaign([bootable(settings, each) for each in names], boots, cases, name)
+    total = boots * len(names)
+    missing = len(plan.missing(record.read(settings.records)[0]))
+    click.echo(f"campaign {plan.id}: {total - missing} of {total} boots are there", err=True)
+    with present.progress(Console(stderr=True), missing * len(cases), "trials") as done:
+
+        def on_record(made: Record) -> None:
+            done()
+            click.echo(present.trial_line(made))
+
+        def on_boot(facts: Facts) -> None:
+            click.echo(f"{facts.release} runs on {facts.accelerator}")
+
+        campaign.run(plan, settings, on_record, on_boot)
+    mine = [
+        each
+        for each in record.read(settings.records)[0]
+        if each.slot and each.slot.campaign == plan.id
+    ]
+    present.report(present.stdout(), summary.rows(mine), summary.paces(mine))
+
+
+async def _run(
+    owner: ownership.Run,
+    build: Bootable,
+    command: tuple[str, ...],
+    settings: Settings,
+    share: Path,
+) -> int:
+    async with machine.booted(owner, build, settings, share) as booted:
+        click.echo(
+            f"kickbench: {booted.facts.release} runs on {booted.facts.accelerator}", err=True
+        )
+
+        def on_output(stream: str, data: bytes) -> None:
+            to = sys.stdout.buffer if stream == "out" else sys.stderr.buffer
+            to.write(data)
+            to.flush()
+
+        env = trials.environment(settings, booted)
+        status = await booted.run(command, env, Path.cwd(), on_output)
+    return status if status >= 0 else 128 - status

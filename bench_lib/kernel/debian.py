@@ -1,0 +1,131 @@
+"""Debian's kernel packages: which there are, and getting one with apt, which checks signatures."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from bench_lib.errors import FetchFailed, ProgramMissing, ToolFailed, UnknownKernel
+from bench_lib.kernel.ledger import version_key
+from bench_lib.kernel.store import Bootable, Store
+from bench_lib.process import run_tool
+
+# The plain flavour; `cloud` has no 9p, and `rt` is another question. What is signed is the same
+# build as what is not.
+_PACKAGE = re.compile(r"linux-image-(?P<release>(?P<series>\d+\.\d+)\.\d[\w.+~-]*?-amd64)$")
+_OTHER_FLAVOUR = re.compile(r"-(?:cloud|rt)-amd64$")
+
+DOWNLOAD_LIMIT_S = 1800.0
+
+
+def releases() -> list[str]:
+    """What `uname -r` says on every kernel that apt knows a package of, oldest first.
+
+    The set changes with time, so it is looked up and never remembered.
+
+    :raise ProgramMissing: this is no Debian system.
+    """
+    try:
+        names = run_tool(["apt-cache", "pkgnames", "linux-image-"]).split()
+    except ToolFailed as error:
+        raise FetchFailed(f"apt does not say which kernels there are: {error}") from None
+    found = [
+        match["release"]
+        for name in names
+        if (match := _PACKAGE.match(name)) and not _OTHER_FLAVOUR.search(name)
+    ]
+    return sorted(found, key=version_key)
+
+
+def resolve(name: str, known: Iterable[str]) -> str:
+    """The release that `name` means: a release, its tag, or the newest of a stream.
+
+    :param name: 6.1.0-41-amd64, v6.1.0-41-amd64, linux-image-6.1.0-41-amd64, debian/6.1.
+    :param known: releases that exist, here or at apt.
+    :raise UnknownKernel: it is none of them; the sentence names the nearest.
+    """
+    candidates = sorted(set(known), key=version_key)
+    if name.startswith("debian/"):
+        series = name.removeprefix("debian/")
+        packaged = [each for each in releases() if each.startswith(f"{series}.")]
+        if packaged:
+            return packaged[-1]
+        streams = sorted({f"debian/{'.'.join(each.split('.')[:2])}" for each in releases()})
+        raise UnknownKernel(
+            f"apt knows no kernel of {name}; there is {', '.join(streams) or 'none'}. "
+            "If that is an old list, run `apt-get update`."
+        )
+    release = name.removeprefix("linux-image-").removeprefix("v")
+    if release in candidates:
+        return release
+    near = difflib.get_close_matches(release, candidates, n=3, cutoff=0.3)
+    nearest = f" The nearest known: {', '.join(near)}." if near else ""
+    raise UnknownKernel(
+        f"There is no kernel {name!r} in the cache or at apt.{nearest} "
+        "`kickbench kernels list` shows all."
+    )
+
+
+def fetch(store: Store, release: str, on_bytes: Callable[[int, int], None]) -> Bootable:
+    """Download the package of a release and unpack it into the cache.
+
+    :param on_bytes: called now and then with the bytes that are there and those to come.
+    :raise FetchFailed: it could not be had; the cache is as it was.
+    """
+    package = f"linux-image-{release}"
+    store.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=store.folder, prefix=".download-") as folder:
+        _download(package, Path(folder), on_bytes)
+        (file,) = Path(folder).glob("*.deb")
+        return store.add_package(file, f"Debian {file.name.removesuffix('.deb')}")
+
+
+def _download(package: str, folder: Path, on_bytes: Callable[[int, int], None]) -> None:
+    # Quietly: what it says would stand in our progress. As the user that we are: apt's own may
+    # not write here, and would warn of it.
+    command = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package]
+    size = _size(package)
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    except FileNotFoundError:
+        raise ProgramMissing("apt-get is not installed: this is no Debian system.") from None
+    with process:
+        try:
+            while True:
+                try:
+                    _, errors = process.communicate(timeout=0.2)
+                    break
+                except subprocess.TimeoutExpired:
+                    on_bytes(sum(path.stat().st_size for path in folder.iterdir()), size)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0 or not list(folder.glob("*.deb")):
+        text = " ".join(line.removeprefix("E: ") for line in errors.splitlines())
+        raise FetchFailed(
+            f"{package} could not be downloaded: {text.rstrip('.') or 'apt gave no reason'}. "
+            "If the archive has dropped it, `apt-get update` and `kickbench kernels list` show "
+            "what there is."
+        )
+    on_bytes(size, size)
+
+
+def _size(package: str) -> int:
+    """Bytes to download; 0 if apt does not say."""
+    try:
+        text = run_tool(["apt-cache", "show", "--no-all-versions", package])
+    except ToolFailed:
+        return 0
+    match = re.search(r"^Size: (\d+)$", text, re.MULTILINE)
+    return int(match[1]) if match else 0

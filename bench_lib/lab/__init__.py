@@ -1,0 +1,1 @@
+"""The lab: a virtual machine that runs another kernel over this userland."""

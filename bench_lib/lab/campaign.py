@@ -1,0 +1,97 @@
+"""Several kernels, several boots each, interleaved; goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from bench_lib import interrupt, ownership, record
+from bench_lib.kernel.ledger import Ledger
+from bench_lib.kernel.store import Bootable
+from bench_lib.lab import trials
+from bench_lib.lab.machine import Facts
+from bench_lib.record import Outcome, Record, Slot
+from bench_lib.settings import Settings
+from bench_lib.trial.batch import Case
+
+T = TypeVar("T")
+
+
+def schedule(kernels: Sequence[T], boots: int) -> list[T]:
+    """The order of boots: A B, B A, then B A, A B, and so on.
+
+    So each kernel comes first as often as the others, and a host that slowly drifts drifts in all.
+    """
+    order: list[T] = []
+    for number in range(boots):
+        order.extend(kernels if number % 4 in {0, 3} else reversed(kernels))
+    return order
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What is to be measured. :ivar cases: the trials of one boot."""
+
+    kernels: Sequence[Bootable]
+    boots: int
+    cases: Sequence[Case]
+    name: str = ""
+
+    @property
+    def id(self) -> str:
+        """The same whenever the same is asked for; so asking again resumes."""
+        parts = [
+            self.name,
+            [kernel.build.id for kernel in self.kernels],
+            self.boots,
+            [f"{case.scenario}/{case.request}" for case in self.cases],
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+    def missing(self, records: Sequence[Record]) -> list[tuple[int, Bootable]]:
+        """The boots that are still to be made: number and kernel of each, in order.
+
+        The trials of a boot are kept together or not at all, so one record tells of all.
+        """
+        done = {each.slot.number for each in records if each.slot and each.slot.campaign == self.id}
+        order = schedule(self.kernels, self.boots)
+        return [(number, kernel) for number, kernel in enumerate(order) if number not in done]
+
+
+def run(
+    campaign: Campaign,
+    settings: Settings,
+    on_record: Callable[[Record], None],
+    on_boot: Callable[[Facts], None],
+) -> None:
+    """Make the boots that are missing. Those that are complete are kept, whatever happens.
+
+    :raise LabError: a lab did not come up.
+    :raise Interrupted: by a signal; the boot that ran is made again next time.
+    """
+    with ownership.measuring(settings.runtime) as owner:
+        interrupt.run(_run(owner, campaign, settings, on_record, on_boot))
+
+
+async def _run(
+    owner: ownership.Run,
+    campaign: Campaign,
+    settings: Settings,
+    on_record: Callable[[Record], None],
+    on_boot: Callable[[Facts], None],
+) -> None:
+    for number, kernel in campaign.missing(record.read(settings.records)[0]):
+        made: list[Record] = []
+
+        def hold(one: Record, slot: int = number, into: list[Record] = made) -> None:
+            into.append(dataclasses.replace(one, slot=Slot(campaign.id, slot)))
+            on_record(one)
+
+        await trials.make(owner, kernel, campaign.cases, settings, hold, on_boot)
+        if any(each.outcome is not Outcome.LOST for each in made):
+            Ledger(settings.ledger).add(kernel.build)
+        record.append(settings.records, *made)

@@ -1,0 +1,265 @@
+"""One boot of a kernel in a virtual machine, and commands in it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import shlex
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench_lib import process
+from bench_lib.deadline import Deadline
+from bench_lib.errors import DeadlinePassed, LabLost, LabUnavailable
+from bench_lib.kernel.store import Bootable
+from bench_lib.ownership import Run
+from bench_lib.settings import Settings
+
+SHARE = "/run/kickbench-share"
+"""Where the one folder that the lab may write to is, inside."""
+
+SILENCE_S = 60.0
+"""How long a lab may say nothing. It says that it is alive every five seconds."""
+
+CONSOLE_LINES = 30
+"""Of the console, kept for whoever asks why a lab died."""
+
+SPARE_MIB = 512
+"""Memory that this host keeps beside the lab's."""
+
+CPUS = 2
+
+BIN = Path(sys.executable).parent
+"""Where vng is, and what it calls."""
+
+Output = Callable[[str, bytes], None]
+"""Called with "out" or "err" and what was written there."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a lab said of itself when it was up.
+
+    :ivar accelerator: `kvm` or `tcg`, as seen from inside.
+    """
+
+    release: str
+    version: str
+    accelerator: str
+
+
+def accelerator() -> str:
+    """`kvm` where this host's KVM lets guests use KVM, else `tcg`, whose emulated SVM does."""
+    for module in ("kvm_intel", "kvm_amd"):
+        nested = Path(f"/sys/module/{module}/parameters/nested")
+        if nested.exists() and nested.read_text().strip() in {"1", "Y"}:
+            return "kvm"
+    return "tcg"
+
+
+def check_host(settings: Settings) -> None:
+    """Refuse a lab that would not fit.
+
+    :raise LabUnavailable: the sentence says how much memory is missing.
+    """
+    text = Path("/proc/meminfo").read_text()
+    available_mib = int(text.split("MemAvailable:")[1].split()[0]) // 1024
+    if available_mib < settings.lab_memory_mib + SPARE_MIB:
+        raise LabUnavailable(
+            f"The lab needs {settings.lab_memory_mib} MiB of memory and {SPARE_MIB} to spare, and "
+            f"{available_mib} are available; free some, or set KICKBENCH_LAB_MEMORY lower."
+        )
+
+
+def command_line(kernel: Bootable, folder: Path, share: Path, settings: Settings) -> list[str]:
+    """virtme-ng's arguments.
+
+    :param folder: of the run, where the agent's socket is.
+    :param share: the one folder that the lab may write to.
+    """
+    nine_p = "security_model=none,multidevs=remap"
+    # fmt: off
+    qemu = [
+        # What the agent is talked to through.
+        "-chardev", f"socket,id=agent,path={folder / 'agent.sock'}",
+        "-device", "virtio-serial-pci",
+        "-device", "virtserialport,name=kickbench.agent,chardev=agent",
+        # This userland once more, for the agent to mount with a cache; see agent.py.
+        "-fsdev", f"local,id=kbroot,path=/,readonly=on,{nine_p}",
+        "-device", "virtio-9p-pci,fsdev=kbroot,mount_tag=kickbench-root",
+        "-fsdev", f"local,id=kbshare,path={share},{nine_p}",
+        "-device", "virtio-9p-pci,fsdev=kbshare,mount_tag=kickbench-share",
+    ]
+    agent = [sys.executable, "-I", "-S", str(Path(__file__).with_name("agent.py")), SHARE]
+    return [
+        str(BIN / "vng"),
+        "--run", str(kernel.vmlinuz),
+        # The console, so that a lab that dies says why.
+        "--verbose",
+        "--force-9p",
+        "--cpus", str(CPUS),
+        "--memory", f"{settings.lab_memory_mib}M",
+        "--cwd", "/",
+        *(["--disable-kvm"] if accelerator() == "tcg" else []),
+        f"--qemu-opts={shlex.join(qemu)}",
+        "--exec", shlex.join(agent),
+    ]
+    # fmt: on
+
+
+class Lab:
+    """A booted lab. After its first failure every use raises that failure again."""
+
+    def __init__(
+        self,
+        child: process.Child,
+        console: deque[str],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        facts: Facts,
+    ) -> None:
+        self.facts = facts
+        self._child = child
+        self._console = console
+        self._reader = reader
+        self._writer = writer
+        self._failure: LabLost | None = None
+
+    async def run(
+        self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, on_output: Output
+    ) -> int:
+        """Run a command; its exit status, negative for the signal that ended it.
+
+        :param on_output: called with what it writes, as it does.
+        :raise LabLost: the lab died or stopped answering.
+        """
+        if self._failure is not None:
+            raise self._failure
+        request = {"run": list(argv), "env": dict(env), "cwd": str(cwd)}
+        try:
+            self._writer.write(json.dumps(request).encode() + b"\n")
+            await self._writer.drain()
+            while True:
+                message = await _message(self._reader, Deadline.after(SILENCE_S))
+                if "exit" in message:
+                    return int(message["exit"])
+                for stream in ("out", "err"):
+                    if stream in message:
+                        on_output(stream, base64.b64decode(message[stream]))
+        except (OSError, EOFError, DeadlinePassed) as error:
+            self._failure = _lost(
+                "The lab was lost while a command ran in it", error, self._console
+            )
+            raise self._failure from None
+
+
+async def _message(reader: asyncio.StreamReader, deadline: Deadline) -> dict[str, Any]:
+    line = await deadline.wait_for(reader.readline(), "The lab's next message")
+    if not line.endswith(b"\n"):
+        raise EOFError("it ended")
+    message: dict[str, Any] = json.loads(line)
+    return message
+
+
+def _lost(what: str, error: Exception, console: Sequence[str]) -> LabLost:
+    said = [line for line in console if line.strip()]
+    # A panic's own line says more than those after it.
+    cause = next((line for line in said if "Kernel panic" in line or "Out of memory" in line), "")
+    last = cause or (said[-1] if said else "nothing")
+    why = str(error).rstrip(".")
+    return LabLost(f"{what}: {why}. Its console said last: {last.strip()}", tuple(said))
+
+
+@asynccontextmanager
+async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) -> AsyncIterator[Lab]:
+    """Boot a kernel; the machine is gone when the context is left.
+
+    :param share: a folder; the only one of this host that the lab can write to.
+    :raise LabLost: it did not come up, or without what trials need.
+    :raise LabUnavailable: this host cannot boot one.
+    """
+    check_host(settings)
+    deadline = Deadline.after(settings.lab_boot_s)
+    console: deque[str] = deque(maxlen=CONSOLE_LINES)
+    async with AsyncExitStack() as stack:
+        connected: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
+            asyncio.Queue()
+        )
+
+        async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await connected.put((reader, writer))
+
+        server = await asyncio.start_unix_server(
+            on_connection, run.folder / "agent.sock", limit=1 << 20
+        )
+        stack.callback(server.close)
+        output, theirs = os.pipe2(os.O_CLOEXEC)
+        following = asyncio.create_task(_follow(output, console))
+        stack.callback(following.cancel)
+        try:
+            child = stack.enter_context(
+                process.started(
+                    command_line(kernel, run.folder, share, settings),
+                    env={**run.mark, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
+                    output=theirs,
+                )
+            )
+        finally:
+            os.close(theirs)
+
+        async def up() -> Lab:
+            reader, writer = await connected.get()
+            stack.callback(writer.close)
+            ready = await _message(reader, deadline)
+            if "fatal" in ready:
+                raise EOFError(ready["fatal"])
+            said = ready["ready"]
+            if said["missing"]:
+                raise EOFError(f"the kernel gives no {', '.join(said['missing'])}")
+            facts = Facts(said["release"], said["version"], said["accelerator"])
+            return Lab(child, console, reader, writer, facts)
+
+        what = f"The lab with kernel {kernel.build.release} did not come up"
+        try:
+            lab = await deadline.wait_for(_unless_ended(child, up()), "The lab's agent")
+        except (OSError, EOFError, DeadlinePassed) as error:
+            await asyncio.sleep(0)  # let the console's last lines in
+            raise _lost(what, error, console) from None
+        yield lab
+
+
+async def _unless_ended(child: process.Child, coming_up: Any) -> Lab:
+    """What is coming up, unless virtme-ng ends before."""
+    waiting = asyncio.ensure_future(coming_up)
+    ending = asyncio.ensure_future(child.exited())
+    try:
+        await asyncio.wait({waiting, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            lab: Lab = await waiting
+            return lab
+        raise EOFError(f"virtme-ng exited with status {ending.result()}")
+    finally:
+        for task in (waiting, ending):
+            task.cancel()
+        await asyncio.gather(waiting, ending, return_exceptions=True)
+
+
+async def _follow(fd: int, console: deque[str]) -> None:
+    """Keep the last lines that virtme-ng, QEMU and the kernel's console write."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=1 << 20)
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", buffering=0)
+    )
+    try:
+        while line := await reader.readline():
+            console.append(line.decode(errors="replace").rstrip())
+    finally:
+        transport.close()

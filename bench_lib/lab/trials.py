@@ -1,0 +1,169 @@
+"""Trials under another kernel: asked for here, made in a lab, kept here."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from bench_lib import interrupt, ownership, record
+from bench_lib.errors import LabError, LabLost
+from bench_lib.kernel.ledger import Ledger
+from bench_lib.kernel.store import Bootable
+from bench_lib.lab import machine
+from bench_lib.lab.machine import Facts, Lab
+from bench_lib.ownership import Run
+from bench_lib.record import Host, Outcome, Record
+from bench_lib.settings import CHECKOUT, Settings
+from bench_lib.trial.batch import DEFAULT_SHAPE, Case
+
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+STAGING_S = 60
+"""Seconds until a trial in a lab is lost that is not staged and proved; under emulation all takes
+ten times as long and more."""
+
+
+BOOTS_AT_MOST = 3
+"""How often a kernel is booted for one set of trials. A kernel whose labs all die is told of by
+the trials that were lost."""
+
+
+def environment(settings: Settings, lab: Lab) -> dict[str, str]:
+    """Variables of a command in the lab. What it keeps, it keeps in the lab's own memory."""
+    return {
+        "PATH": PATH,
+        "HOME": "/root",
+        "LANG": "C.UTF-8",
+        "KICKBENCH_LAB": f"{lab.facts.accelerator}:{platform.node()}",
+        "KICKBENCH_HISTORY": "/tmp",  # noqa: S108  # of the lab, where nobody else is
+        "KICKBENCH_QEMU": settings.qemu,
+        "KICKBENCH_DEADLINE": str(settings.deadline_s),
+        "KICKBENCH_STAGING": str(max(settings.staging_s, STAGING_S)),
+    }
+
+
+def run(
+    kernel: Bootable,
+    cases: Sequence[Case],
+    settings: Settings,
+    on_record: Callable[[Record], None],
+    on_boot: Callable[[Facts], None],
+) -> list[Record]:
+    """Boot a kernel and run a trial of each of `cases` under it; like `trial.batch.run`.
+
+    If the lab dies, the trial that ran is lost, with the reason, and the next is made in a new one,
+    until `BOOTS_AT_MOST` have died.
+
+    :param on_boot: called once the lab is up.
+    :raise LabError: the lab did not come up, or no trial could be run in it.
+    :raise Interrupted: by a signal.
+    """
+    records: list[Record] = []
+
+    def keep(made: Record) -> None:
+        if made.outcome is not Outcome.LOST:
+            Ledger(settings.ledger).add(kernel.build)
+        record.append(settings.records, made)
+        records.append(made)
+        on_record(made)
+
+    with ownership.measuring(settings.runtime) as owner:
+        interrupt.run(make(owner, kernel, cases, settings, keep, on_boot))
+    return records
+
+
+async def make(
+    owner: Run,
+    kernel: Bootable,
+    cases: Sequence[Case],
+    settings: Settings,
+    keep: Callable[[Record], None],
+    on_boot: Callable[[Facts], None],
+) -> None:
+    """The same for a caller that keeps the records itself.
+
+    :param keep: called with each record, as it is made.
+    """
+    left = list(cases)
+
+    def kept(made: Record) -> None:
+        keep(made)
+        left.pop(0)
+
+    for _ in range(BOOTS_AT_MOST):
+        await _boot(owner, kernel, list(left), settings, kept, on_boot)
+        if not left:
+            break
+
+
+async def _boot(
+    owner: Run,
+    kernel: Bootable,
+    cases: Sequence[Case],
+    settings: Settings,
+    keep: Callable[[Record], None],
+    on_boot: Callable[[Facts], None],
+) -> None:
+    """Make trials of `cases` until all are made or the lab has died."""
+    made = 0
+    said: list[bytes] = []
+    pending = b""
+
+    def on_output(stream: str, data: bytes) -> None:
+        nonlocal pending, made
+        if stream == "err":
+            said.append(data)
+            return
+        *lines, pending = (pending + data).split(b"\n")
+        for line in lines:
+            keep(record.from_line(line.decode()))
+            made += 1
+
+    share = owner.folder / "share"
+    share.mkdir(exist_ok=True)
+    async with machine.booted(owner, kernel, settings, share) as lab:
+        on_boot(lab.facts)
+        words = [f"{case.scenario}/{case.request}" for case in cases]
+        argv = [sys.executable, "-m", "bench_lib.trial", *words]
+        try:
+            status = await lab.run(argv, environment(settings, lab), CHECKOUT, on_output)
+        except LabLost as error:
+            _log.warning("%s\n%s", error, "\n".join(error.console))
+            keep(_lost(owner, kernel, cases[made], made + 1, settings, lab, error))
+            return
+    if status != 0:
+        text = b"".join(said).decode(errors="replace").strip()
+        last = text.splitlines()[-1] if text else f"exit status {status}"
+        raise LabError(f"Under kernel {kernel.build.release} trials cannot be run: {last}")
+
+
+def _lost(
+    owner: Run,
+    kernel: Bootable,
+    case: Case,
+    seq: int,
+    settings: Settings,
+    lab: Lab,
+    error: LabLost,
+) -> Record:
+    """The record of the trial that a lab died in."""
+    return Record(
+        run_id=owner.id,
+        seq=seq,
+        request=case.request,
+        scenario=case.scenario,
+        shape=DEFAULT_SHAPE,
+        outcome=Outcome.LOST,
+        reason=str(error),
+        deadline_ns=round(settings.deadline_s * 1e9),
+        kernel=kernel.build.kernel,
+        boot_id="",
+        host=Host("lab", lab.facts.accelerator, platform.node()),
+        started=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )

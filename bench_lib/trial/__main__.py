@@ -1,0 +1,36 @@
+"""Runs trials for a host outside: how a lab is told what to do, and answers.
+
+    python -m bench_lib.trial SCENARIO/REQUEST...
+
+One trial each, in this order; a record a line on stdout, as each is made.
+"""
+
+import sys
+
+from bench_lib import record
+from bench_lib.errors import KickbenchError
+from bench_lib.record import Request, Scenario
+from bench_lib.settings import Settings
+from bench_lib.trial import batch
+
+
+def main() -> int:
+    """Exit as the command line does, but do not count lost trials: the records tell."""
+    cases = []
+    for word in sys.argv[1:]:
+        scenario, _, request = word.partition("/")
+        cases.append(batch.Case(Scenario(scenario), Request(request)))
+    try:
+        batch.run(
+            cases,
+            Settings.from_environment(),
+            on_record=lambda made: print(record.to_line(made), flush=True),  # noqa: T201
+        )
+    except KickbenchError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

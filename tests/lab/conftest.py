@@ -1,0 +1,59 @@
+"""Kernels and commands for tests that boot labs. These never skip: emulation is everywhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bench_lib.settings import Settings
+
+KICKBENCH = Path(sys.executable).parent / "kickbench"
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+# The cache is shared with whoever runs the tests: what is in it is fetched once, and checked by
+# its signature.
+CACHE = Settings.from_environment().cache
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels() -> None:
+    """The newest of either side of the flag."""
+    names = ["debian/6.1", "debian/6.12"]
+    subprocess.run([KICKBENCH, "kernels", "list"], check=True, capture_output=True)
+    done = subprocess.run(
+        [KICKBENCH, "kernels", "fetch", *names],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "KICKBENCH_HISTORY": "/tmp/kickbench-tests"},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def clean_host(history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A history and runtime folder of the test's own; afterwards nothing may be left."""
+    monkeypatch.setenv("KICKBENCH_CACHE", str(CACHE))
+    yield history
+    left = subprocess.run(
+        ["pgrep", "-f", "--", f"path={runtime}"], capture_output=True, text=True, check=False
+    )
+    assert not left.stdout, "a lab is left"
+
+
+@pytest.fixture
+def kickbench(clean_host: Path) -> Command:
+    """Runs the command line as a user does."""
+
+    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # type: ignore[call-overload, no-any-return]
+            [KICKBENCH, *arguments],
+            **{"capture_output": True, "text": True, "timeout": 280, "check": False, **options},
+        )
+
+    return run

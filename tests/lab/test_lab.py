@@ -1,0 +1,161 @@
+"""Other kernels, really booted. About 20 s a boot under emulation, so each boot shows much."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bench_lib import record
+from bench_lib.record import FaultPath, Outcome
+from tests.lab.conftest import KICKBENCH, Command
+
+pytestmark = pytest.mark.timeout(300)
+
+RECORDS = Path(".asv/records.jsonl")
+
+
+@pytest.mark.parametrize(
+    "kernel, outcome, state",
+    [("debian/6.1", Outcome.ASLEEP, "D"), ("debian/6.12", Outcome.RETURNED, "S")],
+)
+def test_stop_hangs_without_the_flag_and_returns_with_it(
+    kickbench: Command, kernel: str, outcome: Outcome, state: str
+) -> None:
+    done = kickbench(
+        "trial", "--kernel", kernel, "--scenario", "blackhole", "--request", "stop",
+        "-n", "2", "--deadline", "3", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for made in json.loads(done.stdout):
+        assert made["outcome"] == outcome
+        assert made["kernel"]["release"].startswith(kernel.removeprefix("debian/"))
+        assert made["host"]["kind"] == "lab"
+        assert made["host"]["accelerator"] in {"tcg", "kvm"}
+        (before,) = made["evidence"]["before"]
+        assert (before["state"], before["wchan"]) == (state, "handle_userfault")
+        assert before["fault_path"] == FaultPath.GUP
+        assert (made["latency_ns"] is None) == (outcome is Outcome.ASLEEP)
+    assert json.loads(Path("kernels.json").read_text())["kernels"]
+
+
+def test_a_command_has_this_userland_and_writes_only_to_its_folder(
+    kickbench: Command, tmp_path: Path
+) -> None:
+    share = tmp_path / "share"
+    share.mkdir()
+    witness = tmp_path / "witness"
+    script = (
+        f"uname -r; echo to-stderr >&2; echo kept > /run/kickbench-share/kept; "
+        f"echo lost > {witness}; cat {witness}; exit 7"
+    )
+    done = kickbench("lab", "run", "debian/6.12", "--share", str(share), "--", "sh", "-c", script)
+    assert done.returncode == 7
+    release, said = done.stdout.splitlines()
+    assert release.startswith("6.12.")
+    assert said == "lost"
+    assert "to-stderr" in done.stderr
+    assert "runs on" in done.stderr
+    assert (share / "kept").read_text() == "kept\n"
+    assert not witness.exists()
+
+
+def test_a_panic_is_a_lost_lab_with_its_reason(kickbench: Command) -> None:
+    done = kickbench("lab", "run", "debian/6.12", "--", "sh", "-c", "echo c > /proc/sysrq-trigger")
+    assert done.returncode == 62
+    assert "Kernel panic" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_lab_that_does_not_come_up_in_time_is_lost(kickbench: Command) -> None:
+    done = kickbench(
+        "lab", "run", "debian/6.12", "--", "true", env={**os.environ, "KICKBENCH_LAB_BOOT": "2"}
+    )
+    assert done.returncode == 62
+    assert "did not come up" in done.stderr
+
+
+def test_too_little_memory_is_said_before_anything_is_booted(kickbench: Command) -> None:
+    env = {**os.environ, "KICKBENCH_LAB_MEMORY": str(1 << 30)}
+    done = kickbench("lab", "run", "debian/6.12", "--", "true", env=env)
+    assert done.returncode == 61
+    assert "MiB of memory" in done.stderr
+
+
+def test_an_unknown_kernel_is_told_the_nearest(kickbench: Command) -> None:
+    done = kickbench("lab", "run", "6.1.0-5600-amd64", "--", "true")
+    assert done.returncode == 43
+    assert "nearest known: 6.1.0-" in done.stderr
+
+
+def _start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [KICKBENCH, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def _kill_labs(runtime: Path) -> None:
+    subprocess.run(["pkill", "-KILL", "-f", "--", f"path={runtime}"], check=True)
+
+
+def test_a_lab_that_is_killed_in_mid_trial_is_a_lost_trial(clean_host: Path, runtime: Path) -> None:
+    """And the trial after it is made in a new lab."""
+    with _start(
+        "trial", "--kernel", "debian/6.12", "--scenario", "idle", "--request", "stop", "-n", "2"
+    ) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            if "runs on" in line:
+                _kill_labs(runtime)
+                break
+        rest = running.stdout.read()
+    assert running.returncode == 4, rest
+    lost, made = record.read(RECORDS)[0]
+    assert (lost.outcome, made.outcome) == (Outcome.LOST, Outcome.RETURNED)
+    assert lost.reason is not None
+    assert "The lab was lost" in lost.reason
+
+
+def test_a_campaign_that_is_interrupted_goes_on_where_it_was(
+    clean_host: Path, kickbench: Command
+) -> None:
+    arguments = [
+        "lab", "campaign", "debian/6.1", "debian/6.12", "--boots", "1", "-n", "1",
+        "--scenario", "idle",
+    ]  # fmt: skip
+    with _start(*arguments) as running:
+        assert running.stdout is not None
+        boots = 0
+        for line in running.stdout:
+            boots += "runs on" in line
+            if boots == 2:
+                running.send_signal(signal.SIGINT)
+                break
+        running.stdout.read()
+    assert running.returncode == 130
+    kept = record.read(RECORDS)[0]
+    assert [made.slot.number for made in kept if made.slot] == [0]
+
+    done = kickbench(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 2 boots are there" in done.stderr
+    records = record.read(RECORDS)[0]
+    assert records[:1] == kept
+    assert [made.slot.number for made in records if made.slot] == [0, 1]
+    assert len({made.boot_id for made in records}) == 2
+
+    again = kickbench(*arguments)
+    assert "2 of 2 boots are there" in again.stderr
+    assert record.read(RECORDS)[0] == records
+
+
+def test_the_static_label_agrees_with_what_the_kernels_do(kickbench: Command) -> None:
+    rows = json.loads(kickbench("kernels", "list", "--json").stdout)
+    fetched = [row for row in rows if row["fetched"] and row["stream"].startswith("debian/")]
+    labels = {row["stream"]: row["interruptible"] for row in fetched}
+    assert labels["debian/6.1"] == "no"
+    assert labels["debian/6.12"] == "yes"

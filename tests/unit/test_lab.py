@@ -1,0 +1,126 @@
+import dataclasses
+import struct
+from pathlib import Path
+
+import pytest
+
+from bench_lib.errors import FetchFailed, KernelUnusable, UnknownKernel
+from bench_lib.kernel import debian, image, store
+from bench_lib.kernel.ledger import describe
+from bench_lib.kernel.store import NEEDED, Bootable, Store
+from bench_lib.lab.campaign import Campaign, schedule
+from bench_lib.record import Kernel, Request, Scenario, Slot
+from bench_lib.trial.batch import Case
+from tests.make import record
+
+RELEASE = "6.1.0-41-amd64"
+BANNER = f"{RELEASE} (who@where) #1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1 (2025-11-09)"
+
+
+def _vmlinuz(path: Path, banner: str = BANNER) -> Path:
+    setup = bytearray(0x1000)
+    setup[0x202:0x206] = b"HdrS"
+    struct.pack_into("<H", setup, 0x20E, 0x300)
+    setup[0x500 : 0x500 + len(banner)] = banner.encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(setup)
+    return path
+
+
+def _modules(folder: Path, names: list[str]) -> Path:
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / f"{name.replace('_', '-')}.ko").touch()
+    (folder / "modules.order").touch()
+    (folder / "modules.builtin").write_text("kernel/drivers/char/virtio_console.ko\n")
+    return folder
+
+
+def test_an_image_says_itself_which_kernel_it_is(tmp_path: Path) -> None:
+    kernel = image.identity(_vmlinuz(tmp_path / "vmlinuz"))
+    assert kernel == Kernel(RELEASE, BANNER[BANNER.index("#") :])
+
+
+@pytest.mark.parametrize("data", [b"", b"\x7fELF" + b"\0" * 0x1000])
+def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "vmlinuz"
+    path.write_bytes(data)
+    with pytest.raises(KernelUnusable, match="not an x86 kernel image"):
+        image.identity(path)
+
+
+def test_a_kernel_without_what_trials_need_is_refused_and_not_kept(tmp_path: Path) -> None:
+    cache = Store(tmp_path / "cache")
+    some = [name for name in NEEDED if name not in {"veth", "9p", "virtio_console"}]
+    with pytest.raises(KernelUnusable, match=r"no 9p \(to see this userland\), veth"):
+        cache.add_image(_vmlinuz(tmp_path / "vmlinuz"), _modules(tmp_path / "modules", some))
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_an_image_without_modules_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KernelUnusable, match="modules are not in"):
+        Store(tmp_path).add_image(_vmlinuz(tmp_path / "vmlinuz"), tmp_path / "nowhere")
+
+
+def test_a_build_is_kept_whole_and_found_again(tmp_path: Path) -> None:
+    cache = Store(tmp_path / "cache")
+    modules = _modules(tmp_path / "modules", [*NEEDED])
+    added = cache.add_image(_vmlinuz(tmp_path / "vmlinuz"), modules)
+    again = cache.add_image(_vmlinuz(tmp_path / "vmlinuz"), modules)
+    assert cache.all() == [added] == [again]
+    assert added.vmlinuz.is_file()
+    assert (added.modules / "modules.dep").exists()
+    assert cache.find(RELEASE) == added
+    assert cache.find_build(added.build) == added
+
+
+def test_a_package_that_cannot_be_unpacked_leaves_the_cache_as_it_was(tmp_path: Path) -> None:
+    package = tmp_path / "broken.deb"
+    package.write_bytes(b"!<arch>\nbroken")
+    with pytest.raises(FetchFailed, match="dpkg-deb"):
+        Store(tmp_path / "cache").add_package(package, "broken.deb")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_name_that_is_nearly_right_is_told_the_nearest() -> None:
+    known = ["6.1.0-40-amd64", "6.1.0-41-amd64", "6.12.94+deb12-amd64"]
+    assert debian.resolve("v6.1.0-41-amd64", known) == "6.1.0-41-amd64"
+    assert debian.resolve("linux-image-6.1.0-40-amd64", known) == "6.1.0-40-amd64"
+    with pytest.raises(UnknownKernel, match=r"nearest known: 6\.1\.0-41-amd64"):
+        debian.resolve("6.1.0-41-amd46", known)
+
+
+def test_boots_are_interleaved() -> None:
+    assert "".join(schedule("AB", 4)) == "ABBABAAB"
+    assert "".join(schedule("ABC", 2)) == "ABCCBA"
+
+
+def _campaign(boots: int = 2, name: str = "") -> Campaign:
+    kernels = [
+        Bootable(describe(Kernel(release, BANNER)), "", Path("/nowhere"))
+        for release in ("6.1.0", "6.12.0")
+    ]
+    return Campaign(kernels, boots, [Case(Scenario.IDLE, Request.STOP)], name)
+
+
+def test_a_campaign_goes_on_where_it_was() -> None:
+    campaign = _campaign()
+    assert [number for number, _ in campaign.missing([])] == [0, 1, 2, 3]
+    kept = [
+        dataclasses.replace(record(), slot=Slot(campaign.id, 0)),
+        dataclasses.replace(record(), slot=Slot(campaign.id, 2)),
+        dataclasses.replace(record(), slot=Slot("another", 1)),
+        record(),
+    ]
+    left = campaign.missing(kept)
+    assert [number for number, _ in left] == [1, 3]
+    assert [kernel.build.release for _, kernel in left] == ["6.12.0", "6.1.0"]
+
+
+def test_the_same_campaign_has_the_same_id() -> None:
+    assert _campaign().id == _campaign().id
+    assert len({_campaign().id, _campaign(3).id, _campaign(name="again").id}) == 3
+
+
+def test_every_needed_module_has_its_reason() -> None:
+    assert all(store.NEEDED.values())
