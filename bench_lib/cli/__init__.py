@@ -36,7 +36,7 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except KickbenchError as error:
             click.echo(f"kickbench: {error}", err=True)
-            for line in error.console if isinstance(error, LabLost) else ():
+            for line in error.console[-60:] if isinstance(error, LabLost) else ():
                 click.echo(f"    {line}", err=True)
             ctx.exit(error.exit_status)
         except KeyboardInterrupt:

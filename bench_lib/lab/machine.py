@@ -28,8 +28,11 @@ SHARE = "/run/kickbench-share"
 SILENCE_S = 60.0
 """How long a lab may say nothing. It says that it is alive every five seconds."""
 
-CONSOLE_LINES = 30
-"""Of the console, kept for whoever asks why a lab died."""
+CONSOLE_LINES = 300
+"""Of the console, kept for whoever asks why a lab died. A panic alone is fifty."""
+
+LAST_WORDS_S = 2.0
+"""How long the console of a lab that has died may still have something to say."""
 
 SPARE_MIB = 512
 """Memory that this host keeps beside the lab's."""
@@ -114,19 +117,50 @@ def command_line(kernel: Bootable, folder: Path, share: Path, settings: Settings
     # fmt: on
 
 
+class _Console:
+    """The last lines that virtme-ng, QEMU and the kernel's console have written to a pipe."""
+
+    def __init__(self, fd: int) -> None:
+        """:param fd: the pipe's reading end, which is closed at the end."""
+        self._lines: deque[str] = deque(maxlen=CONSOLE_LINES)
+        self._following = asyncio.create_task(self._follow(fd))
+
+    def close(self) -> None:
+        self._following.cancel()
+
+    async def _follow(self, fd: int) -> None:
+        reader = asyncio.StreamReader(limit=1 << 20)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", buffering=0)
+        )
+        try:
+            while line := await reader.readline():
+                self._lines.append(line.decode(errors="replace").rstrip())
+        finally:
+            transport.close()
+
+    async def lost(self, what: str, error: Exception) -> LabLost:
+        """Why a lab was lost, with what it said last."""
+        await asyncio.wait({self._following}, timeout=LAST_WORDS_S)
+        said = [line for line in self._lines if line.strip()]
+        # A panic's own line says more than those after it.
+        cause = [line for line in said if "Kernel panic" in line or "Out of memory" in line]
+        last = (cause or said or ["nothing"])[-1].strip()
+        why = str(error).rstrip(".")
+        return LabLost(f"{what}: {why}. Its console said last: {last}", tuple(said))
+
+
 class Lab:
     """A booted lab. After its first failure every use raises that failure again."""
 
     def __init__(
         self,
-        child: process.Child,
-        console: deque[str],
+        console: _Console,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         facts: Facts,
     ) -> None:
         self.facts = facts
-        self._child = child
         self._console = console
         self._reader = reader
         self._writer = writer
@@ -154,9 +188,8 @@ class Lab:
                     if stream in message:
                         on_output(stream, base64.b64decode(message[stream]))
         except (OSError, EOFError, DeadlinePassed) as error:
-            self._failure = _lost(
-                "The lab was lost while a command ran in it", error, self._console
-            )
+            what = "The lab was lost while a command ran in it"
+            self._failure = await self._console.lost(what, error)
             raise self._failure from None
 
 
@@ -166,15 +199,6 @@ async def _message(reader: asyncio.StreamReader, deadline: Deadline) -> dict[str
         raise EOFError("it ended")
     message: dict[str, Any] = json.loads(line)
     return message
-
-
-def _lost(what: str, error: Exception, console: Sequence[str]) -> LabLost:
-    said = [line for line in console if line.strip()]
-    # A panic's own line says more than those after it.
-    cause = next((line for line in said if "Kernel panic" in line or "Out of memory" in line), "")
-    last = cause or (said[-1] if said else "nothing")
-    why = str(error).rstrip(".")
-    return LabLost(f"{what}: {why}. Its console said last: {last.strip()}", tuple(said))
 
 
 @asynccontextmanager
@@ -187,7 +211,6 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
     """
     check_host(settings)
     deadline = Deadline.after(settings.lab_boot_s)
-    console: deque[str] = deque(maxlen=CONSOLE_LINES)
     async with AsyncExitStack() as stack:
         connected: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
             asyncio.Queue()
@@ -201,8 +224,8 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
         )
         stack.callback(server.close)
         output, theirs = os.pipe2(os.O_CLOEXEC)
-        following = asyncio.create_task(_follow(output, console))
-        stack.callback(following.cancel)
+        console = _Console(output)
+        stack.callback(console.close)
         try:
             child = stack.enter_context(
                 process.started(
@@ -224,14 +247,13 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
             if said["missing"]:
                 raise EOFError(f"the kernel gives no {', '.join(said['missing'])}")
             facts = Facts(said["release"], said["version"], said["accelerator"])
-            return Lab(child, console, reader, writer, facts)
+            return Lab(console, reader, writer, facts)
 
         what = f"The lab with kernel {kernel.build.release} did not come up"
         try:
             lab = await deadline.wait_for(_unless_ended(child, up()), "The lab's agent")
         except (OSError, EOFError, DeadlinePassed) as error:
-            await asyncio.sleep(0)  # let the console's last lines in
-            raise _lost(what, error, console) from None
+            raise await console.lost(what, error) from None
         yield lab
 
 
@@ -249,17 +271,3 @@ async def _unless_ended(child: process.Child, coming_up: Any) -> Lab:
         for task in (waiting, ending):
             task.cancel()
         await asyncio.gather(waiting, ending, return_exceptions=True)
-
-
-async def _follow(fd: int, console: deque[str]) -> None:
-    """Keep the last lines that virtme-ng, QEMU and the kernel's console write."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=1 << 20)
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", buffering=0)
-    )
-    try:
-        while line := await reader.readline():
-            console.append(line.decode(errors="replace").rstrip())
-    finally:
-        transport.close()

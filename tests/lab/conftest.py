@@ -21,16 +21,15 @@ CACHE = Settings.from_environment().cache
 
 
 @pytest.fixture(scope="session", autouse=True)
-def kernels() -> None:
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The newest of either side of the flag."""
-    names = ["debian/6.1", "debian/6.12"]
-    subprocess.run([KICKBENCH, "kernels", "list"], check=True, capture_output=True)
+    subprocess.run(["apt-get", "update", "-qq"], check=False)
     done = subprocess.run(
-        [KICKBENCH, "kernels", "fetch", *names],
+        [KICKBENCH, "kernels", "fetch", "debian/6.1", "debian/6.12"],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "KICKBENCH_HISTORY": "/tmp/kickbench-tests"},
+        env={**os.environ, "KICKBENCH_HISTORY": str(tmp_path_factory.mktemp("history"))},
     )
     assert done.returncode == 0, done.stderr
 
