@@ -30,10 +30,9 @@ class Progress:
 
     def booted(self, facts: Facts) -> None:
         """A lab is up."""
-        line = f"{facts.release} runs on {facts.accelerator}"
         self._begin_s = time.monotonic()
-        self._write(f"\n    {line}")
-        print(line, file=sys.stdout, flush=True)  # noqa: T201
+        self._write(f"\n    {facts}")
+        print(facts, file=sys.stdout, flush=True)  # noqa: T201
 
     def advance(self, record: Record) -> None:
         """One trial more is done."""

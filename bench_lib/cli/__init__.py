@@ -131,7 +131,7 @@ def _run(
     from bench_lib.lab import trials
 
     def on_boot(facts: Facts) -> None:
-        click.echo(f"kickbench: {facts.release} runs on {facts.accelerator}", err=True)
+        click.echo(f"kickbench: {facts}", err=True)
 
     build = kernels.bootable(settings, kernel)
     return trials.run(build, cases, settings, on_record=on_record, on_boot=on_boot)

@@ -105,7 +105,7 @@ def campaign_command(
             click.echo(present.trial_line(made))
 
         def on_boot(facts: Facts) -> None:
-            click.echo(f"{facts.release} runs on {facts.accelerator}")
+            click.echo(str(facts))
 
         campaign.run(plan, settings, on_record, on_boot)
     mine = [
@@ -124,9 +124,7 @@ async def _run(
     share: Path,
 ) -> int:
     async with machine.booted(owner, build, settings, share) as booted:
-        click.echo(
-            f"kickbench: {booted.facts.release} runs on {booted.facts.accelerator}", err=True
-        )
+        click.echo(f"kickbench: {booted.facts}", err=True)
 
         def on_output(stream: str, data: bytes) -> None:
             to = sys.stdout.buffer if stream == "out" else sys.stderr.buffer

@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -51,11 +52,16 @@ class Facts:
     """What a lab said of itself when it was up.
 
     :ivar accelerator: `kvm` or `tcg`, as seen from inside.
+    :ivar boot_s: seconds from virtme-ng's start until it could take a command.
     """
 
     release: str
     version: str
     accelerator: str
+    boot_s: float
+
+    def __str__(self) -> str:
+        return f"{self.release} runs on {self.accelerator}, up after {self.boot_s:.1f} s"
 
 
 def accelerator() -> str:
@@ -211,6 +217,7 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
     """
     check_host(settings)
     deadline = Deadline.after(settings.lab_boot_s)
+    begin_s = time.monotonic()
     async with AsyncExitStack() as stack:
         connected: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
             asyncio.Queue()
@@ -246,7 +253,12 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
             said = ready["ready"]
             if said["missing"]:
                 raise EOFError(f"the kernel gives no {', '.join(said['missing'])}")
-            facts = Facts(said["release"], said["version"], said["accelerator"])
+            facts = Facts(
+                said["release"],
+                said["version"],
+                said["accelerator"],
+                boot_s=time.monotonic() - begin_s,
+            )
             return Lab(console, reader, writer, facts)
 
         what = f"The lab with kernel {kernel.build.release} did not come up"
