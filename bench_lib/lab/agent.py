@@ -40,15 +40,28 @@ def hold_virtual_machine() -> int | None:
     """Make a virtual machine that stays for as long as we do; None without KVM.
 
     With its first virtual machine KVM patches the scheduler, and back after its last
-    (preempt_notifier_key). Under emulation on several CPUs, one of them now and then still runs
-    the breakpoint of such a patch when it is done, and the kernel panics in an int3 that nobody
-    knows. With one machine that stays, trials patch nothing.
+    (preempt_notifier_key). With one that stays, trials patch nothing; see start_other_cpus().
     """
     try:
         kvm = os.open("/dev/kvm", os.O_RDWR)
         return fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
     except OSError:
         return None
+
+
+def start_other_cpus() -> None:
+    """Start the CPUs that the kernel was told to leave alone while it boots.
+
+    A kernel patches its own code as it comes up. Under emulation on several CPUs, one of them now
+    and then still runs the breakpoint of such a patch when it is done, and the kernel panics in
+    an int3 that nobody knows. So what patches is done before there is a second CPU.
+    """
+    base = "/sys/devices/system/cpu"
+    for name in os.listdir(base):
+        path = f"{base}/{name}/online"
+        if name.startswith("cpu") and os.path.exists(path):
+            with open(path, "w") as file:
+                file.write("1")
 
 
 def find_port() -> int:
@@ -148,6 +161,7 @@ def main(share: str) -> None:
         send(port, {"fatal": str(error)})
         return
     hold_virtual_machine()
+    start_other_cpus()
     uname = os.uname()
     send(
         port,

@@ -116,7 +116,8 @@ def command_line(kernel: Bootable, folder: Path, share: Path, settings: Settings
         "--cpus", str(CPUS),
         "--memory", f"{settings.lab_memory_mib}M",
         "--cwd", "/",
-        *(["--disable-kvm"] if accelerator() == "tcg" else []),
+        # One CPU until the agent is done: see its start_other_cpus().
+        *(["--disable-kvm", "--append", "maxcpus=1"] if accelerator() == "tcg" else []),
         f"--qemu-opts={shlex.join(qemu)}",
         "--exec", shlex.join(agent),
     ]

@@ -72,8 +72,9 @@ def test_no_permission_on_the_kvm_device(clean_host: Path) -> None:
     assert "may not be opened by this user" in _refused(done, errors.KvmUnavailable)
 
 
-def test_not_root(clean_host: Path) -> None:
-    done = _drop_root("mknod /tmp/kvm c 10 232; chmod 666 /tmp/kvm; mount --bind /tmp/kvm /dev/kvm")
+def test_not_root(clean_host: Path, tmp_path: Path) -> None:
+    node = tmp_path / "kvm"
+    done = _drop_root(f"mknod {node} c 10 232; chmod 666 {node}; mount --bind {node} /dev/kvm")
     assert "needs root" in _refused(done, errors.NotRoot)
 
 
@@ -84,9 +85,9 @@ def _drop_root(script: str) -> subprocess.CompletedProcess[str]:
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
         f"cli.main({list(TRIAL)!r})"
     )
-    mounts = f"mount -t tmpfs tmpfs /tmp; {script}" if script else ":"
+    command = f'{script or ":"}; exec "$0" -c "$1"'
     return subprocess.run(
-        ["unshare", "--mount", "sh", "-c", f'{mounts}; exec "$0" -c "$1"', sys.executable, code],
+        ["unshare", "--mount", "sh", "-c", command, sys.executable, code],
         capture_output=True,
         text=True,
         check=False,

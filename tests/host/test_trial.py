@@ -110,12 +110,13 @@ def _images_with(tmp_path: Path, code: bytes) -> Path:
 
 
 @pytest.mark.parametrize(
-    "code, reason",
+    "code, reasons",
     [
         # hlt, jump back to it: alive and silent.
-        (b"\xf4\xeb\xfd", "Pass 2 of every vCPU of the guest did not come"),
-        # mov $6, %al; mov $0xcf9, %dx; out %al, (%dx): a reset, at which QEMU exits.
-        (b"\xb0\x06\xba\xf9\x0c\xee\xf4", "exited with status 0"),
+        (b"\xf4\xeb\xfd", ("Pass 2 of every vCPU of the guest did not come",)),
+        # mov $6, %al; mov $0xcf9, %dx; out %al, (%dx): a reset, at which QEMU exits, or
+        # so soon after its start now and then hangs (7.2).
+        (b"\xb0\x06\xba\xf9\x0c\xee\xf4", ("exited with status 0", "not answered")),
     ],
 )
 def test_a_guest_that_never_comes_up_is_a_lost_trial(
@@ -124,7 +125,7 @@ def test_a_guest_that_never_comes_up_is_a_lost_trial(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     code: bytes,
-    reason: str,
+    reasons: tuple[str, ...],
 ) -> None:
     monkeypatch.setenv("KICKBENCH_STAGING", "2")
     settings = dataclasses.replace(Settings.from_environment(), images=_images_with(tmp_path, code))
@@ -133,4 +134,4 @@ def test_a_guest_that_never_comes_up_is_a_lost_trial(
     )
     assert made.outcome is Outcome.LOST
     assert made.reason is not None
-    assert reason in made.reason
+    assert any(reason in made.reason for reason in reasons)
