@@ -22,6 +22,9 @@ class RequestSuite:
     a parameter as repr() gives it), and defines `setup_cache` as ``return self.measure()``: asv
     tells caches apart by the line that defines them.
 
+    The worst case is left to `kickbench report`: a maximum has no interval, so asv would call any
+    tenth more a regression, and `asv continuous` would fail by chance.
+
     A hung trial is stored at its deadline and counted beside it, never as NaN (which no
     comparison of asv sees) or infinity (which `asv publish` does not survive).
     """
@@ -82,12 +85,6 @@ class RequestSuite:
         return {"samples": samples, "number": 1}
 
     track_latency.unit = "seconds"  # type: ignore[attr-defined]
-
-    def track_worst(self, records: dict[str, list[Record]], scenario: str) -> float:
-        """The longest that an operator waited."""
-        return max(record.waited_ns for record in scored(records[scenario])) / NS_PER_S
-
-    track_worst.unit = "seconds"  # type: ignore[attr-defined]
 
     def track_hung(self, records: dict[str, list[Record]], scenario: str) -> int:
         """Trials without an answer before the deadline."""
