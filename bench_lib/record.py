@@ -57,6 +57,9 @@ class Outcome(StrEnum):
 HUNG = frozenset({Outcome.ASLEEP, Outcome.SPINNING})
 """Outcomes that are censored at the deadline."""
 
+SCORED = HUNG | {Outcome.RETURNED}
+"""Outcomes that measured something."""
+
 
 class FaultPath(StrEnum):
     """How a vCPU got stuck."""

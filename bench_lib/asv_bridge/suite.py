@@ -8,7 +8,7 @@ from bench_lib.asv_bridge.progress import Progress
 from bench_lib.errors import KickbenchError, TrialLost, UnknownKernel
 from bench_lib.kernel.store import Store
 from bench_lib.lab import trials
-from bench_lib.record import HUNG, Outcome, Record, Request, Scenario
+from bench_lib.record import HUNG, SCORED, Record, Request, Scenario
 from bench_lib.settings import Settings
 from bench_lib.trial import batch
 
@@ -111,4 +111,4 @@ def _run(cases: Sequence[batch.Case], settings: Settings, progress: Progress) ->
 
 def scored(records: Sequence[Record]) -> list[Record]:
     """Those of the trials that measured something."""
-    return [record for record in records if record.outcome in HUNG | {Outcome.RETURNED}]
+    return [record for record in records if record.outcome in SCORED]

@@ -9,6 +9,7 @@ from statistics import median
 
 from bench_lib.record import (
     HUNG,
+    SCORED,
     FaultPath,
     Host,
     Kernel,
@@ -63,7 +64,7 @@ def rows(records: Iterable[Record]) -> list[Row]:
 
 def _row(group: Sequence[Record]) -> Row:
     first = group[0]
-    scored = [record for record in group if record.outcome in HUNG | {Outcome.RETURNED}]
+    scored = [record for record in group if record.outcome in SCORED]
     seen = [thread for record in scored for thread in record.evidence.before]
     counts = Counter(record.outcome for record in group)
     return Row(
