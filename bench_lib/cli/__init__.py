@@ -51,7 +51,7 @@ class _Group(click.Group):
 @click.version_option(package_name="kickbench", message="%(package)s %(version)s")
 @click.option("-v", "--verbose", is_flag=True, help="Log every stage to stderr.")
 def main(verbose: bool) -> None:
-    r"""When a guest is stuck, does the host still obey its operator?
+    """When a guest is stuck, does the host still obey its operator?
 
     \b
     Examples:
@@ -83,7 +83,7 @@ def trial_command(
     as_json: bool,
     kernel: str | None,
 ) -> None:
-    r"""Run trials: strand a fresh guest in a scenario, make a request, time the answer.
+    """Run trials: strand a fresh guest in a scenario, make a request, time the answer.
 
     Every trial is also appended to the record file, which `kickbench report` sums up.
 

@@ -129,7 +129,7 @@ def fetch_command(names: tuple[str, ...]) -> None:
 @kernels.command("add")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 def add_command(path: Path) -> None:
-    r"""Add a build: a Debian package, a kernel image beside its modules, or a built kernel tree.
+    """Add a build: a Debian package, a kernel image beside its modules, or a built kernel tree.
 
     \b
     Examples:

@@ -36,7 +36,7 @@ def lab() -> None:
     help=f"A folder of this host that the command may write to, as {SHARE}.",
 )
 def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path | None) -> None:
-    r"""Boot a kernel, run a command under it, and exit as the command does.
+    """Boot a kernel, run a command under it, and exit as the command does.
 
     The command sees this userland and may change all of it: nothing of that is kept, except what
     it writes to the folder of --share.
@@ -74,7 +74,7 @@ def campaign_command(
     request: str,
     name: str,
 ) -> None:
-    r"""Measure kernels over several boots each, for a boot is what a result can be trusted by.
+    """Measure kernels over several boots each, for a boot is what a result can be trusted by.
 
     The boots are interleaved (A B, B A, B A, A B). The same command again goes on where an
     interrupted one was: a boot is kept whole or made again, and none is made twice.
