@@ -7,10 +7,10 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
 from bench_lib.deadline import Deadline
 from bench_lib.errors import ProgramMissing, ToolFailed
@@ -23,6 +23,11 @@ TOOL_LIMIT_S = 30.0
 
 DEATH_LIMIT_S = 10.0
 """How long a killed process may take to be gone; milliseconds unless the kernel has a bug."""
+
+DEATH_S = 0.5
+"""How long the exit of a process may be behind the first sign of its death."""
+
+T = TypeVar("T")
 
 # Loaded now, for nothing may be imported between fork and exec.
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -50,6 +55,18 @@ def _cannot_start(program: str, error: OSError) -> ProgramMissing:
     if isinstance(error, FileNotFoundError):
         return ProgramMissing(f"{program} is not installed; `make bench` installs it.")
     return ProgramMissing(f"{program} cannot be started: {error.strerror}.")
+
+
+class Ended(Exception):  # what happened, not an error of ours
+    """A process ended. :ivar status: as in subprocess, negative for the signal that ended it."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def _exception(task: asyncio.Future[T]) -> BaseException | None:
+    return None if task.cancelled() else task.exception()
 
 
 class Child:
@@ -83,6 +100,28 @@ class Child:
             loop.remove_reader(fd)
             os.close(fd)
         return self._popen.wait()
+
+    async def during(
+        self, work: Coroutine[Any, Any, T], signs: tuple[type[Exception], ...] = ()
+    ) -> T:
+        """Do `work` for as long as the process lives.
+
+        :param signs: what `work` may raise because the process is dying, before its exit is seen.
+        :raise Ended: the process ended before the work was done.
+        """
+        working = asyncio.ensure_future(work)
+        exiting = asyncio.ensure_future(self.exited())
+        try:
+            await asyncio.wait({working, exiting}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done() and isinstance(_exception(working), signs):
+                await asyncio.wait({exiting}, timeout=DEATH_S)
+            if exiting.done():
+                raise Ended(exiting.result())
+            return await working
+        finally:
+            for task in (working, exiting):
+                task.cancel()
+            await asyncio.gather(working, exiting, return_exceptions=True)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; to nobody, if the process is gone."""

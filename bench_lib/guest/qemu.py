@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,9 +22,6 @@ T = TypeVar("T")
 
 SIGNS_OF_DEATH = (MonitorFailed, GuestDied)
 """What may be seen of a dying QEMU before its exit is: a closed monitor, a missing thread."""
-
-DEATH_S = 0.5
-"""How long its exit may be behind them."""
 
 
 @dataclass(frozen=True)
@@ -111,22 +107,16 @@ class Guest:
 
         :raise GuestDied: it ended before the work was done.
         """
-        working = asyncio.ensure_future(work)
-        exiting = asyncio.ensure_future(self.child.exited())
         try:
-            await asyncio.wait({working, exiting}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done() and isinstance(_exception(working), SIGNS_OF_DEATH):
-                await asyncio.wait({exiting}, timeout=DEATH_S)
-            if exiting.done():
-                raise self._died(exiting.result())
-            return await working
-        finally:
-            for task in (working, exiting):
-                task.cancel()
-            await asyncio.gather(working, exiting, return_exceptions=True)
+            return await self.child.during(work, SIGNS_OF_DEATH)
+        except process.Ended as end:
+            raise self._died(end.status) from None
 
     def _died(self, status: int) -> GuestDied:
         how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+        if status == 0:
+            # With -no-reboot; nobody has asked it to quit.
+            how += ", as when its guest resets"
         return GuestDied(f"QEMU of {self.name} {how}{last_words(self._log)}.")
 
 
@@ -135,10 +125,6 @@ def last_words(log: Path) -> str:
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
     said = [line.strip() for line in lines if line.strip()]
     return f": {said[-1].rstrip('.')}" if said else ""
-
-
-def _exception(task: asyncio.Future[T]) -> BaseException | None:
-    return None if task.cancelled() else task.exception()
 
 
 @asynccontextmanager
