@@ -88,10 +88,10 @@ def prepare(share: str) -> None:
     of a program reads it again) and with a layer of memory over it, so that all of it can be
     written and none of it is.
     """
-    subprocess.run(
-        ["modprobe", "--all", "--quiet", "overlay", "veth", "sch_netem", "kvm-amd", "kvm-intel"],
-        check=False,
-    )
+    with open("/proc/cpuinfo") as file:
+        kvm = "kvm-amd" if " svm " in file.read() else "kvm-intel"
+    modules = ["overlay", "veth", "sch_netem", kvm]
+    subprocess.run(["modprobe", "--all", "--quiet", *modules], check=False)
     mount_on("kickbench-root", f"{ROOT}/lower", "9p", MS_RDONLY, f"{NINE_P},cache=loose")
     mount_on("tmpfs", f"{ROOT}/layer", "tmpfs")
     for name in ("upper", "work"):
