@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from bench_lib import interrupt, ownership, record
-from bench_lib.kernel.ledger import Ledger
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import trials
 from bench_lib.lab.machine import Facts
-from bench_lib.record import Outcome, Record, Slot
+from bench_lib.record import Record, Slot
 from bench_lib.settings import Settings
 from bench_lib.trial.batch import Case
+from bench_lib.trial.history import History
 
 T = TypeVar("T")
 
@@ -84,6 +84,7 @@ async def _run(
     on_record: Callable[[Record], None],
     on_boot: Callable[[Facts], None],
 ) -> None:
+    history = History(settings)
     for number, kernel in campaign.missing(record.read(settings.records)[0]):
         made: list[Record] = []
 
@@ -92,6 +93,4 @@ async def _run(
             on_record(one)
 
         await trials.make(owner, kernel, campaign.cases, settings, hold, on_boot)
-        if any(each.outcome is not Outcome.LOST for each in made):
-            Ledger(settings.ledger).add(kernel.build)
-        record.append(settings.records, *made)
+        history.keep(*made)

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 
 from bench_lib import interrupt, ownership, record
 from bench_lib.errors import LabError, LabLost
-from bench_lib.kernel.ledger import Ledger
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import machine
 from bench_lib.lab.machine import Facts, Lab
@@ -18,6 +17,7 @@ from bench_lib.ownership import Run
 from bench_lib.record import Host, Outcome, Record
 from bench_lib.settings import CHECKOUT, Settings
 from bench_lib.trial.batch import DEFAULT_SHAPE, Case
+from bench_lib.trial.history import History
 
 _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())
@@ -64,12 +64,11 @@ def run(
     :raise LabError: the lab did not come up, or no trial could be run in it.
     :raise Interrupted: by a signal.
     """
+    history = History(settings)
     records: list[Record] = []
 
     def keep(made: Record) -> None:
-        if made.outcome is not Outcome.LOST:
-            Ledger(settings.ledger).add(kernel.build)
-        record.append(settings.records, made)
+        history.keep(made)
         records.append(made)
         on_record(made)
 

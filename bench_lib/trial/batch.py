@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench_lib import interrupt, ownership, record
+from bench_lib import interrupt, ownership
 from bench_lib.deadline import Deadline
 from bench_lib.guest import features, image
 from bench_lib.kernel import identity
-from bench_lib.kernel.ledger import Ledger, describe
 from bench_lib.network import link, outage
 from bench_lib.network.outage import Mechanism
 from bench_lib.ownership import Run
-from bench_lib.record import Outcome, Record, Request, Scenario, Shape
+from bench_lib.record import Record, Request, Scenario, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import preflight
+from bench_lib.trial.history import History
 from bench_lib.trial.one import Limits, trial
 from bench_lib.trial.staging import Plan
 
@@ -73,12 +73,11 @@ async def _run(
         shape=shape,
         mechanism=await _mechanism(owner),
     )
+    history = History(settings)
     records = []
     for seq, case in enumerate(cases, start=1):
         made = await trial(plan, seq, case.scenario, case.request, limits)
-        if made.outcome is not Outcome.LOST:
-            Ledger(settings.ledger).add(describe(made.kernel))
-        record.append(settings.records, made)
+        history.keep(made)
         records.append(made)
         on_record(made)
     return records
