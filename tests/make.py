@@ -1,7 +1,12 @@
-"""Records for tests of what is done with them."""
+"""Things that tests are about: records, and what looks like a kernel."""
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench_lib.kernel.store import NEEDED
 from bench_lib.record import (
     After,
     Before,
@@ -54,3 +59,28 @@ def record(
         stages=(Stage("start", 0, 80 * MS), Stage("release", 300 * MS, 350 * MS)),
         started="2026-11-22T20:00:00.000+00:00",
     )
+
+
+RELEASE = "6.1.0-41-amd64"
+BANNER = f"{RELEASE} (who@where) #1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1 (2025-11-09)"
+
+
+def vmlinuz(path: Path, banner: str = BANNER) -> Path:
+    """An image as far as it says which kernel it is."""
+    setup = bytearray(0x1000)
+    setup[0x202:0x206] = b"HdrS"
+    struct.pack_into("<H", setup, 0x20E, 0x300)
+    setup[0x500 : 0x500 + len(banner)] = banner.encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(setup)
+    return path
+
+
+def modules(folder: Path, names: Iterable[str] = NEEDED) -> Path:
+    """A folder lib/modules/RELEASE with empty modules of these names."""
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / f"{name.replace('_', '-')}.ko").touch()
+    (folder / "modules.order").touch()
+    (folder / "modules.builtin").write_text("kernel/drivers/char/virtio_console.ko\n")
+    return folder

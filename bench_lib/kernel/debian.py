@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from bench_lib.errors import FetchFailed, ProgramMissing, ToolFailed, UnknownKernel
@@ -77,10 +77,9 @@ def fetch(store: Store, release: str, on_bytes: Callable[[int, int], None]) -> B
     :raise FetchFailed: it could not be had; the cache is as it was.
     """
     package = f"linux-image-{release}"
-    store.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=store.folder, prefix=".download-") as folder:
-        _download(package, Path(folder), on_bytes)
-        (file,) = Path(folder).glob("*.deb")
+    with store.new_folder() as folder:
+        _download(package, folder, on_bytes)
+        (file,) = folder.glob("*.deb")
         return store.add_package(file, f"Debian {file.name.removesuffix('.deb')}")
 
 
@@ -107,7 +106,7 @@ def _download(package: str, folder: Path, on_bytes: Callable[[int, int], None]) 
                     _, errors = process.communicate(timeout=0.2)
                     break
                 except subprocess.TimeoutExpired:
-                    on_bytes(sum(path.stat().st_size for path in folder.iterdir()), size)
+                    on_bytes(_bytes_in(folder), size)
         except BaseException:
             process.kill()
             raise
@@ -119,6 +118,12 @@ def _download(package: str, folder: Path, on_bytes: Callable[[int, int], None]) 
             "what there is."
         )
     on_bytes(size, size)
+
+
+def _bytes_in(folder: Path) -> int:
+    with suppress(FileNotFoundError):  # apt renames what is complete
+        return sum(path.stat().st_size for path in folder.rglob("*"))
+    return 0
 
 
 def _size(package: str) -> int:

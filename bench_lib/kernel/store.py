@@ -148,30 +148,37 @@ class Store:
 
     def _add(self, fill: Callable[[Path], None], source: str) -> Bootable:
         """Fill a new folder, check it, and only then give it its name."""
-        with self._new_folder() as new:
+        with self.new_folder() as new:
             try:
                 fill(new)
+                made = self._checked(new, source)
+                if not made.folder.exists():
+                    new.rename(made.folder)
             except (OSError, shutil.Error) as error:
                 raise FetchFailed(
                     f"{source} could not be unpacked into {self.folder} ({error}); "
                     "nothing of it is kept."
                 ) from None
-            images = sorted((new / "boot").glob("vmlinuz-*"))
-            if len(images) != 1:
-                raise KernelUnusable(f"{source} holds {len(images)} kernel images instead of one.")
-            kernel = image.identity(images[0])
-            build = describe(kernel)
-            made = Bootable(build, source, self.folder / f"{build.release}_{build.id[:12]}")
-            _check_modules(new / "lib" / "modules" / kernel.release, kernel.release)
-            run_tool(["depmod", "-b", str(new), kernel.release])
-            (new / LABEL).write_bytes(msgspec.json.encode(_Label(build, source)))
-            if not made.folder.exists():
-                new.rename(made.folder)
             return made
 
+    def _checked(self, new: Path, source: str) -> Bootable:
+        """The build that a folder of the cache holds, labelled, under the name it is to have."""
+        images = sorted((new / "boot").glob("vmlinuz-*"))
+        if len(images) != 1:
+            raise KernelUnusable(f"{source} holds {len(images)} kernel images instead of one.")
+        kernel = image.identity(images[0])
+        build = describe(kernel)
+        _check_modules(new / "lib" / "modules" / kernel.release, kernel.release)
+        run_tool(["depmod", "-b", str(new), kernel.release])
+        (new / LABEL).write_bytes(msgspec.json.encode(_Label(build, source)))
+        return Bootable(build, source, self.folder / f"{build.release}_{build.id[:12]}")
+
     @contextmanager
-    def _new_folder(self) -> Iterator[Path]:
-        """A folder in the cache that is gone again unless it was renamed."""
+    def new_folder(self) -> Iterator[Path]:
+        """A folder in the cache that is gone again unless it was renamed.
+
+        :raise FetchFailed: the cache cannot be written.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             new = Path(tempfile.mkdtemp(dir=self.folder, prefix=".new-"))

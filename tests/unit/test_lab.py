@@ -1,5 +1,4 @@
 import dataclasses
-import struct
 from pathlib import Path
 
 import pytest
@@ -11,34 +10,13 @@ from bench_lib.kernel.store import NEEDED, Bootable, Store
 from bench_lib.lab.campaign import Campaign, schedule
 from bench_lib.record import Kernel, Request, Scenario, Slot
 from bench_lib.trial.batch import Case
+from tests import make
 from tests.make import record
-
-RELEASE = "6.1.0-41-amd64"
-BANNER = f"{RELEASE} (who@where) #1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1 (2025-11-09)"
-
-
-def _vmlinuz(path: Path, banner: str = BANNER) -> Path:
-    setup = bytearray(0x1000)
-    setup[0x202:0x206] = b"HdrS"
-    struct.pack_into("<H", setup, 0x20E, 0x300)
-    setup[0x500 : 0x500 + len(banner)] = banner.encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(setup)
-    return path
-
-
-def _modules(folder: Path, names: list[str]) -> Path:
-    folder.mkdir(parents=True)
-    for name in names:
-        (folder / f"{name.replace('_', '-')}.ko").touch()
-    (folder / "modules.order").touch()
-    (folder / "modules.builtin").write_text("kernel/drivers/char/virtio_console.ko\n")
-    return folder
 
 
 def test_an_image_says_itself_which_kernel_it_is(tmp_path: Path) -> None:
-    kernel = image.identity(_vmlinuz(tmp_path / "vmlinuz"))
-    assert kernel == Kernel(RELEASE, BANNER[BANNER.index("#") :])
+    kernel = image.identity(make.vmlinuz(tmp_path / "vmlinuz"))
+    assert kernel == Kernel(make.RELEASE, make.BANNER[make.BANNER.index("#") :])
 
 
 @pytest.mark.parametrize("data", [b"", b"\x7fELF" + b"\0" * 0x1000])
@@ -53,24 +31,26 @@ def test_a_kernel_without_what_trials_need_is_refused_and_not_kept(tmp_path: Pat
     cache = Store(tmp_path / "cache")
     some = [name for name in NEEDED if name not in {"veth", "9p", "virtio_console"}]
     with pytest.raises(KernelUnusable, match=r"no 9p \(to see this userland\), veth"):
-        cache.add_image(_vmlinuz(tmp_path / "vmlinuz"), _modules(tmp_path / "modules", some))
+        cache.add_image(
+            make.vmlinuz(tmp_path / "vmlinuz"), make.modules(tmp_path / "modules", some)
+        )
     assert not list((tmp_path / "cache").iterdir())
 
 
 def test_an_image_without_modules_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KernelUnusable, match="modules are not in"):
-        Store(tmp_path).add_image(_vmlinuz(tmp_path / "vmlinuz"), tmp_path / "nowhere")
+        Store(tmp_path).add_image(make.vmlinuz(tmp_path / "vmlinuz"), tmp_path / "nowhere")
 
 
 def test_a_build_is_kept_whole_and_found_again(tmp_path: Path) -> None:
     cache = Store(tmp_path / "cache")
-    modules = _modules(tmp_path / "modules", [*NEEDED])
-    added = cache.add_image(_vmlinuz(tmp_path / "vmlinuz"), modules)
-    again = cache.add_image(_vmlinuz(tmp_path / "vmlinuz"), modules)
+    modules = make.modules(tmp_path / "modules", [*NEEDED])
+    added = cache.add_image(make.vmlinuz(tmp_path / "vmlinuz"), modules)
+    again = cache.add_image(make.vmlinuz(tmp_path / "vmlinuz"), modules)
     assert cache.all() == [added] == [again]
     assert added.vmlinuz.is_file()
     assert (added.modules / "modules.dep").exists()
-    assert cache.find(RELEASE) == added
+    assert cache.find(make.RELEASE) == added
     assert cache.find_build(added.build) == added
 
 
@@ -97,7 +77,7 @@ def test_boots_are_interleaved() -> None:
 
 def _campaign(boots: int = 2, name: str = "") -> Campaign:
     kernels = [
-        Bootable(describe(Kernel(release, BANNER)), "", Path("/nowhere"))
+        Bootable(describe(Kernel(release, make.BANNER)), "", Path("/nowhere"))
         for release in ("6.1.0", "6.12.0")
     ]
     return Campaign(kernels, boots, [Case(Scenario.IDLE, Request.STOP)], name)
