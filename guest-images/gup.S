@@ -1,5 +1,8 @@
 /*
- * gup: the guest whose vCPUs get stuck in get_user_pages().
+ * gup: the guest whose vCPUs get stuck in get_user_pages(). Two variants define a symbol and
+ * include this file; they differ in the mode of the loop alone:
+ *     INTERRUPTS    async-pf.S: with interrupts on
+ *     UNPAGED       uaccess.S: at CPL 0 in flat 32-bit mode, without paging
  *
  * A 64 KiB firmware image. Every vCPU runs in 64-bit mode with paging on, at CPL 3 and
  * with interrupts off, and loops over its own share of memory. A pass first checks that
@@ -45,6 +48,9 @@
 	.set	TABLE,		0x27	/* present, writable, user, accessed */
 	.set	PAGE_2M,	0xe7	/* the same, dirty, 2 MiB */
 	.set	RFLAGS_USER,	0x3002	/* IOPL 3 so that CPL 3 may use the serial line; IF off */
+	.ifdef	INTERRUPTS
+	.set	RFLAGS_USER,	RFLAGS_USER | 0x200	/* IF on */
+	.endif
 
 	.section .guest, "ax"
 	.globl	_start
@@ -68,7 +74,14 @@ protected:
 	movl	$1, %ebx
 	lock xaddl %ebx, started	/* %ebx: this vCPU's number */
 	testl	%ebx, %ebx
-	jnz	enter_long_mode
+	jnz	awake
+
+	.ifdef	INTERRUPTS
+	/* There is no IDT, so no interrupt may ever come: the PICs are all that starts unmasked. */
+	movb	$0xff, %al
+	outb	%al, $0x21
+	outb	%al, $0xa1
+	.endif
 
 	/* The first vCPU maps the first 2 MiB and the span ... */
 	movl	PARAM_PAGES, %ecx
@@ -88,9 +101,40 @@ protected:
 
 	/* ... and wakes the others: INIT, then SIPI with this code's page, to all but itself. */
 	cmpl	$1, PARAM_VCPUS
-	jbe	enter_long_mode
+	jbe	awake
 	movl	$0xc4500, LAPIC_ICR
 	movl	$(0xc4600 + (LOAD >> 12)), LAPIC_ICR
+
+awake:
+	.ifdef	UNPAGED
+	/* The share: from %ebp up to %ecx. %esi: the pass, whose upper half in memory stays 0. */
+	xorl	%edx, %edx
+	movl	PARAM_PAGES, %eax
+	divl	PARAM_VCPUS
+	shll	$12, %eax
+	movl	%eax, %ecx
+	mull	%ebx
+	leal	SPAN(%eax), %ebp
+	addl	%ebp, %ecx
+	movl	$1, %esi
+
+unpaged:
+	movl	%ebp, %edi
+	leal	-1(%esi), %eax		/* fresh memory holds 0, which is the pass before the first */
+1:	cmpl	%eax, (%edi)
+	jne	enter_long_mode		/* damage: only to report it is gup's mode entered */
+	cmpl	$0, 4(%edi)
+	jne	enter_long_mode
+	movl	%esi, (%edi)
+	addl	$4096, %edi
+	cmpl	%ecx, %edi
+	jb	1b
+	leal	'A'(%ebx), %eax
+	movl	$SERIAL, %edx
+	outb	%al, %dx
+	incl	%esi
+	jmp	unpaged
+	.endif
 
 enter_long_mode:
 	movl	$PML4, %eax
@@ -109,6 +153,10 @@ enter_long_mode:
 
 	.code64
 long_mode:
+	.ifdef	UNPAGED
+	leaq	-1(%rsi), %r9
+	movq	(%rdi), %r10
+	.else
 	/* The share: %r12 pages from %r13 on. %r14: this vCPU's mark. %r8: the pass. */
 	xorl	%edx, %edx
 	movl	PARAM_PAGES, %eax
@@ -139,8 +187,9 @@ user:
 	outb	%al, %dx
 	incq	%r8
 	jmp	user
+	.endif
 
-damage:
+damage:					/* %rbx: the vCPU, %rdi: the page, %r9: expected, %r10: found */
 	lock btsl $0, reporting		/* one line at a time */
 	jnc	3f
 	pause
@@ -211,8 +260,10 @@ gdt_pointer:
 	.long	gdt
 
 	.balign	8
+	.ifndef	UNPAGED
 stack_top:				/* what iretq pops: into CPL 3 */
 	.quad	user, SEL_USER_CODE, RFLAGS_USER, 0, SEL_USER_DATA
+	.endif
 started:
 	.long	0
 reporting:

@@ -14,20 +14,26 @@ from bench_lib.ownership import Run
 from bench_lib.record import Shape
 from bench_lib.settings import CHECKOUT, Settings
 
+FOLDER = CHECKOUT / "guest-images"
 LIMIT_S = 60
 
-
-def _config(run: Run, vcpus: int) -> GuestConfig:
-    loaded = image.load(CHECKOUT / "guest-images", "gup")
-    name = run.name(1, "source")
-    return GuestConfig(name, Settings.from_environment().qemu, loaded, Shape(vcpus=vcpus))
+every_image = pytest.mark.parametrize("name", image.manifest(FOLDER))
 
 
+def _config(run: Run, name: str, vcpus: int) -> GuestConfig:
+    loaded = image.load(FOLDER, name)
+    guest = run.name(1, "source")
+    return GuestConfig(guest, Settings.from_environment().qemu, loaded, Shape(vcpus=vcpus))
+
+
+@every_image
 @pytest.mark.parametrize("vcpus", [1, 2, 4])
-def test_every_vcpu_marks_its_passes_and_finds_its_memory_whole(run: Run, vcpus: int) -> None:
+def test_every_vcpu_marks_its_passes_and_finds_its_memory_whole(
+    run: Run, name: str, vcpus: int
+) -> None:
     async def main() -> None:
         deadline = Deadline.after(LIMIT_S)
-        async with qemu.started(run, _config(run, vcpus), deadline) as guest:
+        async with qemu.started(run, _config(run, name, vcpus), deadline) as guest:
             await guest.during(guest.serial.passes(vcpus, 5, deadline))
             assert set(guest.serial.marks.passes) == set(range(vcpus))
             assert not guest.serial.marks.damage
@@ -35,18 +41,20 @@ def test_every_vcpu_marks_its_passes_and_finds_its_memory_whole(run: Run, vcpus:
     asyncio.run(main())
 
 
+@every_image
 @pytest.mark.parametrize("vcpu", [0, 1])
+@pytest.mark.parametrize("word", [0xABCDEF12, 0xABCDEF12 << 32])
 def test_a_page_that_was_changed_from_outside_is_reported(
-    run: Run, monkeypatch: pytest.MonkeyPatch, vcpu: int
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str, vcpu: int, word: int
 ) -> None:
-    config = _config(run, vcpus=2)
+    config = _config(run, name, vcpus=2)
     share = config.image.pages(config.shape.memory_mib) // 2
     page = (config.image.entry.span_start >> 12) + vcpu * share + share // 3
     plain = qemu.command_line
 
     def planted(config: GuestConfig, *fds: int) -> list[str]:
-        word = f"loader,addr={page << 12:#x},data=0xabcdef12,data-len=8"
-        return [*plain(config, *fds), "-device", word]
+        loader = f"loader,addr={page << 12:#x},data={word:#x},data-len=8"
+        return [*plain(config, *fds), "-device", loader]
 
     monkeypatch.setattr(qemu, "command_line", planted)
 
@@ -58,6 +66,6 @@ def test_a_page_that_was_changed_from_outside_is_reported(
                 return guest.serial.marks.damage or None
 
             found = await guest.during(deadline.poll(damaged, "The damage"))
-            assert found == [MemoryDamage(vcpu, page, expected=0, found=0xABCDEF12)]
+            assert found == [MemoryDamage(vcpu, page, expected=0, found=word)]
 
     asyncio.run(main())
