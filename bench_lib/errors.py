@@ -6,7 +6,9 @@
     ├── UsageError                  what was asked for cannot be
     │   ├── UnknownScenario
     │   ├── UnknownRequest
-    │   └── BadDeadline
+    │   ├── BadDeadline
+    │   ├── BadShape
+    │   └── NotRecoverable
     ├── HostError                   this host cannot run trials
     │   ├── KvmUnavailable
     │   ├── NotRoot
@@ -15,7 +17,9 @@
     │   ├── NamespacesUnavailable
     │   ├── OutageUnavailable
     │   ├── HostBusy
-    │   └── LeftoversRemain
+    │   ├── LeftoversRemain
+    │   ├── PtraceForbidden
+    │   └── HugepagesMissing
     ├── StoreError                  records cannot be written or read
     │   └── RecordNotWritten
     ├── LedgerError                 the list of kernels cannot be used
@@ -34,9 +38,12 @@
         ├── ToolFailed
         ├── GuestDied
         ├── MonitorFailed
+        ├── MonitorRefused
         ├── MigrationFailed
         ├── OutageNotProven
         ├── NotStuck
+        ├── DebuggerFailed
+        ├── RecoveryFailed
         └── MemoryDamaged
 
 The message of each is a whole sentence that says what to do, for a person who has not read
@@ -74,6 +81,18 @@ class BadDeadline(UsageError):
     """A deadline that is not a positive number of seconds."""
 
     exit_status = 12
+
+
+class BadShape(UsageError):
+    """A guest that QEMU or the image cannot be."""
+
+    exit_status = 13
+
+
+class NotRecoverable(UsageError):
+    """A recovery was asked for where there is no guest or no migration left to recover."""
+
+    exit_status = 14
 
 
 class HostError(KickbenchError):
@@ -128,6 +147,18 @@ class LeftoversRemain(HostError):
     """Something that a killed run has left cannot be ended."""
 
     exit_status = 28
+
+
+class PtraceForbidden(HostError):
+    """Debuggers may not attach here."""
+
+    exit_status = 29
+
+
+class HugepagesMissing(HostError):
+    """There are not enough huge pages for the guests asked for."""
+
+    exit_status = 32
 
 
 class StoreError(KickbenchError):
@@ -245,6 +276,10 @@ class MonitorFailed(TrialLost):
     """A QMP monitor broke, or answered with an error."""
 
 
+class MonitorRefused(TrialLost):
+    """A QMP monitor answered with an error that leaves it usable."""
+
+
 class MigrationFailed(TrialLost):
     """A migration went into a state that the scenario does not contain."""
 
@@ -257,5 +292,15 @@ class NotStuck(TrialLost):
     """A vCPU that should be stuck was not seen stuck."""
 
 
+class DebuggerFailed(TrialLost):
+    """A debugger ended, or could not do what it was told."""
+
+
+class RecoveryFailed(TrialLost):
+    """A migration could not be recovered, in two tries."""
+
+
 class MemoryDamaged(TrialLost):
     """The guest found a page of its memory changed."""
+
+    exit_status = 5

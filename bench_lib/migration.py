@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
 from bench_lib.deadline import Deadline
-from bench_lib.errors import MigrationFailed
+from bench_lib.errors import MigrationFailed, MonitorRefused
+from bench_lib.guest.features import PREEMPT
 from bench_lib.guest.image import MIB
 from bench_lib.guest.qemu import Guest
+from bench_lib.record import Shape
 
 T = TypeVar("T")
 
@@ -63,6 +65,7 @@ _BEFORE_POSTCOPY = frozenset({Phase.NONE, Phase.SETUP, Phase.ACTIVE})
 _WAYS: dict[Phase, frozenset[Phase]] = {
     Phase.POSTCOPY: _BEFORE_POSTCOPY | {Phase.PAUSED, Phase.RECOVERING},
     Phase.PAUSED: _BEFORE_POSTCOPY | {Phase.POSTCOPY, Phase.RECOVERING},
+    Phase.COMPLETED: frozenset({Phase.POSTCOPY, Phase.PAUSED, Phase.RECOVERING}),
 }
 
 
@@ -109,6 +112,14 @@ class Side:
             return self.phase is phase
 
         await self._until(there, f"{phase.value} of {self.guest.name}", deadline)
+
+    async def sends_again(self, deadline: Deadline) -> None:
+        """Wait until this side, which was paused, is in postcopy again or has completed."""
+        await self._until(
+            lambda: self.phase in {Phase.POSTCOPY, Phase.COMPLETED},
+            f"The recovery of {self.guest.name}",
+            deadline,
+        )
 
     async def begins_pass(self, number: int, deadline: Deadline) -> None:
         """Wait until the source begins its pass `number`; the ones before are then complete.
@@ -159,22 +170,19 @@ class Migration:
         """
         return await self.source.guest.during(self.destination.guest.during(work))
 
-    async def configure(self, address: str, memory_mib: int, deadline: Deadline) -> None:
+    async def configure(self, address: str, shape: Shape, deadline: Deadline) -> None:
         """Tell both sides what is to come, and let the destination listen on `address`."""
+        names = ["postcopy-ram", "events", *([PREEMPT] if shape.preempt else [])]
         for side in self.sides:
             await side.guest.control.execute(
                 "migrate-set-capabilities",
-                {
-                    "capabilities": [
-                        {"capability": name, "state": True} for name in ("postcopy-ram", "events")
-                    ]
-                },
+                {"capabilities": [{"capability": name, "state": True} for name in names]},
                 deadline=deadline,
             )
         await self.source.guest.control.execute(
             "migrate-set-parameters",
             {
-                "max-bandwidth": PRECOPY_PER_SECOND * memory_mib * MIB,
+                "max-bandwidth": PRECOPY_PER_SECOND * shape.memory_mib * MIB,
                 "max-postcopy-bandwidth": POSTCOPY_BANDWIDTH,
                 # The least that makes QEMU look for dirty pages, so that it never thinks that
                 # the rest can be sent in the downtime allowed (with 0 it does not look).
@@ -202,3 +210,47 @@ class Migration:
         for side in self.sides:
             await side.reaches(Phase.POSTCOPY, deadline)
         await self.destination.resumes(deadline)
+
+    async def unthrottle(self, deadline: Deadline) -> None:
+        """Let the source push pages as fast as it can; see `POSTCOPY_BANDWIDTH`."""
+        await self.source.guest.control.execute(
+            "migrate-set-parameters", {"max-postcopy-bandwidth": 0}, deadline=deadline
+        )
+
+    async def pause(self, deadline: Deadline) -> None:
+        """Have both sides give up the connection, where they have not."""
+        for side in self.sides:
+            if side.phase is Phase.POSTCOPY:
+                # Refused by a side that has given it up by itself meanwhile.
+                with suppress(MonitorRefused):
+                    await side.guest.control.execute(
+                        "migrate-pause", deadline=deadline, out_of_band=True, may_refuse=True
+                    )
+        for side in self.sides:
+            await side.reaches(Phase.PAUSED, deadline)
+
+    async def resume(self, address: str, attempt: int, deadline: Deadline) -> None:
+        """Go on with a migration that is paused on both sides; see docs/devel of QEMU, postcopy.
+
+        :param attempt: from 1; each has a port of its own.
+        :raise MonitorRefused: a side does not want to.
+        """
+        uri = f"tcp:{address}:{PORT + attempt}"
+        await self.destination.guest.control.execute(
+            "migrate-recover", {"uri": uri}, deadline=deadline, out_of_band=True, may_refuse=True
+        )
+        await self.source.guest.control.execute(
+            "migrate", {"uri": uri, "resume": True}, deadline=deadline, may_refuse=True
+        )
+
+    async def goes_on(self, deadline: Deadline) -> None:
+        """Wait until a paused migration sends again, or already has sent all.
+
+        A side whose attempt fails is paused again, from where the next attempt begins.
+        """
+        await self.source.sends_again(deadline)
+
+    async def completes(self, deadline: Deadline) -> None:
+        """Wait until both sides have completed."""
+        for side in self.sides:
+            await side.reaches(Phase.COMPLETED, deadline)

@@ -19,8 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from bench_lib.record import HUNG, Outcome, Record
-from bench_lib.verdict.summary import Pace, Row, Wait
+from bench_lib.record import HUNG, Host, Kernel, Outcome, Record, Shape
+from bench_lib.verdict.summary import Pace, Recoveries, Row, Wait
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
@@ -61,6 +61,8 @@ def trial_line(record: Record) -> str:
         parts.append(f"after {duration(record.latency_ns)}")
     if record.reason:
         parts.append(record.reason)
+    if record.recovery:
+        parts.append(f"recovered, memory {record.recovery.memory}")
     parts.extend(
         f"vCPU {thread.vcpu} {thread.state} {thread.wchan} {thread.fault_path}"
         for thread in record.evidence.before
@@ -78,12 +80,7 @@ def outcomes(row: Row) -> str:
 def report(console: Console, rows: Sequence[Row], paces: Sequence[Pace]) -> None:
     """A table for each kernel and host, and where the time of the trials went."""
     for kernel, host in dict.fromkeys((row.kernel, row.host) for row in rows):
-        console.print(
-            f"\n[bold]{kernel.release}[/] {escape(kernel.version)}, "
-            f"{host.kind} ({host.accelerator}) on {escape(host.machine)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        _heading(console, kernel, host)
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
         table.add_column("request", no_wrap=True)
         table.add_column("scenario", no_wrap=True)
@@ -96,7 +93,7 @@ def report(console: Console, rows: Sequence[Row], paces: Sequence[Pace]) -> None
                 seen = (row.states, row.wchans, row.fault_paths)
                 table.add_row(
                     row.request,
-                    row.scenario,
+                    row.scenario + shape(row.shape),
                     outcomes(row),
                     wait(row.median),
                     wait(row.worst),
@@ -107,6 +104,84 @@ def report(console: Console, rows: Sequence[Row], paces: Sequence[Pace]) -> None
         for pace in paces:
             if (pace.kernel, pace.host) == (kernel, host):
                 console.print(_pace_line(pace), highlight=False, soft_wrap=True)
+
+
+def _heading(console: Console, kernel: Kernel, host: Host) -> None:
+    console.print(
+        f"\n[bold]{kernel.release}[/] {escape(kernel.version)}, "
+        f"{host.kind} ({host.accelerator}) on {escape(host.machine)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def shape(value: Shape) -> str:
+    """In what a guest is not the usual one, with a blank before it; "" for one that is."""
+    usual = Shape()
+    parts = []
+    if value.vcpus != usual.vcpus:
+        parts.append(f"{value.vcpus} vCPUs")
+    if value.memory_mib != usual.memory_mib:
+        parts.append(f"{value.memory_mib} MiB")
+    if value.backing != usual.backing:
+        parts.append(value.backing)
+    if value.preempt:
+        parts.append("preempt")
+    if value.image != usual.image:
+        parts.append(f"{value.image}: no test of the flag")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def matrix(console: Console, rows: Sequence[Row]) -> None:
+    """A table for each kernel and host: requests down, scenarios across."""
+    for kernel, host in dict.fromkeys((row.kernel, row.host) for row in rows):
+        _heading(console, kernel, host)
+        mine = [row for row in rows if (row.kernel, row.host) == (kernel, host)]
+        scenarios = list(dict.fromkeys(row.scenario for row in mine))
+        cells = {(row.request, row.scenario): row for row in mine}
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("request", no_wrap=True)
+        for scenario in scenarios:
+            table.add_column(scenario)
+        for request in dict.fromkeys(row.request for row in mine):
+            table.add_row(request, *(_cell(cells.get((request, each))) for each in scenarios))
+        console.print(table)
+    console.print(
+        "vCPU state and fault path before the request; the median, a bound where it hung",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _cell(row: Row | None) -> str:
+    """Returned 0.54 ms S gup; asleep > 5.0 s D gup (3/8)."""
+    if row is None:
+        return "-"
+    ended = [each for each in Outcome if row.outcomes[each]]
+    count = f" {row.outcomes[ended[0]]}/{row.trials}" if row.trials > 1 else ""
+    first = f"{ended[0]}{count}" if len(ended) == 1 else outcomes(row)
+    seen = " ".join("/".join(values) for values in (row.states, row.fault_paths))
+    text = f"{first} {wait(row.median)} {seen}".rstrip(" -")
+    if any(row.outcomes[each] for each in HUNG):
+        return f"[bold red]{text}[/]"
+    return f"[yellow]{text}[/]" if row.outcomes[Outcome.LOST] else text
+
+
+def recoveries(console: Console, rows: Sequence[Recoveries]) -> None:
+    """A line for each, damage loudest."""
+    for row in rows:
+        parts = [f"{row.whole} of {row.asked} whole"]
+        for what, ns in (
+            ("the request answered after all", row.answered_ns),
+            ("migration completed", row.completed_ns),
+            ("next pass of every vCPU", row.next_pass_ns),
+        ):
+            if ns is not None:
+                parts.append(f"{what} {duration(ns)}")
+        text = f"recovered after {row.request} in {row.scenario}: {', '.join(parts)}"
+        if row.damaged:
+            text = f"[bold red]{row.damaged} of {row.asked} DAMAGED[/]; {text}"
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 def _pace_line(pace: Pace) -> str:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import fcntl
 import os
+import select
 import signal
 import subprocess
+import termios
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -23,6 +27,10 @@ TOOL_LIMIT_S = 30.0
 
 DEATH_LIMIT_S = 10.0
 """How long a killed process may take to be gone; milliseconds unless the kernel has a bug."""
+
+ATTENTIVE_S = 0.1
+"""How long an answer that is timed is waited for with the event loop standing still. What comes
+later may come by way of the loop, whose 0.3 ms are then less than one in three hundred."""
 
 DEATH_S = 0.5
 """How long the exit of a process may be behind the first sign of its death."""
@@ -101,6 +109,22 @@ class Child:
             os.close(fd)
         return self._popen.wait()
 
+    async def reaped(self, deadline: Deadline) -> int | None:
+        """Wait until the process has ended and reap it.
+
+        :return: when that was, in nanoseconds on the monotonic clock; None if the deadline passed.
+        """
+        # First with the event loop standing still, whose turns would be part of what is timed.
+        attentive_s = min(ATTENTIVE_S, deadline.remaining_s)
+        if not select.select([self._pidfd], [], [], attentive_s)[0]:
+            try:
+                async with asyncio.timeout(deadline.remaining_s):
+                    await self.exited()
+            except TimeoutError:
+                return None
+        self._popen.wait()
+        return time.monotonic_ns()
+
     async def during(
         self, work: Coroutine[Any, Any, T], signs: tuple[type[Exception], ...] = ()
     ) -> T:
@@ -153,6 +177,7 @@ def started(
     netns_fd: int | None = None,
     pass_fds: Sequence[int] = (),
     stdin_pipe: bool = False,
+    terminal_fd: int | None = None,
 ) -> Iterator[Child]:
     """Run a program beside us; it is ended when the context is left.
 
@@ -162,21 +187,28 @@ def started(
     :param env: added to our environment for it; the mark of a run, at the least (see `ownership`).
     :param output: file for its stdout and stderr, or a descriptor; the caller closes that.
     :param netns_fd: the network namespace to start it in.
+    :param terminal_fd: a terminal, which becomes its stdin and controls its session, with it in
+        the foreground.
     :raise ProgramMissing: there is no such program.
     """
     dies_with_us = _dies_with(os.getpid())
 
     def prepare() -> None:
         dies_with_us()
+        if terminal_fd is not None:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         if netns_fd is not None:
             set_network_namespace(netns_fd)
 
+    stdin = subprocess.PIPE if stdin_pipe else subprocess.DEVNULL
+    if terminal_fd is not None:
+        stdin = terminal_fd
     with ExitStack() as opened:
         log = opened.enter_context(output.open("ab")) if isinstance(output, Path) else output
         try:
             popen = subprocess.Popen(
                 argv,
-                stdin=subprocess.PIPE if stdin_pipe else subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **env},

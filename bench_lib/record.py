@@ -26,10 +26,29 @@ class Scenario(StrEnum):
 
     IDLE = "idle"
     """It runs where it was started; no migration."""
+    POSTCOPY = "postcopy"
+    """Postcopy over a healthy link: pages that are asked for come at once."""
     BLACKHOLE = "blackhole"
     """Postcopy, then every packet is dropped; both sides still believe in the connection."""
+    BLACKHOLE_RETURN = "blackhole-return"
+    """The same, but only of what the destination sends: the source does not hear its requests."""
+    LINK_DOWN = "link-down"
+    """Postcopy, then the link loses its carrier; both sides still believe in the connection."""
     PAUSED = "paused"
     """Postcopy, then the connection is reset; both sides have seen it and are paused."""
+    PAUSED_TIMEOUT = "paused-timeout"
+    """Postcopy, then silence until TCP has given up on both sides, and they are paused."""
+    PAUSED_COMMAND = "paused-command"
+    """Postcopy, then `migrate-pause`; both sides are paused, the link is healthy."""
+    DEGRADED = "degraded"
+    """Postcopy over a link that is slow, late and lossy: pages come, each after a while."""
+    FLAPPING = "flapping"
+    """Postcopy over a link with short outages, again and again: the migration goes on."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Scenario | None:
+        """`paused-reset` is the full name of plain `paused`."""
+        return cls.PAUSED if value == "paused-reset" else None
 
 
 class Request(StrEnum):
@@ -37,6 +56,26 @@ class Request(StrEnum):
 
     STOP = "stop"
     """QMP `stop`, until its reply."""
+    CTRL_C = "ctrl-c"
+    """0x03 typed at QEMU's terminal, until QEMU is reaped."""
+    GDB_ATTACH = "gdb-attach"
+    """A gdb that waits for its command attaches to QEMU, until it has stopped every thread."""
+    PTRACE_INTERRUPT = "ptrace-interrupt"
+    """PTRACE_SEIZE and PTRACE_INTERRUPT of each vCPU thread, until all have stopped."""
+    GDBSTUB_BREAK = "gdbstub-break"
+    """0x03 to QEMU's gdbstub, until its stop reply."""
+    SIGTERM = "sigterm"
+    """SIGTERM to QEMU, until it is reaped."""
+    QUIT = "quit"
+    """QMP `quit`, until QEMU is reaped."""
+    SIGUSR1 = "sigusr1"
+    """QEMU's own kick, the signal alone, to each vCPU thread, until all have taken it."""
+    REGISTERS = "registers"
+    """HMP `info registers`, which has to run on the vCPUs, until its reply."""
+    SIGKILL = "sigkill"
+    """SIGKILL to QEMU, until it is reaped. A control: no kernel may fail it."""
+    QUERY_STATUS = "query-status"
+    """QMP `query-status`, until its reply. A control: the monitor's own round trip."""
 
 
 class Outcome(StrEnum):
@@ -74,13 +113,27 @@ class FaultPath(StrEnum):
     """Not stuck."""
 
 
+class Backing(StrEnum):
+    """What a guest's memory is, on the host."""
+
+    ANONYMOUS = "anonymous"
+    MEMFD = "memfd"
+    """Shared memory, as for vhost-user."""
+    HUGETLB = "hugetlb"
+    """Shared memory of huge pages of 2 MiB."""
+
+
 @dataclass(frozen=True)
 class Shape:
-    """The guest. :ivar memory_mib: all of its memory."""
+    """The guest.
+
+    :ivar memory_mib: all of its memory.
+    :ivar preempt: whether pages that are asked for have a connection of their own.
+    """
 
     vcpus: int = 1
     memory_mib: int = 16
-    backing: str = "anonymous"
+    backing: Backing = Backing.ANONYMOUS
     preempt: bool = False
     image: str = "gup"
 
@@ -146,11 +199,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recovery:
-    """How the guest did after the link came back, in nanoseconds since then."""
+    """How the guest did after the link came back, in nanoseconds since then.
 
-    completed_ns: int
-    next_pass_ns: int
+    :ivar completed_ns: until the migration had completed.
+    :ivar next_pass_ns: until every vCPU had finished a pass. Either is None where the guest found
+        its memory damaged before.
+    :ivar answered_ns: until a request that had hung was answered after all; None otherwise.
+    """
+
+    completed_ns: int | None
+    next_pass_ns: int | None
     memory: Literal["whole", "damaged"]
+    answered_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +228,8 @@ class Record:
     :ivar run_id: of the run that it belongs to; `seq` counts from 1 within it.
     :ivar reason: why, for `refused` and `lost`.
     :ivar latency_ns: from the request to its answer; None unless `returned` or `refused`.
+    :ivar resolution_ns: how far apart the looks were that saw the answer; None where it was waited
+        for, which has no such limit.
     :ivar qemu: QEMU's version.
     :ivar outage: the mechanism that was used, None where the scenario has no outage.
     :ivar started: UTC, ISO 8601.
@@ -193,6 +255,7 @@ class Record:
     stages: tuple[Stage, ...] = ()
     recovery: Recovery | None = None
     slot: Slot | None = None
+    resolution_ns: int | None = None
     schema: int = SCHEMA
 
     @property

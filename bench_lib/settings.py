@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench_lib.deadline import seconds
 from bench_lib.errors import BadDeadline, UsageError
+
+SETS = ("core", "full")
+"""How much is measured where nobody says it trial by trial."""
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -26,6 +29,12 @@ def _user_cache(environ: Mapping[str, str]) -> Path:
     """Where the XDG base directory specification puts it."""
     base = environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "kickbench"
+
+
+def _one_of(name: str, text: str, known: Sequence[str]) -> str:
+    if text not in known:
+        raise UsageError(f"{name} is {' or '.join(known)}, not {text!r}.")
+    return text
 
 
 def _positive(name: str, text: str) -> int:
@@ -57,6 +66,9 @@ class Settings:
     """KICKBENCH_TRIALS: trials a scenario in `asv run`."""
     deadline_s: float
     """KICKBENCH_DEADLINE: seconds until a trial stops waiting for the answer."""
+    full: bool
+    """KICKBENCH_SET: whether `asv run` measures every scenario (`full`), or the few that tell most
+    (`core`)."""
     staging_s: float
     """KICKBENCH_STAGING: seconds until a trial that is not yet staged and proved is lost."""
     lab_memory_mib: int
@@ -103,6 +115,7 @@ class Settings:
             runtime=path("KICKBENCH_RUNTIME", Path("/run/kickbench")),
             qemu=str(Path(qemu).absolute()) if "/" in qemu else qemu,
             trials=_positive("KICKBENCH_TRIALS", environ.get("KICKBENCH_TRIALS", "8")),
+            full=_one_of("KICKBENCH_SET", environ.get("KICKBENCH_SET", "core"), SETS) == "full",
             deadline_s=duration("KICKBENCH_DEADLINE", "5"),
             staging_s=duration("KICKBENCH_STAGING", "30"),
             lab_memory_mib=_positive(

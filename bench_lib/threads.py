@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench_lib.errors import NotRoot
 from bench_lib.record import After, Before, FaultPath
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 _FRAME = re.compile(r"^\[<[0-9a-fx]+>\] ([^+\s]+)", re.MULTILINE)
 
@@ -103,6 +108,29 @@ def observe(pid: int, tid: int) -> ThreadState:
         stack=stack,
         cpu_ns=cpu_ns,
     )
+
+
+def kick(pid: int, tid: int, number: signal.Signals) -> None:
+    """Send a signal to one thread; tgkill(2).
+
+    :raise ProcessLookupError: there is no such thread.
+    """
+    if _libc.tgkill(pid, tid, number) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), "tgkill")
+
+
+def pending(pid: int, tid: int, number: signal.Signals) -> bool:
+    """Whether a signal sent to this thread alone still waits for it to leave the kernel.
+
+    :raise ProcessLookupError: there is no such thread.
+    """
+    try:
+        status = Path(f"/proc/{pid}/task/{tid}/status").read_text()
+    except FileNotFoundError:
+        raise ProcessLookupError(f"no thread {tid} in process {pid}") from None
+    mask = int(status.split("SigPnd:")[1].split()[0], 16)
+    return bool(mask >> (number - 1) & 1)
 
 
 def evidence_before(vcpu: int, seen: ThreadState) -> Before:

@@ -8,7 +8,6 @@ class Stop(suite.RequestSuite):
     """Until QEMU has answered `stop`: every vCPU thread has left the kernel when it does."""
 
     request = Request.STOP
-    params = ("idle", "blackhole", "paused")
 
     def setup_cache(self) -> dict[str, list[Record]]:
         return self.measure()

@@ -21,9 +21,11 @@ from bench_lib.deadline import Deadline
 from bench_lib.guest import image, qemu
 from bench_lib.kernel import identity
 from bench_lib.network import link, outage
-from bench_lib.record import FaultPath, Scenario, Shape
+from bench_lib.record import FaultPath, Request, Scenario, Shape
 from bench_lib.settings import Settings
-from bench_lib.trial import proof, requests, staging
+from bench_lib.trial import failures, proof, staging
+from bench_lib.trial.case import Case
+from bench_lib.trial.requests import REQUESTS
 from bench_lib.trial.timeline import Timeline
 
 LIMIT_S = 30
@@ -70,15 +72,18 @@ async def compare(pairs: int) -> None:
             run=run,
             host=identity.this_host(None),
             qemu=settings.qemu,
-            image=image.load(settings.images, shape.image),
-            shape=shape,
+            images={shape.image: image.load(settings.images, shape.image)},
             mechanism=mechanism,
+            degradation=None,
         )
         async with AsyncExitStack() as stack:
             limit = Deadline.after(LIMIT_S)
-            scene = await staging.stage(plan, 1, Scenario.BLACKHOLE, Timeline(), limit, stack)
+            case = Case(Scenario.BLACKHOLE, Request.STOP)
+            scene = await staging.start(plan, 1, case, Timeline(), limit, stack)
+            await failures.strand(scene, Timeline(), limit, stack)
             guest = scene.guest
             guest.serial.pause()
+            suites_stop = REQUESTS[Request.STOP](run, guest, scene.tids)
             plain = PlainClient(path)
             stack.callback(plain.socket.close)
             stack.callback(plain.file.close)
@@ -88,7 +93,8 @@ async def compare(pairs: int) -> None:
                 await proof.stuck(guest.child.pid, scene.tids, FaultPath.GUP, limit)
 
             async def by_suite() -> int:
-                reply = await requests.stop(guest, Deadline.after(LIMIT_S))
+                await suites_stop.send()
+                reply = await suites_stop.answer(Deadline.after(LIMIT_S))
                 assert reply is not None
                 return reply.latency_ns
 

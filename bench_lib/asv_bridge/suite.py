@@ -10,16 +10,21 @@ from bench_lib.kernel.store import Store
 from bench_lib.lab import trials
 from bench_lib.record import HUNG, SCORED, Record, Request, Scenario
 from bench_lib.settings import Settings
-from bench_lib.trial import batch
+from bench_lib.trial import batch, case
+from bench_lib.trial.case import CORE_SCENARIOS, Case
 
 NS_PER_S = 1e9
+
+
+def scenarios(settings: Settings) -> tuple[str, ...]:
+    """What requests are measured in. Plain names, for asv shows a parameter as repr() gives it."""
+    return tuple(each.value for each in (Scenario if settings.full else CORE_SCENARIOS))
 
 
 class RequestSuite:
     """Base of a benchmark class.
 
-    A subclass names its `request` and, as `params`, its scenarios (their plain names: asv shows
-    a parameter as repr() gives it), and defines `setup_cache` as ``return self.measure()``: asv
+    A subclass names its `request`, and defines `setup_cache` as ``return self.measure()``: asv
     tells caches apart by the line that defines them.
 
     The worst case is left to `kickbench report`: a maximum has no interval, so asv would call any
@@ -30,7 +35,7 @@ class RequestSuite:
     """
 
     request: Request
-    params: Sequence[str]
+    params: Sequence[str] = scenarios(Settings.from_environment())
     param_names = ("scenario",)
     version = "1"
 
@@ -58,8 +63,8 @@ class RequestSuite:
             raise
 
     def _measure(self, settings: Settings) -> dict[str, list[Record]]:
-        cases = batch.interleaved(
-            [batch.Case(Scenario(name), self.request) for name in self.params], settings.trials
+        cases = case.interleaved(
+            [Case(Scenario(name), self.request) for name in self.params], settings.trials
         )
         progress = Progress(settings.progress, len(cases))
         try:
@@ -99,7 +104,7 @@ class RequestSuite:
     track_lost.unit = "trials"  # type: ignore[attr-defined]
 
 
-def _run(cases: Sequence[batch.Case], settings: Settings, progress: Progress) -> list[Record]:
+def _run(cases: Sequence[Case], settings: Settings, progress: Progress) -> list[Record]:
     """Under the booted kernel, or in the lab under the one that asv asks for."""
     if settings.kernel is None:
         return batch.run(cases, settings, on_record=progress.advance)

@@ -17,7 +17,8 @@ from bench_lib.lab import campaign, machine, trials
 from bench_lib.lab.machine import SHARE, Facts
 from bench_lib.record import Record, Request, Scenario
 from bench_lib.settings import Settings
-from bench_lib.trial import batch
+from bench_lib.trial import case
+from bench_lib.trial.case import CORE_SCENARIOS
 from bench_lib.verdict import summary
 
 
@@ -63,7 +64,7 @@ def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path |
 @click.argument("names", metavar="KERNEL...", nargs=-1, required=True)
 @click.option("--boots", type=click.IntRange(min=1), default=4, help="Of each; default 4.")
 @click.option("-n", "count", type=click.IntRange(min=1), default=2, help="Trials a boot of each.")
-@click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Default: all.")
+@click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Default: core.")
 @click.option("--request", default=Request.STOP, metavar="NAME", help="Default: stop.")
 @click.option("--name", default="", help="Tells campaigns apart that are otherwise the same.")
 def campaign_command(
@@ -84,10 +85,10 @@ def campaign_command(
       kickbench lab campaign debian/6.1 debian/6.12 --boots 4
     """
     settings = Settings.from_environment()
-    chosen = scenarios or tuple(Scenario)
-    cases = batch.interleaved(
+    chosen = scenarios or CORE_SCENARIOS
+    cases = case.interleaved(
         [
-            batch.Case(
+            case.Case(
                 named(Scenario, each, UnknownScenario), named(Request, request, UnknownRequest)
             )
             for each in chosen

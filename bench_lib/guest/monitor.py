@@ -12,7 +12,7 @@ from typing import Any
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from bench_lib.deadline import Deadline
-from bench_lib.errors import DeadlinePassed, MonitorFailed
+from bench_lib.errors import DeadlinePassed, MonitorFailed, MonitorRefused
 
 # The library logs every connection that ends with its guest as an error. We report those.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
@@ -67,8 +67,13 @@ class Monitor:
         arguments: Mapping[str, object] | None = None,
         *,
         deadline: Deadline,
+        out_of_band: bool = False,
+        may_refuse: bool = False,
     ) -> Any:
         """Execute a command; its value.
+
+        :param out_of_band: also while another command keeps QEMU's main loop.
+        :param may_refuse: a refusal is no failure of the monitor, which stays of use.
 
         :raise MonitorFailed: QEMU answered with an error or not in time, or went away.
         """
@@ -76,10 +81,12 @@ class Monitor:
             raise self._failure
         try:
             async with asyncio.timeout(deadline.remaining_s):
-                return await self._client.execute(command, arguments)
+                return await self._client.execute(command, arguments, oob=out_of_band)
         except TimeoutError:
             raise self._failed(f"{command} was not answered before its deadline.") from None
         except ExecuteError as error:
+            if may_refuse:
+                raise MonitorRefused(f"{self.name} refused {command}: {error}") from None
             raise self._failed(f"{command} was refused: {error}") from None
         except (QMPError, OSError, EOFError) as error:
             raise self._failed(f"the connection broke during {command}: {error}") from None

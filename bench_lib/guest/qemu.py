@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,12 +15,16 @@ from bench_lib import process
 from bench_lib.deadline import Deadline, together
 from bench_lib.errors import GuestDied, MonitorFailed
 from bench_lib.guest import monitor, serial
+from bench_lib.guest.gdbstub import GdbStub
 from bench_lib.guest.image import LoadedImage
 from bench_lib.guest.request_line import RequestLine
 from bench_lib.ownership import Run
-from bench_lib.record import Shape
+from bench_lib.record import Backing, Shape
 
 T = TypeVar("T")
+
+MACHINE = "pc"
+"""QEMU's name for the machine that guests are."""
 
 SIGNS_OF_DEATH = (MonitorFailed, GuestDied)
 """What may be seen of a dying QEMU before its exit is: a closed monitor, a missing thread."""
@@ -26,7 +32,13 @@ SIGNS_OF_DEATH = (MonitorFailed, GuestDied)
 
 @dataclass(frozen=True)
 class GuestConfig:
-    """What to start. :ivar name: unique on this host. :ivar incoming: wait for a migration."""
+    """What to start.
+
+    :ivar name: unique on this host.
+    :ivar incoming: wait for a migration.
+    :ivar terminal: in the foreground of a terminal of its own.
+    :ivar gdbstub: with a debugger's connection to the guest.
+    """
 
     name: str
     qemu: str
@@ -34,14 +46,25 @@ class GuestConfig:
     shape: Shape
     incoming: bool = False
     netns_fd: int | None = None
+    terminal: bool = False
+    gdbstub: bool = False
+
+
+def _memory(shape: Shape) -> list[str]:
+    """What makes the guest's memory what the shape says; nothing for QEMU's own default."""
+    if shape.backing is Backing.ANONYMOUS:
+        return []
+    huge = ",hugetlb=on,hugetlbsize=2M" if shape.backing is Backing.HUGETLB else ""
+    memory = f"memory-backend-memfd,id=memory,size={shape.memory_mib}M,share=on{huge}"
+    return ["-object", memory, "-machine", "memory-backend=memory"]
 
 
 def command_line(
-    config: GuestConfig, serial_fd: int, control_fd: int, requests_fd: int
+    config: GuestConfig, serial_fd: int, control_fd: int, requests_fd: int, gdbstub_fd: int
 ) -> list[str]:
     """QEMU's arguments.
 
-    The three descriptors are connected sockets: no paths in a file system, nothing to wait for,
+    The descriptors are connected sockets: no paths in a file system, nothing to wait for,
     and nobody else can connect.
     """
     # fmt: off
@@ -52,7 +75,7 @@ def command_line(
         # No devices but those named here: each costs time at start, and disks would make
         # `stop` wait for their flush.
         "-no-user-config", "-nodefaults", "-display", "none",
-        "-machine", "pc", "-accel", "kvm",
+        "-machine", MACHINE, "-accel", "kvm",
         # -cpu host does not work on every KVM (kvm_pvm aborts it); pni is not offered by kvm_pvm.
         "-cpu", "qemu64,-pni",
         "-smp", str(config.shape.vcpus),
@@ -65,6 +88,11 @@ def command_line(
         # everything else.
         "-chardev", f"socket,id=control,fd={control_fd}", "-mon", "chardev=control,mode=control",
         "-chardev", f"socket,id=requests,fd={requests_fd}", "-mon", "chardev=requests,mode=control",
+        *_memory(config.shape),
+        *(
+            ["-chardev", f"socket,id=gdbstub,fd={gdbstub_fd}", "-gdb", "chardev:gdbstub"]
+            if config.gdbstub else []
+        ),
         *(["-incoming", "defer"] if config.incoming else []),
     ]
     # fmt: on
@@ -75,6 +103,8 @@ class Guest:
 
     :ivar incoming: whether it was started to wait for a migration.
     :ivar control: the monitor for staging; `requests` is for the measured request.
+    :ivar gdbstub: a debugger's end of the connection to the guest, None where there is none.
+    :ivar keyboard: what is written to this descriptor was typed at QEMU's terminal; likewise.
     """
 
     def __init__(
@@ -85,6 +115,8 @@ class Guest:
         control: monitor.Monitor,
         requests: RequestLine,
         line: serial.SerialLine,
+        gdbstub: GdbStub | None,
+        keyboard: int | None,
     ) -> None:
         self.name = config.name
         self.incoming = config.incoming
@@ -92,6 +124,8 @@ class Guest:
         self.control = control
         self.requests = requests
         self.serial = line
+        self.gdbstub = gdbstub
+        self.keyboard = keyboard
         self._log = log
 
     async def vcpu_tids(self, deadline: Deadline) -> list[int]:
@@ -127,6 +161,14 @@ def last_words(log: Path) -> str:
     return f": {said[-1].rstrip('.')}" if said else ""
 
 
+def _terminal(stack: AsyncExitStack) -> tuple[int, int]:
+    """A pseudo-terminal: its keyboard's end and the end of the program at it."""
+    ends = pty.openpty()
+    for fd in ends:
+        stack.callback(os.close, fd)
+    return ends
+
+
 @asynccontextmanager
 async def started(run: Run, config: GuestConfig, deadline: Deadline) -> AsyncIterator[Guest]:
     """Start a guest and connect to it; it is ended when the context is left.
@@ -135,11 +177,12 @@ async def started(run: Run, config: GuestConfig, deadline: Deadline) -> AsyncIte
     """
     log = run.folder / f"{config.name}.log"
     async with AsyncExitStack() as stack:
-        pairs = [socket.socketpair() for _ in range(3)]
+        pairs = [socket.socketpair() for _ in range(4)]
         for ours, theirs in pairs:
             stack.callback(ours.close)
             stack.callback(theirs.close)
         fds = [theirs.fileno() for _, theirs in pairs]
+        keyboard, screen = _terminal(stack) if config.terminal else (None, None)
         child = stack.enter_context(
             process.started(
                 command_line(config, *fds),
@@ -147,17 +190,19 @@ async def started(run: Run, config: GuestConfig, deadline: Deadline) -> AsyncIte
                 output=log,
                 netns_fd=config.netns_fd,
                 pass_fds=fds,
+                terminal_fd=screen,
             )
         )
         stack.callback(log.unlink, missing_ok=True)
         for _, theirs in pairs:
             theirs.close()
-        serial_end, control_end, requests_end = (ours for ours, _ in pairs)
+        serial_end, control_end, requests_end, gdbstub_end = (ours for ours, _ in pairs)
         line = await serial.SerialLine.open(serial_end)
         stack.callback(line.close)
         control = monitor.Monitor(f"{config.name}/control")
         requests = RequestLine(f"{config.name}/requests", requests_end)
-        guest = Guest(config, child, log, control, requests, line)
+        gdbstub = GdbStub(config.name, gdbstub_end) if config.gdbstub else None
+        guest = Guest(config, child, log, control, requests, line, gdbstub, keyboard)
         stack.push_async_callback(control.disconnect)
 
         async def connect() -> None:

@@ -12,28 +12,26 @@ import json
 import select
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bench_lib.deadline import Deadline
 from bench_lib.errors import MonitorFailed
-
-ATTENTIVE_S = 0.1
-"""How long only the answer is waited for, with the event loop standing still. What comes later
-may come by way of the loop, whose 0.3 ms are then less than one in three hundred."""
+from bench_lib.process import ATTENTIVE_S
 
 CHUNK = 65536
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back on a request, and when; moments on the monotonic clock, nanoseconds.
+    """What came back on a request.
 
+    :ivar at_ns: when, on the monotonic clock, nanoseconds.
     :ivar error: QEMU's error text; None when the command did what it should.
     """
 
-    sent_ns: int
-    answered_ns: int
+    at_ns: int
     error: str | None
 
 
@@ -47,6 +45,8 @@ class RequestLine:
         self._socket.setblocking(False)
         self._received = b""
         self._failure: MonitorFailed | None = None
+        self._unanswered: str | None = None
+        self._late: tuple[int, dict[str, Any]] | None = None
 
     async def connect(self, deadline: Deadline) -> None:
         """Greet and negotiate.
@@ -58,37 +58,50 @@ class RequestLine:
         _, greeting = await deadline.wait_for(self._message(), what)
         if "QMP" not in greeting:
             raise self._failed(f"it greeted with {greeting}")
-        if (answer := await self.ask("qmp_capabilities", deadline)) is None or answer.error:
+        self.send("qmp_capabilities")
+        if (answer := await self.answer(deadline)) is None or answer.error:
             raise self._failed("it does not negotiate")
 
-    async def ask(self, command: str, deadline: Deadline) -> Answer | None:
-        """Make a request: from its first byte written to its reply read.
+    def send(self, command: str, arguments: Mapping[str, object] | None = None) -> int:
+        """Make a request.
 
-        :return: None if no reply came before the deadline.
-        :raise MonitorFailed: the connection broke.
+        :return: the moment before its first byte was written; monotonic clock, nanoseconds.
+        :raise MonitorFailed: the connection broke, or the request before has not been answered.
         """
         if self._failure is not None:
             raise self._failure
-        text = json.dumps({"execute": command}).encode() + b"\n"
+        if self._unanswered is not None:
+            raise self._failed(f"{self._unanswered} was not answered before its deadline")
+        message = {"execute": command, **({"arguments": arguments} if arguments else {})}
+        text = json.dumps(message).encode() + b"\n"
         # Taken before, for QEMU may begin, and even take this CPU, before the call returns.
         sent_ns = time.monotonic_ns()
         try:
             self._socket.sendall(text)
         except OSError as error:
             raise self._failed(f"{command} could not be sent: {error.strerror}") from None
+        self._unanswered = command
+        return sent_ns
+
+    async def answer(self, deadline: Deadline) -> Answer | None:
+        """Wait for the reply to what was sent last; may be called again if it did not come.
+
+        :return: None if no reply came before the deadline.
+        :raise MonitorFailed: the connection broke.
+        """
         try:
-            found = self._reply_attentively(deadline)
+            found = self._late or self._reply_attentively(deadline)
             if found is None:
                 async with asyncio.timeout(deadline.remaining_s):
                     found = await self._reply()
         except TimeoutError:
-            self._failed(f"{command} was not answered before its deadline")
             return None
-        answered_ns, reply = found
-        if answered_ns > deadline.at_ns:  # poll(2) counts in whole milliseconds
-            self._failed(f"{command} was answered after its deadline")
+        at_ns, reply = found
+        if at_ns > deadline.at_ns:  # poll(2) counts in whole milliseconds
+            self._late = found
             return None
-        return Answer(sent_ns, answered_ns, reply.get("error", {}).get("desc"))
+        self._unanswered = self._late = None
+        return Answer(at_ns, reply.get("error", {}).get("desc"))
 
     def _reply_attentively(self, deadline: Deadline) -> tuple[int, dict[str, Any]] | None:
         """The reply and when it came, if it comes within `ATTENTIVE_S`."""

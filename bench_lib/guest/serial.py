@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from bench_lib.deadline import Deadline
 from bench_lib.errors import MemoryDamaged
@@ -15,6 +17,9 @@ _DAMAGE = re.compile(
     rb" expected=([0-9a-f]{16}) found=([0-9a-f]{16})\n"
 )
 _MARKS = bytes(range(ord("A"), ord("Z") + 1))
+
+SILENCE_S = 0.02
+"""A line on which nothing came for so long is read out."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,18 @@ class SerialLine(asyncio.Protocol):
         if self._transport is not None and self._transport.is_reading():
             self._transport.pause_reading()
 
+    async def resume(self) -> None:
+        """Read again, first of all what a guest that makes no progress has sent before."""
+        if self._transport is not None and not self._transport.is_reading():
+            self._transport.resume_reading()
+        while True:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(SILENCE_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+
     def check_memory(self) -> None:
         """Raise what the guest has said of its memory, if that is not that it is whole.
 
@@ -97,15 +114,25 @@ class SerialLine(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def passes(self, vcpus: int, count: int, deadline: Deadline) -> None:
+    async def passes(
+        self,
+        vcpus: int,
+        count: int,
+        deadline: Deadline,
+        since: Mapping[int, int] = MappingProxyType({}),
+    ) -> None:
         """Wait until each of `vcpus` vCPUs has finished `count` passes.
+
+        :param since: passes of each vCPU that do not count.
 
         :raise DeadlinePassed: one has not.
         :raise MemoryDamaged: the guest has found a page changed.
         """
 
         async def enough() -> None:
-            while any(self.marks.passes.get(vcpu, 0) < count for vcpu in range(vcpus)):
+            while any(
+                self.marks.passes.get(vcpu, 0) < since.get(vcpu, 0) + count for vcpu in range(vcpus)
+            ):
                 self.check_memory()
                 self._changed.clear()
                 await self._changed.wait()

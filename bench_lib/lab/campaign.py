@@ -15,7 +15,7 @@ from bench_lib.lab import trials
 from bench_lib.lab.machine import Facts
 from bench_lib.record import Record, Slot
 from bench_lib.settings import Settings
-from bench_lib.trial.batch import Case
+from bench_lib.trial.case import Case
 from bench_lib.trial.history import History
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class Campaign:
             self.name,
             [kernel.build.id for kernel in self.kernels],
             self.boots,
-            [f"{case.scenario}/{case.request}" for case in self.cases],
+            [case.name for case in self.cases],
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 

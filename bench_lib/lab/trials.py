@@ -16,7 +16,7 @@ from bench_lib.lab.machine import Facts, Lab
 from bench_lib.ownership import Run
 from bench_lib.record import Host, Outcome, Record
 from bench_lib.settings import CHECKOUT, Settings
-from bench_lib.trial.batch import DEFAULT_SHAPE, Case
+from bench_lib.trial.case import Case, to_json
 from bench_lib.trial.history import History
 
 _log = logging.getLogger(__name__)
@@ -135,8 +135,7 @@ async def _boot(
     share.mkdir(exist_ok=True)
     async with machine.booted(owner, kernel, settings, share) as lab:
         on_boot(lab.facts)
-        words = [f"{case.scenario}/{case.request}" for case in cases]
-        argv = [sys.executable, "-m", "bench_lib.trial", *words]
+        argv = [sys.executable, "-m", "bench_lib.trial", to_json(cases)]
         try:
             status = await lab.run(argv, environment(settings, lab), CHECKOUT, on_output)
         except LabLost as error:
@@ -164,7 +163,7 @@ def _lost(
         seq=seq,
         request=case.request,
         scenario=case.scenario,
-        shape=DEFAULT_SHAPE,
+        shape=case.shape,
         outcome=Outcome.LOST,
         reason=str(error),
         deadline_ns=round(settings.deadline_s * 1e9),

@@ -1,16 +1,18 @@
-"""Outages: ways to cut a link with tc, chosen by trying, and proved by traffic."""
+"""Outages: what goes wrong with a link, by means chosen by trying, and proved by traffic."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
+from bench_lib import process
 from bench_lib.deadline import Deadline, together
 from bench_lib.errors import NamespacesUnavailable, OutageNotProven, OutageUnavailable, ToolFailed
 from bench_lib.network.link import INTERFACE, End, Link
+from bench_lib.ownership import Run
 from bench_lib.process import run_tool
 
 DATAGRAMS = 20
@@ -31,9 +33,27 @@ SILENCE_FACTOR = 10
 """... and this many times what they took when the link was healthy, on slow machines."""
 
 
+SLOW_S = 0.1
+"""How long a burst takes at least over a degraded link; over a veth it takes microseconds."""
+
+SLOW_LIMIT_S = 5.0
+"""How long one may take at the most."""
+
+BURST_BYTES = 1200
+"""Of each datagram of that burst; together 24 KB, which are 0.19 s at 1 Mbit/s."""
+
+FLAP_S = 0.3
+"""How long a flapping link is cut, and then whole. TCP tries again after 0.2 s at first, so that
+something passes in every other interval."""
+
+GIVE_UP_AFTER = 1
+"""Retransmissions of an established connection until TCP gives up, where that is to be soon; about
+a second instead of a quarter of an hour (Documentation/networking/ip-sysctl.rst, tcp_retries2)."""
+
+
 @dataclass(frozen=True)
 class Mechanism:
-    """A way to drop everything that leaves an interface; tc(8) commands without the `tc`."""
+    """Something done to all that leaves an interface; tc(8) commands without the `tc`."""
 
     name: str
     cut: tuple[str, ...]
@@ -60,6 +80,21 @@ MECHANISMS = (
     Mechanism(
         "tbf",
         (f"qdisc add dev {INTERFACE} root tbf rate 8bit burst 1 limit 1",),
+        (f"qdisc del dev {INTERFACE} root",),
+    ),
+)
+
+
+DEGRADATIONS = (
+    Mechanism(
+        "netem-degraded",
+        (f"qdisc add dev {INTERFACE} root netem delay 50ms 10ms loss 2% rate 1mbit",),
+        (f"qdisc del dev {INTERFACE} root",),
+    ),
+    # Only slow: without netem nothing is late by itself, or lost.
+    Mechanism(
+        "tbf-degraded",
+        (f"qdisc add dev {INTERFACE} root tbf rate 1mbit burst 4kb latency 400ms",),
         (f"qdisc del dev {INTERFACE} root",),
     ),
 )
@@ -101,25 +136,44 @@ class Traffic:
                 )
             window_s *= 2
 
-    async def prove_cut(self) -> None:
-        """Datagrams pass in no direction, not one.
+    async def prove_cut(self, *, to_source_only: bool = False) -> None:
+        """Datagrams pass in no direction, not one; or only none to the source, but to the other.
 
-        :raise OutageNotProven: one did.
+        :raise OutageNotProven: one did that should not, or none that should.
         """
         silence_s = max(SILENCE_S, SILENCE_FACTOR * self._slowest_s)
-        arrived = await self._exchange(silence_s, enough=1)
-        if any(arrived):
+        at_source, at_destination = await self._exchange(silence_s, enough=1)
+        if at_source or bool(at_destination) is not to_source_only:
             raise OutageNotProven(
-                f"The cut link still passed {arrived} of {DATAGRAMS} datagrams a direction."
+                f"The cut link still passed {at_source} of {DATAGRAMS} datagrams to the source "
+                f"and {at_destination} to the destination."
             )
 
-    async def _exchange(self, window_s: float, enough: int) -> list[int]:
+    async def prove_slow(self) -> None:
+        """A burst passes in either direction, but takes its time.
+
+        :raise OutageNotProven: it did not, or was as fast as ever.
+        """
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        # Most of it: a lossy link may lose some.
+        enough = DATAGRAMS * 3 // 4
+        arrived = await self._exchange(SLOW_LIMIT_S, enough, BURST_BYTES)
+        took_s = loop.time() - begin
+        if min(arrived) < enough or took_s < SLOW_S:
+            raise OutageNotProven(
+                f"The degraded link passed {arrived} of {DATAGRAMS} datagrams a direction, "
+                f"within {took_s:.3f} s."
+            )
+
+    async def _exchange(self, window_s: float, enough: int, size: int = 4) -> list[int]:
         """Send a round; how much of it arrived (at the source, at the destination) in time.
 
         :param enough: stop to look at an end once it has this many.
+        :param size: of a datagram, bytes.
         """
         self._round += 1
-        payload = self._round.to_bytes(4)
+        payload = self._round.to_bytes(4).ljust(size, b"\0")
         for sender in self._sockets:
             for _ in range(DATAGRAMS):
                 # What is dropped before it leaves will not arrive either.
@@ -138,7 +192,7 @@ async def _receive(receiver: socket.socket, payload: bytes, deadline: Deadline, 
     with suppress(TimeoutError):
         async with asyncio.timeout(deadline.remaining_s):
             while count < enough:
-                count += await loop.sock_recv(receiver, 64) == payload
+                count += await loop.sock_recv(receiver, 2048) == payload
     return count
 
 
@@ -147,6 +201,20 @@ async def choose(link: Link) -> Mechanism:
 
     :raise OutageUnavailable: none does; the sentence says what each answered.
     """
+    return await _first(link, MECHANISMS, Traffic.prove_cut, "cut")
+
+
+async def choose_degradation(link: Link) -> Mechanism:
+    """The same for a link that is to be made slow, late and lossy, or at least slow."""
+    return await _first(link, DEGRADATIONS, Traffic.prove_slow, "slow down")
+
+
+async def _first(
+    link: Link,
+    mechanisms: Sequence[Mechanism],
+    prove: Callable[[Traffic], Awaitable[None]],
+    verb: str,
+) -> Mechanism:
     answers = []
     with ExitStack() as stack:
         traffic = Traffic(link, stack)
@@ -156,13 +224,13 @@ async def choose(link: Link) -> Mechanism:
             raise NamespacesUnavailable(
                 f"A link between two namespaces is no good: {error}"
             ) from None
-        for mechanism in MECHANISMS:
+        for mechanism in mechanisms:
             try:
-                cut(link, mechanism)
+                cut(link.ends, mechanism)
                 try:
-                    await traffic.prove_cut()
+                    await prove(traffic)
                 finally:
-                    restore(link, mechanism)
+                    restore(link.ends, mechanism)
                 await traffic.prove_open()
             except (ToolFailed, OutageNotProven) as error:
                 answers.append(f"{mechanism.name}: {error}")
@@ -170,25 +238,25 @@ async def choose(link: Link) -> Mechanism:
             else:
                 return mechanism
     raise OutageUnavailable(
-        "tc can cut a link in no way that is known here (" + " ".join(answers) + ") "
+        f"tc can {verb} a link in no way that is known here (" + " ".join(answers) + ") "
         "Load one of the modules sch_netem, cls_bpf, sch_tbf."
     )
 
 
-def cut(link: Link, mechanism: Mechanism) -> None:
-    """Drop everything that either end sends.
+def cut(ends: Sequence[End], mechanism: Mechanism) -> None:
+    """Do to everything that these ends send what the mechanism does.
 
     :raise ToolFailed: tc refused.
     """
-    _tc(link.ends, mechanism.cut)
+    _tc(ends, mechanism.cut)
 
 
-def restore(link: Link, mechanism: Mechanism) -> None:
+def restore(ends: Sequence[End], mechanism: Mechanism) -> None:
     """Undo `cut`.
 
     :raise ToolFailed: tc refused.
     """
-    _tc(link.ends, mechanism.restore)
+    _tc(ends, mechanism.restore)
 
 
 def _tc_quietly(link: Link, mechanism: Mechanism) -> None:
@@ -196,6 +264,49 @@ def _tc_quietly(link: Link, mechanism: Mechanism) -> None:
     for end in link.ends:
         with suppress(ToolFailed):
             _tc([end], mechanism.restore)
+
+
+@contextmanager
+def flapping(run: Run, link: Link, mechanism: Mechanism) -> Iterator[None]:
+    """Cut and restore the link in turns of `FLAP_S`; it is whole when the context is left."""
+
+    def tc(commands: Sequence[str]) -> str:
+        return "".join(
+            f"tc -netns {end.namespace} {command};" for end in link.ends for command in commands
+        )
+
+    turns = f"{tc(mechanism.cut)} sleep {FLAP_S}; {tc(mechanism.restore)} sleep {FLAP_S};"
+    try:
+        with process.started(
+            ["sh", "-c", f"while :; do {turns} done"],
+            env=run.mark,
+            output=run.folder / "flapping.log",
+        ):
+            yield
+    finally:
+        _tc_quietly(link, mechanism)
+
+
+def take_down(link: Link) -> None:
+    """Take the carrier from both ends.
+
+    :raise ToolFailed: ip refused.
+    """
+    run_tool(["ip", "-netns", link.source.namespace, "link", "set", INTERFACE, "down"])
+
+
+def bring_up(link: Link) -> None:
+    """Undo `take_down`.
+
+    :raise ToolFailed: ip refused.
+    """
+    run_tool(["ip", "-netns", link.source.namespace, "link", "set", INTERFACE, "up"])
+
+
+def shorten_timeouts(link: Link) -> None:
+    """Let TCP give up soon, on connections over this link alone."""
+    for end in link.ends:
+        end.set("net.ipv4.tcp_retries2", GIVE_UP_AFTER)
 
 
 def reset(link: Link, port: int) -> None:

@@ -1,28 +1,24 @@
 """Runs trials for a host outside: how a lab is told what to do, and answers.
 
-    python -m bench_lib.trial SCENARIO/REQUEST...
+    python -m bench_lib.trial CASES
 
-One trial each, in this order; a record a line on stdout, as each is made.
+CASES is JSON as `case.to_json` gives it. One trial each, in this order; a record a line on stdout,
+as each is made.
 """
 
 import sys
 
 from bench_lib import record
 from bench_lib.errors import KickbenchError
-from bench_lib.record import Request, Scenario
 from bench_lib.settings import Settings
-from bench_lib.trial import batch
+from bench_lib.trial import batch, case
 
 
 def main() -> int:
     """Exit as the command line does, but do not count lost trials: the records tell."""
-    cases = []
-    for word in sys.argv[1:]:
-        scenario, _, request = word.partition("/")
-        cases.append(batch.Case(Scenario(scenario), Request(request)))
     try:
         batch.run(
-            cases,
+            case.from_json(sys.argv[1]),
             Settings.from_environment(),
             on_record=lambda made: print(record.to_line(made), flush=True),  # noqa: T201
         )

@@ -12,11 +12,14 @@ from bench_lib import threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import TrialLost
 from bench_lib.kernel import identity
-from bench_lib.record import Evidence, Outcome, Record, Request, Scenario
+from bench_lib.record import Evidence, Outcome, Record, Recovery, Scenario
 from bench_lib.threads import ThreadState
 from bench_lib.trial import proof
-from bench_lib.trial.requests import REQUESTS, Reply
-from bench_lib.trial.staging import Plan, Staged, stage
+from bench_lib.trial.case import Case
+from bench_lib.trial.failures import Failure, strand
+from bench_lib.trial.recovery import recover
+from bench_lib.trial.requests import REQUESTS, Asking, Reply
+from bench_lib.trial.staging import Plan, Scene, start
 from bench_lib.trial.timeline import Timeline
 
 
@@ -41,12 +44,11 @@ class _Findings:
     after: list[ThreadState] = field(default_factory=list)
     reply: Reply | None = None
     outcome: Outcome | None = None
+    recovery: Recovery | None = None
 
 
-async def trial(
-    plan: Plan, seq: int, scenario: Scenario, request: Request, limits: Limits
-) -> Record:
-    """Stage `scenario`, make `request`, and give the record of it.
+async def trial(plan: Plan, seq: int, case: Case, limits: Limits) -> Record:
+    """Stage the scenario, make the request, and give the record of it.
 
     Nothing of the trial is left when this returns, or raises.
 
@@ -59,12 +61,7 @@ async def trial(
     stack = AsyncExitStack()
     try:
         try:
-            limit = Deadline.after(limits.staging_s)
-            scene = await stage(plan, seq, scenario, timeline, limit, stack)
-            found.qemu = scene.guest.control.qemu_version
-            found.outage = scene.outage
-            await _measure(plan, scene, request, limit, limits.deadline_s, timeline, found)
-            scene.guest.serial.check_memory()
+            await _run(plan, seq, case, limits, timeline, found, stack)
         finally:
             with timeline.stage("release"):
                 await stack.aclose()
@@ -76,9 +73,9 @@ async def trial(
     return Record(
         run_id=plan.run.id,
         seq=seq,
-        request=request,
-        scenario=scenario,
-        shape=plan.shape,
+        request=case.request,
+        scenario=case.scenario,
+        shape=case.shape,
         outcome=found.outcome,
         reason=reason,
         latency_ns=found.reply.latency_ns if found.reply else None,
@@ -91,13 +88,45 @@ async def trial(
         evidence=_evidence(found),
         stages=timeline.stages,
         started=started.isoformat(timespec="milliseconds"),
+        recovery=found.recovery,
+        resolution_ns=found.reply.resolution_ns if found.reply else None,
     )
 
 
-async def _measure(
+async def _run(
     plan: Plan,
-    scene: Staged,
-    request: Request,
+    seq: int,
+    case: Case,
+    limits: Limits,
+    timeline: Timeline,
+    found: _Findings,
+    stack: AsyncExitStack,
+) -> None:
+    """All of a trial but its end."""
+    limit = Deadline.after(limits.staging_s)
+    scene = await start(plan, seq, case, timeline, limit, stack)
+    found.qemu = scene.guest.control.qemu_version
+    asking = REQUESTS[case.request](plan.run, scene.guest, scene.tids)
+    with timeline.stage("prepare"):
+        await scene.during(asking.prepare(limit, stack))
+    failure = None
+    if case.scenario is not Scenario.IDLE:
+        failure, found.outage = await strand(scene, timeline, limit, stack)
+    await _measure(scene, failure, asking, limit, limits.deadline_s, timeline, found)
+    scene.guest.serial.check_memory()
+    if case.recover:
+        assert failure is not None
+        answered = found.reply is not None
+        with timeline.stage("recovery"):
+            found.recovery = await scene.during(
+                recover(scene, failure, asking, answered, limits.staging_s)
+            )
+
+
+async def _measure(
+    scene: Scene,
+    failure: Failure | None,
+    asking: Asking,
     staging: Deadline,
     deadline_s: float,
     timeline: Timeline,
@@ -106,19 +135,26 @@ async def _measure(
     """Prove the scenario, make the request, look again."""
     pid = scene.guest.child.pid
     with timeline.stage("proof"):
-        if scene.must_be_stuck:
-            path = plan.image.entry.fault_path
-            found.before = await scene.during(proof.stuck(pid, scene.tids, path, staging))
+        if failure is not None and failure.stuck:
+            path = scene.image.entry.fault_path
+            found.before = await scene.during(
+                proof.stuck(pid, scene.tids, path, staging, failure.apart_s)
+            )
         else:
             found.before = proof.look(pid, scene.tids)
     seen_ns = time.monotonic_ns()
     scene.guest.serial.pause()
+
+    async def ask() -> Reply | None:
+        await asking.send()
+        return await asking.answer(Deadline.after(deadline_s))
+
     with timeline.stage("request"):
-        deadline = Deadline.after(deadline_s)
-        found.reply = await scene.during(REQUESTS[request](scene.guest, deadline))
+        found.reply = await scene.during(ask(), guest_may_end=asking.ends_guest)
     with timeline.stage("evidence"):
         elapsed_ns = time.monotonic_ns() - seen_ns
-        found.after = proof.look(pid, scene.tids)
+        if not (asking.ends_guest and found.reply):
+            found.after = proof.look(pid, scene.tids)
     if found.reply is None:
         found.outcome = proof.how_it_hung(found.before, found.after, elapsed_ns)
     elif found.reply.refusal is not None:

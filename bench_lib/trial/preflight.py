@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
+from pathlib import Path
 
-from bench_lib.errors import NotRoot, ProgramMissing
+from bench_lib.errors import HugepagesMissing, NotRoot, ProgramMissing
 from bench_lib.kvm import device
 from bench_lib.settings import Settings
+from bench_lib.trial.case import HUGE_MIB, Case
+from bench_lib.trial.requests import REQUESTS
 
 TOOLS = ("ip", "tc", "ss")
 
+HUGE_PAGES = Path(f"/sys/kernel/mm/hugepages/hugepages-{HUGE_MIB * 1024}kB")
 
-def check(settings: Settings) -> None:
-    """Refuse a host on which no trial could succeed.
+
+def check(settings: Settings, cases: Sequence[Case] = ()) -> None:
+    """Refuse a host on which no trial could succeed, or not every one of `cases`.
 
     :raise HostError: the class and the sentence say what is missing.
     """
@@ -26,3 +32,16 @@ def check(settings: Settings) -> None:
     for program in (settings.qemu, *TOOLS):
         if shutil.which(program) is None:
             raise ProgramMissing(f"{program} is not installed; `make bench` installs it.")
+    for request in dict.fromkeys(case.request for case in cases):
+        REQUESTS[request].check_host()
+    _check_huge_pages(max((case.huge_pages for case in cases), default=0))
+
+
+def _check_huge_pages(needed: int) -> None:
+    free = HUGE_PAGES / "free_hugepages"
+    there = int(free.read_text()) if free.exists() else 0
+    if there < needed:
+        raise HugepagesMissing(
+            f"The guests need {needed} free huge pages of {HUGE_MIB} MiB, and this host has "
+            f"{there}: `sysctl vm.nr_hugepages={needed}` reserves them."
+        )

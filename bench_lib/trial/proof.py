@@ -33,11 +33,16 @@ def look(pid: int, tids: Sequence[int]) -> list[ThreadState]:
 
 
 async def stuck(
-    pid: int, tids: Sequence[int], path: FaultPath, deadline: Deadline
+    pid: int,
+    tids: Sequence[int],
+    path: FaultPath,
+    deadline: Deadline,
+    apart_s: float = APART_S,
 ) -> list[ThreadState]:
     """Wait until every vCPU thread was seen stuck twice, in the same place.
 
     :param path: the fault path that the guest image takes.
+    :param apart_s: seconds between the two looks.
     :return: the second look at each.
     :raise NotStuck: one was not seen so in time; the sentence says what was seen instead.
     :raise GuestDied: there is no such thread any more.
@@ -54,7 +59,7 @@ async def stuck(
         return looks if agree else None
 
     try:
-        return await deadline.poll(twice_the_same, "Every vCPU stuck", interval_s=APART_S)
+        return await deadline.poll(twice_the_same, "Every vCPU stuck", interval_s=apart_s)
     except DeadlinePassed:
         seen = "; ".join(
             f"vCPU {number} in state {look.state}, {look.wchan}, path {look.fault_path}"

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from bench_lib.deadline import Deadline, together
 from bench_lib.errors import MigrationFailed
 from bench_lib.guest import qemu
 from bench_lib.guest.image import LoadedImage
 from bench_lib.guest.qemu import Guest, GuestConfig
-from bench_lib.migration import PORT, Migration, Phase
-from bench_lib.network import link, outage
+from bench_lib.migration import Migration, Phase
+from bench_lib.network import link
 from bench_lib.network.link import Link
 from bench_lib.network.outage import Mechanism, Traffic
 from bench_lib.ownership import Run
-from bench_lib.record import Host, Scenario, Shape
+from bench_lib.record import Host, Scenario
+from bench_lib.trial.case import Case
+from bench_lib.trial.requests import REQUESTS
 from bench_lib.trial.timeline import Timeline
+
+T = TypeVar("T")
 
 PASSES = 2
 """Passes that prove a guest up: by the second it has read back all that it wrote."""
@@ -27,86 +32,90 @@ PASSES = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """What all trials of a run share. :ivar mechanism: how links are cut on this host."""
+    """What all trials of a run share.
+
+    :ivar images: the guest images by name.
+    :ivar mechanism: how links are cut on this host.
+    :ivar degradation: how they are made slow; None where no trial asks for that.
+    """
 
     run: Run
     host: Host
     qemu: str
-    image: LoadedImage
-    shape: Shape
+    images: dict[str, LoadedImage]
     mechanism: Mechanism
+    degradation: Mechanism | None
 
 
 @dataclass(frozen=True)
-class Staged:
-    """A guest in its scenario.
+class Pair:
+    """Two guests, the link between them, and the migration over it."""
 
-    :ivar guest: where requests go.
-    :ivar tids: of its vCPU threads.
-    :ivar must_be_stuck: whether the scenario means that they are.
-    :ivar outage: the mechanism of the failure, None where there is none.
-    :ivar during: does work for as long as every QEMU of the scenario lives.
-    """
-
-    guest: Guest
-    tids: list[int]
-    must_be_stuck: bool
-    outage: str | None
-    during: Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Two guests in mid-migration, and the link between them."""
-
-    plan: Plan
     link: Link
     traffic: Traffic
     migration: Migration
 
-
-async def _cut(pair: _Pair, deadline: Deadline) -> str:
-    """Silence: nothing passes and neither side has noticed."""
-    outage.cut(pair.link, pair.plan.mechanism)
-    await pair.traffic.prove_cut()
-    for side in pair.migration.sides:
-        if side.phase is not Phase.POSTCOPY:
-            raise MigrationFailed(
-                f"{side.guest.name} was in {side.phase.value} when the link had been cut."
-            )
-    return pair.plan.mechanism.name
+    def both_in(self, phase: Phase) -> None:
+        """:raise MigrationFailed: a side is not in `phase`."""
+        for side in self.migration.sides:
+            if side.phase is not phase:
+                raise MigrationFailed(
+                    f"{side.guest.name} was in {side.phase.value} instead of {phase.value}."
+                )
 
 
-async def _reset(pair: _Pair, deadline: Deadline) -> str:
-    """A reset connection, which both sides have noticed."""
-    outage.reset(pair.link, PORT)
-    for side in pair.migration.sides:
-        await side.reaches(Phase.PAUSED, deadline)
-    return "tcp-reset"
+@dataclass(frozen=True)
+class Scene:
+    """The guest that a trial is about, up and running.
+
+    :ivar guest: where requests go.
+    :ivar tids: of its vCPU threads.
+    :ivar pair: None where there is no migration.
+    """
+
+    plan: Plan
+    case: Case
+    guest: Guest
+    tids: list[int]
+    pair: Pair | None
+
+    @property
+    def image(self) -> LoadedImage:
+        return self.plan.images[self.case.shape.image]
+
+    async def during(self, work: Coroutine[Any, Any, T], *, guest_may_end: bool = False) -> T:
+        """Do `work` for as long as every QEMU of the scene lives.
+
+        :param guest_may_end: the guest's own end is what is waited for.
+        :raise GuestDied: one ended.
+        """
+        if self.pair is not None:
+            work = self.pair.migration.source.guest.during(work)
+        if not guest_may_end:
+            work = self.guest.during(work)
+        return await work
 
 
-_FAILURES: dict[Scenario, Callable[[_Pair, Deadline], Awaitable[str]]] = {
-    Scenario.BLACKHOLE: _cut,
-    Scenario.PAUSED: _reset,
-}
-
-
-async def stage(
-    plan: Plan,
-    seq: int,
-    scenario: Scenario,
-    timeline: Timeline,
-    deadline: Deadline,
-    stack: AsyncExitStack,
-) -> Staged:
-    """Bring fresh guests into `scenario`.
+async def start(
+    plan: Plan, seq: int, case: Case, timeline: Timeline, deadline: Deadline, stack: AsyncExitStack
+) -> Scene:
+    """Start fresh guests for `case`, and wait until the one that runs has shown that it does.
 
     :param stack: ends all that was started, also what was when this raises.
-    :raise TrialLost: it could not be staged before the deadline.
+    :raise TrialLost: they were not up before the deadline.
     """
-    if scenario is Scenario.IDLE:
-        return await _stage_idle(plan, seq, timeline, deadline, stack)
-    return await _stage_failure(plan, seq, scenario, timeline, deadline, stack)
+    asking = REQUESTS[case.request]
+    target = GuestConfig(
+        plan.run.name(seq, "destination"),
+        plan.qemu,
+        plan.images[case.shape.image],
+        case.shape,
+        terminal=asking.needs_terminal,
+        gdbstub=asking.needs_gdbstub,
+    )
+    if case.scenario is Scenario.IDLE:
+        return await _start_one(plan, case, target, timeline, deadline, stack)
+    return await _start_pair(plan, seq, case, target, timeline, deadline, stack)
 
 
 async def _start(
@@ -122,57 +131,53 @@ async def _start(
     return guests
 
 
-async def _stage_idle(
-    plan: Plan, seq: int, timeline: Timeline, deadline: Deadline, stack: AsyncExitStack
-) -> Staged:
-    with timeline.stage("start"):
-        name = plan.run.name(seq, "destination")
-        config = GuestConfig(name, plan.qemu, plan.image, plan.shape)
-        (guest,) = await _start(plan, stack, deadline, config)
-    with timeline.stage("guest-up"):
-        tids = await guest.during(guest.vcpu_tids(deadline))
-        await guest.during(guest.serial.passes(plan.shape.vcpus, PASSES, deadline))
-    return Staged(guest, tids, must_be_stuck=False, outage=None, during=guest.during)
-
-
-async def _stage_failure(
+async def _start_one(
     plan: Plan,
-    seq: int,
-    scenario: Scenario,
+    case: Case,
+    target: GuestConfig,
     timeline: Timeline,
     deadline: Deadline,
     stack: AsyncExitStack,
-) -> Staged:
+) -> Scene:
+    with timeline.stage("start"):
+        (guest,) = await _start(plan, stack, deadline, target)
+    with timeline.stage("guest-up"):
+        tids = await guest.during(guest.vcpu_tids(deadline))
+        await guest.during(guest.serial.passes(case.shape.vcpus, PASSES, deadline))
+    return Scene(plan, case, guest, tids, pair=None)
+
+
+async def _start_pair(
+    plan: Plan,
+    seq: int,
+    case: Case,
+    target: GuestConfig,
+    timeline: Timeline,
+    deadline: Deadline,
+    stack: AsyncExitStack,
+) -> Scene:
     with timeline.stage("start"):
         ends = stack.enter_context(link.joined(plan.run, seq))
         traffic = Traffic(ends, stack)
         configs = [
             GuestConfig(
-                plan.run.name(seq, role), plan.qemu, plan.image, plan.shape, incoming, end.fd
-            )
-            for role, end, incoming in (
-                ("source", ends.source, False),
-                ("destination", ends.destination, True),
-            )
+                plan.run.name(seq, "source"),
+                plan.qemu,
+                target.image,
+                case.shape,
+                netns_fd=ends.source.fd,
+            ),
+            dataclasses.replace(target, incoming=True, netns_fd=ends.destination.fd),
         ]
         source, destination = await _start(plan, stack, deadline, *configs)
         migration = Migration.between(source, destination, stack)
-        pair = _Pair(plan, ends, traffic, migration)
 
     async def guest_up() -> list[int]:
-        await migration.configure(ends.destination.address, plan.shape.memory_mib, deadline)
+        await migration.configure(ends.destination.address, case.shape, deadline)
         tids = await destination.vcpu_tids(deadline)
-        await source.serial.passes(plan.shape.vcpus, PASSES, deadline)
+        await source.serial.passes(case.shape.vcpus, PASSES, deadline)
         return tids
-
-    async def fail() -> str:
-        await traffic.prove_open()
-        return await _FAILURES[scenario](pair, deadline)
 
     with timeline.stage("guest-up"):
         tids = await migration.during(guest_up())
-    with timeline.stage("postcopy"):
-        await migration.during(migration.into_postcopy(ends.destination.address, deadline))
-    with timeline.stage("outage"):
-        mechanism = await migration.during(fail())
-    return Staged(destination, tids, must_be_stuck=True, outage=mechanism, during=migration.during)
+    return Scene(plan, case, destination, tids, Pair(ends, traffic, migration))

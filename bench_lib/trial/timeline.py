@@ -11,13 +11,26 @@ from bench_lib.record import Stage
 
 _log = logging.getLogger(__name__)
 
-STAGES = ("start", "guest-up", "postcopy", "outage", "proof", "request", "evidence", "release")
+STAGES = (
+    "start",
+    "guest-up",
+    "prepare",
+    "postcopy",
+    "outage",
+    "proof",
+    "request",
+    "evidence",
+    "recovery",
+    "release",
+)
 """Every stage that a trial may have, in order.
 
 start: namespaces, veth, QEMU up to its greeting. guest-up: until the guest has marked its serial
-line. postcopy: until the guest runs at the destination. outage: until the failure is in place
-and proved. proof: until every vCPU was seen stuck. request: from before the request to its answer
-or deadline. evidence: the second look at the threads. release: until nothing is left.
+line. prepare: until what the request needs is there, as a debugger. postcopy: until the guest runs
+at the destination. outage: until the failure is in place and proved. proof: until every vCPU was
+seen stuck. request: from before the request to its answer or deadline. evidence: the second look
+at the threads. recovery: until the guest has checked its memory, where that was asked for.
+release: until nothing is left.
 """
 
 

@@ -1,4 +1,4 @@
-"""Sums records up: a row per kernel, host, scenario and request."""
+"""Sums records up: a row per kernel, host, scenario, request and shape."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from bench_lib.record import (
     Kernel,
     Outcome,
     Record,
+    Recovery,
     Request,
     Scenario,
+    Shape,
 )
 
 
@@ -30,7 +32,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class Row:
-    """The trials of one request in one scenario under one kernel on one host.
+    """The trials of one request to guests of one shape in one scenario, on one kernel and host.
 
     :ivar outcomes: how many trials ended each way.
     :ivar median: of those that returned or hung, hung ones counting as their deadline; None if
@@ -43,6 +45,7 @@ class Row:
     host: Host
     scenario: Scenario
     request: Request
+    shape: Shape
     trials: int
     outcomes: dict[Outcome, int]
     median: Wait | None
@@ -55,9 +58,9 @@ class Row:
 
 def rows(records: Iterable[Record]) -> list[Row]:
     """A row for each combination that has records, in the order of their first."""
-    groups: dict[tuple[Kernel, Host, Scenario, Request], list[Record]] = {}
+    groups: dict[tuple[Kernel, Host, Scenario, Request, Shape], list[Record]] = {}
     for record in records:
-        key = (record.kernel, record.host, record.scenario, record.request)
+        key = (record.kernel, record.host, record.scenario, record.request, record.shape)
         groups.setdefault(key, []).append(record)
     return [_row(group) for group in groups.values()]
 
@@ -72,6 +75,7 @@ def _row(group: Sequence[Record]) -> Row:
         host=first.host,
         scenario=first.scenario,
         request=first.request,
+        shape=first.shape,
         trials=len(group),
         outcomes={outcome: counts[outcome] for outcome in Outcome},
         median=_median(scored),
@@ -156,3 +160,53 @@ def _pace(key: tuple[Kernel, Host, Scenario], group: Sequence[Record]) -> Pace:
         median_ns=round(median(record.stages[-1].end_ns for record in group)),
         stages=tuple(StageTime(name, round(median(times))) for name, times in stages.items()),
     )
+
+
+@dataclass(frozen=True)
+class Recoveries:
+    """How the guests of one request in one scenario on one kernel and host did afterwards.
+
+    :ivar asked: trials that were to be recovered and measured something.
+    :ivar whole: of these, those whose guest found all its memory as it had left it.
+    :ivar completed_ns: median from the link's return until the migration had completed; None if
+        none did. `next_pass_ns` likewise until every vCPU had finished a pass, and `answered_ns`
+        until a request that had hung was answered.
+    """
+
+    kernel: Kernel
+    host: Host
+    scenario: Scenario
+    request: Request
+    asked: int
+    whole: int
+    damaged: int
+    completed_ns: int | None
+    next_pass_ns: int | None
+    answered_ns: int | None
+
+
+def recoveries(records: Iterable[Record]) -> list[Recoveries]:
+    """One for each combination that has any. Damaged ones come first."""
+    groups: dict[tuple[Kernel, Host, Scenario, Request], list[Recovery]] = {}
+    for record in records:
+        if record.recovery is not None:
+            key = (record.kernel, record.host, record.scenario, record.request)
+            groups.setdefault(key, []).append(record.recovery)
+    found = [
+        Recoveries(
+            *key,
+            asked=len(group),
+            whole=sum(each.memory == "whole" for each in group),
+            damaged=sum(each.memory == "damaged" for each in group),
+            completed_ns=_middle(each.completed_ns for each in group),
+            next_pass_ns=_middle(each.next_pass_ns for each in group),
+            answered_ns=_middle(each.answered_ns for each in group),
+        )
+        for key, group in groups.items()
+    ]
+    return sorted(found, key=lambda each: -each.damaged)
+
+
+def _middle(times: Iterable[int | None]) -> int | None:
+    there = [each for each in times if each is not None]
+    return round(median(there)) if there else None

@@ -20,9 +20,9 @@ def test_a_mechanism_that_this_kernel_has_cuts_and_restores(run: Run) -> None:
             traffic = Traffic(ends, stack)
             await traffic.prove_open()
             for _ in range(2):
-                outage.cut(ends, chosen)
+                outage.cut(ends.ends, chosen)
                 await traffic.prove_cut()
-                outage.restore(ends, chosen)
+                outage.restore(ends.ends, chosen)
                 await traffic.prove_open()
 
     asyncio.run(main())
@@ -35,11 +35,11 @@ def test_every_mechanism_either_cuts_or_is_refused_by_tc(run: Run, mechanism: Me
             traffic = Traffic(ends, stack)
             await traffic.prove_open()
             try:
-                outage.cut(ends, mechanism)
+                outage.cut(ends.ends, mechanism)
             except ToolFailed:  # this kernel lacks the module
                 return
             await traffic.prove_cut()
-            outage.restore(ends, mechanism)
+            outage.restore(ends.ends, mechanism)
             await traffic.prove_open()
 
     asyncio.run(main())
@@ -62,7 +62,7 @@ def test_a_link_that_is_cut_one_way_is_not_proved_cut_nor_open(run: Run) -> None
             chosen = await outage.choose(ends)
             traffic = Traffic(ends, stack)
             await traffic.prove_open()
-            outage._tc([ends.source], chosen.cut)
+            outage.cut([ends.source], chosen)
             with pytest.raises(OutageNotProven):
                 await traffic.prove_cut()
             with pytest.raises(OutageNotProven):

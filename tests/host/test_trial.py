@@ -15,7 +15,7 @@ from bench_lib.kernel import identity
 from bench_lib.record import FaultPath, Outcome, Request, Scenario
 from bench_lib.settings import CHECKOUT, Settings
 from bench_lib.trial import batch
-from bench_lib.trial.batch import Case
+from bench_lib.trial.case import Case
 from tests.host.conftest import Command
 
 STOP = ("--request", "stop")
@@ -37,7 +37,8 @@ def test_stop_is_asked_of_a_guest_that_is_stuck_in_gup(
         assert before["fault_path"] == FaultPath.GUP
         names = [stage["name"] for stage in each["stages"]]
         assert names == [
-            "start", "guest-up", "postcopy", "outage", "proof", "request", "evidence", "release",
+            "start", "guest-up", "prepare", "postcopy", "outage", "proof", "request", "evidence",
+            "release",
         ]  # fmt: skip
         if each["outcome"] == Outcome.RETURNED:
             (after,) = each["evidence"]["after"]
@@ -72,10 +73,9 @@ def test_a_record_says_where_it_comes_from(kickbench: Command) -> None:
 def test_several_vcpus_are_all_proved_stuck(clean_host: Path, runtime: Path) -> None:
     shape = record.Shape(vcpus=2)
     (made,) = batch.run(
-        [Case(Scenario.BLACKHOLE, Request.STOP)],
+        [Case(Scenario.BLACKHOLE, Request.STOP, shape)],
         Settings.from_environment(),
         on_record=lambda record: None,
-        shape=shape,
     )
     assert made.outcome is not Outcome.LOST, made.reason
     assert [each.vcpu for each in made.evidence.before] == [0, 1]

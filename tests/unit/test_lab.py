@@ -9,7 +9,7 @@ from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import NEEDED, Bootable, Store
 from bench_lib.lab.campaign import Campaign, schedule
 from bench_lib.record import Kernel, Request, Scenario, Slot
-from bench_lib.trial.batch import Case
+from bench_lib.trial.case import Case
 from tests import make
 from tests.make import record
 

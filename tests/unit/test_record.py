@@ -13,6 +13,7 @@ from bench_lib.record import SCHEMA, Outcome, Record
 from tests.make import record as make
 
 KEYS = {
+    "resolution_ns",
     "schema", "run_id", "seq", "request", "scenario", "shape", "outcome", "reason", "latency_ns",
     "deadline_ns", "kernel", "boot_id", "host", "qemu", "outage", "evidence", "stages", "recovery",
     "started", "slot",

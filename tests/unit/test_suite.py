@@ -9,6 +9,7 @@ from bench_lib.errors import TrialLost
 from bench_lib.record import Outcome, Record, Request, Scenario
 from bench_lib.settings import Settings
 from bench_lib.trial import batch
+from bench_lib.trial.case import Case
 from tests.make import record
 
 
@@ -65,9 +66,9 @@ def test_trials_that_are_all_lost_are_a_failure_that_leaves_word(
 def test_trials_are_interleaved_over_scenarios_and_as_many_as_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[batch.Case] = []
+    seen: list[Case] = []
 
-    def run(cases: list[batch.Case], settings: Settings, on_record: object) -> list[Record]:
+    def run(cases: list[Case], settings: Settings, on_record: object) -> list[Record]:
         seen.extend(cases)
         return [record(scenario=case.scenario) for case in cases]
 

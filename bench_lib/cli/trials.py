@@ -1,0 +1,166 @@
+"""kickbench trial and matrix: measure, by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+
+import click
+from rich.console import Console
+
+from bench_lib import deadline, present, record
+from bench_lib.cli import kernels
+from bench_lib.cli.names import named
+from bench_lib.errors import MemoryDamaged, TrialLost, UnknownRequest, UnknownScenario
+from bench_lib.lab import trials
+from bench_lib.lab.machine import Facts
+from bench_lib.record import Backing, Outcome, Record, Request, Scenario, Shape
+from bench_lib.settings import SETS, Settings
+from bench_lib.trial import batch, case
+from bench_lib.trial.case import CORE_SCENARIOS, Case
+from bench_lib.verdict import summary
+
+BOOTED = "booted"
+"""What the booted kernel is called where the lab's have names."""
+
+MATRIX_CORE = (*CORE_SCENARIOS, Scenario.PAUSED_TIMEOUT, Scenario.PAUSED_COMMAND)
+
+
+@click.command("trial")
+@click.option("--scenario", required=True, metavar="NAME", help=f"One of {', '.join(Scenario)}.")
+@click.option("--request", required=True, metavar="NAME", help=f"One of {', '.join(Request)}.")
+@click.option("-n", "count", type=click.IntRange(min=1), default=1, help="How many; default 1.")
+@click.option("--deadline", "limit", metavar="SECONDS", help="When a trial stops waiting.")
+@click.option("--recover", is_flag=True, help="Recover the guest afterwards; it checks its memory.")
+@click.option("--vcpus", type=int, default=Shape().vcpus, help="Of the guest; default 1.")
+@click.option("--memory", type=int, default=Shape().memory_mib, help="MiB; default 16.")
+@click.option("--backing", type=click.Choice(list(Backing)), default=Backing.ANONYMOUS)
+@click.option("--preempt", is_flag=True, help="With the capability postcopy-preempt.")
+@click.option(
+    "--image",
+    default=Shape().image,
+    metavar="NAME",
+    help="gup (default); async-pf and uaccess take other paths, which are no test of the flag.",
+)
+@click.option("--json", "as_json", is_flag=True, help="A JSON array of records, nothing else.")
+@click.option("--kernel", metavar="NAME", help="Another kernel, in the lab; see `kernels --help`.")
+def trial(
+    scenario: str,
+    request: str,
+    count: int,
+    limit: str | None,
+    recover: bool,
+    vcpus: int,
+    memory: int,
+    backing: str,
+    preempt: bool,
+    image: str,
+    as_json: bool,
+    kernel: str | None,
+) -> None:
+    """Run trials: strand a fresh guest in a scenario, make a request, time the answer.
+
+    Every trial is also appended to the record file, which `kickbench report` sums up.
+
+    \b
+    Examples:
+      kickbench trial --scenario blackhole --request stop -n 8 --deadline 5
+      kickbench trial --scenario paused --request ctrl-c --kernel debian/6.1
+      kickbench trial --scenario link-down --request stop --recover --vcpus 4
+
+    Exits 0 when every trial gave a measurement, hung ones included, 4 when one was lost, and 5
+    when a guest that was recovered found its memory damaged.
+    """
+    settings = Settings.from_environment()
+    if limit is not None:
+        settings = dataclasses.replace(settings, deadline_s=deadline.seconds(limit))
+    asked = Case(
+        named(Scenario, scenario, UnknownScenario),
+        named(Request, request, UnknownRequest),
+        Shape(vcpus, memory, Backing(backing), preempt, image),
+        recover,
+    )
+    stderr = Console(stderr=True)
+    with present.progress(stderr, count, "trials") as done:
+
+        def on_record(made: Record) -> None:
+            done()
+            if not as_json:
+                click.echo(present.trial_line(made))
+
+        records = run(case.interleaved([asked], count), settings, on_record, kernel or BOOTED)
+    if as_json:
+        click.echo(record.to_json(records))
+    elif recover:
+        present.recoveries(present.stdout(), summary.recoveries(records))
+    sys.exit(exit_status(records))
+
+
+@click.command("matrix")
+@click.option("--set", "which", type=click.Choice(SETS), default="core", help="Default: core.")
+@click.option("--kernel", "names", multiple=True, metavar="NAME", help="Default: booted.")
+@click.option("-n", "count", type=click.IntRange(min=1), default=1, help="Trials a cell.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON array of records, nothing else.")
+def matrix(which: str, names: tuple[str, ...], count: int, as_json: bool) -> None:
+    """Make every request in many scenarios, and show all in one table a kernel.
+
+    The core set is idle, blackhole, and paused in three ways; the full set is every scenario.
+    Kernels are named as everywhere, and `booted` is this one; the others run in the lab.
+
+    \b
+    Examples:
+      kickbench matrix
+      kickbench matrix --kernel booted --kernel debian/6.1 --kernel debian/6.12
+    """
+    settings = Settings.from_environment()
+    scenarios = tuple(Scenario) if which == "full" else MATRIX_CORE
+    cases = case.interleaved(
+        [Case(scenario, request) for request in Request for scenario in scenarios], count
+    )
+    chosen = names or (BOOTED,)
+    made: list[Record] = []
+    with present.progress(Console(stderr=True), len(cases) * len(chosen), "trials") as done:
+
+        def on_record(each: Record) -> None:
+            done()
+            click.echo(present.trial_line(each), err=True)
+
+        for name in chosen:
+            made += run(cases, settings, on_record, name)
+    if as_json:
+        click.echo(record.to_json(made))
+    else:
+        present.matrix(present.stdout(), summary.rows(made))
+    sys.exit(exit_status(made))
+
+
+def run(
+    cases: Sequence[Case],
+    settings: Settings,
+    on_record: Callable[[Record], None],
+    kernel: str,
+) -> list[Record]:
+    """Under the booted kernel, or under another in the lab."""
+    if kernel == BOOTED:
+        return batch.run(cases, settings, on_record=on_record)
+
+    def on_boot(facts: Facts) -> None:
+        click.echo(f"kickbench: {facts}", err=True)
+
+    build = kernels.bootable(settings, kernel)
+    return trials.run(build, cases, settings, on_record=on_record, on_boot=on_boot)
+
+
+def exit_status(records: Sequence[Record]) -> int:
+    """What trials exit with. Damage is said first and loudest."""
+    damaged = [each for each in records if each.recovery and each.recovery.memory == "damaged"]
+    for each in damaged:
+        click.echo(
+            f"kickbench: MEMORY DAMAGED: the guest of trial {each.seq} of run {each.run_id} "
+            f"({each.request} in {each.scenario}) found a page changed after its recovery.",
+            err=True,
+        )
+    if damaged:
+        return MemoryDamaged.exit_status
+    return TrialLost.exit_status if any(each.outcome is Outcome.LOST for each in records) else 0

@@ -1,0 +1,242 @@
+"""Debuggers on a guest's QEMU: a real gdb, and ptrace(2) alone."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import select
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from bench_lib import process
+from bench_lib.deadline import Deadline
+from bench_lib.errors import DebuggerFailed, ProgramMissing, PtraceForbidden
+from bench_lib.ownership import Run
+
+PTRACE_DETACH = 17
+PTRACE_SEIZE = 0x4206
+PTRACE_INTERRUPT = 0x4207
+WALL = 0x40000000
+"""__WALL of waitpid(2): also threads that are not the leader."""
+
+CHUNK = 65536
+
+GDB = [
+    "gdb", "--nx", "--quiet", "--interpreter=mi2",
+    # What is asked is whether every thread stops. Symbols of a hundred libraries would take most
+    # of the time, and more still from the network.
+    "-iex", "set auto-solib-add off",
+    "-iex", "set debuginfod enabled off",
+]  # fmt: skip
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+_libc.ptrace.restype = ctypes.c_long
+
+
+def _ptrace(request: int, tid: int) -> None:
+    if _libc.ptrace(request, tid, None, None) == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), "ptrace")
+
+
+def check_ptrace() -> None:
+    """Try ptrace on a process of our own.
+
+    :raise PtraceForbidden: the sentence says who may forbid it.
+    """
+    child = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL)
+    try:
+        _ptrace(PTRACE_SEIZE, child.pid)
+    except OSError as error:
+        scope = Path("/proc/sys/kernel/yama/ptrace_scope")
+        yama = f"kernel.yama.ptrace_scope is {scope.read_text().strip()}" if scope.exists() else ""
+        raise PtraceForbidden(
+            f"No process may be traced here ({error.strerror}). Run outside of a container, or in "
+            f"one with CAP_SYS_PTRACE{'; ' + yama if yama else ''}."
+        ) from None
+    finally:
+        child.kill()
+        child.wait()
+
+
+def check_gdb() -> None:
+    """:raise ProgramMissing: there is no gdb."""
+    if shutil.which(GDB[0]) is None:
+        raise ProgramMissing(f"{GDB[0]} is not installed; `make bench` installs it.")
+
+
+class Gdb:
+    """A gdb that is up and waits for what to do."""
+
+    def __init__(self, child: process.Child, output: int) -> None:
+        self._child = child
+        self._output = output
+        self._received = b""
+
+    @classmethod
+    async def started(cls, run: Run, deadline: Deadline, stack: AsyncExitStack) -> Gdb:
+        """:param stack: ends it.
+
+        :raise DeadlinePassed: it is not ready in time.
+        """
+        output, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        stack.callback(os.close, output)
+        os.set_blocking(theirs, True)
+        try:
+            child = stack.enter_context(
+                process.started(GDB, env=run.mark, output=theirs, stdin_pipe=True)
+            )
+        finally:
+            os.close(theirs)
+        gdb = cls(child, output)
+        await deadline.wait_for(gdb._says(b"(gdb)"), "gdb's prompt")
+        return gdb
+
+    def attach(self, pid: int) -> int:
+        """Tell it to attach to a process; when, on the monotonic clock, nanoseconds."""
+        sent_ns = time.monotonic_ns()
+        self._tell(f"-target-attach {pid}")
+        return sent_ns
+
+    async def attached(self, deadline: Deadline) -> int | None:
+        """Wait until it says that it has stopped the process; when, or None after the deadline.
+
+        :raise DebuggerFailed: it says that it cannot.
+        """
+        try:
+            async with asyncio.timeout(deadline.remaining_s):
+                # "^done" comes before, when it has asked every thread to stop and none has yet.
+                return await self._says(b"*stopped")
+        except TimeoutError:
+            return None
+
+    async def detach(self, deadline: Deadline) -> None:
+        """Let the process go on."""
+        self._tell("-target-detach")
+        await deadline.wait_for(self._says(b"^done"), "gdb's detaching")
+
+    def _tell(self, command: str) -> None:
+        try:
+            self._child.stdin.write(command.encode() + b"\n")
+        except OSError as error:
+            raise DebuggerFailed(f"gdb does not listen: {error.strerror}.") from None
+
+    async def _says(self, word: bytes) -> int:
+        """Wait for a line that begins so; when it was read."""
+        loop = asyncio.get_running_loop()
+        while True:
+            *lines, self._received = self._received.split(b"\n")
+            now_ns = time.monotonic_ns()
+            for line in lines:
+                if line.startswith(b"^error"):
+                    raise DebuggerFailed(f"gdb: {line.decode(errors='replace')[6:]}.")
+            if any(line.startswith(word) for line in lines):
+                return now_ns
+            if not select.select([self._output], [], [], 0)[0]:
+                readable = asyncio.Event()
+                loop.add_reader(self._output, readable.set)
+                try:
+                    await readable.wait()
+                finally:
+                    loop.remove_reader(self._output)
+            data = os.read(self._output, CHUNK)
+            if not data:
+                raise DebuggerFailed("gdb ended.")
+            self._received += data
+
+
+class Tracer:
+    """Stops threads with ptrace(2), from a thread of its own: only the tracer itself may wait.
+
+    A thread that the kernel does not let stop keeps the tracer until it is dead. Its process is
+    not reaped before the tracer has let go of it, so nobody has to wait for the tracer itself.
+    """
+
+    def __init__(self, tids: Sequence[int]) -> None:
+        self._tids = tids
+        self._go = threading.Event()
+        self._detach = threading.Event()
+        self._begun_ns = 0
+        self._stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._detached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._trace, daemon=True).start()
+
+    def interrupt(self) -> None:
+        """Seize and interrupt every thread."""
+        self._go.set()
+
+    async def stopped(self, deadline: Deadline) -> tuple[int, int] | None:
+        """Wait until all have stopped.
+
+        :return: nanoseconds on the monotonic clock, of the first call and of the last stop seen;
+            None after the deadline.
+        :raise DebuggerFailed: the kernel refused.
+        """
+        try:
+            async with asyncio.timeout(deadline.remaining_s):
+                stopped_ns = await asyncio.shield(self._stopped)
+        except TimeoutError:
+            return None
+        return self._begun_ns, stopped_ns
+
+    async def detach(self, deadline: Deadline) -> None:
+        """Let all threads go on, untouched."""
+        self._detach.set()
+        await deadline.wait_for(asyncio.shield(self._detached), "The tracer's detaching")
+
+    def close(self) -> None:
+        """Detach from what has stopped, and end."""
+        self._closed = True
+        self._detach.set()
+        self._go.set()
+
+    def _trace(self) -> None:
+        self._go.wait()
+        if self._detach.is_set():  # closed before it was asked
+            return
+        try:
+            self._begun_ns = time.monotonic_ns()
+            for tid in self._tids:
+                _ptrace(PTRACE_SEIZE, tid)
+                _ptrace(PTRACE_INTERRUPT, tid)
+            for tid in self._tids:
+                os.waitpid(tid, WALL)
+            self._tell(self._stopped, time.monotonic_ns())
+            self._detach.wait()
+            for tid in self._tids:
+                _ptrace(PTRACE_DETACH, tid)
+            self._tell(self._detached, None)
+        except OSError as error:
+            failure = DebuggerFailed(f"A vCPU thread cannot be traced: {error.strerror}.")
+            for future in (self._stopped, self._detached):
+                self._tell(future, failure)
+
+    def _tell(self, future: asyncio.Future, value: object) -> None:  # type: ignore[type-arg]
+        def tell() -> None:
+            if future.done() or self._closed:
+                return
+            if isinstance(value, Exception):
+                future.set_exception(value)
+            else:
+                future.set_result(value)
+
+        if not self._closed:
+            self._loop.call_soon_threadsafe(tell)
+
+
+def all_stopped(pid: int) -> bool:
+    """Whether every thread of a process is stopped by its tracer."""
+    states = [
+        (task / "stat").read_text().rpartition(")")[2].split()[0]
+        for task in Path(f"/proc/{pid}/task").iterdir()
+    ]
+    return set(states) == {"t"}

@@ -1,0 +1,85 @@
+"""The debugger's side of QEMU's gdbstub, as far as a break needs it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import select
+import socket
+import time
+from contextlib import suppress
+
+from bench_lib.deadline import Deadline
+from bench_lib.errors import MonitorFailed
+from bench_lib.process import ATTENTIVE_S
+
+BREAK = b"\x03"
+GO_ON = b"+$c#63"
+"""An acknowledgement of the stop reply, and the packet `c`."""
+
+_STOP_REPLY = re.compile(rb"\$[TS][^#]*#[0-9a-f]{2}")
+
+CHUNK = 4096
+
+
+class GdbStub:
+    """A connection in the GDB remote serial protocol."""
+
+    def __init__(self, name: str, connection: socket.socket) -> None:
+        """:param connection: a connected socket; whoever made it closes it."""
+        self._name = name
+        self._socket = connection
+        self._socket.setblocking(False)
+        self._received = b""
+
+    def interrupt(self) -> int:
+        """Ask the guest to stop.
+
+        :return: the moment before; monotonic clock, nanoseconds.
+        :raise MonitorFailed: the connection broke.
+        """
+        # QEMU reports every stop; those so far are not the answer.
+        with suppress(BlockingIOError):
+            while self._socket.recv(CHUNK):
+                pass
+        sent_ns = time.monotonic_ns()
+        self._send(BREAK)
+        return sent_ns
+
+    async def stopped(self, deadline: Deadline) -> int | None:
+        """Wait for the stop reply; when it came, or None if it did not before the deadline.
+
+        :raise MonitorFailed: the connection broke.
+        """
+        attentive_s = min(ATTENTIVE_S, deadline.remaining_s)
+        if select.select([self._socket], [], [], attentive_s)[0]:
+            self._received += self._take(self._socket.recv(CHUNK))
+            now_ns = time.monotonic_ns()
+        try:
+            while _STOP_REPLY.search(self._received) is None:
+                async with asyncio.timeout(deadline.remaining_s):
+                    data = await asyncio.get_running_loop().sock_recv(self._socket, CHUNK)
+                now_ns = time.monotonic_ns()
+                self._received += self._take(data)
+        except TimeoutError:
+            return None
+        return now_ns
+
+    def go_on(self) -> None:
+        """Let the guest run again.
+
+        :raise MonitorFailed: the connection broke.
+        """
+        self._received = b""
+        self._send(GO_ON)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            raise MonitorFailed(f"The gdbstub of {self._name}: {error.strerror}.") from None
+
+    def _take(self, data: bytes) -> bytes:
+        if not data:
+            raise MonitorFailed(f"The gdbstub of {self._name} closed its connection.")
+        return data

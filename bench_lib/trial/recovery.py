@@ -1,0 +1,88 @@
+"""Makes the network whole, recovers the migration, and has the guest check its own memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+
+from bench_lib.deadline import Deadline, together
+from bench_lib.errors import MemoryDamaged, RecoveryFailed, TrialLost
+from bench_lib.record import Recovery
+from bench_lib.trial.failures import Failure
+from bench_lib.trial.requests import Asking
+from bench_lib.trial.staging import Scene
+
+ATTEMPTS = 2
+
+PASSES = 3
+"""Marks of each vCPU until its memory counts as checked: the first ends a pass that was begun
+before, two more are whole."""
+
+
+async def recover(
+    scene: Scene, failure: Failure, asking: Asking, answered: bool, limit_s: float
+) -> Recovery:
+    """Recover the guest after the request.
+
+    :param answered: whether the request was; if not, its answer is waited for.
+    :param limit_s: seconds until each part has to be done.
+    :raise RecoveryFailed: the migration did not go on, in two attempts.
+    :raise TrialLost: it did, but did not complete, or the guest does not run.
+    """
+    assert scene.pair is not None
+    serial = scene.guest.serial
+    vcpus = scene.case.shape.vcpus
+    await serial.resume()
+    before = dict(serial.marks.passes)
+    completed_ns = next_pass_ns = answered_ns = None
+    failure.restore()
+    restored_ns = time.monotonic_ns()
+
+    async def since_restored(work: Awaitable[None]) -> int:
+        await work
+        return time.monotonic_ns() - restored_ns
+
+    try:
+        await scene.pair.migration.unthrottle(Deadline.after(limit_s))
+        if answered:
+            await asking.undo(Deadline.after(limit_s))
+        if failure.breaks:
+            await _go_on(scene, limit_s)
+        if not answered:
+            late = await asking.answer(Deadline.after(limit_s))
+            if late is None:
+                raise RecoveryFailed(
+                    f"The migration goes on, but {scene.case.request} has still not returned."
+                )
+            answered_ns = late.answered_ns - restored_ns
+            await asking.undo(Deadline.after(limit_s))
+        limit = Deadline.after(limit_s)
+        completed_ns, next_pass_ns = await together(
+            since_restored(scene.pair.migration.completes(limit)),
+            since_restored(serial.passes(vcpus, 1, limit, before)),
+        )
+        await serial.passes(vcpus, PASSES, Deadline.after(limit_s), before)
+        serial.check_memory()
+    except MemoryDamaged:
+        return Recovery(completed_ns, next_pass_ns, "damaged", answered_ns)
+    return Recovery(completed_ns, next_pass_ns, "whole", answered_ns)
+
+
+async def _go_on(scene: Scene, limit_s: float) -> None:
+    """Have the migration go on over the link that is whole again."""
+    assert scene.pair is not None
+    migration = scene.pair.migration
+    reasons = []
+    for attempt in range(1, ATTEMPTS + 1):
+        deadline = Deadline.after(limit_s / ATTEMPTS)
+        try:
+            await migration.pause(deadline)
+            await migration.resume(scene.pair.link.destination.address, attempt, deadline)
+            await migration.goes_on(deadline)
+        except TrialLost as error:
+            reasons.append(str(error))
+        else:
+            return
+    raise RecoveryFailed(
+        f"The migration was not recovered in {ATTEMPTS} tries: {' '.join(reasons)}"
+    )

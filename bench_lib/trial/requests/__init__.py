@@ -1,0 +1,32 @@
+"""What an operator asks of a guest, and how long each took.
+
+A clock is read where a request leaves and where its answer arrives (`guest.request_line`,
+`guest.gdbstub`, `guest.debugger`, `process`), for whatever lies between there and here would be
+ours and not the host's.
+"""
+
+from __future__ import annotations
+
+from bench_lib.record import Request
+from bench_lib.trial.requests.asking import Asking, Reply
+from bench_lib.trial.requests.debuggers import GdbAttach, GdbstubBreak, PtraceInterrupt
+from bench_lib.trial.requests.endings import CtrlC, Quit, Sigkill, Sigterm
+from bench_lib.trial.requests.monitors import QueryStatus, Registers, Stop
+from bench_lib.trial.requests.signals import Sigusr1
+
+REQUESTS: dict[Request, type[Asking]] = {
+    Request.STOP: Stop,
+    Request.CTRL_C: CtrlC,
+    Request.GDB_ATTACH: GdbAttach,
+    Request.PTRACE_INTERRUPT: PtraceInterrupt,
+    Request.GDBSTUB_BREAK: GdbstubBreak,
+    Request.SIGTERM: Sigterm,
+    Request.QUIT: Quit,
+    Request.SIGUSR1: Sigusr1,
+    Request.REGISTERS: Registers,
+    Request.SIGKILL: Sigkill,
+    Request.QUERY_STATUS: QueryStatus,
+}
+"""How each is made."""
+
+__all__ = ["REQUESTS", "Asking", "Reply"]

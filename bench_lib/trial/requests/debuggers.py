@@ -1,0 +1,89 @@
+"""Requests of debuggers: on QEMU, and on the guest."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from bench_lib.deadline import Deadline
+from bench_lib.errors import DebuggerFailed
+from bench_lib.guest import debugger
+from bench_lib.guest.debugger import Gdb, Tracer
+from bench_lib.trial.requests.asking import Asking, Reply
+
+
+class GdbAttach(Asking):
+    """A real gdb attaches to QEMU: until it has stopped every thread.
+
+    gdb is up and waits for the command, so that its own start is no part of it. What gdb does by
+    itself, a trial in `idle` shows.
+    """
+
+    _gdb: Gdb
+    _sent_ns = 0
+
+    @classmethod
+    def check_host(cls) -> None:
+        debugger.check_gdb()
+        debugger.check_ptrace()
+
+    async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
+        self._gdb = await Gdb.started(self.run, deadline, stack)
+
+    async def send(self) -> None:
+        self._sent_ns = self._gdb.attach(self.guest.child.pid)
+
+    async def answer(self, deadline: Deadline) -> Reply | None:
+        attached_ns = await self._gdb.attached(deadline)
+        if attached_ns is None:
+            return None
+        if not debugger.all_stopped(self.guest.child.pid):
+            raise DebuggerFailed("gdb says that it has attached, but a thread of QEMU still runs.")
+        return Reply(self._sent_ns, attached_ns)
+
+    async def undo(self, deadline: Deadline) -> None:
+        await self._gdb.detach(deadline)
+
+
+class PtraceInterrupt(Asking):
+    """The kernel's share of that alone: each vCPU thread is seized, interrupted, and stops."""
+
+    _tracer: Tracer
+
+    @classmethod
+    def check_host(cls) -> None:
+        debugger.check_ptrace()
+
+    async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
+        self._tracer = Tracer(self.tids)
+        stack.callback(self._tracer.close)
+
+    async def send(self) -> None:
+        self._tracer.interrupt()
+
+    async def answer(self, deadline: Deadline) -> Reply | None:
+        moments = await self._tracer.stopped(deadline)
+        return moments and Reply(*moments)
+
+    async def undo(self, deadline: Deadline) -> None:
+        await self._tracer.detach(deadline)
+
+
+class GdbstubBreak(Asking):
+    """A debugger of the guest asks QEMU's gdbstub to stop it: until the stop reply."""
+
+    needs_gdbstub = True
+
+    _sent_ns = 0
+
+    async def send(self) -> None:
+        assert self.guest.gdbstub is not None
+        self._sent_ns = self.guest.gdbstub.interrupt()
+
+    async def answer(self, deadline: Deadline) -> Reply | None:
+        assert self.guest.gdbstub is not None
+        stopped_ns = await self.guest.gdbstub.stopped(deadline)
+        return None if stopped_ns is None else Reply(self._sent_ns, stopped_ns)
+
+    async def undo(self, deadline: Deadline) -> None:
+        assert self.guest.gdbstub is not None
+        self.guest.gdbstub.go_on()

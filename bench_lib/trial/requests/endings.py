@@ -1,0 +1,60 @@
+"""Requests that end QEMU, from their sending until it is reaped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import ClassVar
+
+from bench_lib.deadline import Deadline
+from bench_lib.trial.requests.asking import Asking, Reply
+
+INTERRUPT = b"\x03"
+"""What Ctrl-C types; the terminal's line discipline makes SIGINT of it."""
+
+
+class Ending(Asking):
+    """A request whose answer is QEMU's end."""
+
+    ends_guest = True
+
+    _sent_ns = 0
+
+    async def answer(self, deadline: Deadline) -> Reply | None:
+        ended_ns = await self.guest.child.reaped(deadline)
+        return None if ended_ns is None else Reply(self._sent_ns, ended_ns)
+
+
+class CtrlC(Ending):
+    """Ctrl-C at the terminal that QEMU is in the foreground of."""
+
+    needs_terminal = True
+
+    async def send(self) -> None:
+        assert self.guest.keyboard is not None
+        self._sent_ns = time.monotonic_ns()
+        os.write(self.guest.keyboard, INTERRUPT)
+
+
+class Quit(Ending):
+    """QMP `quit`."""
+
+    async def send(self) -> None:
+        self._sent_ns = self.guest.requests.send("quit")
+
+
+class Sigterm(Ending):
+    """SIGTERM, which management layers send first."""
+
+    number: ClassVar[signal.Signals] = signal.SIGTERM
+
+    async def send(self) -> None:
+        self._sent_ns = time.monotonic_ns()
+        self.guest.child.signal(self.number)
+
+
+class Sigkill(Sigterm):
+    """SIGKILL, which no kernel lets a vCPU sleep through."""
+
+    number = signal.SIGKILL

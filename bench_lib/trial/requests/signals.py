@@ -1,0 +1,58 @@
+"""The kick alone: the signal by which QEMU calls a vCPU out of KVM_RUN."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+from bench_lib import threads
+from bench_lib.deadline import Deadline
+from bench_lib.errors import GuestDied
+from bench_lib.process import ATTENTIVE_S
+from bench_lib.trial.requests.asking import Asking, Reply
+
+PATIENT_S = 0.001
+"""Between two looks, once the first `ATTENTIVE_S` have passed."""
+
+
+class Sigusr1(Asking):
+    """SIGUSR1 to each vCPU thread, until none has it pending: each has left the fault to take it.
+
+    QEMU counts on nothing but this signal, and does not ask for an exit: the vCPU goes back into
+    the guest, and into the next fault. From outside this is as fine as it can be seen, by reading
+    SigPnd in /proc as fast as that goes; the widest gap between two looks is the resolution.
+    """
+
+    NUMBER = signal.SIGUSR1
+
+    _sent_ns = 0
+
+    async def send(self) -> None:
+        self._sent_ns = time.monotonic_ns()
+        for tid in self.tids:
+            threads.kick(self.guest.child.pid, tid, self.NUMBER)
+
+    async def answer(self, deadline: Deadline) -> Reply | None:
+        waiting = list(self.tids)
+        resolution_ns = 0
+        earlier_ns = self._sent_ns
+        attentive = Deadline.after(ATTENTIVE_S)
+        while True:
+            waiting = [tid for tid in waiting if self._pending(tid)]
+            now_ns = time.monotonic_ns()
+            resolution_ns = max(resolution_ns, now_ns - earlier_ns)
+            if not waiting:
+                return Reply(self._sent_ns, now_ns, resolution_ns=resolution_ns)
+            if deadline.passed:
+                return None
+            earlier_ns = now_ns
+            if attentive.passed:
+                await asyncio.sleep(PATIENT_S)
+
+    def _pending(self, tid: int) -> bool:
+        pid = self.guest.child.pid
+        try:
+            return threads.pending(pid, tid, self.NUMBER)
+        except ProcessLookupError:
+            raise GuestDied(f"Process {pid} has lost a vCPU thread.") from None
