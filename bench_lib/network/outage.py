@@ -309,6 +309,18 @@ def shorten_timeouts(link: Link) -> None:
         end.set("net.ipv4.tcp_retries2", GIVE_UP_AFTER)
 
 
+def unacknowledged(end: End, port: int) -> bool:
+    """Whether an end's connections from that port have sent what was not acknowledged yet.
+
+    :raise ToolFailed: ss refused.
+    """
+    shown = run_tool(
+        ["ss", "-N", end.namespace, "--tcp", "--numeric", "--no-header", "sport", "=", str(port)]
+    )
+    # State, Recv-Q, Send-Q, ...; of an established connection Send-Q is what is not acknowledged.
+    return any(int(line.split()[2]) > 0 for line in shown.splitlines())
+
+
 def reset(link: Link, port: int) -> None:
     """Reset the TCP connections to `port` of the destination, as a broken middlebox would.
 

@@ -15,8 +15,8 @@ from bench_lib.trial.staging import Scene
 ATTEMPTS = 2
 
 PASSES = 3
-"""Marks of each vCPU until its memory counts as checked: the first ends a pass that was begun
-before, two more are whole."""
+"""Marks of each vCPU until its memory counts as checked, once all of it has arrived: the first ends
+a pass that was begun before, two more are whole."""
 
 
 async def recover(
@@ -61,7 +61,8 @@ async def recover(
             since_restored(scene.pair.migration.completes(limit)),
             since_restored(serial.passes(vcpus, 1, limit, before)),
         )
-        await serial.passes(vcpus, PASSES, Deadline.after(limit_s), before)
+        arrived = dict(serial.marks.passes)
+        await serial.passes(vcpus, PASSES, Deadline.after(limit_s), arrived)
         serial.check_memory()
     except MemoryDamaged:
         return Recovery(completed_ns, next_pass_ns, "damaged", answered_ns)

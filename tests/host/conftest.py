@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 from bench_lib import ownership
 from bench_lib.network import link
 from bench_lib.ownership import Run
+from bench_lib.settings import CHECKOUT
 from bench_lib.trial import leftovers
 
 KICKBENCH = Path(sys.executable).parent / "kickbench"
@@ -53,3 +55,16 @@ def run(clean_host: Path, runtime: Path) -> Iterator[Run]:
     """A run, for what is to be named after one."""
     with ownership.measuring(runtime) as owner:
         yield owner
+
+
+def run_driver(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the scripts beside this file, which change the code under test."""
+    path = Path(__file__).with_name(script)
+    return subprocess.run(
+        [sys.executable, path, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )

@@ -1,0 +1,95 @@
+"""What becomes of the guest after the request: its migration, its run, its memory."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from bench_lib.deadline import Deadline
+from bench_lib.errors import MemoryDamaged, NotRecoverable
+from bench_lib.record import SCORED, Outcome, Record, Request, Scenario
+from bench_lib.settings import Settings
+from bench_lib.trial import batch
+from bench_lib.trial.case import Case
+from bench_lib.trial.failures import Blackhole
+from bench_lib.trial.requests import REQUESTS
+from bench_lib.trial.requests.monitors import Stop
+from tests.host.conftest import Command, run_driver
+
+pytestmark = pytest.mark.usefixtures("clean_host", "runtime")
+
+RECOVERABLE = [each for each in Scenario if each is not Scenario.IDLE]
+SURVIVED = [each for each in Request if not REQUESTS[each].ends_guest]
+
+
+def trial(case: Case) -> Record:
+    """The record of one trial."""
+    (made,) = batch.run([case], Settings.from_environment(), on_record=lambda record: None)
+    return made
+
+
+def _is_whole(made: Record) -> None:
+    assert made.outcome in SCORED, made.reason
+    assert made.recovery is not None
+    assert made.recovery.memory == "whole"
+    assert made.recovery.completed_ns
+    assert made.recovery.next_pass_ns
+    assert (made.recovery.answered_ns is None) == (made.outcome is Outcome.RETURNED)
+
+
+@pytest.mark.parametrize("scenario", RECOVERABLE)
+def test_a_guest_is_whole_after_every_failure(scenario: Scenario) -> None:
+    _is_whole(trial(Case(scenario, Request.STOP, recover=True)))
+
+
+@pytest.mark.parametrize("request_", [each for each in SURVIVED if each is not Request.STOP])
+def test_a_guest_is_whole_after_every_request_that_it_survives(request_: Request) -> None:
+    _is_whole(trial(Case(Scenario.PAUSED, request_, recover=True)))
+
+
+def test_a_recovery_is_summed_up(kickbench: Command) -> None:
+    done = kickbench("trial", "--scenario", "paused", "--request", "stop", "--recover")
+    assert done.returncode == 0, done.stderr
+    assert "recovered after stop in paused: 1 of 1 whole, " in done.stdout
+    assert "1 of 1 whole" in kickbench("report").stdout
+
+
+def test_a_page_that_was_changed_from_outside_is_said_first(clean_host: Path) -> None:
+    done = run_driver("planted.py")
+    assert done.returncode == MemoryDamaged.exit_status, done.stderr
+    assert "MEMORY DAMAGED: the guest of trial 1" in done.stderr
+    assert "1 of 1 DAMAGED" in done.stdout
+
+
+@pytest.mark.parametrize("request_", [each for each in Request if each not in SURVIVED])
+def test_what_ends_the_guest_leaves_nothing_to_recover(
+    kickbench: Command, request_: Request
+) -> None:
+    done = kickbench("trial", "--scenario", "blackhole", "--request", request_, "--recover")
+    assert done.returncode == NotRecoverable.exit_status
+    assert f"{request_} ends the guest" in done.stderr
+    assert not Path(".asv/records.jsonl").exists()
+
+
+def test_a_guest_that_dies_in_its_recovery_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def kill(self: Stop, deadline: Deadline) -> None:
+        self.guest.child.signal(signal.SIGKILL)
+
+    monkeypatch.setattr(Stop, "undo", kill)
+    made = trial(Case(Scenario.PAUSED, Request.STOP, recover=True))
+    assert made.outcome is Outcome.LOST
+    assert made.reason is not None
+    assert "killed by signal 9" in made.reason
+
+
+def test_a_recovery_over_a_link_that_stays_cut_fails_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KICKBENCH_STAGING", "6")
+    monkeypatch.setattr(Blackhole, "restore", lambda self: None)
+    made = trial(Case(Scenario.BLACKHOLE, Request.STOP, recover=True))
+    assert made.outcome is Outcome.LOST
+    assert made.reason is not None
+    assert made.reason.startswith("The migration was not recovered in 2 tries")

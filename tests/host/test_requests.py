@@ -1,0 +1,185 @@
+"""Every request, every failure, every guest: for real, on the booted kernel.
+
+What a kernel does with a stuck vCPU is what is measured, so no test here says that it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench_lib import threads
+from bench_lib.errors import (
+    BadShape,
+    HugepagesMissing,
+    ProgramMissing,
+    PtraceForbidden,
+    QemuTooOld,
+)
+from bench_lib.guest import debugger, features
+from bench_lib.record import (
+    SCORED,
+    Backing,
+    FaultPath,
+    Outcome,
+    Record,
+    Request,
+    Scenario,
+    Shape,
+)
+from bench_lib.settings import Settings
+from bench_lib.trial import batch
+from bench_lib.trial.case import Case
+from tests.host.conftest import Command
+
+pytestmark = pytest.mark.usefixtures("clean_host", "runtime")
+
+ALWAYS = (Request.SIGKILL, Request.QUERY_STATUS)
+STUCK = [each for each in Scenario if each not in {Scenario.IDLE, Scenario.POSTCOPY}]
+
+
+def trial(case: Case) -> Record:
+    """The record of one trial."""
+    (made,) = batch.run([case], Settings.from_environment(), on_record=lambda record: None)
+    return made
+
+
+@pytest.mark.parametrize("request_", list(Request))
+def test_a_healthy_guest_answers_every_request(request_: Request) -> None:
+    made = trial(Case(Scenario.IDLE, request_))
+    assert made.outcome is Outcome.RETURNED, made.reason
+    assert made.latency_ns is not None
+    (request,) = (stage for stage in made.stages if stage.name == "request")
+    assert 0 < made.latency_ns <= request.end_ns - request.start_ns
+    assert (made.resolution_ns is not None) == (request_ is Request.SIGUSR1)
+
+
+@pytest.mark.parametrize("request_", list(Request))
+def test_every_request_to_a_stuck_guest_is_measured(request_: Request) -> None:
+    made = trial(Case(Scenario.BLACKHOLE, request_))
+    assert made.outcome in SCORED, made.reason
+    assert made.outcome is Outcome.RETURNED or request_ not in ALWAYS
+    assert {each.fault_path for each in made.evidence.before} == {FaultPath.GUP}
+
+
+@pytest.mark.parametrize("scenario", STUCK)
+def test_vcpus_are_stuck_in_every_failure(scenario: Scenario) -> None:
+    made = trial(Case(scenario, Request.STOP))
+    assert made.outcome in SCORED, made.reason
+    assert {each.fault_path for each in made.evidence.before} == {FaultPath.GUP}
+    assert made.outage
+
+
+def test_a_healthy_migration_is_no_outage() -> None:
+    made = trial(Case(Scenario.POSTCOPY, Request.STOP))
+    assert made.outcome in SCORED, made.reason
+    assert made.outage is None
+
+
+def test_paused_reset_is_paused(kickbench: Command) -> None:
+    done = kickbench("trial", "--scenario", "paused-reset", "--request", "stop")
+    assert "stop in paused:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(vcpus=4),
+        Shape(memory_mib=64),
+        Shape(backing=Backing.MEMFD),
+        Shape(preempt=True),
+    ],
+    ids=str,
+)
+def test_guests_of_other_shapes_get_stuck_as_well(shape: Shape) -> None:
+    made = trial(Case(Scenario.BLACKHOLE, Request.STOP, shape))
+    assert made.outcome in SCORED, made.reason
+    assert made.shape == shape
+    assert [each.fault_path for each in made.evidence.before] == [FaultPath.GUP] * shape.vcpus
+
+
+HUGE = Case(Scenario.BLACKHOLE, Request.STOP, Shape(backing=Backing.HUGETLB))
+
+
+@pytest.fixture
+def huge_pages() -> Iterator[None]:
+    """As many as two guests need, and afterwards as many as before."""
+    reserved = Path("/proc/sys/vm/nr_hugepages")
+    before = reserved.read_text()
+    reserved.write_text(str(int(before) + HUGE.huge_pages))
+    yield
+    reserved.write_text(before)
+
+
+@pytest.mark.usefixtures("huge_pages")
+def test_a_guest_of_huge_pages_gets_stuck_as_well() -> None:
+    made = trial(HUGE)
+    assert made.outcome in SCORED, made.reason
+
+
+def test_too_few_huge_pages() -> None:
+    huge = Case(Scenario.IDLE, Request.STOP, Shape(memory_mib=3072, backing=Backing.HUGETLB))
+    with pytest.raises(HugepagesMissing, match=r"need 1536 .* vm.nr_hugepages=1536"):
+        trial(huge)
+
+
+def test_with_interrupts_enabled_a_missing_page_is_asynchronous() -> None:
+    made = trial(Case(Scenario.BLACKHOLE, Request.STOP, Shape(image="async-pf")))
+    assert made.outcome is Outcome.RETURNED, made.reason
+    assert {each.fault_path for each in made.evidence.before} == {FaultPath.ASYNC_PF}
+
+
+def test_an_emulated_guest_spins_and_one_that_is_not_emulated_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KICKBENCH_STAGING", "8")
+    monkeypatch.setenv("KICKBENCH_DEADLINE", "2")
+    made = trial(Case(Scenario.BLACKHOLE, Request.STOP, Shape(image="uaccess")))
+    if Path("/sys/module/kvm_pvm").exists():
+        assert made.outcome is Outcome.SPINNING, made.reason
+        assert {each.fault_path for each in made.evidence.before} == {FaultPath.UACCESS}
+    else:
+        assert made.outcome is Outcome.LOST
+        assert made.reason is not None
+        assert "stuck on path uaccess" in made.reason
+
+
+def test_gdb_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debugger, "GDB", ["no-such-gdb"])
+    with pytest.raises(ProgramMissing, match="no-such-gdb is not installed"):
+        trial(Case(Scenario.IDLE, Request.GDB_ATTACH))
+
+
+@pytest.mark.parametrize("request_", [Request.GDB_ATTACH, Request.PTRACE_INTERRUPT])
+def test_ptrace_is_forbidden(monkeypatch: pytest.MonkeyPatch, request_: Request) -> None:
+    def refuse(request: int, tid: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(debugger, "_ptrace", refuse)
+    with pytest.raises(PtraceForbidden, match="CAP_SYS_PTRACE"):
+        trial(Case(Scenario.IDLE, request_))
+
+
+def test_a_qemu_without_preempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "PREEMPT", "no-such-capability")
+    with pytest.raises(QemuTooOld, match=r"lacks no-such-capability \(from QEMU 7.1 on\)"):
+        trial(Case(Scenario.BLACKHOLE, Request.STOP, Shape(preempt=True)))
+
+
+def test_more_vcpus_than_the_machine_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "MACHINE", "none")
+    with pytest.raises(BadShape, match="at most 1 vCPUs"):
+        trial(Case(Scenario.IDLE, Request.STOP, Shape(vcpus=2)))
+
+
+def test_a_kick_that_is_not_taken_is_seen_pending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a kernel without the flag, where nothing else differs for sigusr1."""
+    monkeypatch.setenv("KICKBENCH_DEADLINE", "0.3")
+    monkeypatch.setattr(threads, "pending", lambda pid, tid, number: True)
+    made = trial(Case(Scenario.BLACKHOLE, Request.SIGUSR1))
+    assert made.outcome is Outcome.ASLEEP
+    assert made.latency_ns is None

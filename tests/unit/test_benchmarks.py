@@ -1,0 +1,37 @@
+"""The benchmarks as a whole: each declares one request, and no request is left out."""
+
+import importlib
+
+import pytest
+
+from bench_lib.asv_bridge import suite
+from bench_lib.record import Request, Scenario
+from bench_lib.settings import Settings
+from tests.conftest import CHECKOUT
+
+MODULES = sorted(path.stem for path in (CHECKOUT / "benchmarks").glob("vm_*.py"))
+
+
+def _suite(name: str) -> type[suite.RequestSuite]:
+    module = importlib.import_module(f"benchmarks.{name}")
+    (found,) = (
+        each
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, suite.RequestSuite)
+    )
+    return found
+
+
+def test_every_request_is_measured_once_by_asv() -> None:
+    assert sorted(_suite(name).request for name in MODULES) == sorted(Request)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_named_after_its_request(name: str) -> None:
+    assert name == f"vm_{_suite(name).request.replace('-', '_')}"
+
+
+@pytest.mark.parametrize("which, count", [("core", 3), ("full", len(Scenario))])
+def test_the_set_says_which_scenarios(which: str, count: int) -> None:
+    settings = Settings.from_environment({"HOME": "/", "KICKBENCH_SET": which})
+    assert len(suite.scenarios(settings)) == count

@@ -1,0 +1,40 @@
+import pytest
+
+from bench_lib.errors import BadShape, NotRecoverable
+from bench_lib.record import Backing, Request, Scenario, Shape
+from bench_lib.trial import case
+from bench_lib.trial.case import Case
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [Shape(vcpus=0), Shape(vcpus=27), Shape(memory_mib=15), Shape(memory_mib=4096)],
+    ids=str,
+)
+def test_guests_that_cannot_be(shape: Shape) -> None:
+    with pytest.raises(BadShape):
+        Case(Scenario.IDLE, Request.STOP, shape)
+
+
+def test_a_guest_that_runs_where_it_was_started_has_nothing_to_recover() -> None:
+    with pytest.raises(NotRecoverable, match="no migration"):
+        Case(Scenario.IDLE, Request.STOP, recover=True)
+
+
+def test_a_lab_is_told_the_very_same_cases() -> None:
+    cases = [
+        Case(Scenario.LINK_DOWN, Request.CTRL_C),
+        Case(Scenario.PAUSED, Request.STOP, Shape(4, 64, Backing.MEMFD, True, "uaccess"), True),
+    ]
+    assert case.from_json(case.to_json(cases)) == cases
+
+
+def test_cases_that_differ_have_names_that_differ() -> None:
+    cases = [
+        Case(Scenario.PAUSED, Request.STOP),
+        Case(Scenario.PAUSED, Request.STOP, recover=True),
+        Case(Scenario.PAUSED, Request.STOP, Shape(vcpus=2)),
+        Case(Scenario.PAUSED, Request.STOP, Shape(preempt=True)),
+    ]
+    assert len({each.name for each in cases}) == len(cases)
+    assert cases[0].name == "paused/stop"
