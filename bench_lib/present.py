@@ -61,6 +61,8 @@ def trial_line(record: Record) -> str:
         parts.append(f"after {duration(record.latency_ns)}")
     if record.reason:
         parts.append(record.reason)
+    if record.outage:
+        parts.append(f"by {record.outage}")
     if record.recovery:
         parts.append(f"recovered, memory {record.recovery.memory}")
     parts.extend(

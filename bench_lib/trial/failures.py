@@ -17,7 +17,7 @@ from bench_lib.trial.timeline import Timeline
 
 
 class Failure:
-    """No failure at all, and the base of those that are one.
+    """Something that goes wrong, and how it is made good again.
 
     :cvar stuck: whether the vCPUs must be seen stuck.
     :cvar apart_s: seconds between the two looks at a thread that must agree.
@@ -49,7 +49,7 @@ class Failure:
 
 
 class NoFailure(Failure):
-    """Pages come as they are asked for, so vCPUs are stuck for moments only."""
+    """Nothing goes wrong. Pages come as they are asked for, so vCPUs are stuck for moments only."""
 
     stuck = False
     breaks = False
@@ -123,6 +123,7 @@ class PausedByTimeout(Failure):
     """
 
     ASKS_AGAIN_S = 0.005
+    """How long a vCPU may take to touch another page."""
 
     async def happen(self, deadline: Deadline, stack: AsyncExitStack) -> str | None:
         source, destination = self.pair.link.ends
@@ -176,15 +177,8 @@ class Flapping(Failure):
 
     breaks = False
 
-    def __init__(self, plan: Plan, pair: Pair) -> None:
-        super().__init__(plan, pair)
-        self._flapping = AsyncExitStack()
-
     async def happen(self, deadline: Deadline, stack: AsyncExitStack) -> str | None:
-        await stack.enter_async_context(self._flapping)
-        self._flapping.enter_context(
-            outage.flapping(self.plan.run, self.pair.link, self.plan.mechanism)
-        )
+        stack.enter_context(outage.flapping(self.plan.run, self.pair.link, self.plan.mechanism))
         while True:
             try:
                 await self.pair.traffic.prove_cut()
