@@ -35,6 +35,12 @@ async def recover(
     await serial.resume()
     before = dict(serial.marks.passes)
     completed_ns = next_pass_ns = answered_ns = None
+    if answered:
+        # First, for QEMU does nothing while a debugger has stopped it.
+        await asking.undo(Deadline.after(limit_s))
+    if failure.breaks:
+        # While nothing passes: QEMU 7.2 hangs if it is told to pause just as it completes.
+        await scene.pair.migration.pause(Deadline.after(limit_s))
     failure.restore()
     restored_ns = time.monotonic_ns()
 
@@ -44,8 +50,6 @@ async def recover(
 
     try:
         await scene.pair.migration.unthrottle(Deadline.after(limit_s))
-        if answered:
-            await asking.undo(Deadline.after(limit_s))
         if failure.breaks:
             await _go_on(scene, limit_s)
         if not answered:
