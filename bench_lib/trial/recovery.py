@@ -6,7 +6,13 @@ import time
 from collections.abc import Awaitable
 
 from bench_lib.deadline import Deadline, together
-from bench_lib.errors import MemoryDamaged, RecoveryFailed, TrialLost
+from bench_lib.errors import (
+    DeadlinePassed,
+    MemoryDamaged,
+    MigrationFailed,
+    MonitorRefused,
+    RecoveryFailed,
+)
 from bench_lib.record import Recovery
 from bench_lib.trial.failures import Failure
 from bench_lib.trial.requests import Asking
@@ -84,7 +90,7 @@ async def _go_on(scene: Scene, limit_s: float) -> None:
             await migration.pause(deadline)
             await migration.resume(scene.pair.link.destination.address, attempt, deadline)
             await migration.goes_on(deadline)
-        except TrialLost as error:
+        except (MonitorRefused, MigrationFailed, DeadlinePassed) as error:
             reasons.append(str(error))
         else:
             return
