@@ -6,6 +6,7 @@ import ctypes
 import os
 import re
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,14 @@ def fault_path(stack: tuple[str, ...]) -> FaultPath:
     if functions & _ASYNC_PF:
         return FaultPath.ASYNC_PF
     return FaultPath.NONE
+
+
+ASLEEP = frozenset({"S", "D"})
+"""States that a thread in handle_userfault() can be in: interruptible or killable sleep."""
+
+SPINNING_SHARE = 0.5
+"""Threads that have together burnt more of a CPU's time than this spin. Those that sleep burn none;
+those that spin take all there is, which may be one CPU for several of them."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,12 @@ def observe(pid: int, tid: int) -> ThreadState:
         stack=stack,
         cpu_ns=cpu_ns,
     )
+
+
+def spin(before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int) -> bool:
+    """Whether threads have spun between two looks at them, `elapsed_ns` apart."""
+    burnt_ns = sum(now.cpu_ns - then.cpu_ns for then, now in zip(before, after, strict=True))
+    return burnt_ns > SPINNING_SHARE * elapsed_ns
 
 
 def kick(pid: int, tid: int, number: signal.Signals) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import select
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Sequence
@@ -16,14 +14,9 @@ from pathlib import Path
 
 from bench_lib import process
 from bench_lib.deadline import Deadline
-from bench_lib.errors import DebuggerFailed, ProgramMissing, PtraceForbidden
+from bench_lib.errors import DebuggerFailed, ProgramMissing
 from bench_lib.ownership import Run
-
-PTRACE_DETACH = 17
-PTRACE_SEIZE = 0x4206
-PTRACE_INTERRUPT = 0x4207
-WALL = 0x40000000
-"""__WALL of waitpid(2): also threads that are not the leader."""
+from bench_lib.ptrace import PTRACE_DETACH, PTRACE_INTERRUPT, PTRACE_SEIZE, WALL, ptrace
 
 CHUNK = 65536
 
@@ -34,36 +27,6 @@ GDB = [
     "-iex", "set auto-solib-add off",
     "-iex", "set debuginfod enabled off",
 ]  # fmt: skip
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
-_libc.ptrace.restype = ctypes.c_long
-
-
-def _ptrace(request: int, tid: int) -> None:
-    if _libc.ptrace(request, tid, None, None) == -1:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), "ptrace")
-
-
-def check_ptrace() -> None:
-    """Try ptrace on a process of our own.
-
-    :raise PtraceForbidden: the sentence says who may forbid it.
-    """
-    child = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL)
-    try:
-        _ptrace(PTRACE_SEIZE, child.pid)
-    except OSError as error:
-        scope = Path("/proc/sys/kernel/yama/ptrace_scope")
-        yama = f"kernel.yama.ptrace_scope is {scope.read_text().strip()}" if scope.exists() else ""
-        raise PtraceForbidden(
-            f"No process may be traced here ({error.strerror}). Run outside of a container, or in "
-            f"one with CAP_SYS_PTRACE{'; ' + yama if yama else ''}."
-        ) from None
-    finally:
-        child.kill()
-        child.wait()
 
 
 def check_gdb() -> None:
@@ -206,14 +169,14 @@ class Tracer:
         try:
             self._begun_ns = time.monotonic_ns()
             for tid in self._tids:
-                _ptrace(PTRACE_SEIZE, tid)
-                _ptrace(PTRACE_INTERRUPT, tid)
+                ptrace(PTRACE_SEIZE, tid)
+                ptrace(PTRACE_INTERRUPT, tid)
             for tid in self._tids:
                 os.waitpid(tid, WALL)
             self._tell(self._stopped, time.monotonic_ns())
             self._detach.wait()
             for tid in self._tids:
-                _ptrace(PTRACE_DETACH, tid)
+                ptrace(PTRACE_DETACH, tid)
             self._tell(self._detached, None)
         except OSError as error:
             failure = DebuggerFailed(f"A vCPU thread cannot be traced: {error.strerror}.")

@@ -13,13 +13,6 @@ from bench_lib.threads import ThreadState
 APART_S = 0.005
 """Seconds between the two looks at a thread that must agree."""
 
-ASLEEP = frozenset({"S", "D"})
-"""States that a thread in handle_userfault() can be in: interruptible or killable sleep."""
-
-SPINNING_SHARE = 0.5
-"""A guest whose vCPU threads have together burnt more of a CPU's time than this spins. Those that
-sleep burn none; those that spin take all there is, which may be one CPU for several of them."""
-
 
 def look(pid: int, tids: Sequence[int]) -> list[ThreadState]:
     """Look once at each vCPU thread.
@@ -53,7 +46,7 @@ async def stuck(
         nonlocal looks
         earlier, looks = looks, look(pid, tids)
         agree = len(earlier) == len(looks) and all(
-            now.state in ASLEEP and now.fault_path is path and now.same_sleep(then)
+            now.state in threads.ASLEEP and now.fault_path is path and now.same_sleep(then)
             for now, then in zip(looks, earlier, strict=True)
         )
         return looks if agree else None
@@ -78,10 +71,9 @@ def how_it_hung(
     :param elapsed_ns: between the two looks at its threads.
     :raise NotStuck: it does neither, so something else has kept the answer back.
     """
-    burnt_ns = sum(now.cpu_ns - then.cpu_ns for then, now in zip(before, after, strict=True))
-    if burnt_ns > SPINNING_SHARE * elapsed_ns:
+    if threads.spin(before, after, elapsed_ns):
         return Outcome.SPINNING
-    if any(now.state in ASLEEP and now.fault_path is not FaultPath.NONE for now in after):
+    if any(now.state in threads.ASLEEP and now.fault_path is not FaultPath.NONE for now in after):
         return Outcome.ASLEEP
     seen = "; ".join(f"{now.state} {now.wchan}" for now in after)
     raise NotStuck(f"No answer came, but no vCPU sleeps in a fault or spins: {seen}.")

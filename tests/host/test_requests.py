@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_lib import threads
+from bench_lib import ptrace, threads
 from bench_lib.errors import (
     BadShape,
     HugepagesMissing,
@@ -157,7 +157,7 @@ def test_ptrace_is_forbidden(monkeypatch: pytest.MonkeyPatch, request_: Request)
     def refuse(request: int, tid: int) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(debugger, "_ptrace", refuse)
+    monkeypatch.setattr(ptrace, "ptrace", refuse)
     with pytest.raises(PtraceForbidden, match="CAP_SYS_PTRACE"):
         trial(Case(Scenario.IDLE, request_))
 

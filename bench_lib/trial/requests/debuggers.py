@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
+from bench_lib import ptrace
 from bench_lib.deadline import Deadline
 from bench_lib.errors import DebuggerFailed
 from bench_lib.guest import debugger
@@ -24,7 +25,7 @@ class GdbAttach(Asking):
     @classmethod
     def check_host(cls) -> None:
         debugger.check_gdb()
-        debugger.check_ptrace()
+        ptrace.check()
 
     async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
         self._gdb = await Gdb.started(self.run, deadline, stack)
@@ -51,7 +52,7 @@ class PtraceInterrupt(Asking):
 
     @classmethod
     def check_host(cls) -> None:
-        debugger.check_ptrace()
+        ptrace.check()
 
     async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
         self._tracer = Tracer(self.tids)

@@ -1,0 +1,51 @@
+"""ptrace(2) and what it is called with; see linux/ptrace.h."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from pathlib import Path
+
+from bench_lib.errors import PtraceForbidden
+
+PTRACE_CONT = 7
+PTRACE_DETACH = 17
+PTRACE_SEIZE = 0x4206
+PTRACE_INTERRUPT = 0x4207
+WALL = 0x40000000
+"""__WALL of waitpid(2): also threads that are not the leader."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+_libc.ptrace.restype = ctypes.c_long
+
+
+def ptrace(request: int, tid: int) -> None:
+    """A request that takes no more than a thread.
+
+    :raise OSError: it was refused.
+    """
+    if _libc.ptrace(request, tid, None, None) == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), "ptrace")
+
+
+def check() -> None:
+    """Try it on a process of our own.
+
+    :raise PtraceForbidden: the sentence says who may forbid it.
+    """
+    child = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL)
+    try:
+        ptrace(PTRACE_SEIZE, child.pid)
+    except OSError as error:
+        scope = Path("/proc/sys/kernel/yama/ptrace_scope")
+        yama = f"kernel.yama.ptrace_scope is {scope.read_text().strip()}" if scope.exists() else ""
+        raise PtraceForbidden(
+            f"No process may be traced here ({error.strerror}). Run outside of a container, or in "
+            f"one with CAP_SYS_PTRACE{'; ' + yama if yama else ''}."
+        ) from None
+    finally:
+        child.kill()
+        child.wait()
