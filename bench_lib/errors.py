@@ -8,6 +8,7 @@
     │   ├── UnknownRequest
     │   ├── BadDeadline
     │   ├── BadShape
+    │   ├── UnknownCase
     │   └── NotRecoverable
     ├── HostError                   this host cannot run trials
     │   ├── KvmUnavailable
@@ -19,7 +20,8 @@
     │   ├── HostBusy
     │   ├── LeftoversRemain
     │   ├── PtraceForbidden
-    │   └── HugepagesMissing
+    │   ├── HugepagesMissing
+    │   └── UserfaultfdForbidden
     ├── StoreError                  records cannot be written or read
     │   └── RecordNotWritten
     ├── LedgerError                 the list of kernels cannot be used
@@ -33,6 +35,7 @@
     │   └── LabLost
     ├── ImageError                  a guest image is not what the manifest says
     ├── Interrupted                 a signal ended the run
+    ├── ProbeFailed                 a case of the probe measured nothing
     └── TrialLost                   no measurement was made; counted, never scored
         ├── DeadlinePassed
         ├── ToolFailed
@@ -87,6 +90,12 @@ class BadShape(UsageError):
     """A guest that QEMU or the image cannot be."""
 
     exit_status = 13
+
+
+class UnknownCase(UsageError):
+    """No case of the probe has that name."""
+
+    exit_status = 15
 
 
 class NotRecoverable(UsageError):
@@ -159,6 +168,12 @@ class HugepagesMissing(HostError):
     """There are not enough huge pages for the guests asked for."""
 
     exit_status = 32
+
+
+class UserfaultfdForbidden(HostError):
+    """userfaultfd may not be used, or lacks something."""
+
+    exit_status = 33
 
 
 class StoreError(KickbenchError):
@@ -252,6 +267,12 @@ class Interrupted(KickbenchError):
             "running."
         )
         self.exit_status = 128 + number
+
+
+class ProbeFailed(KickbenchError):
+    """A case of the probe measured nothing."""
+
+    exit_status = 6
 
 
 class TrialLost(KickbenchError):

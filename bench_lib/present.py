@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from bench_lib.kvm.probe import Result
 from bench_lib.record import HUNG, Host, Kernel, Outcome, Record, Shape
 from bench_lib.verdict.summary import Pace, Recoveries, Row, Wait
 
@@ -191,6 +192,27 @@ def _pace_line(pace: Pace) -> str:
     return (
         f"{pace.scenario}: median {pace.median_ns / NS_PER_S:.2f} s a trial "
         f"(n = {pace.trials}); {stages}"
+    )
+
+
+def probe_heading(console: Console, width: int) -> None:
+    """The first line of a table whose rows come one by one. :param width: of the first column."""
+    text = f"{'case':{width}} {'outcome':9} {'median':>9} {'worst':>9} {'n':>5}  stuck"
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def probe_row(console: Console, width: int, result: Result) -> None:
+    """A case of the probe."""
+    median, worst = (
+        "-" if each is None else f"{each:.0f} us" for each in (result.median_us, result.worst_us)
+    )
+    seen = [result.state, result.wchan, result.fault_path, result.reason]
+    console.print(
+        f"{result.case:{width}} {result.outcome or 'skipped':9} {median:>9} {worst:>9} "
+        f"{len(result.wakes_ns):>5}  {escape(' '.join(filter(None, seen)))}",
+        style="bold red" if result.outcome in HUNG else None,
+        highlight=False,
+        soft_wrap=True,
     )
 
 

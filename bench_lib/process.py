@@ -115,13 +115,19 @@ class Child:
         :return: when that was, in nanoseconds on the monotonic clock; None if the deadline passed.
         """
         # First with the event loop standing still, whose turns would be part of what is timed.
-        attentive_s = min(ATTENTIVE_S, deadline.remaining_s)
-        if not select.select([self._pidfd], [], [], attentive_s)[0]:
-            try:
-                async with asyncio.timeout(deadline.remaining_s):
-                    await self.exited()
-            except TimeoutError:
-                return None
+        if (at_ns := self.reaped_within(min(ATTENTIVE_S, deadline.remaining_s))) is not None:
+            return at_ns
+        try:
+            async with asyncio.timeout(deadline.remaining_s):
+                await self.exited()
+        except TimeoutError:
+            return None
+        return time.monotonic_ns()
+
+    def reaped_within(self, limit_s: float) -> int | None:
+        """The same, blocking. :param limit_s: seconds that it may take."""
+        if not select.select([self._pidfd], [], [], limit_s)[0]:
+            return None
         self._popen.wait()
         return time.monotonic_ns()
 

@@ -1,0 +1,5 @@
+"""The command line, where there is no installed command: `python -m bench_lib.cli`."""
+
+from bench_lib.cli import main
+
+main(prog_name="kickbench")

@@ -1,0 +1,115 @@
+"""kickbench probe: what this kernel does with a stuck vCPU, without QEMU."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from bench_lib import deadline, interrupt, ownership, present
+from bench_lib.cli import kernels
+from bench_lib.kernel import btf, identity
+from bench_lib.kernel.store import Bootable
+from bench_lib.kvm import probe as kvm_probe
+from bench_lib.kvm.probe import Result
+from bench_lib.lab import machine, trials
+from bench_lib.record import Outcome
+from bench_lib.settings import CHECKOUT, Settings
+
+LOST = 4
+"""Exit status when a case took another path than it should, or nothing could be measured of it."""
+
+
+@click.command("probe")
+@click.option("-n", "count", type=click.IntRange(min=1), default=200, help="Wakes a case; 200.")
+@click.option("--case", "names", multiple=True, metavar="NAME", help="Default: all; see below.")
+@click.option("--deadline", "limit", default="1", metavar="SECONDS", help="Of a wake; default 1.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, nothing else.")
+@click.option("--kernel", metavar="NAME", help="Another kernel, in the lab; see `kernels --help`.")
+def probe(
+    count: int, names: tuple[str, ...], limit: str, as_json: bool, kernel: str | None
+) -> None:
+    """Ask this kernel alone: does it let go of a vCPU that is stuck in guest memory?
+
+    No QEMU and no network: /dev/kvm, and a userfaultfd that delivers no page. A case for each way
+    to get stuck; `healthy` is a vCPU that runs, the floor of all others. Times are microseconds
+    from the signal until KVM_RUN is back.
+
+    \b
+    Examples:
+      kickbench probe
+      kickbench probe --case gup-write --case healthy -n 1000
+      kickbench probe --kernel debian/6.1
+
+    Exits 0 when every case measured something, hung ones included, and 4 when one did not.
+    """
+    cases = kvm_probe.named(names)
+    limit_s = deadline.seconds(limit)
+    settings = Settings.from_environment()
+    if kernel is not None:
+        sys.exit(_in_lab(settings, kernels.bootable(settings, kernel)))
+    width = max(len(case.name) for case in cases)
+    if not as_json:
+        present.probe_heading(present.stdout(), width)
+
+    def on_result(result: Result) -> None:
+        if not as_json:
+            present.probe_row(present.stdout(), width, result)
+
+    with ownership.measuring(settings.runtime) as owner:
+        results = kvm_probe.run(owner, cases, count, limit_s, on_result)
+    label = btf.label(Path("/lib/modules") / identity.booted().release)
+    sentence = kvm_probe.verdict(results)
+    if as_json:
+        _print_json(results, sentence, label)
+    else:
+        click.echo(f"{sentence}; its types say: {label}")
+    sys.exit(LOST if any(each.outcome is Outcome.LOST for each in results) else 0)
+
+
+def _print_json(results: list[Result], sentence: str, label: str) -> None:
+    rows = [
+        {
+            **dataclasses.asdict(each),
+            "wakes_ns": list(each.wakes_ns),
+            "median_us": each.median_us,
+            "worst_us": each.worst_us,
+            "n": len(each.wakes_ns),
+        }
+        for each in results
+    ]
+    text = msgspec.json.encode(
+        {
+            "kernel": identity.booted(),
+            "interruptible": label,
+            "verdict": sentence,
+            "cases": rows,
+        }
+    )
+    click.echo(msgspec.json.format(text, indent=2).decode())
+
+
+def _in_lab(settings: Settings, build: Bootable) -> int:
+    """The same command line, under another kernel."""
+    words = iter(sys.argv[1:])
+    arguments = [word for word in words if not (word == "--kernel" and next(words, None))]
+    arguments = [word for word in arguments if not word.startswith("--kernel=")]
+
+    async def run(owner: ownership.Run) -> int:
+        share = owner.folder / "share"
+        share.mkdir()
+        async with machine.booted(owner, build, settings, share) as lab:
+            click.echo(f"kickbench: {lab.facts}", err=True)
+
+            def on_output(stream: str, data: bytes) -> None:
+                os.write(1 if stream == "out" else 2, data)
+
+            argv = [sys.executable, "-m", "bench_lib.cli", *arguments]
+            return await lab.run(argv, trials.environment(settings, lab), CHECKOUT, on_output)
+
+    with ownership.measuring(settings.runtime) as owner:
+        return interrupt.run(run(owner))

@@ -1,0 +1,339 @@
+"""What this kernel does with a vCPU that is stuck, by KVM and userfaultfd alone.
+
+A worker process runs the vCPU; from here it is seen stuck, signalled, and timed. The moment that
+it is back in user mode the worker takes itself, on the clock that all processes share.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bench_lib import process, threads
+from bench_lib.deadline import Deadline
+from bench_lib.errors import ProbeFailed, UnknownCase
+from bench_lib.kvm import device, userfault
+from bench_lib.kvm.worker import MOMENT, PRESENT
+from bench_lib.ownership import Run
+from bench_lib.ptrace import PTRACE_CONT, PTRACE_INTERRUPT, PTRACE_SEIZE, WALL, ptrace
+from bench_lib.record import HUNG, Backing, FaultPath, Outcome
+from bench_lib.settings import CHECKOUT
+from bench_lib.threads import ThreadState
+
+START_S = 20.0
+"""Seconds for a worker to be up; a tenth of one, and under emulation ten times as long."""
+
+STUCK_S = 5.0
+"""Seconds until a vCPU has to be stuck; less than a thousandth of one."""
+
+SETTLE_S = 0.001
+"""How long a vCPU that runs a loop is left alone before it is kicked."""
+
+JUDGE_S = 0.1
+"""How long a vCPU that did not come back is watched, to tell sleep from spinning."""
+
+KILLS = 5
+"""How often SIGKILL is tried, each time on a worker of its own."""
+
+
+class Wake(StrEnum):
+    """What calls the vCPU back."""
+
+    SIGUSR1 = "sigusr1"
+    SIGINT = "sigint"
+    PTRACE = "ptrace"
+    """PTRACE_INTERRUPT, until the thread has stopped."""
+    SIGKILL = "sigkill"
+    """Until the process is reaped."""
+
+
+@dataclass(frozen=True)
+class ProbeCase:
+    """:ivar program: of the worker. :ivar mode: of userfaultfd, or `present` memory.
+
+    :ivar path: the fault path that is meant; `none` for a vCPU that runs.
+    """
+
+    name: str
+    program: str
+    path: FaultPath
+    wake: Wake = Wake.SIGUSR1
+    backing: Backing = Backing.ANONYMOUS
+    mode: str = "missing"
+
+
+CASES = (
+    ProbeCase("healthy", "spin", FaultPath.NONE, mode=PRESENT),
+    ProbeCase("gup-read", "read", FaultPath.GUP),
+    ProbeCase("gup-write", "write", FaultPath.GUP),
+    ProbeCase("gup-write-memfd", "write", FaultPath.GUP, backing=Backing.MEMFD),
+    ProbeCase("gup-read-memfd-minor", "read", FaultPath.GUP, backing=Backing.MEMFD, mode="minor"),
+    ProbeCase("gup-write-hugetlb", "write", FaultPath.GUP, backing=Backing.HUGETLB),
+    ProbeCase(
+        "gup-read-hugetlb-minor", "read", FaultPath.GUP, backing=Backing.HUGETLB, mode="minor"
+    ),
+    ProbeCase("gup-write-sigint", "write", FaultPath.GUP, Wake.SIGINT),
+    ProbeCase("gup-write-ptrace", "write", FaultPath.GUP, Wake.PTRACE),
+    ProbeCase("gup-write-sigkill", "write", FaultPath.GUP, Wake.SIGKILL),
+    ProbeCase("async-pf", "interrupts", FaultPath.ASYNC_PF),
+    ProbeCase("uaccess", "string", FaultPath.UACCESS),
+    ProbeCase("uaccess-sigkill", "string", FaultPath.UACCESS, Wake.SIGKILL),
+)
+"""By the path, the memory and the signal that each is about, where those are not the usual ones."""
+
+
+def named(names: Sequence[str]) -> list[ProbeCase]:
+    """The cases of these names; all, if there is none.
+
+    :raise UnknownCase: there is no such case; the sentence says which there are.
+    """
+    known = {case.name: case for case in CASES}
+    for name in names:
+        if name not in known:
+            raise UnknownCase(f"There is no case {name!r}; there is {', '.join(known)}.")
+    return [known[name] for name in names] or list(CASES)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one case.
+
+    :ivar outcome: None where the case cannot be tried here; `lost` where its path was not taken.
+    :ivar reason: why, for both.
+    :ivar state: of the thread when it was stuck, as wchan and fault_path.
+    :ivar wakes_ns: a time for each wake.
+    """
+
+    case: str
+    outcome: Outcome | None
+    reason: str | None = None
+    state: str | None = None
+    wchan: str | None = None
+    fault_path: FaultPath | None = None
+    wakes_ns: tuple[int, ...] = ()
+
+    @property
+    def median_us(self) -> float | None:
+        return statistics.median(self.wakes_ns) / 1000 if self.wakes_ns else None
+
+    @property
+    def worst_us(self) -> float | None:
+        return max(self.wakes_ns) / 1000 if self.wakes_ns else None
+
+
+class _Worker:
+    """A process with a vCPU in it."""
+
+    def __init__(self, run: Run, case: ProbeCase, stack: ExitStack) -> None:
+        """:raise ProbeFailed: it did not get so far as to run the vCPU."""
+        self._output, theirs = os.pipe2(os.O_CLOEXEC)
+        stack.callback(os.close, self._output)
+        argv = [sys.executable, "-m", "bench_lib.kvm.worker", case.program, case.backing, case.mode]
+        try:
+            self.child = stack.enter_context(
+                process.started(argv, env={**run.mark, "PYTHONPATH": str(CHECKOUT)}, output=theirs)
+            )
+        finally:
+            os.close(theirs)
+        if self.back(START_S) != 0:
+            raise ProbeFailed(f"The worker of {case.name} is not up.")
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid
+
+    def back(self, limit_s: float) -> int | None:
+        """When the vCPU came back; None if it did not in time.
+
+        :raise ProbeFailed: the worker ended; its last words are the message.
+        """
+        if not select.select([self._output], [], [], limit_s)[0]:
+            return None
+        data = os.read(self._output, MOMENT.size)
+        if data[:1] == b"\0":
+            return int(MOMENT.unpack(data)[1])
+        while more := os.read(self._output, 65536):
+            data += more
+        said = data.decode(errors="replace").strip() or "The worker ended."
+        raise ProbeFailed(said.splitlines()[-1])
+
+    def look(self) -> ThreadState:
+        """Look once at its only thread.
+
+        :raise ProbeFailed: it is gone.
+        """
+        try:
+            return threads.observe(self.pid, self.pid)
+        except ProcessLookupError:
+            raise ProbeFailed("The worker ended.") from None
+
+
+def run(
+    owner: Run,
+    cases: Sequence[ProbeCase],
+    count: int,
+    deadline_s: float,
+    on_result: Callable[[Result], None],
+) -> list[Result]:
+    """Probe each of `cases`.
+
+    :param count: wakes a case, as long as none hangs.
+    :param deadline_s: seconds until a wake has hung.
+    :raise HostError: nothing can be probed here.
+    """
+    device.check()
+    os.close(userfault.open_descriptor())
+    results = []
+    for case in cases:
+        result = _probe(owner, case, count, deadline_s)
+        results.append(result)
+        on_result(result)
+    return results
+
+
+def _probe(owner: Run, case: ProbeCase, count: int, deadline_s: float) -> Result:
+    if case.backing is Backing.HUGETLB and not _huge_page_free():
+        return Result(case.name, None, "no huge page is free: `sysctl vm.nr_hugepages=8`")
+    seen: ThreadState | None = None
+    wakes: list[int] = []
+    outcome = Outcome.RETURNED
+    reason = None
+    try:
+        if case.wake is Wake.SIGKILL:
+            for _ in range(min(count, KILLS)):
+                with ExitStack() as stack:
+                    worker = _Worker(owner, case, stack)
+                    seen = _stuck(worker, case)
+                    took_ns = _kill(worker, deadline_s)
+                    if took_ns is None:
+                        outcome = _how_it_hung(worker, seen)
+                        break
+                    wakes.append(took_ns)
+        else:
+            with ExitStack() as stack:
+                worker = _Worker(owner, case, stack)
+                if case.wake is Wake.PTRACE:
+                    ptrace(PTRACE_SEIZE, worker.pid)
+                for _ in range(count):
+                    seen = _stuck(worker, case)
+                    took_ns = _WAKES[case.wake](worker, deadline_s)
+                    if took_ns is None:
+                        outcome = _how_it_hung(worker, seen)
+                        break
+                    wakes.append(took_ns)
+    except (ProbeFailed, OSError) as error:
+        outcome, reason = Outcome.LOST, str(error)
+    return Result(
+        case.name,
+        outcome,
+        reason,
+        seen.state if seen else None,
+        seen.wchan if seen else None,
+        seen.fault_path if seen else None,
+        tuple(wakes),
+    )
+
+
+def _huge_page_free() -> bool:
+    try:
+        with open("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages") as file:
+            return int(file.read()) > 0
+    except FileNotFoundError:
+        return False
+
+
+def _stuck(worker: _Worker, case: ProbeCase) -> ThreadState:
+    """Wait until the vCPU was seen stuck twice in the same place, on the path that is meant.
+
+    :raise ProbeFailed: it was not; the sentence says what was seen.
+    """
+    if case.path is FaultPath.NONE:
+        time.sleep(SETTLE_S)
+        return worker.look()
+    deadline = Deadline.after(STUCK_S)
+    earlier = worker.look()
+    while not deadline.passed:
+        now = worker.look()
+        if now.fault_path is case.path and now.state in threads.ASLEEP and now.same_sleep(earlier):
+            return now
+        earlier = now
+    raise ProbeFailed(
+        f"The vCPU took path {earlier.fault_path} instead of {case.path} "
+        f"({earlier.state} {earlier.wchan})."
+    )
+
+
+def _signal(number: signal.Signals) -> Callable[[_Worker, float], int | None]:
+    def wake(worker: _Worker, deadline_s: float) -> int | None:
+        sent_ns = time.monotonic_ns()
+        threads.kick(worker.pid, worker.pid, number)
+        back_ns = worker.back(deadline_s)
+        return None if back_ns is None else back_ns - sent_ns
+
+    return wake
+
+
+def _trace(worker: _Worker, deadline_s: float) -> int | None:
+    sent_ns = time.monotonic_ns()
+    ptrace(PTRACE_INTERRUPT, worker.pid)
+    deadline = Deadline.after(deadline_s)
+    # Only the tracer may wait, and it may not wait for longer than the deadline: so it looks.
+    while os.waitpid(worker.pid, WALL | os.WNOHANG)[0] == 0:
+        if deadline.passed:
+            return None
+    stopped_ns = time.monotonic_ns()
+    ptrace(PTRACE_CONT, worker.pid)
+    worker.back(deadline_s)
+    return stopped_ns - sent_ns
+
+
+def _kill(worker: _Worker, deadline_s: float) -> int | None:
+    sent_ns = time.monotonic_ns()
+    worker.child.signal(signal.SIGKILL)
+    reaped_ns = worker.child.reaped_within(deadline_s)
+    return None if reaped_ns is None else reaped_ns - sent_ns
+
+
+_WAKES: dict[Wake, Callable[[_Worker, float], int | None]] = {
+    Wake.SIGUSR1: _signal(signal.SIGUSR1),
+    Wake.SIGINT: _signal(signal.SIGINT),
+    Wake.PTRACE: _trace,
+}
+
+
+def _how_it_hung(worker: _Worker, before: ThreadState) -> Outcome:
+    """Whether a vCPU that did not come back sleeps or spins, by what it burns from now on."""
+    begin_ns, then = time.monotonic_ns(), worker.look()
+    time.sleep(JUDGE_S)
+    now = worker.look()
+    if threads.spin([then], [now], time.monotonic_ns() - begin_ns):
+        return Outcome.SPINNING
+    if now.fault_path is before.fault_path:
+        return Outcome.ASLEEP
+    raise ProbeFailed(f"No wake was seen, but the vCPU is in state {now.state}, {now.wchan}.")
+
+
+def verdict(results: Sequence[Result]) -> str:
+    """One sentence: does this kernel let go of a stuck vCPU, by path."""
+    answers = []
+    for path in (FaultPath.GUP, FaultPath.UACCESS, FaultPath.ASYNC_PF):
+        scored = [
+            each
+            for each in results
+            if each.fault_path is path and each.outcome not in {None, Outcome.LOST}
+            if not each.case.endswith(Wake.SIGKILL)
+        ]
+        if scored:
+            hung = any(each.outcome in HUNG for each in scored)
+            answers.append(f"{'no' if hung else 'yes'} ({path})")
+    if not answers:
+        return "nothing is known of what this kernel does with a vCPU stuck in guest memory"
+    return f"this kernel lets go of a vCPU stuck in guest memory: {', '.join(answers)}"

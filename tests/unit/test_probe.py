@@ -1,0 +1,64 @@
+import pytest
+
+from bench_lib.errors import UnknownCase
+from bench_lib.kvm.probe import CASES, Result, named, verdict
+from bench_lib.record import FaultPath, Outcome
+
+
+def _result(
+    case: str, outcome: Outcome | None, path: FaultPath | None, wakes_ns: tuple[int, ...] = ()
+) -> Result:
+    return Result(case, outcome, None, "S", "handle_userfault", path, wakes_ns)
+
+
+def test_no_name_is_every_case() -> None:
+    assert named([]) == list(CASES)
+
+
+def test_cases_are_found_by_their_names() -> None:
+    assert [each.name for each in named(["uaccess", "healthy"])] == ["uaccess", "healthy"]
+
+
+def test_an_unknown_case_is_told_the_known_ones() -> None:
+    with pytest.raises(UnknownCase, match=r"no case 'gup'; there is healthy, gup-read, "):
+        named(["gup"])
+
+
+def test_names_tell_cases_apart() -> None:
+    assert len({each.name for each in CASES}) == len(CASES)
+
+
+def test_the_verdict_is_by_path() -> None:
+    results = [
+        _result("healthy", Outcome.RETURNED, FaultPath.NONE),
+        _result("gup-read", Outcome.RETURNED, FaultPath.GUP),
+        _result("uaccess", Outcome.SPINNING, FaultPath.UACCESS),
+        _result("async-pf", Outcome.RETURNED, FaultPath.ASYNC_PF),
+    ]
+    assert verdict(results) == (
+        "this kernel lets go of a vCPU stuck in guest memory: "
+        "yes (gup), no (uaccess), yes (async-pf)"
+    )
+
+
+def test_one_case_that_hangs_is_a_no() -> None:
+    results = [
+        _result("gup-read", Outcome.RETURNED, FaultPath.GUP),
+        _result("gup-write", Outcome.ASLEEP, FaultPath.GUP),
+    ]
+    assert verdict(results).endswith("memory: no (gup)")
+
+
+def test_what_sigkill_does_and_what_measured_nothing_is_no_answer() -> None:
+    results = [
+        _result("gup-write-sigkill", Outcome.RETURNED, FaultPath.GUP),
+        _result("gup-write", Outcome.LOST, FaultPath.GUP),
+        _result("gup-write-hugetlb", None, None),
+    ]
+    assert verdict(results).startswith("nothing is known")
+
+
+def test_times_are_shown_in_microseconds() -> None:
+    result = _result("gup-read", Outcome.RETURNED, FaultPath.GUP, (1000, 2000, 6000))
+    assert (result.median_us, result.worst_us) == (2.0, 6.0)
+    assert _result("gup-read", Outcome.ASLEEP, FaultPath.GUP).median_us is None
