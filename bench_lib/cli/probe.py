@@ -13,7 +13,7 @@ import msgspec
 from bench_lib import deadline, interrupt, ownership, present
 from bench_lib.cli import kernels
 from bench_lib.kernel import btf, identity
-from bench_lib.kernel.store import Bootable
+from bench_lib.kernel.store import Bootable, Store
 from bench_lib.kvm import probe as kvm_probe
 from bench_lib.kvm.probe import Result
 from bench_lib.lab import machine, trials
@@ -62,13 +62,19 @@ def probe(
 
     with ownership.measuring(settings.runtime) as owner:
         results = kvm_probe.run(owner, cases, count, limit_s, on_result)
-    label = btf.label(Path("/lib/modules") / identity.booted().release)
+    label = _label(settings)
     sentence = kvm_probe.verdict(results)
     if as_json:
         _print_json(results, sentence, label)
     else:
         click.echo(f"{sentence}; its types say: {label}")
     sys.exit(LOST if any(each.outcome is Outcome.LOST for each in results) else 0)
+
+
+def _label(settings: Settings) -> btf.Label:
+    """What the types of the kernel that runs say, from where its modules are."""
+    build = Store.of(settings).find_id(settings.kernel) if settings.kernel else None
+    return build.label if build else btf.label(Path("/lib/modules") / identity.booted().release)
 
 
 def _print_json(results: list[Result], sentence: str, label: str) -> None:
@@ -109,7 +115,12 @@ def _in_lab(settings: Settings, build: Bootable) -> int:
                 os.write(1 if stream == "out" else 2, data)
 
             argv = [sys.executable, "-m", "bench_lib.cli", *arguments]
-            return await lab.run(argv, trials.environment(settings, lab), CHECKOUT, on_output)
+            env = {
+                **trials.environment(settings, lab),
+                "KICKBENCH_KERNEL": build.build.id,
+                "KICKBENCH_CACHE": str(settings.cache),
+            }
+            return await lab.run(argv, env, CHECKOUT, on_output)
 
     with ownership.measuring(settings.runtime) as owner:
         return interrupt.run(run(owner))

@@ -227,3 +227,23 @@ def test_what_operators_ask_hangs_without_the_flag_and_the_guest_survives_that(
             assert made.recovery is not None
             assert made.recovery.memory == "whole"
             assert (made.recovery.answered_ns is not None) == hangs
+
+
+@pytest.mark.parametrize(
+    "kernel, outcome, state, label",
+    [("debian/6.1", "asleep", "D", "no"), ("debian/6.12", "returned", "S", "yes")],
+)
+def test_the_probe_agrees_with_the_trials_and_with_the_label(
+    kickbench: Command, kernel: str, outcome: str, state: str, label: str
+) -> None:
+    done = steadily(
+        kickbench, "probe", "--kernel", kernel, "-n", "5", "--json",
+        "--case", "gup-write", "--case", "async-pf", "--case", "gup-write-sigkill",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    stuck, halted, killed = told["cases"]
+    assert (stuck["outcome"], stuck["state"], stuck["fault_path"]) == (outcome, state, "gup")
+    assert (halted["outcome"], halted["fault_path"]) == ("returned", "async-pf")
+    assert killed["outcome"] == "returned"
+    assert told["interruptible"] == label
