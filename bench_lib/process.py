@@ -145,8 +145,9 @@ class Child:
             await asyncio.wait({working, exiting}, return_when=asyncio.FIRST_COMPLETED)
             if working.done() and isinstance(_exception(working), signs):
                 await asyncio.wait({exiting}, timeout=DEATH_S)
-            if exiting.done():
-                raise Ended(exiting.result())
+            # Asked, for the work may be done before the loop has looked at the pidfd.
+            if (status := self.exit_status) is not None:
+                raise Ended(status)
             return await working
         finally:
             for task in (working, exiting):
