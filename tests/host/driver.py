@@ -68,4 +68,5 @@ def started(argv: list[str], **options: object) -> Iterator[Child]:
 
 Timeline.stage = stage  # type: ignore[method-assign, assignment]
 process.started = started  # type: ignore[assignment]
-main(["trial", "--scenario", SCENARIO, "--request", "stop"])
+recover = ["--recover"] if STAGE == "recovery" else []
+main(["trial", "--scenario", SCENARIO, "--request", "stop", *recover])

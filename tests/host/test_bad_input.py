@@ -31,7 +31,7 @@ def _refused(done: subprocess.CompletedProcess[str], kind: type[KickbenchError])
 
 def test_an_unknown_scenario(kickbench: Command) -> None:
     done = kickbench("trial", "--scenario", "nothing", "--request", "stop")
-    assert "there is idle, blackhole, paused" in _refused(done, errors.UnknownScenario)
+    assert "there is idle, postcopy, blackhole, " in _refused(done, errors.UnknownScenario)
 
 
 def test_an_unknown_request(kickbench: Command) -> None:
@@ -144,6 +144,7 @@ answers = {{
     "qmp_capabilities": {{}},
     "query-commands": [dict(name="query-status"), dict(name="stop")],
     "query-migrate-capabilities": [dict(capability="postcopy-ram", state=False)],
+    "query-machines": [{{"name": "pc", "cpu-max": 255}}],
 }}
 say(dict(QMP=dict(version=version, capabilities=[])))
 while text := line.recv(65536):  # one at a time, without a newline
