@@ -18,10 +18,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from bench_lib.kvm.probe import Result
 from bench_lib.record import HUNG, Host, Kernel, Outcome, Record, Shape
-from bench_lib.verdict.summary import Pace, Recoveries, Row, Wait
+from bench_lib.verdict.summary import Difference, Pace, Recoveries, Row, Wait
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
@@ -80,10 +81,18 @@ def outcomes(row: Row) -> str:
     return ", ".join([f"{first} of {row.trials} {rest}", *counted[1:]])
 
 
-def report(console: Console, rows: Sequence[Row], paces: Sequence[Pace]) -> None:
+def report(
+    console: Console,
+    rows: Sequence[Row],
+    paces: Sequence[Pace],
+    differences: Sequence[Difference],
+) -> None:
     """A table for each kernel and host, and where the time of the trials went."""
     for kernel, host in dict.fromkeys((row.kernel, row.host) for row in rows):
         _heading(console, kernel, host)
+        for each in differences:
+            if (each.kernel, each.host) == (kernel, host):
+                console.print(_difference_line(each), style="yellow", soft_wrap=True)
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
         table.add_column("request", no_wrap=True)
         table.add_column("scenario", no_wrap=True)
@@ -107,6 +116,11 @@ def report(console: Console, rows: Sequence[Row], paces: Sequence[Pace]) -> None
         for pace in paces:
             if (pace.kernel, pace.host) == (kernel, host):
                 console.print(_pace_line(pace), highlight=False, soft_wrap=True)
+
+
+def _difference_line(each: Difference) -> Text:
+    values = " / ".join(each.values)
+    return Text(f"made on differing set-ups: {each.name.replace('_', ' ')} {values}")
 
 
 def _heading(console: Console, kernel: Kernel, host: Host) -> None:

@@ -162,6 +162,34 @@ class Host:
 
 
 @dataclass(frozen=True)
+class Setup:
+    """What else of a machine bears on its results. None: the kernel does not tell.
+
+    :ivar kvm: KVM's module for this processor, as kvm_intel.
+    :ivar nested: whether guests may use KVM themselves.
+    :ivar governor: of the frequency of the CPUs; several by commas.
+    :ivar thp: the mode of transparent huge pages. :ivar huge_pages: of 2 MiB, reserved.
+    :ivar mitigations: what the kernel does about each flaw of the processor that it has.
+    :ivar load: runnable threads in the minute before the run, which nobody calls a difference.
+    """
+
+    cpu: str | None = None
+    cpus: int | None = None
+    memory_mib: int | None = None
+    kvm: str | None = None
+    nested: bool | None = None
+    governor: str | None = None
+    turbo: bool | None = None
+    smt: bool | None = None
+    thp: str | None = None
+    huge_pages: int | None = None
+    ptrace_scope: int | None = None
+    unprivileged_userfaultfd: bool | None = None
+    mitigations: dict[str, str] = field(default_factory=dict)
+    load: float | None = None
+
+
+@dataclass(frozen=True)
 class Before:
     """One vCPU thread just before the request. :ivar stack: functions, innermost first."""
 
@@ -234,6 +262,7 @@ class Record:
     :ivar outage: the mechanism that was used, None where the scenario has no outage.
     :ivar started: UTC, ISO 8601.
     :ivar slot: the boot of a campaign that it was made in, None outside of one.
+    :ivar setup: of the machine under test when the run began; None in older records.
     """
 
     run_id: str
@@ -256,6 +285,7 @@ class Record:
     recovery: Recovery | None = None
     slot: Slot | None = None
     resolution_ns: int | None = None
+    setup: Setup | None = None
     schema: int = SCHEMA
 
     @property

@@ -19,7 +19,7 @@ from pathlib import Path
 from bench_lib import ownership
 from bench_lib.deadline import Deadline
 from bench_lib.guest import image, qemu
-from bench_lib.kernel import identity
+from bench_lib.kernel import identity, setup
 from bench_lib.network import link, outage
 from bench_lib.record import FaultPath, Request, Scenario, Shape
 from bench_lib.settings import Settings
@@ -71,6 +71,7 @@ async def compare(pairs: int) -> None:
         plan = staging.Plan(
             run=run,
             host=identity.this_host(None),
+            setup=setup.of_this_machine(),
             qemu=settings.qemu,
             images={shape.image: image.load(settings.images, shape.image)},
             mechanism=mechanism,

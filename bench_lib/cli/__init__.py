@@ -67,15 +67,21 @@ def report_command(as_json: bool) -> None:
     for each in damaged:
         click.echo(f"kickbench: left out: {each}", err=True)
     rows, paces = summary.rows(records), summary.paces(records)
+    differences = summary.differences(records)
     if as_json:
         text = msgspec.json.encode(
-            {"rows": rows, "recoveries": summary.recoveries(records), "paces": paces}
+            {
+                "rows": rows,
+                "recoveries": summary.recoveries(records),
+                "paces": paces,
+                "differences": differences,
+            }
         )
         click.echo(msgspec.json.format(text, indent=2).decode())
     elif rows:
         # Damage comes before all else.
         present.recoveries(present.stdout(), summary.recoveries(records))
-        present.report(present.stdout(), rows, paces)
+        present.report(present.stdout(), rows, paces, differences)
     else:
         click.echo(f"No records yet in {settings.records}; `make bench` makes some.")
 

@@ -114,7 +114,9 @@ def campaign_command(
         for each in record.read(settings.records)[0]
         if each.slot and each.slot.campaign == plan.id
     ]
-    present.report(present.stdout(), summary.rows(mine), summary.paces(mine))
+    present.report(
+        present.stdout(), summary.rows(mine), summary.paces(mine), summary.differences(mine)
+    )
 
 
 async def _run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from bench_lib import process
 from bench_lib.deadline import Deadline
@@ -25,13 +26,56 @@ PREEMPT = "postcopy-preempt"
 """A migration capability that some shapes need; from QEMU 7.1 on."""
 
 
+@dataclass(frozen=True)
+class Features:
+    """What a QEMU said that it can do.
+
+    :ivar version: as in its greeting.
+    :ivar max_vcpus: of the machine that guests have.
+    """
+
+    program: str
+    version: str
+    commands: frozenset[str]
+    capabilities: frozenset[str]
+    max_vcpus: int
+
+    def missing(self, *, preempt: bool = False) -> list[str]:
+        """What trials need and it has not; with the capability for preemption if asked."""
+        wanted_capabilities = {**CAPABILITIES, **({PREEMPT: "7.1"} if preempt else {})}
+        return [
+            f"{name} (from QEMU {since} on)"
+            for wanted, offered in (
+                (COMMANDS, self.commands),
+                (wanted_capabilities, self.capabilities),
+            )
+            for name, since in wanted.items()
+            if name not in offered
+        ]
+
+
 async def check(run: Run, qemu: str, shapes: Iterable[Shape], deadline: Deadline) -> None:
-    """Ask a QEMU without a machine for what trials need.
+    """Ask a QEMU for what trials need.
 
     :param shapes: of the guests to come.
     :raise BadShape: its machine cannot have so many vCPUs.
     :raise ProgramMissing: there is no such program.
     :raise QemuTooOld: something is not there, or the program does not even answer.
+    """
+    features = await ask(run, qemu, deadline)
+    shapes = list(shapes)
+    if missing := features.missing(preempt=any(shape.preempt for shape in shapes)):
+        raise QemuTooOld(f"{qemu}, {features.version}, lacks {', '.join(missing)}.")
+    for shape in shapes:
+        if shape.vcpus > features.max_vcpus:
+            raise BadShape(f"{qemu}'s machine {MACHINE} has at most {features.max_vcpus} vCPUs.")
+
+
+async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
+    """Start a QEMU without a machine and ask it.
+
+    :raise ProgramMissing: there is no such program.
+    :raise QemuTooOld: it does not answer.
     """
     log = run.folder / "features.log"
     async with AsyncExitStack() as stack:
@@ -45,14 +89,7 @@ async def check(run: Run, qemu: str, shapes: Iterable[Shape], deadline: Deadline
             "-chardev", f"socket,id=control,fd={fd}", "-mon", "chardev=control,mode=control",
         ]
         # fmt: on
-        stack.enter_context(
-            process.started(
-                command,
-                env=run.mark,
-                output=log,
-                pass_fds=[fd],
-            )
-        )
+        stack.enter_context(process.started(command, env=run.mark, output=log, pass_fds=[fd]))
         theirs.close()
         monitor = Monitor("features")
         stack.push_async_callback(monitor.disconnect)
@@ -65,22 +102,11 @@ async def check(run: Run, qemu: str, shapes: Iterable[Shape], deadline: Deadline
             raise QemuTooOld(
                 f"{qemu} does not answer as later ones do{last_words(log) or f': {error}'}."
             ) from None
-    shapes = list(shapes)
-    wanted_capabilities = dict(CAPABILITIES)
-    if any(shape.preempt for shape in shapes):
-        wanted_capabilities[PREEMPT] = "7.1"
-    missing = [
-        f"{name} (from QEMU {since} on)"
-        for wanted, offered in (
-            (COMMANDS, {command["name"] for command in commands}),
-            (wanted_capabilities, {entry["capability"] for entry in capabilities}),
-        )
-        for name, since in wanted.items()
-        if name not in offered
-    ]
-    if missing:
-        raise QemuTooOld(f"{qemu}, {monitor.qemu_version}, lacks {', '.join(missing)}.")
     (most,) = (each["cpu-max"] for each in machines if MACHINE in {each["name"], each.get("alias")})
-    for shape in shapes:
-        if shape.vcpus > most:
-            raise BadShape(f"{qemu}'s machine {MACHINE} has at most {most} vCPUs.")
+    return Features(
+        program=qemu,
+        version=monitor.qemu_version,
+        commands=frozenset(each["name"] for each in commands),
+        capabilities=frozenset(each["capability"] for each in capabilities),
+        max_vcpus=most,
+    )

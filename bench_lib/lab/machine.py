@@ -19,6 +19,7 @@ from typing import Any
 from bench_lib import process
 from bench_lib.deadline import Deadline
 from bench_lib.errors import DeadlinePassed, LabLost, LabUnavailable
+from bench_lib.kernel import setup
 from bench_lib.kernel.store import Bootable
 from bench_lib.ownership import Run
 from bench_lib.settings import Settings
@@ -75,11 +76,7 @@ class Facts:
 
 def accelerator() -> str:
     """`kvm` where this host's KVM lets guests use KVM, else `tcg`, whose emulated SVM does."""
-    for module in ("kvm_intel", "kvm_amd"):
-        nested = Path(f"/sys/module/{module}/parameters/nested")
-        if nested.exists() and nested.read_text().strip() in {"1", "Y"}:
-            return "kvm"
-    return "tcg"
+    return "kvm" if setup.nested() else "tcg"
 
 
 def check_host(settings: Settings) -> None:
@@ -87,8 +84,7 @@ def check_host(settings: Settings) -> None:
 
     :raise LabUnavailable: the sentence says how much memory is missing.
     """
-    text = Path("/proc/meminfo").read_text()
-    available_mib = int(text.split("MemAvailable:")[1].split()[0]) // 1024
+    available_mib = setup.memory_mib("MemAvailable") or 0
     if available_mib < settings.lab_memory_mib + SPARE_MIB:
         raise LabUnavailable(
             f"The lab needs {settings.lab_memory_mib} MiB of memory and {SPARE_MIB} to spare, and "

@@ -196,6 +196,9 @@ async def _receive(receiver: socket.socket, payload: bytes, deadline: Deadline, 
     return count
 
 
+Prove = Callable[[Traffic], Awaitable[None]]
+
+
 async def choose(link: Link) -> Mechanism:
     """The first mechanism that cuts `link` and lets it be restored; the link is left healthy.
 
@@ -209,38 +212,61 @@ async def choose_degradation(link: Link) -> Mechanism:
     return await _first(link, DEGRADATIONS, Traffic.prove_slow, "slow down")
 
 
-async def _first(
-    link: Link,
-    mechanisms: Sequence[Mechanism],
-    prove: Callable[[Traffic], Awaitable[None]],
-    verb: str,
-) -> Mechanism:
+async def survey(link: Link) -> dict[str, str | None]:
+    """Try all mechanisms on `link`; by name why one does not work here, None for one that does.
+
+    :raise NamespacesUnavailable: the link is no good to begin with.
+    """
+    with ExitStack() as stack:
+        traffic = await _open(link, stack)
+        return {
+            mechanism.name: await _try(link, traffic, mechanism, prove)
+            for mechanisms, prove in (
+                (MECHANISMS, Traffic.prove_cut),
+                (DEGRADATIONS, Traffic.prove_slow),
+            )
+            for mechanism in mechanisms
+        }
+
+
+async def _first(link: Link, mechanisms: Sequence[Mechanism], prove: Prove, verb: str) -> Mechanism:
     answers = []
     with ExitStack() as stack:
-        traffic = Traffic(link, stack)
-        try:
-            await traffic.prove_open()
-        except OutageNotProven as error:
-            raise NamespacesUnavailable(
-                f"A link between two namespaces is no good: {error}"
-            ) from None
+        traffic = await _open(link, stack)
         for mechanism in mechanisms:
-            try:
-                cut(link.ends, mechanism)
-                try:
-                    await prove(traffic)
-                finally:
-                    restore(link.ends, mechanism)
-                await traffic.prove_open()
-            except (ToolFailed, OutageNotProven) as error:
-                answers.append(f"{mechanism.name}: {error}")
-                _tc_quietly(link, mechanism)
-            else:
+            answer = await _try(link, traffic, mechanism, prove)
+            if answer is None:
                 return mechanism
+            answers.append(f"{mechanism.name}: {answer}")
     raise OutageUnavailable(
         f"tc can {verb} a link in no way that is known here (" + " ".join(answers) + ") "
         "Load one of the modules sch_netem, cls_bpf, sch_tbf."
     )
+
+
+async def _open(link: Link, stack: ExitStack) -> Traffic:
+    """Traffic that is seen to pass."""
+    traffic = Traffic(link, stack)
+    try:
+        await traffic.prove_open()
+    except OutageNotProven as error:
+        raise NamespacesUnavailable(f"A link between two namespaces is no good: {error}") from None
+    return traffic
+
+
+async def _try(link: Link, traffic: Traffic, mechanism: Mechanism, prove: Prove) -> str | None:
+    """Why a mechanism does not work on `link`; None if it does. The link is left healthy."""
+    try:
+        cut(link.ends, mechanism)
+        try:
+            await prove(traffic)
+        finally:
+            restore(link.ends, mechanism)
+        await traffic.prove_open()
+    except (ToolFailed, OutageNotProven) as error:
+        _tc_quietly(link, mechanism)
+        return str(error)
+    return None
 
 
 def cut(ends: Sequence[End], mechanism: Mechanism) -> None:

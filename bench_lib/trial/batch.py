@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from bench_lib import interrupt, ownership
 from bench_lib.deadline import Deadline
 from bench_lib.guest import features, image
-from bench_lib.kernel import identity
+from bench_lib.kernel import identity, setup
 from bench_lib.network import link, outage
 from bench_lib.ownership import Run
 from bench_lib.record import Record, Scenario
@@ -68,6 +68,7 @@ async def _plan(cases: Sequence[Case], settings: Settings, owner: Run) -> Plan:
     return Plan(
         run=owner,
         host=identity.this_host(settings.lab),
+        setup=setup.of_this_machine(),
         qemu=settings.qemu,
         images={name: image.load(settings.images, name) for name in images},
         mechanism=mechanism,

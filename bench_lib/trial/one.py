@@ -90,6 +90,7 @@ async def trial(plan: Plan, seq: int, case: Case, limits: Limits) -> Record:
         started=started.isoformat(timespec="milliseconds"),
         recovery=found.recovery,
         resolution_ns=found.reply.resolution_ns if found.reply else None,
+        setup=plan.setup,
     )
 
 

@@ -19,7 +19,7 @@ from bench_lib.network import link
 from bench_lib.network.link import Link
 from bench_lib.network.outage import Mechanism, Traffic
 from bench_lib.ownership import Run
-from bench_lib.record import Host, Scenario
+from bench_lib.record import Host, Scenario, Setup
 from bench_lib.trial.case import Case
 from bench_lib.trial.requests import REQUESTS
 from bench_lib.trial.timeline import Timeline
@@ -41,6 +41,7 @@ class Plan:
 
     run: Run
     host: Host
+    setup: Setup
     qemu: str
     images: dict[str, LoadedImage]
     mechanism: Mechanism

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import median
 
 from bench_lib.record import (
@@ -18,8 +18,12 @@ from bench_lib.record import (
     Recovery,
     Request,
     Scenario,
+    Setup,
     Shape,
 )
+
+SETUP_FIELDS = tuple(each.name for each in fields(Setup) if each.name != "load")
+"""What makes two set-ups differ. The load is always another one."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,48 @@ def _median(scored: Sequence[Record]) -> Wait | None:
         return Wait((low.ns + high.ns) // 2, censored=False)
     given_up = min(wait.ns for wait in waits if wait.censored)
     return Wait(given_up if low.censored else min(low.ns, given_up), censored=True)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Records of one kernel on one host that were made on differing set-ups.
+
+    :ivar name: of a field of `record.Setup`. :ivar values: that it had, in the order of their
+        first.
+    """
+
+    kernel: Kernel
+    host: Host
+    name: str
+    values: tuple[str, ...]
+
+
+def differences(records: Iterable[Record]) -> list[Difference]:
+    """What differed between the set-ups of records that `rows` puts together.
+
+    Records that keep none, as older ones do, differ from nobody.
+    """
+    groups: dict[tuple[Kernel, Host], list[Setup]] = {}
+    for record in records:
+        if record.setup is not None:
+            groups.setdefault((record.kernel, record.host), []).append(record.setup)
+    found = []
+    for key, setups in groups.items():
+        for name in SETUP_FIELDS:
+            values = tuple(dict.fromkeys(_said(getattr(each, name)) for each in setups))
+            if len(values) > 1:
+                found.append(Difference(*key, name, values))
+    return found
+
+
+def _said(value: object) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {text}" for key, text in sorted(value.items())) or "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
 @dataclass(frozen=True)

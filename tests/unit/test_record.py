@@ -16,7 +16,7 @@ KEYS = {
     "resolution_ns",
     "schema", "run_id", "seq", "request", "scenario", "shape", "outcome", "reason", "latency_ns",
     "deadline_ns", "kernel", "boot_id", "host", "qemu", "outage", "evidence", "stages", "recovery",
-    "started", "slot",
+    "started", "slot", "setup",
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 import dataclasses
 
-from bench_lib.record import FaultPath, Kernel, Outcome, Scenario
+from bench_lib.record import FaultPath, Kernel, Outcome, Record, Scenario, Setup
 from bench_lib.verdict import summary
 from bench_lib.verdict.summary import Wait
 from tests.make import MS, record
@@ -61,4 +61,20 @@ def test_the_pace_leaves_out_lost_trials() -> None:
     assert [(stage.name, stage.median_ns) for stage in pace.stages] == [
         ("start", 80 * MS),
         ("release", 50 * MS),
+    ]
+
+
+def test_set_ups_that_differ_are_told_and_the_load_is_none_of_it() -> None:
+    def made(**facts: object) -> Record:
+        return dataclasses.replace(record(), setup=Setup(**facts))  # type: ignore[arg-type]
+
+    first, again = made(smt=True, load=0.1), made(smt=True, load=9.0)
+    assert not summary.differences([record(), first, again])
+    other = made(smt=False, mitigations={"mds": "Vulnerable"})
+    elsewhere = dataclasses.replace(other, kernel=Kernel("6.12", "#1"))
+    assert not summary.differences([first, elsewhere])
+    found = summary.differences([first, other])
+    assert [(each.name, each.values) for each in found] == [
+        ("smt", ("on", "off")),
+        ("mitigations", ("none", "mds: Vulnerable")),
     ]

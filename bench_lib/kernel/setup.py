@@ -1,0 +1,105 @@
+"""What of this machine bears on its results, as the kernel's own files tell it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bench_lib.record import Setup
+
+SYSTEM = Path("/sys/devices/system/cpu")
+MODULES = Path("/sys/module")
+
+KVM_MODULES = ("kvm_intel", "kvm_amd", "kvm_pvm")
+"""KVM for each kind of processor, and the one for virtual machines that have none."""
+
+
+def of_this_machine() -> Setup:
+    """Read all of it; a fraction of a millisecond."""
+    return Setup(
+        cpu=_after("/proc/cpuinfo", "model name"),
+        cpus=os.cpu_count(),
+        memory_mib=memory_mib("MemTotal"),
+        kvm=kvm_module(),
+        nested=nested(),
+        governor=_governor(),
+        turbo=turbo(),
+        smt=_is_one(SYSTEM / "smt/active"),
+        thp=_chosen(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
+        huge_pages=_number(Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")),
+        ptrace_scope=_number(Path("/proc/sys/kernel/yama/ptrace_scope")),
+        unprivileged_userfaultfd=_is_one(Path("/proc/sys/vm/unprivileged_userfaultfd")),
+        mitigations=_mitigations(),
+        load=round(os.getloadavg()[0], 2),
+    )
+
+
+def kvm_module() -> str | None:
+    """The module of KVM that is loaded for this processor."""
+    return next((name for name in KVM_MODULES if (MODULES / name).exists()), None)
+
+
+def nested() -> bool | None:
+    """Whether guests may use KVM; None where KVM has no such switch."""
+    values = [_text(MODULES / name / "parameters/nested") for name in KVM_MODULES]
+    known = [value for value in values if value is not None]
+    return any(value in {"1", "Y"} for value in known) if known else None
+
+
+def turbo() -> bool | None:
+    """Whether CPUs may go beyond their nominal frequency."""
+    without = _is_one(SYSTEM / "intel_pstate/no_turbo")
+    return not without if without is not None else _is_one(SYSTEM / "cpufreq/boost")
+
+
+def memory_mib(name: str) -> int | None:
+    """An entry of /proc/meminfo, in MiB."""
+    text = _after("/proc/meminfo", name)
+    return int(text.split()[0]) // 1024 if text else None
+
+
+def _governor() -> str | None:
+    files = SYSTEM.glob("cpu[0-9]*/cpufreq/scaling_governor")
+    return ",".join(sorted({text for each in files if (text := _text(each))})) or None
+
+
+def _mitigations() -> dict[str, str]:
+    """Without the flaws that this processor does not have, and without what follows a `;`."""
+    texts = {each.name: _text(each) for each in sorted((SYSTEM / "vulnerabilities").glob("*"))}
+    return {
+        name: text.partition(";")[0]
+        for name, text in texts.items()
+        if text and not text.startswith("Not affected")
+    }
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path)
+    return int(text) if text and text.isdecimal() else None
+
+
+def _is_one(path: Path) -> bool | None:
+    text = _text(path)
+    return None if text is None else text == "1"
+
+
+def _chosen(path: Path) -> str | None:
+    """Of words the one in brackets."""
+    text = _text(path)
+    return text.partition("[")[2].partition("]")[0] or None if text else None
+
+
+def _after(path: str, name: str) -> str | None:
+    """What follows the first `name:` of a file."""
+    for line in (_text(Path(path)) or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None
