@@ -6,6 +6,7 @@ import ctypes
 import os
 import re
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,14 +126,18 @@ def spin(before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns
     return burnt_ns > SPINNING_SHARE * elapsed_ns
 
 
-def kick(pid: int, tid: int, number: signal.Signals) -> None:
-    """Send a signal to one thread; tgkill(2).
+def kick(pid: int, tid: int, number: signal.Signals) -> int:
+    """Send a signal to one thread, tgkill(2); the moment just before, monotonic nanoseconds.
 
     :raise ProcessLookupError: there is no such thread.
     """
-    if _libc.tgkill(pid, tid, number) != 0:
+    send, plain = _libc.tgkill, int(number)
+    sent_ns = time.monotonic_ns()
+    failed = send(pid, tid, plain)
+    if failed:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), "tgkill")
+    return sent_ns
 
 
 def pending(pid: int, tid: int, number: signal.Signals) -> bool:

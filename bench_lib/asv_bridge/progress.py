@@ -14,10 +14,13 @@ from bench_lib.record import Record
 
 
 class Progress:
-    """A line a trial, with the time left: to the terminal or file that asv's messages go to."""
+    """A line for each trial, with the time left, to where asv's messages go."""
 
     def __init__(self, path: Path | None, total: int) -> None:
-        """:param path: where to write, None for nowhere; never a reason to fail."""
+        """:param path: where to write, None for nowhere; never a reason to fail.
+
+        :param total: how many there will be.
+        """
         self._total = total
         self._done = 0
         self._begin_s = time.monotonic()
@@ -34,11 +37,15 @@ class Progress:
         self._write(f"\n    {facts}")
         print(facts, file=sys.stdout, flush=True)  # noqa: T201
 
-    def advance(self, record: Record) -> None:
+    def trial(self, record: Record) -> None:
         """One trial more is done."""
+        self.advance(present.trial_line(record))
+
+    def advance(self, text: str) -> None:
+        """One more is done, and `text` says what."""
         self._done += 1
         left_s = (time.monotonic() - self._begin_s) / self._done * (self._total - self._done)
-        line = f"{self._done}/{self._total} {present.trial_line(record)}"
+        line = f"{self._done}/{self._total} {text}"
         # On a line of its own: asv's own line may be unfinished.
         self._write(f"\n    {line}; {left_s:.0f} s left")
         # asv ends a benchmark that is silent for too long, and shows this if one fails.

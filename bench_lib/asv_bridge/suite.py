@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from bench_lib.asv_bridge.progress import Progress
 from bench_lib.errors import KickbenchError, TrialLost, UnknownKernel
-from bench_lib.kernel.store import Store
+from bench_lib.kernel.store import Bootable, Store
 from bench_lib.lab import trials
 from bench_lib.record import HUNG, SCORED, Record, Request, Scenario
 from bench_lib.settings import Settings
@@ -19,6 +20,38 @@ NS_PER_S = 1e9
 def scenarios(settings: Settings) -> tuple[str, ...]:
     """What requests are measured in. Plain names, for asv shows a parameter as repr() gives it."""
     return tuple(each.value for each in (Scenario if settings.full else CORE_SCENARIOS))
+
+
+@contextmanager
+def failure_told(settings: Settings) -> Iterator[None]:
+    """Leave word of an error for asv's environment, so that nothing is saved."""
+    try:
+        yield
+    except KickbenchError as error:
+        if settings.failure is not None:
+            settings.failure.write_text(f"{error.exit_status} {error}")
+        raise
+
+
+def silence_s(settings: Settings) -> float:
+    """Seconds without output after which asv ends a benchmark.
+
+    A trial prints when it ends, and a lab when it is up; it is given up before this.
+    """
+    return 300 + settings.lab_boot_s + 2 * (settings.staging_s + settings.deadline_s)
+
+
+def asked_for(settings: Settings) -> Bootable | None:
+    """The kernel that asv asks for; None for the booted one.
+
+    :raise UnknownKernel: the lab has no image of it.
+    """
+    if settings.kernel is None:
+        return None
+    kernel = Store.of(settings).find_id(settings.kernel)
+    if kernel is None:
+        raise UnknownKernel(f"The lab has no image of the build {settings.kernel}.")
+    return kernel
 
 
 class RequestSuite:
@@ -41,12 +74,8 @@ class RequestSuite:
 
     @property
     def timeout(self) -> float:
-        """Seconds without output after which asv ends a benchmark.
-
-        A trial prints when it ends, and a lab when it is up; it is given up before this.
-        """
-        settings = Settings.from_environment()
-        return 300 + settings.lab_boot_s + 2 * (settings.staging_s + settings.deadline_s)
+        """Seconds; see `silence_s`."""
+        return silence_s(Settings.from_environment())
 
     def measure(self) -> dict[str, list[Record]]:
         """Run all trials, interleaved over the scenarios; their records by scenario.
@@ -55,12 +84,8 @@ class RequestSuite:
             Word of it is left for asv's environment, so that nothing is saved.
         """
         settings = Settings.from_environment()
-        try:
+        with failure_told(settings):
             return self._measure(settings)
-        except KickbenchError as error:
-            if settings.failure is not None:
-                settings.failure.write_text(f"{error.exit_status} {error}")
-            raise
 
     def _measure(self, settings: Settings) -> dict[str, list[Record]]:
         cases = case.interleaved(
@@ -106,12 +131,10 @@ class RequestSuite:
 
 def _run(cases: Sequence[Case], settings: Settings, progress: Progress) -> list[Record]:
     """Under the booted kernel, or in the lab under the one that asv asks for."""
-    if settings.kernel is None:
-        return batch.run(cases, settings, on_record=progress.advance)
-    kernel = Store.of(settings).find_id(settings.kernel)
+    kernel = asked_for(settings)
     if kernel is None:
-        raise UnknownKernel(f"The lab has no image of the build {settings.kernel}.")
-    return trials.run(kernel, cases, settings, progress.advance, progress.booted)
+        return batch.run(cases, settings, on_record=progress.trial)
+    return trials.run(kernel, cases, settings, progress.trial, progress.booted)
 
 
 def scored(records: Sequence[Record]) -> list[Record]:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
-from pathlib import Path
 
 import click
 import msgspec
 
-from bench_lib import deadline, interrupt, ownership, present
+from bench_lib import deadline, ownership, present
 from bench_lib.cli import kernels
+from bench_lib.errors import ProbeFailed
 from bench_lib.kernel import btf, identity
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.kvm import probe as kvm_probe
 from bench_lib.kvm.probe import Result
-from bench_lib.lab import machine, trials
+from bench_lib.lab import probing
 from bench_lib.record import Outcome
-from bench_lib.settings import CHECKOUT, Settings
-
-LOST = 4
-"""Exit status when a case took another path than it should, or nothing could be measured of it."""
+from bench_lib.settings import Settings
 
 
 @click.command("probe")
@@ -45,7 +41,8 @@ def probe(
       kickbench probe --case gup-write --case healthy -n 1000
       kickbench probe --kernel debian/6.1
 
-    Exits 0 when every case measured something, hung ones included, and 4 when one did not.
+    Exits 0 when every case measured something, hung ones included, and 6 when one did not: it took
+    another path than it should, or was disturbed.
     """
     cases = kvm_probe.named(names)
     limit_s = deadline.seconds(limit)
@@ -65,38 +62,18 @@ def probe(
     label = _label(settings)
     sentence = kvm_probe.verdict(results)
     if as_json:
-        _print_json(results, sentence, label)
+        report = kvm_probe.Report(identity.booted(), label, sentence, tuple(results))
+        click.echo(msgspec.json.format(kvm_probe.to_json(report), indent=2).decode())
     else:
         click.echo(f"{sentence}; its types say: {label}")
-    sys.exit(LOST if any(each.outcome is Outcome.LOST for each in results) else 0)
+    lost = any(each.outcome is Outcome.LOST for each in results)
+    sys.exit(ProbeFailed.exit_status if lost else 0)
 
 
 def _label(settings: Settings) -> btf.Label:
     """What the types of the kernel that runs say, from where its modules are."""
     build = Store.of(settings).find_id(settings.kernel) if settings.kernel else None
-    return build.label if build else btf.label(Path("/lib/modules") / identity.booted().release)
-
-
-def _print_json(results: list[Result], sentence: str, label: str) -> None:
-    rows = [
-        {
-            **dataclasses.asdict(each),
-            "wakes_ns": list(each.wakes_ns),
-            "median_us": each.median_us,
-            "worst_us": each.worst_us,
-            "n": len(each.wakes_ns),
-        }
-        for each in results
-    ]
-    text = msgspec.json.encode(
-        {
-            "kernel": identity.booted(),
-            "interruptible": label,
-            "verdict": sentence,
-            "cases": rows,
-        }
-    )
-    click.echo(msgspec.json.format(text, indent=2).decode())
+    return build.label if build else btf.booted_label()
 
 
 def _in_lab(settings: Settings, build: Bootable) -> int:
@@ -105,22 +82,13 @@ def _in_lab(settings: Settings, build: Bootable) -> int:
     arguments = [word for word in words if not (word == "--kernel" and next(words, None))]
     arguments = [word for word in arguments if not word.startswith("--kernel=")]
 
-    async def run(owner: ownership.Run) -> int:
-        share = owner.folder / "share"
-        share.mkdir()
-        async with machine.booted(owner, build, settings, share) as lab:
-            click.echo(f"kickbench: {lab.facts}", err=True)
+    def on_output(stream: str, data: bytes) -> None:
+        os.write(1 if stream == "out" else 2, data)
 
-            def on_output(stream: str, data: bytes) -> None:
-                os.write(1 if stream == "out" else 2, data)
-
-            argv = [sys.executable, "-m", "bench_lib.cli", *arguments]
-            env = {
-                **trials.environment(settings, lab),
-                "KICKBENCH_KERNEL": build.build.id,
-                "KICKBENCH_CACHE": str(settings.cache),
-            }
-            return await lab.run(argv, env, CHECKOUT, on_output)
-
-    with ownership.measuring(settings.runtime) as owner:
-        return interrupt.run(run(owner))
+    return probing.run(
+        build,
+        arguments,
+        settings,
+        on_output=on_output,
+        on_boot=lambda facts: click.echo(f"kickbench: {facts}", err=True),
+    )

@@ -12,8 +12,9 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 
@@ -34,6 +35,10 @@ _OLD, _NEW = "__gfn_to_pfn_memslot", "__kvm_faultin_pfn"
 _PARAMETERS = {7: "no", 8: "yes"}
 
 
+SHOWN = Path("/sys/kernel/btf")
+"""Where a kernel shows its types and those of its modules."""
+
+
 class Label(StrEnum):
     """Whether KVM's slow page fault is interruptible, by its types."""
 
@@ -44,15 +49,26 @@ class Label(StrEnum):
 
 def label(modules: Path) -> Label:
     """The label of a build. :param modules: its folder lib/modules/RELEASE."""
-    for path in modules.glob("kernel/arch/x86/kvm/kvm.ko*"):
-        try:
-            functions = _functions(_section(_unpacked(path)), (_OLD, _NEW))
-        except (OSError, ELFError, lzma.LZMAError, struct.error, ValueError):
-            return Label.UNKNOWN
-        if _NEW in functions:
-            return Label.YES
-        return Label(_PARAMETERS.get(functions.get(_OLD, -1), Label.UNKNOWN))
-    return Label.UNKNOWN
+    path = next(modules.glob("kernel/arch/x86/kvm/kvm.ko*"), None)
+    return _label(lambda: _section(_unpacked(path)), split=True) if path else Label.UNKNOWN
+
+
+def booted_label(shown: Path = SHOWN) -> Label:
+    """That of the kernel that runs, which shows its types; KVM may be built into it."""
+    found = _label((shown / "kvm").read_bytes, split=True)
+    if found is Label.UNKNOWN:
+        found = _label((shown / "vmlinux").read_bytes, split=False)
+    return label(Path("/lib/modules") / os.uname().release) if found is Label.UNKNOWN else found
+
+
+def _label(read: Callable[[], bytes], *, split: bool) -> Label:
+    try:
+        functions = _functions(read(), (_OLD, _NEW), split=split)
+    except (OSError, ELFError, lzma.LZMAError, struct.error, ValueError):
+        return Label.UNKNOWN
+    if _NEW in functions:
+        return Label.YES
+    return Label(_PARAMETERS.get(functions.get(_OLD, -1), Label.UNKNOWN))
 
 
 def _unpacked(path: Path) -> bytes:
@@ -69,8 +85,11 @@ def _section(module: bytes) -> bytes:
     return bytes(section.data())
 
 
-def _functions(btf: bytes, wanted: Iterable[str]) -> dict[str, int]:
-    """The number of parameters of each of `wanted` that is a function here."""
+def _functions(btf: bytes, wanted: Iterable[str], *, split: bool) -> dict[str, int]:
+    """The number of parameters of each of `wanted` that is a function here.
+
+    :param split: whether they go on from vmlinux's.
+    """
     magic, _, _, length, type_at, type_size, string_at, string_size = _HEADER.unpack_from(btf)
     if magic != _MAGIC:
         raise ValueError("no BTF")
@@ -89,6 +108,16 @@ def _functions(btf: bytes, wanted: Iterable[str]) -> dict[str, int]:
             prototypes[number] = members
         position += _TYPE.size + _FIXED.get(kind, 0) + _EACH.get(kind, 0) * members
         number += 1
+
+    if not split:
+        # Type 0 is void and stands nowhere.
+        return {
+            name: prototypes[kind_type - 1]
+            for name in wanted
+            if (place := strings.find(b"\0" + name.encode() + b"\0") + 1)
+            for at, kind_type in functions
+            if at == place
+        }
 
     begins = {0} | {index + 1 for index, byte in enumerate(strings) if byte == 0}
     first_type = _beginning([each for _, each in functions], set(prototypes), number)

@@ -1,4 +1,4 @@
-"""Whether /dev/kvm is there, may be used, and makes virtual machines."""
+"""Whether /dev/kvm is there, may be used, and makes virtual machines and vCPUs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from bench_lib.errors import KvmUnavailable
 
 DEVICE = Path("/dev/kvm")
 
-# linux/kvm.h: _IO(KVMIO, 0x00) and _IO(KVMIO, 0x01), KVMIO being 0xAE.
+# linux/kvm.h: _IO(KVMIO, 0x00), 0x01 and 0x41, KVMIO being 0xAE.
 KVM_GET_API_VERSION = 0xAE00
 KVM_CREATE_VM = 0xAE01
+KVM_CREATE_VCPU = 0xAE41
 KVM_API_VERSION = 12
 """The version since Linux 2.6.22; the interface's documentation says to refuse any other."""
 
 
 def check(device: Path = DEVICE) -> None:
-    """Make a virtual machine without vCPUs and drop it.
+    """Make a virtual machine with a vCPU and drop it.
 
     :raise KvmUnavailable: the sentence says why it could not be, and what to do.
     """
@@ -38,8 +39,14 @@ def check(device: Path = DEVICE) -> None:
     try:
         if fcntl.ioctl(fd, KVM_GET_API_VERSION) != KVM_API_VERSION:
             raise KvmUnavailable(f"{device} does not speak version {KVM_API_VERSION} of KVM.")
-        os.close(fcntl.ioctl(fd, KVM_CREATE_VM, 0))
+        machine = fcntl.ioctl(fd, KVM_CREATE_VM, 0)
+        try:
+            os.close(fcntl.ioctl(machine, KVM_CREATE_VCPU, 0))
+        finally:
+            os.close(machine)
     except OSError as error:
-        raise KvmUnavailable(f"{device} makes no virtual machine: {error.strerror}.") from None
+        raise KvmUnavailable(
+            f"{device} makes no virtual machine with a vCPU: {error.strerror}."
+        ) from None
     finally:
         os.close(fd)

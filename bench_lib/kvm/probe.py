@@ -12,10 +12,12 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from bench_lib import process, threads
 from bench_lib.deadline import Deadline
@@ -24,7 +26,7 @@ from bench_lib.kvm import device, userfault
 from bench_lib.kvm.worker import MOMENT, PRESENT
 from bench_lib.ownership import Run
 from bench_lib.ptrace import PTRACE_CONT, PTRACE_INTERRUPT, PTRACE_SEIZE, WALL, ptrace
-from bench_lib.record import HUNG, Backing, FaultPath, Outcome
+from bench_lib.record import HUNG, Backing, FaultPath, Kernel, Outcome
 from bench_lib.settings import CHECKOUT
 from bench_lib.threads import ThreadState
 
@@ -35,10 +37,14 @@ STUCK_S = 5.0
 """Seconds until a vCPU has to be stuck; less than a thousandth of one."""
 
 SETTLE_S = 0.001
-"""How long a vCPU that runs a loop is left alone before it is kicked."""
+"""How long a vCPU is left alone before it is kicked. One that sleeps since a moment is back the
+sooner, for its processor has not yet gone to sleep as well."""
 
 JUDGE_S = 0.1
 """How long a vCPU that did not come back is watched, to tell sleep from spinning."""
+
+ZOMBIE = "Z"
+"""The state of a thread that has ended, in /proc."""
 
 KILLS = 5
 """How often SIGKILL is tried, each time on a worker of its own."""
@@ -129,11 +135,53 @@ class Result:
         return max(self.wakes_ns) / 1000 if self.wakes_ns else None
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a run of the probe found.
+
+    :ivar interruptible: what the kernel's types say, to be seen beside what it does.
+    :ivar verdict: a sentence, see `verdict`.
+    """
+
+    kernel: Kernel
+    interruptible: str
+    verdict: str
+    cases: tuple[Result, ...]
+
+
+def to_json(report: Report) -> bytes:
+    """An object; each case also with the sums of its wakes, for whoever reads no Python."""
+    cases = [
+        {
+            **msgspec.to_builtins(each),
+            "median_us": each.median_us,
+            "worst_us": each.worst_us,
+            "n": len(each.wakes_ns),
+        }
+        for each in report.cases
+    ]
+    return msgspec.json.encode({**msgspec.to_builtins(report), "cases": cases})
+
+
+def from_json(text: bytes) -> Report:
+    """What `to_json` gave.
+
+    :raise ProbeFailed: it is no report.
+    """
+    try:
+        return msgspec.json.decode(text, type=Report)
+    except msgspec.MsgspecError as error:
+        raise ProbeFailed(f"The probe gave no report ({error}).") from None
+
+
 class _Worker:
     """A process with a vCPU in it."""
 
-    def __init__(self, run: Run, case: ProbeCase, stack: ExitStack) -> None:
-        """:raise ProbeFailed: it did not get so far as to run the vCPU."""
+    def __init__(self, run: Run, case: ProbeCase, cpus: Sequence[int], stack: ExitStack) -> None:
+        """:param cpus: it has the last of them.
+
+        :raise ProbeFailed: it did not get so far as to run the vCPU.
+        """
         self._output, theirs = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, self._output)
         argv = [sys.executable, "-m", "bench_lib.kvm.worker", case.program, case.backing, case.mode]
@@ -143,6 +191,7 @@ class _Worker:
             )
         finally:
             os.close(theirs)
+        os.sched_setaffinity(self.pid, {cpus[-1]})
         if self.back(START_S) != 0:
             raise ProbeFailed(f"The worker of {case.name} is not up.")
 
@@ -168,12 +217,16 @@ class _Worker:
     def look(self) -> ThreadState:
         """Look once at its only thread.
 
-        :raise ProbeFailed: it is gone.
+        :raise ProbeFailed: it ended; its last words are the message.
         """
         try:
-            return threads.observe(self.pid, self.pid)
+            seen = threads.observe(self.pid, self.pid)
         except ProcessLookupError:
             raise ProbeFailed("The worker ended.") from None
+        if seen.state == ZOMBIE:
+            self.back(0)
+            raise ProbeFailed("The worker ended.")
+        return seen
 
 
 def run(
@@ -192,14 +245,34 @@ def run(
     device.check()
     os.close(userfault.open_descriptor())
     results = []
-    for case in cases:
-        result = _probe(owner, case, count, deadline_s)
-        results.append(result)
-        on_result(result)
+    with _apart() as cpus:
+        for case in cases:
+            result = _probe(owner, case, cpus, count, deadline_s)
+            results.append(result)
+            on_result(result)
     return results
 
 
-def _probe(owner: Run, case: ProbeCase, count: int, deadline_s: float) -> Result:
+@contextmanager
+def _apart() -> Iterator[Sequence[int]]:
+    """Keep to the first of our CPUs, so that workers can have the last.
+
+    Left to the scheduler they are on one or on two, which makes the same wake several times as
+    long or as short.
+
+    :return: all of them.
+    """
+    ours = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(ours)})
+    try:
+        yield sorted(ours)
+    finally:
+        os.sched_setaffinity(0, ours)
+
+
+def _probe(
+    owner: Run, case: ProbeCase, cpus: Sequence[int], count: int, deadline_s: float
+) -> Result:
     if case.backing is Backing.HUGETLB and not _huge_page_free():
         return Result(case.name, None, "no huge page is free: `sysctl vm.nr_hugepages=8`")
     seen: ThreadState | None = None
@@ -210,7 +283,7 @@ def _probe(owner: Run, case: ProbeCase, count: int, deadline_s: float) -> Result
         if case.wake is Wake.SIGKILL:
             for _ in range(min(count, KILLS)):
                 with ExitStack() as stack:
-                    worker = _Worker(owner, case, stack)
+                    worker = _Worker(owner, case, cpus, stack)
                     seen = _stuck(worker, case)
                     took_ns = _kill(worker, deadline_s)
                     if took_ns is None:
@@ -219,7 +292,7 @@ def _probe(owner: Run, case: ProbeCase, count: int, deadline_s: float) -> Result
                     wakes.append(took_ns)
         else:
             with ExitStack() as stack:
-                worker = _Worker(owner, case, stack)
+                worker = _Worker(owner, case, cpus, stack)
                 if case.wake is Wake.PTRACE:
                     ptrace(PTRACE_SEIZE, worker.pid)
                 for _ in range(count):
@@ -263,6 +336,7 @@ def _stuck(worker: _Worker, case: ProbeCase) -> ThreadState:
     while not deadline.passed:
         now = worker.look()
         if now.fault_path is case.path and now.state in threads.ASLEEP and now.same_sleep(earlier):
+            time.sleep(SETTLE_S)
             return now
         earlier = now
     raise ProbeFailed(
@@ -273,8 +347,7 @@ def _stuck(worker: _Worker, case: ProbeCase) -> ThreadState:
 
 def _signal(number: signal.Signals) -> Callable[[_Worker, float], int | None]:
     def wake(worker: _Worker, deadline_s: float) -> int | None:
-        sent_ns = time.monotonic_ns()
-        threads.kick(worker.pid, worker.pid, number)
+        sent_ns = threads.kick(worker.pid, worker.pid, number)
         back_ns = worker.back(deadline_s)
         return None if back_ns is None else back_ns - sent_ns
 

@@ -12,13 +12,13 @@ import mmap
 import os
 import signal
 import struct
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench_lib.errors import KvmUnavailable
-from bench_lib.kvm.device import DEVICE, KVM_CREATE_VM
+from bench_lib.kvm.device import DEVICE, KVM_CREATE_VCPU, KVM_CREATE_VM
 
-KVM_CREATE_VCPU = 0xAE41
 KVM_GET_VCPU_MMAP_SIZE = 0xAE04
 KVM_SET_USER_MEMORY_REGION = 0x4020AE46
 KVM_SET_TSS_ADDR = 0xAE47
@@ -119,17 +119,22 @@ class VirtualMachine:
         bits = sum(1 << (number - 1) for number in mask)
         fcntl.ioctl(self._vcpu, KVM_SET_SIGNAL_MASK, struct.pack("<IQ", 8, bits))
 
-    def run(self) -> None:
-        """Run the guest until a signal is pending.
+    def run(self) -> int:
+        """Run the guest until a signal is pending; the moment, monotonic nanoseconds.
 
         :raise OSError: it left for another reason.
         """
-        if _libc.ioctl(self._vcpu, KVM_RUN, 0) == 0:
+        run, vcpu, now = _libc.ioctl, self._vcpu, time.monotonic_ns
+        left = run(vcpu, KVM_RUN, 0)
+        # Nothing before it: a processor that has just woken takes microseconds for a line of this.
+        back_ns = now()
+        if left == 0:
             raise OSError(
                 f"the guest exited for reason {struct.unpack_from('<I', self._run, 8)[0]}"
             )
         if (code := ctypes.get_errno()) != errno.EINTR:
             raise OSError(code, os.strerror(code))
+        return back_ns
 
     def _fill(self, program: Program) -> None:
         def put(address: int, data: bytes) -> None:

@@ -14,9 +14,8 @@ import os
 import signal
 import struct
 import sys
-import time
 
-from bench_lib.errors import KickbenchError
+from bench_lib.errors import KickbenchError, ProbeFailed
 from bench_lib.kvm import vcpu
 from bench_lib.kvm.userfault import Undelivered
 from bench_lib.record import Backing
@@ -48,13 +47,19 @@ def main(program: str, backing: str, mode: str) -> None:
         memory = undelivered.memory
     machine = vcpu.VirtualMachine(PROGRAMS[program], memory)
     machine.unblock(SIGNALS)
+    parent = os.getppid()
     back_ns = 0
     while True:
         os.write(1, MOMENT.pack(0, back_ns))
-        machine.run()
-        back_ns = time.monotonic_ns()
-        # Before it is told: the next signal, if it came now, would be taken with this one.
-        signal.sigtimedwait(SIGNALS, 0)
+        back_ns = machine.run()
+        # Before it is told: the next signal, if it came now, would be taken with this one. None is
+        # there where ptrace called it back.
+        taken = signal.sigtimedwait(SIGNALS, 0)
+        if taken is not None and taken.si_pid != parent:
+            raise ProbeFailed(
+                f"Process {taken.si_pid} signalled the worker too, so nobody can tell whose wake "
+                "it was."
+            )
 
 
 if __name__ == "__main__":

@@ -102,6 +102,30 @@ def test_a_closed_pipe_is_no_traceback(clean_host: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_storm_of_signals_is_told_and_not_scored(clean_host: Path) -> None:
+    """Signals from elsewhere would pass for wakes, and swallow the probe's own."""
+    probe = subprocess.Popen(
+        [KICKBENCH, "probe", "-n", "1000000", "--case", "gup-write", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 20
+    # Not before it has blocked them, or the first would end it.
+    while not (workers := _workers()) or not _is_stuck(workers[0]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    storm = subprocess.Popen(
+        ["sh", "-c", f"while kill -USR1 {workers[0]} 2>/dev/null; do :; done"],
+        stderr=subprocess.DEVNULL,
+    )
+    said, _ = probe.communicate(timeout=30)
+    storm.wait(timeout=30)
+    assert probe.returncode == errors.ProbeFailed.exit_status
+    (case,) = json.loads(said)["cases"]
+    assert case["outcome"] == Outcome.LOST
+    assert case["reason"].startswith(f"Process {storm.pid} signalled the worker too")
+
+
 @pytest.mark.parametrize("case", ["gup-write", "uaccess"])
 def test_a_probe_that_is_killed_leaves_nothing(clean_host: Path, runtime: Path, case: str) -> None:
     probe = subprocess.Popen(
@@ -120,6 +144,10 @@ def test_a_probe_that_is_killed_leaves_nothing(clean_host: Path, runtime: Path, 
     assert not _workers()
     subprocess.run([KICKBENCH, "clean"], check=True, capture_output=True)
     assert not all_that_is_left(runtime)
+
+
+def _is_stuck(pid: str) -> bool:
+    return Path(f"/proc/{pid}/wchan").read_text() == "handle_userfault"
 
 
 def _workers() -> list[str]:

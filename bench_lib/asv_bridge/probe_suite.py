@@ -1,0 +1,93 @@
+"""The probe as asv runs it: one run of it, two numbers of each case."""
+
+from __future__ import annotations
+
+from bench_lib import ownership
+from bench_lib.asv_bridge.progress import Progress
+from bench_lib.asv_bridge.suite import NS_PER_S, asked_for, failure_told, silence_s
+from bench_lib.errors import ProbeFailed
+from bench_lib.kvm import probe
+from bench_lib.kvm.probe import CASES, Result
+from bench_lib.lab import probing
+from bench_lib.record import HUNG, Outcome
+from bench_lib.settings import Settings
+
+WAKES = 200
+"""Of each case; asv keeps them all."""
+
+DEADLINE_S = 1.0
+"""Until a wake has hung."""
+
+
+class ProbeSuite:
+    """Base of a benchmark class, which defines `setup_cache` as ``return self.measure()``.
+
+    A wake that hung is stored at its deadline and counted beside it, as requests are.
+    """
+
+    params = tuple(case.name for case in CASES)
+    param_names = ("case",)
+    version = "1"
+
+    @property
+    def timeout(self) -> float:
+        """Seconds; see `silence_s`."""
+        return silence_s(Settings.from_environment())
+
+    def measure(self) -> dict[str, Result]:
+        """Probe every case; what became of each by its name.
+
+        :raise KickbenchError: that could not be done, or gave no measurement of a case. Word of it
+            is left for asv's environment, so that nothing is saved.
+        """
+        settings = Settings.from_environment()
+        with failure_told(settings):
+            results = {each.case: each for each in _run(settings)}
+            for result in results.values():
+                if result.outcome is Outcome.LOST:
+                    raise ProbeFailed(f"{result.case}: {result.reason}")
+        return results
+
+    def setup(self, results: dict[str, Result], case: str) -> None:
+        """Leave out what cannot be tried here, as asv wants to be told of it."""
+        if results[case].outcome is None:
+            raise NotImplementedError(results[case].reason)
+
+    def track_wake(self, results: dict[str, Result], case: str) -> dict[str, object] | float:
+        """Time from the signal until KVM_RUN is back, a sample a wake."""
+        result = results[case]
+        if result.outcome in HUNG:
+            return DEADLINE_S
+        return {"samples": [each / NS_PER_S for each in result.wakes_ns], "number": 1}
+
+    track_wake.unit = "seconds"  # type: ignore[attr-defined]
+
+    def track_hung(self, results: dict[str, Result], case: str) -> int:
+        """Whether the vCPU did not come back before the deadline."""
+        return int(results[case].outcome in HUNG)
+
+    track_hung.unit = "cases"  # type: ignore[attr-defined]
+
+
+def _run(settings: Settings) -> list[Result]:
+    """Under the booted kernel, or in the lab under the one that asv asks for."""
+    progress = Progress(settings.progress, len(CASES))
+    kernel = asked_for(settings)
+    try:
+        if kernel is None:
+            with ownership.measuring(settings.runtime) as owner:
+                return probe.run(
+                    owner, CASES, WAKES, DEADLINE_S, lambda each: progress.advance(each.case)
+                )
+        said = {"out": b"", "err": b""}
+
+        def on_output(stream: str, data: bytes) -> None:
+            said[stream] += data
+
+        arguments = ["probe", "--json", "-n", str(WAKES), "--deadline", str(DEADLINE_S)]
+        probing.run(kernel, arguments, settings, on_output, progress.booted)
+        if not said["out"]:
+            raise ProbeFailed(said["err"].decode(errors="replace").strip() or "It said nothing.")
+        return list(probe.from_json(said["out"]).cases)
+    finally:
+        progress.close()

@@ -1,0 +1,50 @@
+"""The probe under another kernel: the same command, in a lab."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from bench_lib import interrupt, ownership
+from bench_lib.kernel.store import Bootable
+from bench_lib.lab import machine, trials
+from bench_lib.lab.machine import Facts, Output
+from bench_lib.settings import CHECKOUT, Settings
+
+
+def run(
+    kernel: Bootable,
+    arguments: Sequence[str],
+    settings: Settings,
+    on_output: Output,
+    on_boot: Callable[[Facts], None],
+) -> int:
+    """Boot a kernel and run `kickbench` with these arguments in it; its exit status.
+
+    :raise LabError: the lab did not come up, or died.
+    :raise Interrupted: by a signal.
+    """
+    with ownership.measuring(settings.runtime) as owner:
+        return interrupt.run(_run(owner, kernel, arguments, settings, on_output, on_boot))
+
+
+async def _run(
+    owner: ownership.Run,
+    kernel: Bootable,
+    arguments: Sequence[str],
+    settings: Settings,
+    on_output: Output,
+    on_boot: Callable[[Facts], None],
+) -> int:
+    share = owner.folder / "share"
+    share.mkdir()
+    async with machine.booted(owner, kernel, settings, share) as lab:
+        on_boot(lab.facts)
+        env = {
+            **trials.environment(settings, lab),
+            # What the types of the kernel say is read from where it was unpacked.
+            "KICKBENCH_KERNEL": kernel.build.id,
+            "KICKBENCH_CACHE": str(settings.cache),
+        }
+        argv = [sys.executable, "-m", "bench_lib.cli", *arguments]
+        return await lab.run(argv, env, CHECKOUT, on_output)
