@@ -14,6 +14,10 @@ lint: set-up
 	$(bin)/mypy
 	$(bin)/lint-imports
 
+doctor:  ## say what is missing here, and install nothing but .venv
+	@tools/set-up --python
+	@$(as_root) $(bin)/kickbench doctor
+
 set-up:
 	@tools/set-up
 
@@ -21,4 +25,4 @@ clean:  ## end what killed runs have left, and delete what can be made again
 	if [ -x $(bin)/kickbench ]; then $(as_root) $(bin)/kickbench clean; fi
 	rm -rf .venv .asv/env .asv/html .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-.PHONY: bench test lint set-up clean
+.PHONY: bench test lint doctor set-up clean

@@ -20,6 +20,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from bench_lib import doctor
+from bench_lib.doctor import Status
 from bench_lib.kvm.probe import Result
 from bench_lib.record import HUNG, Host, Kernel, Outcome, Record, Shape
 from bench_lib.verdict.summary import Difference, Pace, Recoveries, Row, Wait
@@ -207,6 +209,16 @@ def _pace_line(pace: Pace) -> str:
         f"{pace.scenario}: median {pace.median_ns / NS_PER_S:.2f} s a trial "
         f"(n = {pace.trials}); {stages}"
     )
+
+
+def doctor_row(console: Console, row: doctor.Row) -> None:
+    """A check, and below it what follows and what mends it."""
+    style = {Status.FINE: "green", Status.DEGRADED: "yellow", Status.MISSING: "bold red"}
+    head = Text(f"{row.status:9}", style=style[row.status]).append(f"{row.name:14}", "default")
+    console.print(head.append(row.found, "default"), soft_wrap=True)
+    for label, text in (("so", row.means), ("mend", row.mend)):
+        if text:
+            console.print(Text(f"{'':9}{label:>12}  {text}"), soft_wrap=True)
 
 
 def probe_heading(console: Console, width: int) -> None:

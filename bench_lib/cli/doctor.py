@@ -1,0 +1,60 @@
+"""kickbench doctor: what this host can measure, and what is missing for more."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import msgspec
+
+from bench_lib import doctor as checks
+from bench_lib import present
+from bench_lib.kernel import identity, setup
+from bench_lib.settings import Settings
+
+SENTENCES = {
+    0: "Trials can run under the booted kernel{lab}.",
+    1: "Trials can run in the lab alone; the rows that are missing say why.",
+    2: "No trial can run here; the rows that are missing say why.",
+}
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, nothing else.")
+def doctor(as_json: bool) -> None:
+    """Check this host, row by row: fine, degraded (and what results will lack), or missing.
+
+    Under each row that is not fine stands what follows from it and, where there is one, a command
+    that mends it. Changes nothing, and works as any user.
+
+    \b
+    Examples:
+      kickbench doctor
+      kickbench doctor --json | jq '.rows[] | select(.status != "fine")'
+
+    Exits 0 when trials can run under the booted kernel, 1 when only the lab can, 2 when nothing
+    can.
+    """
+    settings = Settings.from_environment()
+    rows = []
+    for row in checks.examine(settings):
+        rows.append(row)
+        if not as_json:
+            present.doctor_row(present.stdout(), row)
+    lab = checks.lab_runs(rows)
+    native = checks.native_runs(rows)
+    status = 0 if native else 1 if lab else 2
+    if as_json:
+        text = msgspec.json.encode(
+            {
+                "native": native,
+                "lab": lab,
+                "kernel": identity.booted(),
+                "setup": setup.of_this_machine(),
+                "rows": rows,
+            }
+        )
+        click.echo(msgspec.json.format(text, indent=2).decode())
+    else:
+        click.echo(SENTENCES[status].format(lab=", and others in the lab" if lab else ""))
+    sys.exit(status)

@@ -1,0 +1,131 @@
+"""The doctor, on this host and on less."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench_lib import doctor, ownership
+from tests.host.conftest import KICKBENCH, Command
+
+
+def _rows(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]]:
+    return {row["name"]: row for row in json.loads(done.stdout)["rows"]}
+
+
+@pytest.fixture
+def huge_pages_as_before() -> Iterator[None]:
+    reserved = Path("/proc/sys/vm/nr_hugepages")
+    before = reserved.read_text()
+    yield
+    reserved.write_text(before)
+
+
+def test_this_host_can_run_trials(kickbench: Command) -> None:
+    """As it does in the other tests here."""
+    done = kickbench("doctor", "--json")
+    assert done.returncode == 0, done.stdout
+    said = json.loads(done.stdout)
+    assert said["native"] is True
+    assert said["lab"] is True
+    rows = _rows(done)
+    assert {*doctor.NATIVE, *doctor.LAB} <= rows.keys()
+    for row in rows.values():
+        assert row["status"] in {"fine", "degraded"}
+        assert bool(row["means"]) is (row["status"] != "fine")
+
+
+def test_what_is_not_fine_says_what_mends_it_and_that_does(
+    kickbench: Command, huge_pages_as_before: None
+) -> None:
+    Path("/proc/sys/vm/nr_hugepages").write_text("0")
+    row = _rows(kickbench("doctor", "--json"))["huge pages"]
+    assert row["status"] == "degraded"
+    subprocess.run(shlex.split(row["mend"]), check=True, capture_output=True)
+    assert _rows(kickbench("doctor", "--json"))["huge pages"]["status"] == "fine"
+
+
+def test_leftovers_of_killed_runs(kickbench: Command, runtime: Path) -> None:
+    with ownership.measuring(runtime) as run:
+        dead = run.id
+    (runtime / dead).mkdir()
+    row = _rows(kickbench("doctor", "--json"))["leftovers"]
+    assert row["status"] == "degraded"
+    assert dead in row["found"]
+    subprocess.run(shlex.split(row["mend"]), check=True, capture_output=True)
+    assert _rows(kickbench("doctor", "--json"))["leftovers"]["status"] == "fine"
+
+
+def test_beside_a_run_it_breaks_no_link(kickbench: Command, runtime: Path) -> None:
+    with ownership.measuring(runtime):
+        done = kickbench("doctor", "--json")
+    assert done.returncode == 0
+    row = _rows(done)["outages"]
+    assert (row["status"], row["found"]) == ("degraded", "not tried")
+
+
+def test_without_kvm_the_lab_is_left(clean_host: Path) -> None:
+    no_kvm = "mount -t tmpfs t /dev && mknod /dev/null c 1 3 && mkdir /dev/shm"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f"{no_kvm} && exec {KICKBENCH} doctor --json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout
+    row = _rows(done)["kvm"]
+    assert row["status"] == "missing"
+    assert row["mend"].startswith("modprobe kvm_")
+
+
+def test_a_host_before_the_set_up(kickbench: Command, tmp_path: Path) -> None:
+    """With nothing but what finds programs and traces processes."""
+    few = tmp_path / "bin"
+    few.mkdir()
+    for name in ("sleep",):
+        (few / name).symlink_to(str(shutil.which(name)))
+    done = kickbench("doctor", "--json", env={**os.environ, "PATH": str(few)})
+    assert done.returncode == 2, done.stdout
+    rows = _rows(done)
+    missing = {name for name, row in rows.items() if row["status"] == "missing"}
+    assert missing == {"qemu", "network tools", "outages", "virtme-ng"}
+    assert rows["gdb"]["status"] == "degraded"
+    for name, package in {
+        "qemu": "qemu-system-x86",
+        "network tools": "iproute2",
+        "gdb": "gdb",
+        "virtme-ng": "udev busybox-static kmod",
+    }.items():
+        assert rows[name]["mend"].endswith(f" {package}")
+
+
+def test_an_ordinary_user_is_told_what_takes_root(clean_host: Path, tmp_path: Path) -> None:
+    # The interpreter may be where an ordinary user cannot start it, so it becomes one later.
+    code = (
+        "import os; from bench_lib.cli import main; os.setgroups([]); os.setgid(65534);"
+        "os.setuid(65534); main(['doctor', '--json'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    rows = _rows(done)
+    assert rows["root"]["status"] == "missing"
+    assert rows["root"]["mend"].startswith("sudo ")
+    assert rows["outages"]["status"] == "missing"
+
+
+def test_a_closed_pipe_is_no_traceback(clean_host: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{KICKBENCH} doctor --json | true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,62 @@
+import pytest
+
+from bench_lib import doctor
+from bench_lib.doctor import Row, Status
+from bench_lib.network import outage
+
+NAMES = [each.name for each in (*outage.MECHANISMS, *outage.DEGRADATIONS)]
+
+
+def _rows(**statuses: Status) -> list[Row]:
+    names = dict.fromkeys((*doctor.NATIVE, *doctor.LAB))
+    return [
+        Row(name, statuses.get(name.replace("-", "_").replace(" ", "_"), Status.FINE), "")
+        for name in names
+    ]
+
+
+def test_degraded_is_good_enough() -> None:
+    rows = _rows(outages=Status.DEGRADED, lab_disk=Status.DEGRADED)
+    assert doctor.native_runs(rows)
+    assert doctor.lab_runs(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "native", "lab"),
+    [
+        ("kvm", False, True),
+        ("outages", False, True),
+        ("virtme_ng", True, False),
+        ("qemu", False, False),
+        ("root", False, False),
+    ],
+)
+def test_what_is_missing_decides_what_runs(name: str, native: bool, lab: bool) -> None:
+    rows = _rows(**{name: Status.MISSING})
+    assert doctor.native_runs(rows) is native
+    assert doctor.lab_runs(rows) is lab
+
+
+def _links(**answers: str | None) -> list[Row]:
+    found: dict[str, str | None] = dict.fromkeys(NAMES)
+    found |= {name.replace("_", "-"): answer for name, answer in answers.items()}
+    return list(doctor.outage_rows(found))
+
+
+def test_any_mechanism_cuts_as_well() -> None:
+    cuts, slow = _links(netem="Unknown qdisc.")
+    assert (cuts.status, slow.status) == (Status.FINE, Status.FINE)
+    assert cuts.found == "clsact-bpf, tbf (not netem: Unknown qdisc.)"
+
+
+def test_a_link_that_is_only_slow_is_told() -> None:
+    _, slow = _links(netem_degraded="Unknown qdisc.")
+    assert slow.status is Status.DEGRADED
+    assert "neither late nor lossy" in slow.means
+
+
+def test_no_mechanism_at_all() -> None:
+    cuts, slow = _links(
+        netem="no", clsact_bpf="no", tbf="no", netem_degraded="no", tbf_degraded="no"
+    )
+    assert (cuts.status, slow.status) == (Status.MISSING, Status.DEGRADED)
