@@ -231,8 +231,9 @@ class Recovery:
 
     :ivar completed_ns: until the migration had completed.
     :ivar next_pass_ns: until every vCPU had finished a pass. Either is None where the guest found
-        its memory damaged before.
-    :ivar answered_ns: until a request that had hung was answered after all; None otherwise.
+        its memory damaged before, be it without any recovery.
+    :ivar answered_ns: until a request that had hung was answered after all, 0 if it was just before
+        the link came back; None otherwise.
     """
 
     completed_ns: int | None

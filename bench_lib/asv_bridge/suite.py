@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bench_lib.asv_bridge.progress import Progress
-from bench_lib.errors import KickbenchError, TrialLost, UnknownKernel
+from bench_lib.errors import HostError, KickbenchError, ProgramMissing, TrialLost, UnknownKernel
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.lab import trials
 from bench_lib.record import HUNG, SCORED, Record, Request, Scenario
 from bench_lib.settings import Settings
 from bench_lib.trial import batch, case
 from bench_lib.trial.case import CORE_SCENARIOS, Case
+from bench_lib.trial.requests import REQUESTS
 
 NS_PER_S = 1e9
 
@@ -80,12 +81,29 @@ class RequestSuite:
     def measure(self) -> dict[str, list[Record]]:
         """Run all trials, interleaved over the scenarios; their records by scenario.
 
+        None, if this host lacks what the request takes; then `setup` leaves it out.
+
         :raise KickbenchError: they could not be run, or those of a scenario gave no measurement.
             Word of it is left for asv's environment, so that nothing is saved.
         """
         settings = Settings.from_environment()
         with failure_told(settings):
-            return self._measure(settings)
+            return {} if self._lacking(settings) else self._measure(settings)
+
+    def setup(self, records: dict[str, list[Record]], scenario: str) -> None:
+        """Leave out what cannot be measured here, as asv wants to be told of it."""
+        if not records:
+            raise NotImplementedError(self._lacking(Settings.from_environment()))
+
+    def _lacking(self, settings: Settings) -> str | None:
+        """What this host lacks for the request. A lab has its programs, but rights of its own."""
+        try:
+            REQUESTS[self.request].check_host()
+        except ProgramMissing as error:
+            return str(error)
+        except HostError as error:
+            return str(error) if settings.kernel is None else None
+        return None
 
     def _measure(self, settings: Settings) -> dict[str, list[Record]]:
         cases = case.interleaved(

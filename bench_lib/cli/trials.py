@@ -12,7 +12,13 @@ from rich.console import Console
 from bench_lib import deadline, present, record
 from bench_lib.cli import kernels
 from bench_lib.cli.names import named
-from bench_lib.errors import MemoryDamaged, TrialLost, UnknownRequest, UnknownScenario
+from bench_lib.errors import (
+    KickbenchError,
+    MemoryDamaged,
+    TrialLost,
+    UnknownRequest,
+    UnknownScenario,
+)
 from bench_lib.lab import trials
 from bench_lib.lab.machine import Facts
 from bench_lib.record import Backing, Outcome, Record, Request, Scenario, Shape
@@ -141,26 +147,44 @@ def run(
     on_record: Callable[[Record], None],
     kernel: str,
 ) -> list[Record]:
-    """Under the booted kernel, or under another in the lab."""
-    if kernel == BOOTED:
-        return batch.run(cases, settings, on_record=on_record)
+    """Under the booted kernel, or under another in the lab.
+
+    :raise MemoryDamaged: something else ended the run, but before it a guest found damage.
+    """
+    made: list[Record] = []
+
+    def kept(each: Record) -> None:
+        made.append(each)
+        on_record(each)
 
     def on_boot(facts: Facts) -> None:
         click.echo(f"kickbench: {facts}", err=True)
 
-    build = kernels.bootable(settings, kernel)
-    return trials.run(build, cases, settings, on_record=on_record, on_boot=on_boot)
+    try:
+        if kernel == BOOTED:
+            return batch.run(cases, settings, on_record=kept)
+        build = kernels.bootable(settings, kernel)
+        return trials.run(build, cases, settings, on_record=kept, on_boot=on_boot)
+    except KickbenchError as error:
+        if tell_damage(made):
+            raise MemoryDamaged(str(error)) from None
+        raise
 
 
-def exit_status(records: Sequence[Record]) -> int:
-    """What trials exit with. Damage is said first and loudest."""
+def tell_damage(records: Sequence[Record]) -> bool:
+    """Say first and loudest whose memory was damaged; whether there is any."""
     damaged = [each for each in records if each.recovery and each.recovery.memory == "damaged"]
     for each in damaged:
         click.echo(
             f"kickbench: MEMORY DAMAGED: the guest of trial {each.seq} of run {each.run_id} "
-            f"({each.request} in {each.scenario}) found a page changed after its recovery.",
+            f"({each.request} in {each.scenario}) found a page changed.",
             err=True,
         )
-    if damaged:
+    return bool(damaged)
+
+
+def exit_status(records: Sequence[Record]) -> int:
+    """What trials exit with."""
+    if tell_damage(records):
         return MemoryDamaged.exit_status
     return TrialLost.exit_status if any(each.outcome is Outcome.LOST for each in records) else 0

@@ -6,6 +6,7 @@ import asyncio
 import os
 import select
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from bench_lib import process
 from bench_lib.deadline import Deadline
-from bench_lib.errors import DebuggerFailed, ProgramMissing
+from bench_lib.errors import DebuggerFailed, GuestDied, ProgramMissing
 from bench_lib.ownership import Run
 from bench_lib.ptrace import PTRACE_DETACH, PTRACE_INTERRUPT, PTRACE_SEIZE, WALL, ptrace
 
@@ -61,6 +62,15 @@ class Gdb:
         gdb = cls(child, output)
         await deadline.wait_for(gdb._says(b"(gdb)"), "gdb's prompt")
         return gdb
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def kill(self) -> None:
+        """End it, and with it its hold on what it was attached to."""
+        self._child.signal(signal.SIGKILL)
+        self._child.reaped_within(process.DEATH_LIMIT_S)
 
     def attach(self, pid: int) -> int:
         """Tell it to attach to a process; when, on the monotonic clock, nanoseconds."""
@@ -197,9 +207,27 @@ class Tracer:
 
 
 def all_stopped(pid: int) -> bool:
-    """Whether every thread of a process is stopped by its tracer."""
-    states = [
-        (task / "stat").read_text().rpartition(")")[2].split()[0]
-        for task in Path(f"/proc/{pid}/task").iterdir()
-    ]
+    """Whether every thread of a process is stopped by its tracer.
+
+    :raise GuestDied: there is no such process any more.
+    """
+    try:
+        states = [
+            (task / "stat").read_text().rpartition(")")[2].split()[0]
+            for task in Path(f"/proc/{pid}/task").iterdir()
+        ]
+    except (FileNotFoundError, ProcessLookupError):
+        raise GuestDied(f"Process {pid} is gone.") from None
     return set(states) == {"t"}
+
+
+def tracer_of(pid: int, tid: int) -> int:
+    """The process that traces a thread; 0 if none does.
+
+    :raise GuestDied: there is no such thread any more.
+    """
+    try:
+        status = Path(f"/proc/{pid}/task/{tid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        raise GuestDied(f"Process {pid} has lost a thread.") from None
+    return int(status.partition("TracerPid:")[2].split()[0])

@@ -75,7 +75,7 @@ async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
     """Start a QEMU without a machine and ask it.
 
     :raise ProgramMissing: there is no such program.
-    :raise QemuTooOld: it does not answer.
+    :raise QemuTooOld: it does not answer, or does not emulate the machine of our guests.
     """
     log = run.folder / "features.log"
     async with AsyncExitStack() as stack:
@@ -102,7 +102,11 @@ async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
             raise QemuTooOld(
                 f"{qemu} does not answer as later ones do{last_words(log) or f': {error}'}."
             ) from None
-    (most,) = (each["cpu-max"] for each in machines if MACHINE in {each["name"], each.get("alias")})
+    most = next(
+        (each["cpu-max"] for each in machines if MACHINE in {each["name"], each.get("alias")}), None
+    )
+    if most is None:
+        raise QemuTooOld(f"{qemu} has no machine {MACHINE}.")
     return Features(
         program=qemu,
         version=monitor.qemu_version,

@@ -7,7 +7,8 @@ import re
 import select
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from bench_lib.deadline import Deadline
 from bench_lib.errors import MonitorFailed
@@ -39,7 +40,7 @@ class GdbStub:
         :raise MonitorFailed: the connection broke.
         """
         # QEMU reports every stop; those so far are not the answer.
-        with suppress(BlockingIOError):
+        with suppress(BlockingIOError), self._reported():
             while self._socket.recv(CHUNK):
                 pass
         sent_ns = time.monotonic_ns()
@@ -52,17 +53,18 @@ class GdbStub:
         :raise MonitorFailed: the connection broke.
         """
         attentive_s = min(ATTENTIVE_S, deadline.remaining_s)
-        if select.select([self._socket], [], [], attentive_s)[0]:
-            self._received += self._take(self._socket.recv(CHUNK))
-            now_ns = time.monotonic_ns()
-        try:
-            while _STOP_REPLY.search(self._received) is None:
-                async with asyncio.timeout(deadline.remaining_s):
-                    data = await asyncio.get_running_loop().sock_recv(self._socket, CHUNK)
+        with self._reported():
+            if select.select([self._socket], [], [], attentive_s)[0]:
+                self._received += self._take(self._socket.recv(CHUNK))
                 now_ns = time.monotonic_ns()
-                self._received += self._take(data)
-        except TimeoutError:
-            return None
+            try:
+                while _STOP_REPLY.search(self._received) is None:
+                    async with asyncio.timeout(deadline.remaining_s):
+                        data = await asyncio.get_running_loop().sock_recv(self._socket, CHUNK)
+                    now_ns = time.monotonic_ns()
+                    self._received += self._take(data)
+            except TimeoutError:
+                return None
         return now_ns
 
     def go_on(self) -> None:
@@ -74,8 +76,15 @@ class GdbStub:
         self._send(GO_ON)
 
     def _send(self, data: bytes) -> None:
-        try:
+        with self._reported():
             self._socket.sendall(data)
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except BlockingIOError:
+            raise
         except OSError as error:
             raise MonitorFailed(f"The gdbstub of {self._name}: {error.strerror}.") from None
 

@@ -99,16 +99,23 @@ class SerialLine(asyncio.Protocol):
             except TimeoutError:
                 return
 
+    @property
+    def damage(self) -> str | None:
+        """What the guest has said of its memory; None as long as it is whole."""
+        for each in self.marks.damage:
+            return (
+                f"The guest found its memory damaged: vCPU {each.vcpu}, page {each.page:#x} held "
+                f"{each.found:#x} instead of {each.expected:#x}."
+            )
+        return None
+
     def check_memory(self) -> None:
         """Raise what the guest has said of its memory, if that is not that it is whole.
 
         :raise MemoryDamaged: with the page and both numbers.
         """
-        for each in self.marks.damage:
-            raise MemoryDamaged(
-                f"The guest found its memory damaged: vCPU {each.vcpu}, page {each.page:#x} held "
-                f"{each.found:#x} instead of {each.expected:#x}."
-            )
+        if self.damage is not None:
+            raise MemoryDamaged(self.damage)
 
     def close(self) -> None:
         if self._transport is not None:

@@ -29,6 +29,8 @@ STAGING_S = 60
 ten times as long and more."""
 
 
+CASES = "cases.json"
+
 BOOTS_AT_MOST = 3
 """How often a kernel is booted for one set of trials. A kernel whose labs all die is told of by
 the trials that were lost."""
@@ -133,9 +135,11 @@ async def _boot(
 
     share = owner.folder / "share"
     share.mkdir(exist_ok=True)
+    # Not as an argument, which may be no longer than 128 KiB.
+    (share / CASES).write_text(to_json(cases))
     async with machine.booted(owner, kernel, settings, share) as lab:
         on_boot(lab.facts)
-        argv = [sys.executable, "-m", "bench_lib.trial", to_json(cases)]
+        argv = [sys.executable, "-m", "bench_lib.trial", f"{machine.SHARE}/{CASES}"]
         try:
             status = await lab.run(argv, environment(settings, lab), CHECKOUT, on_output)
         except LabLost as error:

@@ -1,12 +1,13 @@
 """Runs trials for a host outside: how a lab is told what to do, and answers.
 
-    python -m bench_lib.trial CASES
+    python -m bench_lib.trial FILE
 
-CASES is JSON as `case.to_json` gives it. One trial each, in this order; a record a line on stdout,
-as each is made.
+FILE holds cases as `case.to_json` gives them. One trial each, in this order; a record a line on
+stdout, as each is made.
 """
 
 import sys
+from pathlib import Path
 
 from bench_lib import record
 from bench_lib.errors import KickbenchError
@@ -18,7 +19,7 @@ def main() -> int:
     """Exit as the command line does, but do not count lost trials: the records tell."""
     try:
         batch.run(
-            case.from_json(sys.argv[1]),
+            case.from_json(Path(sys.argv[1]).read_text()),
             Settings.from_environment(),
             on_record=lambda made: print(record.to_line(made), flush=True),  # noqa: T201
         )

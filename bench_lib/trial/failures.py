@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import ClassVar
 
 from bench_lib.deadline import Deadline
@@ -165,12 +165,19 @@ class Degraded(Failure):
 
 
 class Flapping(Failure):
-    """Short outages that go on until the trial's end; the request falls into one of them."""
+    """Short outages that go on until the link is restored; the request falls into one of them."""
 
     breaks = False
 
+    def __init__(self, plan: Plan, pair: Pair) -> None:
+        super().__init__(plan, pair)
+        self._going_on = ExitStack()
+
     async def happen(self, deadline: Deadline, stack: AsyncExitStack) -> str | None:
-        stack.enter_context(outage.flapping(self.plan.run, self.pair.link, self.plan.mechanism))
+        stack.enter_context(self._going_on)
+        self._going_on.enter_context(
+            outage.flapping(self.plan.run, self.pair.link, self.plan.mechanism)
+        )
         while True:
             try:
                 await self.pair.traffic.prove_cut()
@@ -181,6 +188,9 @@ class Flapping(Failure):
                 break
         self.pair.both_in(Phase.POSTCOPY)
         return f"{self.plan.mechanism.name}, flapping"
+
+    def restore(self) -> None:
+        self._going_on.close()
 
 
 async def _both_reach_paused(pair: Pair, deadline: Deadline) -> None:

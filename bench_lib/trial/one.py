@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from bench_lib import threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import TrialLost
+from bench_lib.guest.serial import SerialLine
 from bench_lib.kernel import identity
 from bench_lib.record import Evidence, Outcome, Record, Recovery, Scenario
 from bench_lib.threads import ThreadState
@@ -45,6 +46,7 @@ class _Findings:
     reply: Reply | None = None
     outcome: Outcome | None = None
     recovery: Recovery | None = None
+    serial: SerialLine | None = None
 
 
 async def trial(plan: Plan, seq: int, case: Case, limits: Limits) -> Record:
@@ -67,6 +69,9 @@ async def trial(plan: Plan, seq: int, case: Case, limits: Limits) -> Record:
                 await stack.aclose()
     except TrialLost as error:
         found.outcome, found.reply, reason = Outcome.LOST, None, str(error)
+        if found.serial is not None and found.serial.damage is not None:
+            # It says more than that the trial is lost, and may be why.
+            found.recovery, reason = Recovery(None, None, "damaged"), found.serial.damage
     assert found.outcome is not None
     if found.reply is not None and found.reply.refusal is not None:
         reason = found.reply.refusal
@@ -107,6 +112,7 @@ async def _run(
     limit = Deadline.after(limits.staging_s)
     scene = await start(plan, seq, case, timeline, limit, stack)
     found.qemu = scene.guest.control.qemu_version
+    found.serial = scene.guest.serial
     asking = REQUESTS[case.request](plan.run, scene.guest, scene.tids)
     with timeline.stage("prepare"):
         await scene.during(asking.prepare(limit, stack))

@@ -8,10 +8,10 @@ from collections.abc import Awaitable
 from bench_lib.deadline import Deadline, together
 from bench_lib.errors import (
     DeadlinePassed,
-    MemoryDamaged,
     MigrationFailed,
     MonitorRefused,
     RecoveryFailed,
+    TrialLost,
 )
 from bench_lib.record import Recovery
 from bench_lib.trial.failures import Failure
@@ -19,6 +19,9 @@ from bench_lib.trial.requests import Asking
 from bench_lib.trial.staging import Scene
 
 ATTEMPTS = 2
+
+LOOK_S = 0.01
+"""For an answer that came after the deadline and before the link."""
 
 PASSES = 3
 """Marks of each vCPU until its memory counts as checked, once all of it has arrived: the first ends
@@ -41,9 +44,12 @@ async def recover(
     await serial.resume()
     before = dict(serial.marks.passes)
     completed_ns = next_pass_ns = answered_ns = None
+    if not answered and await asking.answer(Deadline.after(LOOK_S)):
+        answered, answered_ns = True, 0
+    # First, for QEMU does nothing while a debugger has stopped it, or tries to.
     if answered:
-        # First, for QEMU does nothing while a debugger has stopped it.
         await asking.undo(Deadline.after(limit_s))
+    awaited = not answered and not asking.withdraw()
     if failure.breaks:
         # While nothing passes: QEMU 7.2 hangs if it is told to pause just as it completes.
         await scene.pair.migration.pause(Deadline.after(limit_s))
@@ -58,7 +64,7 @@ async def recover(
         await scene.pair.migration.unthrottle(Deadline.after(limit_s))
         if failure.breaks:
             await _go_on(scene, limit_s)
-        if not answered:
+        if awaited:
             late = await asking.answer(Deadline.after(limit_s))
             if late is None:
                 raise RecoveryFailed(
@@ -74,7 +80,9 @@ async def recover(
         arrived = dict(serial.marks.passes)
         await serial.passes(vcpus, PASSES, Deadline.after(limit_s), arrived)
         serial.check_memory()
-    except MemoryDamaged:
+    except TrialLost:
+        if serial.damage is None:
+            raise
         return Recovery(completed_ns, next_pass_ns, "damaged", answered_ns)
     return Recovery(completed_ns, next_pass_ns, "whole", answered_ns)
 

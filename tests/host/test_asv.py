@@ -64,7 +64,8 @@ def test_the_main_job(asv: Command, kickbench: Command) -> None:
     assert latency["params"] == [["'idle'", "'blackhole'", "'paused'"]]
     assert all(0 < value < 60 for value in latency["result"])
     assert set(data["results"]) == {
-        f"vm_stop.Stop.track_{name}" for name in ("latency", "hung", "lost")
+        *(f"vm_stop.Stop.track_{name}" for name in ("latency", "hung", "lost")),
+        *(f"kvm_run.Wake.track_{name}" for name in ("wake", "hung")),
     }
 
     report = json.loads(kickbench("report", "--json").stdout)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import signal
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from bench_lib.deadline import Deadline
-from bench_lib.errors import MemoryDamaged, NotRecoverable
-from bench_lib.record import SCORED, Outcome, Record, Request, Scenario
+from bench_lib.errors import MemoryDamaged, NotRecoverable, NotStuck
+from bench_lib.record import SCORED, Outcome, Record, Recovery, Request, Scenario
 from bench_lib.settings import Settings
-from bench_lib.trial import batch
+from bench_lib.trial import batch, one
 from bench_lib.trial.case import Case
-from bench_lib.trial.failures import Blackhole
+from bench_lib.trial.failures import Blackhole, Failure
 from bench_lib.trial.requests import REQUESTS
 from bench_lib.trial.requests.monitors import Stop
+from bench_lib.trial.staging import Scene
+from bench_lib.trial.timeline import Timeline
 from tests.host.conftest import Command, run_driver
 
 pytestmark = pytest.mark.usefixtures("clean_host", "runtime")
@@ -61,6 +64,27 @@ def test_a_page_that_was_changed_from_outside_is_said_first(clean_host: Path) ->
     assert done.returncode == MemoryDamaged.exit_status, done.stderr
     assert "MEMORY DAMAGED: the guest of trial 1" in done.stderr
     assert "1 of 1 DAMAGED" in done.stdout
+
+
+def test_damage_is_told_that_was_found_before_any_recovery(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A guest that has found some is stuck no more, but that is not what there is to say."""
+
+    async def damaged(
+        scene: Scene, timeline: Timeline, deadline: Deadline, stack: AsyncExitStack
+    ) -> tuple[Failure, str | None]:
+        number = "0" * 16
+        text = f"!damage vcpu=00 page={number} expected={number} found={number}\n"
+        scene.guest.serial.marks.feed(text.encode())
+        raise NotStuck("Not every vCPU was seen stuck.")
+
+    monkeypatch.setattr(one, "strand", damaged)
+    made = trial(Case(Scenario.BLACKHOLE, Request.STOP))
+    assert made.outcome is Outcome.LOST
+    assert made.recovery == Recovery(None, None, "damaged")
+    assert made.reason is not None
+    assert made.reason.startswith("The guest found its memory damaged: vCPU 0")
 
 
 @pytest.mark.parametrize("request_", [each for each in Request if each not in SURVIVED])

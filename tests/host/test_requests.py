@@ -5,6 +5,9 @@ What a kernel does with a stuck vCPU is what is measured, so no test here says t
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +35,7 @@ from bench_lib.record import (
 from bench_lib.settings import Settings
 from bench_lib.trial import batch
 from bench_lib.trial.case import Case
+from bench_lib.trial.requests import REQUESTS, Asking
 from tests.host.conftest import Command
 
 pytestmark = pytest.mark.usefixtures("clean_host", "runtime")
@@ -183,3 +187,39 @@ def test_a_kick_that_is_not_taken_is_seen_pending(
     made = trial(Case(Scenario.BLACKHOLE, Request.SIGUSR1))
     assert made.outcome is Outcome.ASLEEP
     assert made.latency_ns is None
+
+
+@pytest.mark.parametrize(
+    "request_", [each for each in Request if each not in {Request.SIGKILL, Request.CTRL_C}]
+)
+def test_a_guest_that_dies_as_it_is_asked_is_lost(
+    monkeypatch: pytest.MonkeyPatch, request_: Request
+) -> None:
+    """Neither an answer, for those that ask for its end, nor the end of the whole run."""
+    asking = REQUESTS[request_]
+    send = asking.send
+
+    async def to_the_dying(self: Asking) -> None:
+        os.kill(self.guest.child.pid, signal.SIGSEGV)
+        # At once, so that nobody has seen it dead before it is asked.
+        os.waitid(os.P_PID, self.guest.child.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222
+        await send(self)
+
+    monkeypatch.setattr(asking, "send", to_the_dying)
+    made = trial(Case(Scenario.BLACKHOLE, request_))
+    assert made.outcome is Outcome.LOST
+    assert made.reason
+
+
+def test_a_gdb_that_has_not_asked_yet_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KICKBENCH_DEADLINE", "0.5")
+    monkeypatch.setattr(debugger.Gdb, "attach", lambda self, pid: time.monotonic_ns())
+    made = trial(Case(Scenario.BLACKHOLE, Request.GDB_ATTACH))
+    assert made.outcome is Outcome.LOST
+    assert made.reason == "By the deadline gdb had not asked any vCPU thread to stop."
+
+
+def test_a_qemu_without_the_machine_of_our_guests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "MACHINE", "nothing")
+    with pytest.raises(QemuTooOld, match="has no machine nothing"):
+        trial(Case(Scenario.IDLE, Request.STOP))

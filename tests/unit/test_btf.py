@@ -10,7 +10,7 @@ INT, FUNC, FUNC_PROTO = 1, 12, 13
 
 
 def types_of(function: str, parameters: int) -> bytes:
-    """What a kernel shows of a function, after another type, as Documentation/bpf/btf.rst has it."""
+    """What a kernel shows of a function, after another type; Documentation/bpf/btf.rst."""
     strings = b"\0int\0" + function.encode() + b"\0"
     types = struct.pack("<IIII", 1, INT << 24, 4, 32)
     types += struct.pack("<III", 0, FUNC_PROTO << 24 | parameters, 1)

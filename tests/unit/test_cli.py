@@ -1,12 +1,18 @@
 """The command line's own text."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from bench_lib.cli import main
+from bench_lib.errors import MemoryDamaged, RecordNotWritten
+from bench_lib.record import Record, Recovery
+from bench_lib.trial import batch
+from tests.make import record
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -25,3 +31,20 @@ def test_help_shows_its_examples_a_line_each(path: tuple[str, ...]) -> None:
     assert "\\b" not in shown.output
     if "Example" in shown.output:
         assert any(line.startswith("    kickbench ") for line in shown.output.splitlines())
+
+
+def test_damage_is_told_also_where_something_else_ends_the_run(
+    history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = dataclasses.replace(record(seq=3), recovery=Recovery(None, None, "damaged"))
+
+    def run(cases: object, settings: object, on_record: Callable[[Record], None]) -> None:
+        on_record(damaged)
+        raise RecordNotWritten("The disk is full.")
+
+    monkeypatch.setattr(batch, "run", run)
+    shown = CliRunner().invoke(main, ["trial", "--scenario", "paused", "--request", "stop"])
+    assert shown.exit_code == MemoryDamaged.exit_status
+    loud, sentence = (line for line in shown.output.splitlines() if line.startswith("kickbench: "))
+    assert loud.startswith("kickbench: MEMORY DAMAGED: the guest of trial 3 ")
+    assert sentence == "kickbench: The disk is full."

@@ -80,3 +80,15 @@ def test_trials_are_interleaved_over_scenarios_and_as_many_as_asked_for(
     records = Two().measure()
     assert [case.scenario for case in seen] == [Scenario.IDLE, Scenario.PAUSED] * 3
     assert {name: len(group) for name, group in records.items()} == {"idle": 3, "paused": 3}
+
+
+def test_a_request_that_this_host_cannot_make_is_left_out(
+    history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Attach(suite.RequestSuite):
+        request = Request.GDB_ATTACH
+
+    monkeypatch.setenv("PATH", str(history))
+    assert Attach().measure() == {}
+    with pytest.raises(NotImplementedError, match="gdb is not installed"):
+        Attach().setup({}, "blackhole")

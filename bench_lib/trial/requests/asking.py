@@ -76,5 +76,12 @@ class Asking(ABC):
         :return: None if it did not come before the deadline.
         """
 
+    def withdraw(self) -> bool:
+        """Take back what hung, where QEMU can do nothing before that is done.
+
+        :return: whether it was; there will be no answer then.
+        """
+        return False
+
     async def undo(self, deadline: Deadline) -> None:
         """Let the guest go on as before, once there was an answer."""

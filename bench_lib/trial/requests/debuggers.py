@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import AsyncExitStack
 
 from bench_lib import ptrace
@@ -35,11 +36,21 @@ class GdbAttach(Asking):
 
     async def answer(self, deadline: Deadline) -> Reply | None:
         attached_ns = await self._gdb.attached(deadline)
+        pid = self.guest.child.pid
         if attached_ns is None:
+            if not any(debugger.tracer_of(pid, tid) == self._gdb.pid for tid in self.tids):
+                raise DebuggerFailed("By the deadline gdb had not asked any vCPU thread to stop.")
             return None
-        if not debugger.all_stopped(self.guest.child.pid):
+        if not debugger.all_stopped(pid):
             raise DebuggerFailed("gdb says that it has attached, but a thread of QEMU still runs.")
         return Reply(self._sent_ns, attached_ns)
+
+    def withdraw(self) -> bool:
+        """Gdb keeps every other thread stopped while it waits for a vCPU's."""
+        self._gdb.kill()
+        # What it has asked of threads that have not yet stopped outlives it.
+        self.guest.child.signal(signal.SIGCONT)
+        return True
 
     async def undo(self, deadline: Deadline) -> None:
         await self._gdb.detach(deadline)

@@ -8,6 +8,7 @@ import time
 from typing import ClassVar
 
 from bench_lib.deadline import Deadline
+from bench_lib.errors import GuestDied
 from bench_lib.trial.requests.asking import Asking, Reply
 
 INTERRUPT = b"\x03"
@@ -18,12 +19,19 @@ class Ending(Asking):
     """A request whose answer is QEMU's end."""
 
     ends_guest = True
+    killed_by: ClassVar[int | None] = None
+    """QEMU's exit status, where it has no say in its end."""
 
     _sent_ns = 0
 
     async def answer(self, deadline: Deadline) -> Reply | None:
         ended_ns = await self.guest.child.reaped(deadline)
-        return None if ended_ns is None else Reply(self._sent_ns, ended_ns)
+        if ended_ns is None:
+            return None
+        status = self.guest.child.exit_status
+        if status is not None and status < 0 and status != self.killed_by:
+            raise GuestDied(f"QEMU was ended by {signal.Signals(-status).name}, not as asked.")
+        return Reply(self._sent_ns, ended_ns)
 
 
 class CtrlC(Ending):
@@ -58,3 +66,4 @@ class Sigkill(Sigterm):
     """SIGKILL, which no kernel lets a vCPU sleep through."""
 
     number = signal.SIGKILL
+    killed_by = -signal.SIGKILL

@@ -30,8 +30,12 @@ class Sigusr1(Asking):
 
     async def send(self) -> None:
         self._sent_ns = time.monotonic_ns()
-        for tid in self.tids:
-            threads.kick(self.guest.child.pid, tid, self.NUMBER)
+        pid = self.guest.child.pid
+        try:
+            for tid in self.tids:
+                threads.kick(pid, tid, self.NUMBER)
+        except ProcessLookupError:
+            raise GuestDied(f"Process {pid} has lost a vCPU thread.") from None
 
     async def answer(self, deadline: Deadline) -> Reply | None:
         waiting = list(self.tids)
