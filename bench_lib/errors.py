@@ -30,6 +30,7 @@
     │   ├── UnknownKernel
     │   ├── FetchFailed
     │   └── KernelUnusable
+    ├── CannotCompare               two kernels' records say nothing of each other
     ├── LabError                    the lab cannot be used
     │   ├── LabUnavailable
     │   └── LabLost
@@ -222,6 +223,12 @@ class KernelUnusable(KernelError):
     """A kernel image that the lab cannot boot, or cannot run trials under."""
 
     exit_status = 45
+
+
+class CannotCompare(KickbenchError):
+    """Records of two kernels say nothing of each other; the sentence says why."""
+
+    exit_status = 3
 
 
 class LabError(KickbenchError):

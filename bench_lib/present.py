@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from bench_lib import doctor
 from bench_lib.doctor import Status
 from bench_lib.kvm.probe import Result
 from bench_lib.record import HUNG, Host, Kernel, Outcome, Record, Shape
+from bench_lib.verdict.gate import Gate, Verdict
+from bench_lib.verdict.inference import Ratio
 from bench_lib.verdict.summary import Difference, Pace, Recoveries, Row, Wait
 
 NS_PER_MS = 1_000_000
@@ -209,6 +212,70 @@ def _pace_line(pace: Pace) -> str:
         f"{pace.scenario}: median {pace.median_ns / NS_PER_S:.2f} s a trial "
         f"(n = {pace.trials}); {stages}"
     )
+
+
+VERDICT_STYLE = {
+    Verdict.PASS: "green",
+    Verdict.FAIL: "bold red",
+    Verdict.INCONCLUSIVE: "yellow",
+}
+
+
+def gate(console: Console, found: Gate) -> None:
+    """A table for each host, why a row did not pass below it, and a sentence."""
+    for host in dict.fromkeys(row.host for row in found.rows):
+        console.print(
+            f"\n[bold]{escape(found.base.release)} -> {escape(found.candidate.release)}[/], "
+            f"{host.kind} ({host.accelerator}) on {escape(host.machine)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        for name in ("request", "scenario", "baseline", "candidate", "ratio", "hangs", "verdict"):
+            table.add_column(name, no_wrap=name in {"request", "scenario", "verdict"})
+        rows = [row for row in found.rows if row.host == host]
+        for row in rows:
+            sides = (row.base, row.candidate)
+            table.add_row(
+                row.request,
+                row.scenario + shape(row.shape),
+                *(f"{wait(each.median)} ({_boots(each.boots)})" for each in sides),
+                _ratio(row.ratio),
+                " -> ".join(f"{each.hung}/{each.trials - each.lost}" for each in sides),
+                Text(row.verdict, style=VERDICT_STYLE[row.verdict]),
+            )
+        console.print(table)
+        for row in rows:
+            if row.reasons:
+                text = f"{row.request} in {row.scenario}: {'; '.join(row.reasons)}"
+                console.print(Text(text), soft_wrap=True)
+    if found.emulated:
+        console.print(
+            "Emulated (tcg): hangs are judged, milliseconds are not, and limits are ten times as "
+            "long.",
+            soft_wrap=True,
+        )
+    console.print(
+        Text(f"{found.verdict}: {found.sentence}", VERDICT_STYLE[found.verdict]), soft_wrap=True
+    )
+
+
+def _boots(number: int) -> str:
+    return f"{number} boot{'' if number == 1 else 's'}"
+
+
+def _ratio(ratio: Ratio | None) -> str:
+    """1.02 (0.97 to 1.08); > 380 where no answer came."""
+    if ratio is None:
+        return "-"
+    low, high = (
+        f"{each:.2f}" if math.isfinite(each) else "any" for each in (ratio.low, ratio.high)
+    )
+    if ratio.at_least == ratio.at_most:
+        return f"{ratio.at_least:.2f} ({low} to {high})"
+    if math.isinf(ratio.at_most) and ratio.at_least:
+        return f"> {ratio.at_least:.3g} ({low} to {high})"
+    return "-" if math.isinf(ratio.at_most) else f"< {ratio.at_most:.3g} ({low} to {high})"
 
 
 def doctor_row(console: Console, row: doctor.Row) -> None:

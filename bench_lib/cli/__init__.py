@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from bench_lib import present, record
-from bench_lib.cli import doctor, kernels, lab, probe, trials
+from bench_lib.cli import doctor, gate, kernels, lab, probe, trials
 from bench_lib.errors import KickbenchError, LabLost
 from bench_lib.settings import Settings
 from bench_lib.verdict import summary
@@ -45,6 +45,7 @@ def main(verbose: bool) -> None:
       kickbench trial --scenario blackhole --request stop -n 8
       kickbench matrix --kernel booted --kernel debian/6.1
       kickbench report
+      kickbench gate debian/6.1 debian/6.12
       kickbench lab run debian/6.1 -- uname -a
       kickbench clean --dry-run
 
@@ -107,6 +108,7 @@ def clean_command(dry_run: bool) -> None:
 main.add_command(trials.trial)
 main.add_command(trials.matrix)
 main.add_command(probe.probe)
+main.add_command(gate.gate)
 main.add_command(doctor.doctor)
 main.add_command(kernels.kernels)
 main.add_command(lab.lab)

@@ -82,7 +82,7 @@ def _row(group: Sequence[Record]) -> Row:
         shape=first.shape,
         trials=len(group),
         outcomes={outcome: counts[outcome] for outcome in Outcome},
-        median=_median(scored),
+        median=median_wait(scored),
         worst=_worst(scored),
         states=tuple(sorted({thread.state for thread in seen})),
         wchans=tuple(sorted({thread.wchan for thread in seen})),
@@ -108,7 +108,7 @@ def _worst(scored: Sequence[Record]) -> Wait | None:
     return Wait(max(wait.ns for wait in waits), any(wait.censored for wait in waits))
 
 
-def _median(scored: Sequence[Record]) -> Wait | None:
+def median_wait(scored: Sequence[Record]) -> Wait | None:
     """The middle one; of two middle ones their mean.
 
     Where one of the middle ones hung it is a bound, and no more is claimed than all that hung

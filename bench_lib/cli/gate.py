@@ -1,0 +1,174 @@
+"""kickbench gate: may one kernel follow another?"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from bench_lib import deadline, present, record
+from bench_lib.cli.names import named
+from bench_lib.errors import CannotCompare, KickbenchError, UnknownRequest
+from bench_lib.kernel import identity
+from bench_lib.kernel.ledger import version_key
+from bench_lib.record import Kernel, Record, Request
+from bench_lib.settings import Settings
+from bench_lib.verdict import gate as judging
+from bench_lib.verdict import junit
+from bench_lib.verdict.gate import DEFAULT_TERMS, NS_PER_S, Gate, Verdict
+
+STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 2}
+
+NO_LIMIT = "none"
+
+
+class _Command(click.Command):
+    """Bad usage is no verdict: click's 2 would pass for `inconclusive`."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **options)
+        except click.UsageError as error:
+            raise CannotCompare(error.format_message()) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            raise CannotCompare(error.format_message()) from None
+        except KickbenchError as error:
+            raise CannotCompare(str(error)) from None
+
+
+@click.command("gate", cls=_Command)
+@click.argument("base", metavar="BASE")
+@click.argument("candidate", metavar="CANDIDATE")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=1, min_open=True),
+    default=DEFAULT_TERMS.tolerance,
+    show_default=True,
+    help="How many times as long an answer may take.",
+)
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="REQUEST=SECONDS",
+    help="The longest that a request may ever take; `stop=none` for no limit. Default: stop=1.",
+)
+@click.option(
+    "--whatever-differs",
+    is_flag=True,
+    help="Compare records of differing hosts, QEMUs and settings.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, nothing else.")
+@click.option(
+    "--junit",
+    "report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write the verdicts as JUnit XML.",
+)
+def gate(
+    base: str,
+    candidate: str,
+    tolerance: float,
+    limits: tuple[str, ...],
+    whatever_differs: bool,
+    as_json: bool,
+    report: Path | None,
+) -> None:
+    """Judge by the records whether CANDIDATE may be rolled out after BASE.
+
+    `pass` takes evidence that it is no worse; what is only not known to be worse is `inconclusive`.
+    Boots are what is compared, so several of each kernel are needed: `kickbench lab campaign` makes
+    them. Under emulation (tcg) only hangs are judged, and limits at ten times their length.
+
+    \b
+    Examples:
+      kickbench gate 6.1.0-55-amd64 6.1.0-56-amd64
+      kickbench gate debian/6.1 debian/6.12 --limit stop=0.5s --limit quit=2s
+      kickbench gate 6.12.113+deb12-amd64 6.12.117+deb12-amd64 --junit gate.xml
+
+    Kernels are those of the records: a release, its tag (v...), the newest of a stream
+    (debian/6.1), or `booted`.
+
+    Exits 0 on pass, 1 on fail, 2 when it is inconclusive, 3 when the two cannot be compared.
+    """
+    terms = dataclasses.replace(DEFAULT_TERMS, tolerance=tolerance, limits_ns=_limits(limits))
+    settings = Settings.from_environment()
+    records, damaged = record.read(settings.records)
+    for each in damaged:
+        click.echo(f"kickbench: left out: {each}", err=True)
+    found = judging.compare(
+        records,
+        known(base, records),
+        known(candidate, records),
+        terms,
+        whatever_differs=whatever_differs,
+    )
+    if report is not None:
+        _write(report, junit.document(found))
+    if as_json:
+        click.echo(msgspec.json.format(to_json(found), indent=2).decode())
+    else:
+        present.gate(present.stdout(), found)
+    sys.exit(STATUS[found.verdict])
+
+
+def known(name: str, records: Sequence[Record]) -> Kernel:
+    """The kernel of the records that a user calls `name`.
+
+    :raise CannotCompare: there is none, or more than one.
+    """
+    kernels = list(dict.fromkeys(each.kernel for each in records))
+    release = name.removeprefix("v")
+    if name == "booted":
+        fitting = [each for each in kernels if each == identity.booted()]
+    elif "/" in name:
+        stream = [each for each in kernels if identity.stream(each) == name]
+        newest = max((each.release for each in stream), key=version_key, default=None)
+        fitting = [each for each in stream if each.release == newest]
+    else:
+        fitting = [each for each in kernels if each.release == release]
+    if not fitting:
+        there = ", ".join(sorted({each.release for each in kernels})) or "none yet"
+        raise CannotCompare(f"There are no records of {name}; there are of {there}.")
+    if len(fitting) > 1:
+        builds = "; ".join(each.version for each in fitting)
+        raise CannotCompare(
+            f"There are records of {len(fitting)} builds of {fitting[0].release} ({builds}); keep "
+            "those apart in record files of their own (KICKBENCH_RECORDS)."
+        )
+    return fitting[0]
+
+
+def _limits(given: Sequence[str]) -> dict[Request, int]:
+    limits = dict(DEFAULT_TERMS.limits_ns)
+    for each in given:
+        name, equals, text = each.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{each!r} is not REQUEST=SECONDS.", param_hint="--limit")
+        request = named(Request, name, UnknownRequest)
+        if text == NO_LIMIT:
+            limits.pop(request, None)
+        else:
+            limits[request] = round(deadline.seconds(text.removesuffix("s")) * NS_PER_S)
+    return limits
+
+
+def to_json(found: Gate) -> bytes:
+    """The gate as an object; what nothing bounds is null."""
+    return msgspec.json.encode({**msgspec.to_builtins(found), "boots_needed": found.boots_needed})
+
+
+def _write(path: Path, text: bytes) -> None:
+    try:
+        path.write_bytes(text)
+    except OSError as error:
+        raise CannotCompare(f"{path} cannot be written ({error.strerror}).") from None

@@ -1,0 +1,258 @@
+"""The gate: what it lets pass, what not, and what it refuses to compare."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from bench_lib import record
+from bench_lib.cli import main
+from bench_lib.errors import CannotCompare
+from bench_lib.record import Host, Kernel, Outcome, Record, Scenario, Setup
+from bench_lib.verdict import gate, junit
+from bench_lib.verdict.gate import Gate, Terms, Verdict
+from tests.make import record as make
+
+OLD = Kernel("6.1.0-55-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.190-1 (2026-10-01)")
+NEW = Kernel("6.1.0-56-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-16)")
+
+NATIVE = Host("native", "kvm", "somewhere")
+EMULATED = Host("lab", "tcg", "somewhere")
+
+
+def boots(
+    kernel: Kernel,
+    *latencies_ms: Sequence[float | None],
+    host: Host = NATIVE,
+    **changes: object,
+) -> list[Record]:
+    """A boot for each sequence, with a trial for each latency; None for one that hung."""
+    return [
+        dataclasses.replace(
+            make(Outcome.ASLEEP if ms is None else Outcome.RETURNED, ms, kernel=kernel),
+            boot_id=f"{kernel.release} {number}",
+            host=host,
+            **changes,  # type: ignore[arg-type]
+        )
+        for number, trials in enumerate(latencies_ms)
+        for ms in trials
+    ]
+
+
+def steady(kernel: Kernel, count: int, level_ms: float = 1.0, **options: object) -> list[Record]:
+    """Boots that differ by a few per cent."""
+    rows = [[level_ms * (1 + number % 3 / 100)] * 2 for number in range(count)]
+    return boots(kernel, *rows, **options)  # type: ignore[arg-type]
+
+
+def hanging(kernel: Kernel, count: int, **options: object) -> list[Record]:
+    return boots(kernel, *[[None, None]] * count, **options)  # type: ignore[arg-type]
+
+
+def judged(records: Sequence[Record], terms: Terms = gate.DEFAULT_TERMS, **options: bool) -> Gate:
+    return gate.compare(records, OLD, NEW, terms, **options)
+
+
+def test_alike_passes_by_evidence() -> None:
+    found = judged([*steady(OLD, 6), *steady(NEW, 6)])
+    assert found.verdict is Verdict.PASS
+    (row,) = found.rows
+    assert row.ratio is not None
+    assert row.ratio.high < 1.25
+    assert (
+        found.sentence
+        == "6.1.0-56-amd64 may follow 6.1.0-55-amd64: in 1 of 1 comparisons it is no worse."
+    )
+
+
+def test_too_few_boots_are_no_evidence_and_it_says_how_many_would_be() -> None:
+    found = judged([*steady(OLD, 2), *steady(NEW, 2)])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.boots_needed == 5
+    assert found.sentence.endswith("5 boots of each would settle it.")
+
+
+def test_a_hang_fails_and_is_named_first() -> None:
+    found = judged([*steady(OLD, 5), *hanging(NEW, 5)])
+    assert found.verdict is Verdict.FAIL
+    (row,) = found.rows
+    assert row.reasons[0] == "hangs more often"
+    assert row.ratio is not None
+    assert math.isinf(row.ratio.high)
+
+
+def test_what_no_longer_hangs_never_fails() -> None:
+    found = judged([*hanging(OLD, 5), *steady(NEW, 5)])
+    assert found.verdict is Verdict.PASS
+
+
+def test_a_limit_holds_whatever_the_baseline_does() -> None:
+    records = [*hanging(OLD, 5), *hanging(NEW, 5)]
+    found = judged(records)
+    assert found.verdict is Verdict.FAIL
+    assert found.rows[0].reasons == ("keeps its operator waiting beyond 1 s",)
+    assert judged(records, Terms(limits_ns={})).verdict is not Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("level_ms", "verdict"), [(1.05, Verdict.PASS), (1.27, Verdict.FAIL), (3.0, Verdict.FAIL)]
+)
+def test_slower_fails_beyond_the_tolerance(level_ms: float, verdict: Verdict) -> None:
+    found = judged([*steady(OLD, 8), *steady(NEW, 8, level_ms)])
+    assert found.verdict is verdict
+
+
+def test_a_wide_spread_is_inconclusive_not_passed() -> None:
+    wild = [[1.0], [2.0], [0.5], [1.5], [0.7]]
+    found = judged([*boots(OLD, *wild), *boots(NEW, *wild)])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "as long" in found.rows[0].reasons[0]
+
+
+def test_emulated_milliseconds_are_not_judged() -> None:
+    found = judged([*steady(OLD, 5, host=EMULATED), *steady(NEW, 5, 3.0, host=EMULATED)])
+    assert found.verdict is Verdict.PASS
+    assert found.emulated
+    assert found.rows[0].ratio is None
+    assert found.rows[0].limit_ns == 10 * gate.NS_PER_S
+    hangs = judged([*steady(OLD, 5, host=EMULATED), *hanging(NEW, 5, host=EMULATED)])
+    assert hangs.verdict is Verdict.FAIL
+
+
+def test_many_lost_trials_are_no_verdict() -> None:
+    lost = [dataclasses.replace(make(Outcome.LOST, kernel=NEW), host=NATIVE)] * 2
+    found = judged([*steady(OLD, 6), *steady(NEW, 6), *lost])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.rows[0].reasons == ("2 of 14 trials of the candidate were lost",)
+
+
+def test_only_lost_trials_are_no_verdict() -> None:
+    lost = [dataclasses.replace(make(Outcome.LOST, kernel=NEW), host=NATIVE)] * 4
+    found = judged([*steady(OLD, 6), *lost])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.boots_needed is None
+
+
+def test_more_questions_take_more_evidence() -> None:
+    """Holm: what rejects alone may not reject among ten."""
+    one = judged([*steady(OLD, 4), *hanging(NEW, 4)], Terms(limits_ns={}))
+    assert one.verdict is Verdict.FAIL
+    records = [*steady(OLD, 4), *hanging(NEW, 4)]
+    for scenario in list(Scenario)[3:9]:
+        records += [*steady(OLD, 4, scenario=scenario), *steady(NEW, 4, scenario=scenario)]
+    assert judged(records, Terms(limits_ns={})).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"host": Host("native", "kvm", "elsewhere")}, r"differing hosts: somewhere .* elsewhere"),
+        ({"qemu": "10.0.0"}, "differing QEMUs"),
+        ({"deadline_ns": 10**9}, "differing deadlines: 5 s and 1 s"),
+        ({"setup": Setup(governor="powersave")}, "differing governor"),
+    ],
+)
+def test_what_differs_is_not_compared_unless_told_to(changes: dict[str, object], what: str) -> None:
+    old = steady(OLD, 5, setup=Setup(governor="performance"))
+    as_before = Setup(governor="performance")
+    new = [
+        dataclasses.replace(each, **{"setup": as_before, **changes})  # type: ignore[arg-type]
+        for each in steady(NEW, 5)
+    ]
+    with pytest.raises(CannotCompare, match=what):
+        judged([*old, *new])
+    assert judged([*old, *new], whatever_differs=True).verdict is Verdict.PASS
+
+
+def test_what_is_missing_on_one_side_is_not_compared() -> None:
+    more = steady(OLD, 5, scenario=Scenario.PAUSED)
+    with pytest.raises(CannotCompare, match=r"lacks what .* has: stop in paused"):
+        judged([*steady(OLD, 5), *more, *steady(NEW, 5)])
+
+
+def test_no_records_of_a_kernel() -> None:
+    with pytest.raises(CannotCompare, match=r"no records of 6\.1\.0-56"):
+        judged(steady(OLD, 5))
+
+
+def test_junit_has_a_case_a_row_and_its_verdict() -> None:
+    records = [*steady(OLD, 5), *hanging(NEW, 5)]
+    records += [*steady(OLD, 5, scenario=Scenario.IDLE), *steady(NEW, 5, scenario=Scenario.IDLE)]
+    (suite,) = ElementTree.fromstring(junit.document(judged(records)))
+    assert suite.attrib["tests"] == "2"
+    assert suite.attrib["failures"] == "1"
+    hung, fine = suite.findall("testcase")
+    (failure,) = hung
+    assert failure.tag == "failure"
+    assert failure.attrib["message"].startswith("hangs more often")
+    assert not list(fine)
+    assert fine.attrib["classname"] == "kickbench.native-kvm.idle"
+
+
+class TestCommand:
+    """The command, on a record file."""
+
+    @pytest.fixture
+    def records(self, history: Path) -> Path:
+        return history / ".asv" / "records.jsonl"
+
+    def invoke(self, *words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(main, ["gate", *words])
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return done.exit_code, done.output
+
+    @pytest.mark.parametrize(
+        ("new", "status"),
+        [(steady(NEW, 6), 0), (hanging(NEW, 6), 1), (steady(NEW, 2), 2)],
+    )
+    def test_the_status_is_the_verdict(self, records: Path, new: list[Record], status: int) -> None:
+        record.append(records, *steady(OLD, 6), *new)
+        code, output = self.invoke(OLD.release, f"v{NEW.release}")
+        assert code == status
+        assert output.splitlines()[-1].startswith(["pass: ", "fail: ", "inconclusive: "][status])
+
+    @pytest.mark.parametrize(
+        ("words", "why"),
+        [
+            (["6.1.0-1", NEW.release], "no records of 6.1.0-1; there are of 6.1.0-55-amd64, 6.1.0"),
+            ([OLD.release], "Missing argument 'CANDIDATE'"),
+            ([OLD.release, NEW.release, "--limit", "stop"], "'stop' is not REQUEST=SECONDS"),
+            ([OLD.release, NEW.release, "--limit", "stop=soon"], "soon"),
+            ([OLD.release, NEW.release, "--limit", "jump=1s"], "jump"),
+            ([OLD.release, NEW.release, "--tolerance", "1"], "tolerance"),
+            ([OLD.release, NEW.release, "--junit", "/nowhere/gate.xml"], "/nowhere/gate.xml"),
+        ],
+    )
+    def test_what_is_no_verdict_has_a_status_of_its_own(
+        self, records: Path, words: list[str], why: str
+    ) -> None:
+        record.append(records, *steady(OLD, 6), *steady(NEW, 6))
+        code, output = self.invoke(*words)
+        assert code == CannotCompare.exit_status
+        assert why in output
+
+    def test_streams_and_json(self, records: Path) -> None:
+        other = Kernel("6.12.117+deb12-amd64", "#1 SMP Debian 6.12.117-1~deb12u1 (2026-11-14)")
+        record.append(records, *steady(OLD, 6), *hanging(NEW, 6), *steady(other, 6))
+        code, output = self.invoke("debian/6.12", "debian/6.1", "--json")
+        assert code == 1
+        said = msgspec.json.decode(output)
+        assert said["candidate"]["release"] == NEW.release
+        assert said["verdict"] == "fail"
+        assert said["rows"][0]["ratio"]["high"] is None
+        assert said["rows"][0]["candidate"]["hung"] == 12
+
+    def test_a_file_edited_by_hand_costs_its_damaged_lines(self, records: Path) -> None:
+        record.append(records, *steady(OLD, 6), *steady(NEW, 6))
+        with records.open("a") as file:
+            file.write('{"schema": 1, "request": "stop"}\n{"schema": 2}\nnonsense\n')
+        done = CliRunner().invoke(main, ["gate", OLD.release, NEW.release])
+        assert done.exit_code == 0
+        assert done.output.count("left out") == 3

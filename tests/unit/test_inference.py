@@ -1,0 +1,170 @@
+"""The statistics, against closed forms, textbooks, scipy's tests, and their own promises."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from bench_lib.verdict import inference
+from bench_lib.verdict.inference import Boot
+
+DEADLINE = 5_000
+
+
+def boots(*medians: int, hung: bool = False) -> list[Boot]:
+    """A boot of two trials for each of `medians`."""
+    return [Boot((each, each), (hung, hung)) for each in medians]
+
+
+HANGING = boots(*[DEADLINE] * 4, hung=True)
+FINE = boots(10, 11, 12, 13)
+
+
+def test_all_against_none_is_the_most_extreme_of_all_arrangements() -> None:
+    assert inference.more_hangs(FINE, HANGING) == pytest.approx(1 / math.comb(8, 4))
+    assert inference.slower(FINE, HANGING) == pytest.approx(1 / math.comb(8, 4))
+    assert inference.more_hangs(HANGING, FINE) == 1
+    assert inference.more_hangs(HANGING, HANGING) == 1
+
+
+@given(st.integers(0, 5), st.integers(0, 5))
+def test_with_a_trial_a_boot_hangs_are_tested_as_fisher_does(base: int, candidate: int) -> None:
+    def sample(hung: int) -> list[Boot]:
+        return [Boot((DEADLINE,), (number < hung,)) for number in range(5)]
+
+    table = np.array([[candidate, 5 - candidate], [base, 5 - base]])
+    expected = stats.fisher_exact(table, alternative="greater").pvalue
+    assert inference.more_hangs(sample(base), sample(candidate)) == pytest.approx(expected)
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=10, max_size=10, unique=True))
+def test_with_a_trial_a_boot_ranks_are_tested_as_mann_and_whitney_do(waits: list[int]) -> None:
+    base, candidate = (
+        [Boot((wait,), (False,)) for wait in half] for half in (waits[:5], waits[5:])
+    )
+    expected = stats.mannwhitneyu(waits[5:], waits[:5], alternative="greater", method="exact")
+    assert inference.slower(base, candidate) == pytest.approx(expected.pvalue)
+
+
+def test_trials_of_one_boot_count_no_more_than_one() -> None:
+    """Ten times the trials are no more evidence where all that varies is the boot."""
+    many = [Boot(boot.waits_ns * 10, boot.hung * 10) for boot in HANGING]
+    assert inference.more_hangs(FINE, many) == inference.more_hangs(FINE, HANGING)
+
+
+def test_one_boot_tells_nothing() -> None:
+    assert inference.more_hangs(FINE, HANGING[:1]) == 1
+    assert inference.slower(FINE[:1], HANGING) == 1
+
+
+def test_no_answer_is_later_than_every_answer() -> None:
+    gave_up_early = boots(5, 5, 5, 5, hung=True)
+    assert inference.slower(FINE, gave_up_early) == 1
+    assert inference.slower(boots(1, 2, 3, 4), gave_up_early) == pytest.approx(1 / 70)
+
+
+@pytest.mark.parametrize("boots_", range(1, 30))
+def test_what_none_of_a_number_of_boots_still_allows(boots_: int) -> None:
+    bound = inference.hang_bound(boots(*[1] * boots_))
+    assert bound == pytest.approx(1 - 0.05 ** (1 / boots_))
+    assert inference.boots_to_bound(bound - 1e-9) >= boots_
+
+
+def test_a_bound_on_boots_counts_boots_not_trials() -> None:
+    once = [Boot((1, DEADLINE), (False, True)), *boots(1, 1, 1)]
+    assert inference.hang_bound(once) == pytest.approx(
+        stats.binomtest(1, 4, alternative="less").proportion_ci(method="exact").high
+    )
+
+
+def test_a_limit_is_exceeded_by_what_never_came() -> None:
+    assert inference.beyond(HANGING, 10 * DEADLINE, 0.05) == pytest.approx(0.05**4)
+    assert inference.beyond(FINE, 100, 0.05) == 1
+    assert inference.beyond(FINE, 12, 0.05) == pytest.approx(0.05 * 4, rel=0.1)
+
+
+# Mann and Whitney's critical values at 5 %, two-sided, and one more; as in every textbook's table.
+@pytest.mark.parametrize(
+    ("base", "candidate", "outside"),
+    [(3, 3, 0), (4, 4, 1), (5, 5, 3), (6, 6, 6), (7, 7, 9), (8, 8, 14), (10, 10, 24), (4, 8, 5)],
+)
+def test_how_many_pairs_lie_outside(base: int, candidate: int, outside: int) -> None:
+    ratio = inference.ratio(boots(*[10] * base), boots(*range(1000, 1000 + candidate)))
+    pairs = sorted(ours / 10 for ours in range(1000, 1000 + candidate) for _ in range(base))
+    assert ratio.low == (pairs[outside - 1] if outside else 0)
+    assert ratio.high == (pairs[-outside] if outside else math.inf)
+
+
+def test_a_ratio_is_bounded_from_one_side_where_there_was_no_answer() -> None:
+    hangs_now = inference.ratio(FINE, HANGING)
+    assert hangs_now.low == pytest.approx(5000 / 13)
+    assert hangs_now.at_least == pytest.approx(5000 / 11.5, rel=0.01)
+    assert hangs_now.at_most == hangs_now.high == math.inf
+    answered_now = inference.ratio(HANGING, FINE)
+    assert (answered_now.low, answered_now.at_least) == (0, 0)
+    assert answered_now.high == pytest.approx(13 / 5000)
+
+
+waits = st.lists(
+    st.lists(st.tuples(st.integers(1, DEADLINE), st.booleans()), min_size=1, max_size=3),
+    min_size=2,
+    max_size=6,
+).map(
+    lambda drawn: [
+        Boot(
+            tuple(DEADLINE if hung else wait for wait, hung in boot),
+            tuple(hung for _, hung in boot),
+        )
+        for boot in drawn
+    ]
+)
+
+
+@given(waits, waits)
+def test_whatever_is_measured_what_is_said_makes_sense(
+    base: list[Boot], candidate: list[Boot]
+) -> None:
+    ratio = inference.ratio(base, candidate)
+    assert 0 <= ratio.low <= ratio.at_least <= ratio.at_most <= ratio.high
+    for test in (inference.more_hangs, inference.slower):
+        assert 0 < test(base, candidate) <= 1
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_adjusted_p_values_are_never_smaller_and_keep_their_order(p_values: list[float]) -> None:
+    adjusted = inference.holm(p_values)
+    assert all(after >= before for before, after in zip(p_values, adjusted, strict=True))
+    assert min(adjusted) == min(1, len(p_values) * min(p_values))
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    assert [adjusted[each] for each in order] == sorted(adjusted)
+
+
+def test_holm_by_hand() -> None:
+    assert inference.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_the_least_number_of_boots_with_which_a_test_can_reject() -> None:
+    assert inference.boots_to_reject(1, 0.05) == 4  # with 3 it is 1 in 20, and not below that
+    assert inference.boots_to_reject(9, 0.05) == 5
+
+
+def test_kernels_that_are_alike_are_rarely_told_apart() -> None:
+    """A thousand times two samples of the same: the p value keeps its promise."""
+    random = np.random.default_rng(1)
+
+    def draw() -> list[Boot]:
+        level = 1e6 * random.lognormal(0, 0.5, 5)  # a boot's own
+        return [
+            Boot(
+                tuple(int(each * noise) for noise in random.lognormal(0, 0.1, 2)),
+                (False,) * 2,
+            )
+            for each in level
+        ]
+
+    rejected = sum(inference.slower(draw(), draw()) <= 0.05 for _ in range(1000))
+    # Three standard deviations above 5 %.
+    assert rejected <= 71
