@@ -23,6 +23,7 @@ from bench_lib.errors import (
     HostError,
     KickbenchError,
     LabUnavailable,
+    ProgramMissing,
     ToolFailed,
 )
 from bench_lib.guest import debugger, features
@@ -287,7 +288,8 @@ def _outages(settings: Settings) -> Iterator[Row]:
         yield Row("outages", Status.DEGRADED, "not tried", f"{error} Then ask again.")
         return
     except HostError as error:
-        yield Row("outages", Status.MISSING, str(error), "no link to break")
+        mend = _install("iproute2") if isinstance(error, ProgramMissing) else None
+        yield Row("outages", Status.MISSING, str(error), "no link to break", mend)
         return
     yield from outage_rows(answers)
 
@@ -319,13 +321,20 @@ def _mechanisms(
     names = [each.name for each in mechanisms]
     working = [each for each in names if answers[each] is None]
     found = ", ".join(working)
-    failed = "; ".join(f"not {each}: {answers[each]}" for each in names if answers[each])
+    failed = "; ".join(
+        # What tc said, without the command that it was said to.
+        f"not {each}: {answer.rpartition('): ')[2]}"
+        for each in names
+        if (answer := answers[each])
+    )
     if failed:
         found = f"{found} ({failed})" if found else failed
     if not working:
         return Row(name, status, found, without_any, _netem())
     if without_first and working[0] != names[0]:
-        return Row(name, Status.DEGRADED, found, without_first, _netem())
+        mend = _netem()
+        why = "" if mend else "; this kernel has no sch_netem"
+        return Row(name, Status.DEGRADED, found, f"{without_first}{why}", mend)
     return Row(name, Status.FINE, found)
 
 
