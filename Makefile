@@ -6,6 +6,7 @@ bench: set-up  ## measure the booted kernel and two in the lab, and show the res
 	$(as_root) tools/bench
 
 test: lint  ## everything that CI checks
+	@tools/set-up --tests
 	$(as_root) $(bin)/pytest
 
 lint: set-up

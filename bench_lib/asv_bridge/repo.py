@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 from asv.repo import NoSuchNameError, Repo
@@ -41,9 +42,18 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
     def url_match(cls, url: str) -> bool:
         return Path(url).name == "kernels.json"
 
-    @property
+    @cached_property
     def _builds(self) -> list[Build]:
         return self._ledger.including(self.booted)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Build]:
+        """Each build by its tag, its release where it is the first of that, and its id."""
+        found: dict[str, Build] = {}
+        for build in self._builds:
+            for name in (self._ledger.tag(build), build.release, build.id):
+                found.setdefault(name, build)
+        return found
 
     def build(self, name: str | None) -> Build:
         """The build that is called so; the booted one for the branch, HEAD and None.
@@ -53,9 +63,8 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
         if name in (None, "HEAD", self._default_branch):
             return self.booted
         assert name is not None
-        for build in self._builds:
-            if name in (self._ledger.tag(build), build.release, build.id):
-                return build
+        if name in self._by_name:
+            return self._by_name[name]
         stream = [build for build in self._builds if build.stream == name]
         if stream:
             return stream[-1]

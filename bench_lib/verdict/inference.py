@@ -3,6 +3,8 @@
 A boot is the replicate: trials of one boot share its memory layout, its timers, its luck, so they
 are moved and counted together. Every test is exact under its assumptions, whatever the number of
 boots; few boots only make it unable to tell.
+
+scipy is imported where it is used, for that takes longer than all else that most commands do.
 """
 
 from __future__ import annotations
@@ -10,11 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
-
-import numpy as np
-from scipy import stats
 
 PERMUTATIONS = 20_000
 """Enumerated where there are no more, as with 7 boots a side (3432); else so many are drawn, with a
@@ -58,6 +57,8 @@ def slower(base: Sequence[Boot], candidate: Sequence[Boot]) -> float:
     Wilcoxon-Mann-Whitney test with whole boots moved; same assumption and source as `more_hangs`.
     No answer is so never earlier than any, and one outlier no more than the last rank.
     """
+    from scipy import stats
+
     deadline_ns = min(
         (
             wait
@@ -69,13 +70,15 @@ def slower(base: Sequence[Boot], candidate: Sequence[Boot]) -> float:
     )
     waits = [min(wait, deadline_ns) for boot in (*base, *candidate) for wait in boot.waits_ns]
     ranks = iter(stats.rankdata(waits))
-    means = [float(np.mean([next(ranks) for _ in boot.waits_ns])) for boot in (*base, *candidate)]
+    means = [fmean([float(next(ranks)) for _ in boot.waits_ns]) for boot in (*base, *candidate)]
     return _permuted(means[: len(base)], means[len(base) :])
 
 
 def _permuted(base: Sequence[float], candidate: Sequence[float]) -> float:
     if min(len(base), len(candidate)) < LEAST_BOOTS:
         return 1.0
+    import numpy as np
+    from scipy import stats
 
     def difference(ours: Any, theirs: Any, axis: int = -1) -> Any:
         return np.mean(ours, axis=axis) - np.mean(theirs, axis=axis)
@@ -100,6 +103,8 @@ def hang_bound(boots: Sequence[Boot]) -> float:
 
     The upper bound of Clopper and Pearson (1934). Assumes that boots are independent.
     """
+    from scipy import stats
+
     hanging = sum(any(boot.hung) for boot in boots)
     interval = stats.binomtest(hanging, len(boots), alternative="less").proportion_ci(
         CONFIDENCE, method="exact"
@@ -112,6 +117,8 @@ def beyond(boots: Sequence[Boot], limit_ns: float, allowed: float) -> float:
 
     Exact one-sided binomial test; a trial without an answer waited longer than any limit.
     """
+    from scipy import stats
+
     late = sum(
         any(hung or wait > limit_ns for wait, hung in zip(boot.waits_ns, boot.hung, strict=True))
         for boot in boots

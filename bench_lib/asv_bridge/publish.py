@@ -1,0 +1,161 @@
+"""`asv publish`: a site that needs no network, whole or not at all.
+
+asv's own pages load their libraries from the web, so they are left out. In their place are
+asv-tachyon, which shows the same data and brings all it needs, and the page Kernels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import asv
+import asv_tachyon  # type: ignore[import-untyped]
+import msgspec
+from asv.commands.publish import Publish
+from asv.console import log
+from asv.publishing import OutputPublisher
+from asv.util import UserError
+
+from bench_lib import record
+from bench_lib.asv_bridge.repo import KernelRepo
+from bench_lib.errors import StoreError
+from bench_lib.kernel.ledger import Build
+from bench_lib.pages import kernels
+from bench_lib.settings import Settings
+
+HISTORY = "history.html"
+"""What asv-tachyon's page is called; the first page is Kernels."""
+
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class KernelsPage(OutputPublisher):  # type: ignore[misc]  # asv has no types
+    """What each kernel did with each request, and the trials behind it."""
+
+    name = "kernels"
+    button_label = "Kernels"
+    description = "Every kernel by request and scenario, with the trials behind each number"
+
+    @classmethod
+    def publish(
+        cls,
+        conf: Any,
+        repo: KernelRepo,
+        benchmarks: object,
+        graphs: object,
+        revisions: Mapping[str, int],
+    ) -> None:
+        site = Path(conf.html_dir)
+        _remove_own_pages(site)
+        _add_tachyon(site, {name: repo.build(name) for name in revisions}, revisions)
+        _write_kernels(site, history=True)
+
+
+def _write_kernels(site: Path, *, history: bool) -> None:
+    try:
+        records, damaged = record.read(Settings.from_environment().records)
+    except StoreError as error:
+        raise UserError(str(error)) from None
+    for each in damaged:
+        log.warning(f"Left out: {each}")
+    kernels.write(site, records, history=history)
+
+
+def _remove_own_pages(site: Path) -> None:
+    for path in (Path(asv.__file__).parent / "www").iterdir():
+        target = site / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+
+def _add_tachyon(site: Path, builds: Mapping[str, Build], revisions: Mapping[str, int]) -> None:
+    static = Path(asv_tachyon.__file__).parent / "static"
+    shutil.copytree(static / "assets", site / "assets")
+    shutil.copyfile(static / "favicon.svg", site / "favicon.svg")
+    shutil.copyfile(static / "index.html", site / HISTORY)
+    # Files that it asks for: what commits are called, where profiles are, what is to be ignored.
+    subjects = {name: f"{build.release} {build.version}" for name, build in builds.items()}
+    by_revision = {str(revisions[name]): subject for name, subject in subjects.items()}
+    commits = {"by_hash": subjects, "by_revision": by_revision}
+    (site / "commits.json").write_bytes(msgspec.json.encode(commits))
+    (site / "profiles.json").write_text('{"paths": {}}')
+    (site / "regressions-ignore.json").write_text("[]")
+
+
+def _leave_out_what_never_ran(site: Path) -> None:
+    """Asv lists every benchmark, and asv-tachyon asks for the graph of each that is listed."""
+    path = site / "index.json"
+    index = msgspec.json.decode(path.read_bytes())
+    ran = {graph.stem for graph in (site / "graphs").glob("**/*.json")}
+    index["benchmarks"] = {name: of for name, of in index["benchmarks"].items() if name in ran}
+    path.write_bytes(msgspec.json.encode(index))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for whoever else publishes there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fd = os.open(folder / "publish.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Put `new` in the place of `old`, at once; `old` is then where `new` was."""
+    if _libc.renameat2(AT_FDCWD, bytes(new), AT_FDCWD, bytes(old), RENAME_EXCHANGE) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(old))
+
+
+_publish = Publish.run.__func__
+
+
+def _run(cls: type, /, conf: Any, *arguments: object, **options: object) -> None:
+    """Asv's own, into a folder that takes the old one's place when all is there."""
+    site = Path(conf.html_dir).absolute()
+    try:
+        with (
+            _alone(site.parent),
+            tempfile.TemporaryDirectory(dir=site.parent, prefix=f".{site.name}.") as folder,
+        ):
+            new = Path(folder) / site.name
+            conf.html_dir = str(new)
+            try:
+                if (Path(conf.results_dir) / "benchmarks.json").exists():
+                    _publish(cls, conf, *arguments, **options)
+                    _leave_out_what_never_ran(new)
+                else:
+                    # Trials by hand, of a campaign, of another host: asv knows of none yet.
+                    new.mkdir()
+                    _write_kernels(new, history=False)
+            finally:
+                conf.html_dir = str(site)
+            if site.exists():
+                _exchange(new, site)
+            else:
+                new.rename(site)
+    except OSError as error:
+        raise UserError(
+            f"The site could not be written ({error.strerror}); what was in {site} is as it was."
+        ) from None
+
+
+def install() -> None:
+    """Have asv publish in that way."""
+    Publish.run = classmethod(_run)

@@ -1,0 +1,191 @@
+"""The page Kernels, in a real browser, from files and from a server."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from bench_lib import record
+from tests.site.conftest import ASV, EVIL, KERNELS, LOST, Browser, Publish, records
+
+HUNG, FINE, NASTY = (kernel.release for kernel in KERNELS)
+
+
+@pytest.fixture
+def server(site: Path, history: Path) -> Iterator[str]:
+    """`asv preview`; its address."""
+    preview = subprocess.Popen(
+        [ASV, "preview", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert preview.stdout is not None
+    try:
+        for line in preview.stdout:
+            if found := re.search(r"http://127\.0\.0\.1:\d+/", line):
+                break
+        assert found
+        yield found[0]
+    finally:
+        preview.terminate()
+        preview.wait()
+        preview.stdout.close()
+
+
+def wait(browser: Browser, until: Callable[[], object]) -> None:
+    WebDriverWait(browser.driver, 10).until(lambda _: until())
+
+
+def one(browser: Browser, selector: str) -> WebElement:
+    return browser.driver.find_element(By.CSS_SELECTOR, selector)
+
+
+def every(browser: Browser, selector: str) -> list[WebElement]:
+    return browser.driver.find_elements(By.CSS_SELECTOR, selector)
+
+
+def open_page(browser: Browser, address: str) -> None:
+    browser.driver.get(address)
+    wait(browser, lambda: every(browser, "#matrix tbody tr"))
+
+
+def cell(browser: Browser, release: str, scenario: str) -> WebElement:
+    (found,) = [
+        each
+        for each in every(browser, "#matrix button")
+        if (each.get_attribute("aria-label") or "").startswith(f"{release}, stop in {scenario}")
+    ]
+    return found
+
+
+@pytest.mark.parametrize("where", ["file", "server"])
+def test_a_cell_leads_to_its_trials_and_these_to_their_evidence(
+    browser: Browser, site: Path, request: pytest.FixtureRequest, where: str
+) -> None:
+    address = (
+        request.getfixturevalue("server") if where == "server" else site.as_uri() + "/index.html"
+    )
+    open_page(browser, address)
+    assert [each.text for each in every(browser, "#matrix thead th")] == [
+        "kernel", "stop\nidle", "stop\nblackhole",
+    ]  # fmt: skip
+    assert cell(browser, HUNG, "blackhole").text == "✕ > 5.0 s\n4/4 hung"
+    assert cell(browser, FINE, "blackhole").text == "✓ 2.55 ms\n0/4 hung, 1 lost"
+
+    cell(browser, FINE, "blackhole").click()
+    wait(browser, lambda: every(browser, "#dots .dot"))
+    assert len(every(browser, "#dots circle.dot")) == 4
+    assert LOST in one(browser, "#reasons").text
+    # Against the kernel before it, of which nobody was ever answered.
+    assert Select(one(browser, "#against")).first_selected_option.text.startswith(HUNG)
+    wait(browser, lambda: len(every(browser, "#survival .line")) == 2)
+
+    cell(browser, HUNG, "blackhole").click()
+    wait(browser, lambda: len(every(browser, "#dots .dot.hung")) == 4)
+    every(browser, "#dots .dot")[0].click()
+    evidence = one(browser, "#evidence").text
+    assert "asleep, no answer in 5.0 s" in evidence
+    assert "state S, handle_userfault, path gup" in evidence
+    assert "handle_userfault\n__get_user_pages\nhva_to_pfn" in evidence
+
+
+def test_hung_trials_stand_on_the_line_of_their_deadline(browser: Browser, site: Path) -> None:
+    open_page(browser, site.as_uri() + "/index.html")
+    cell(browser, HUNG, "blackhole").click()
+    wait(browser, lambda: every(browser, "#dots .dot.hung"))
+    line = float(one(browser, "#dots .deadline").get_attribute("x1") or "nan")
+    for dot in every(browser, "#dots .dot.hung"):
+        assert float((dot.get_attribute("d") or "")[1:].split()[0]) == line
+
+
+def test_all_can_be_done_with_keys(browser: Browser, site: Path) -> None:
+    open_page(browser, site.as_uri() + "/index.html")
+
+    def press(*keys: str) -> None:
+        ActionChains(browser.driver).send_keys(*keys).perform()
+
+    def focused() -> str:
+        return str(browser.run("return document.activeElement.getAttribute('aria-label')"))
+
+    one(browser, "#filter").click()
+    press(Keys.TAB)
+    assert focused().startswith(f"{HUNG}, stop in idle")
+    press(Keys.ARROW_RIGHT)
+    assert focused().startswith(f"{HUNG}, stop in blackhole")
+    press(Keys.ARROW_DOWN)
+    assert focused().startswith(f"{FINE}, stop in blackhole")
+    press(Keys.ENTER)
+    wait(browser, lambda: every(browser, "#dots .dot"))
+    press(Keys.TAB)
+    assert focused().startswith("trial 1 of run")
+    press(Keys.ARROW_RIGHT, Keys.ENTER)
+    assert "returned after" in one(browser, "#evidence").text
+
+
+def test_the_filter_leaves_what_has_all_words(browser: Browser, site: Path) -> None:
+    open_page(browser, site.as_uri() + "/index.html")
+    one(browser, "#filter").send_keys("debian 6.12")
+    wait(browser, lambda: one(browser, "#count").text == "1 of 3 kernels")
+    assert [each.text for each in every(browser, "#matrix tbody th")] == [
+        f"{FINE}\nnative (kvm), 2 boots"
+    ]
+
+
+def test_nothing_that_is_measured_becomes_markup(browser: Browser, site: Path) -> None:
+    open_page(browser, site.as_uri() + "/index.html")
+    assert NASTY in [each.text.partition("\n")[0] for each in every(browser, "#matrix tbody th")]
+    cell(browser, NASTY, "blackhole").click()
+    wait(browser, lambda: every(browser, "#dots .dot"))
+    every(browser, "#dots .dot")[0].click()
+    assert EVIL in one(browser, "#summary").text
+    assert EVIL in one(browser, "#evidence").text
+    assert not every(browser, "main img, main script")
+    assert browser.run("return window.hacked") is None
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_is_no_wider_than_its_window(
+    browser: Browser, site: Path, width: int, tmp_path: Path
+) -> None:
+    browser.size(width)
+    open_page(browser, site.as_uri() + "/index.html")
+    cell(browser, HUNG, "blackhole").click()
+    wait(browser, lambda: every(browser, "#survival .line"))
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    (dots,) = every(browser, "#dots svg")
+    assert dots.size["width"] <= width
+
+
+def test_the_history_works_without_a_network(browser: Browser, server: str) -> None:
+    open_page(browser, server)
+    one(browser, "#history").click()
+    wait(browser, lambda: "vm_stop" in one(browser, "body").text)
+
+
+def test_from_a_file_the_history_says_what_it_needs(browser: Browser, site: Path) -> None:
+    open_page(browser, site.as_uri() + "/index.html")
+    assert "asv preview" in one(browser, "nav").text
+    assert not every(browser, "nav a")
+
+
+def test_records_alone_make_a_site(browser: Browser, history: Path, publish: Publish) -> None:
+    """Those of a campaign, before asv has run anything."""
+    record.append(history / ".asv" / "records.jsonl", *records())
+    done = publish()
+    assert done.returncode == 0, done.stdout + done.stderr
+    open_page(browser, (history / ".asv" / "html" / "index.html").as_uri())
+    assert len(every(browser, "#matrix tbody tr")) == 3
+    assert "asv run begins one" in one(browser, "nav").text
+
+
+def test_no_records_at_all(browser: Browser, history: Path, publish: Publish) -> None:
+    assert publish().returncode == 0
+    browser.driver.get((history / ".asv" / "html" / "index.html").as_uri())
+    wait(browser, lambda: one(browser, "#count").text)

@@ -1,0 +1,80 @@
+"""`asv publish`: whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+from pathlib import Path
+
+from bench_lib import record
+from tests.make import record as make
+from tests.site.conftest import ASV, KERNELS, Publish, add_asv_results, records
+
+
+def _contents(folder: Path) -> dict[str, object]:
+    """What is in each file, but for the order of keys and the files that have the time."""
+    return {
+        str(path.relative_to(folder)): (
+            json.loads(path.read_text()) if path.suffix == ".json" else path.read_bytes()
+        )
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in {"info.json", "regressions.xml"}
+    }
+
+
+def test_what_was_left_of_the_old_site_goes(site: Path, publish: Publish) -> None:
+    (site / "trials" / "of a kernel that is no more.js").touch()
+    assert publish().returncode == 0
+    assert not (site / "trials" / "of a kernel that is no more.js").exists()
+
+
+def test_a_full_disk_leaves_the_old_site_whole(site: Path, history: Path) -> None:
+    before = _contents(site)
+    record.append(history / ".asv" / "records.jsonl", *[make()] * 50)
+    done = subprocess.run(
+        [ASV, "publish"],
+        capture_output=True,
+        text=True,
+        check=False,
+        # No file may be larger: the same error as that of a full disk, but for its text.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert done.returncode != 0
+    assert f"what was in {site} is as it was" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert _contents(site) == before
+    assert not list(site.parent.glob(".html*"))
+
+
+def test_two_at_once_make_one_site(site: Path, history: Path) -> None:
+    before = _contents(site)
+    both = [subprocess.Popen([ASV, "publish"], stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [each.wait(timeout=60) for each in both] == [0, 0]
+    assert _contents(site) == before
+    assert not list(site.parent.glob(".html*"))
+
+
+def test_nothing_is_asked_of_the_web(site: Path) -> None:
+    """asv's own pages, which do, are not there."""
+    for path in site.glob("*.html"):
+        assert "https://" not in path.read_text()
+
+
+def test_what_never_ran_is_not_listed(history: Path, publish: Publish) -> None:
+    record.append(history / ".asv" / "records.jsonl", *records())
+    add_asv_results(history, KERNELS[:2])
+    for path in (history / ".asv" / "results" / "somewhere").glob("*-kernel-host.json"):
+        path.unlink()
+    assert publish().returncode == 0
+    assert '"benchmarks":{}' in (history / ".asv" / "html" / "index.json").read_text()
+
+
+def test_a_newer_record_is_left_out_with_a_word(history: Path, publish: Publish) -> None:
+    path = history / ".asv" / "records.jsonl"
+    record.append(path, *records())
+    with path.open("a") as file:
+        file.write('{"schema": 99}\n')
+    done = publish()
+    assert done.returncode == 0
+    assert "schema 99 is newer" in done.stdout + done.stderr

@@ -1,0 +1,154 @@
+"""Publishes a history of many kernels that nobody has measured, and looks at it in a browser.
+
+    .venv/bin/python tools/scale_site.py [KERNELS]
+
+Prints the time to publish, what the Kernels page weighs, and when its first cells and all of its
+rows are there. A thousand kernels by default, 20 requests and scenarios, two trials of each.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+from bench_lib import record
+from bench_lib.kernel.ledger import Ledger, describe
+from bench_lib.record import (
+    Before,
+    Evidence,
+    FaultPath,
+    Host,
+    Kernel,
+    Outcome,
+    Record,
+    Request,
+    Scenario,
+    Shape,
+)
+from bench_lib.settings import CHECKOUT
+
+COLUMNS = list(itertools.product(list(Request)[:5], list(Scenario)[:4]))
+STACK = ("handle_userfault", "__get_user_pages", "get_user_pages_unlocked", "hva_to_pfn")
+TRIALS = 2
+BEGIN = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def kernel(number: int) -> Kernel:
+    """One of them. :param number: from 0."""
+    date = (BEGIN + timedelta(days=number)).date()
+    version = f"6.{number // 200}.{number % 200}"
+    return Kernel(f"{version}-amd64", f"#1 SMP PREEMPT_DYNAMIC Debian {version}-1 ({date})")
+
+
+def trials(number: int) -> list[Record]:
+    """Of one kernel; one in seven hangs."""
+    chance = random.Random(number)  # noqa: S311  # no secret
+    hangs = number % 7 == 0
+    before = Before(1, 0, "S", "handle_userfault", STACK, FaultPath.GUP)
+    return [
+        Record(
+            run_id=f"{number:012x}",
+            seq=seq,
+            request=request,
+            scenario=scenario,
+            shape=Shape(),
+            outcome=Outcome.ASLEEP if hangs else Outcome.RETURNED,
+            deadline_ns=5_000_000_000,
+            kernel=kernel(number),
+            boot_id=f"{number}-{seq}",
+            host=Host("native", "kvm", "nowhere"),
+            started=BEGIN.isoformat(),
+            latency_ns=None if hangs else round(chance.lognormvariate(13, 0.3)),
+            evidence=Evidence((before,), ()),
+        )
+        for seq in range(1, TRIALS + 1)
+        for request, scenario in COLUMNS
+    ]
+
+
+def make_history(history: Path, kernels: int) -> None:
+    """Records and asv's results of as many kernels."""
+    shutil.copy(CHECKOUT / "asv.conf.json", history)
+    path = history / ".asv" / "records.jsonl"
+    for number in range(kernels):
+        record.append(path, *trials(number))
+    builds = [describe(kernel(number)) for number in range(kernels)]
+    ledger = {"schema": 1, "kernels": [dataclasses.asdict(each) for each in builds]}
+    (history / "kernels.json").write_text(json.dumps(ledger, default=str))
+    Ledger(history / "kernels.json")  # as a check
+    results = history / ".asv" / "results" / "nowhere"
+    results.mkdir(parents=True)
+    machine = {"arch": "", "cpu": "", "machine": "nowhere", "num_cpu": "", "os": "Linux", "ram": ""}
+    (results / "machine.json").write_text(json.dumps({**machine, "version": 1}))
+    names = [f"{request}.{scenario}.track_latency" for request, scenario in COLUMNS]
+    benchmarks = {
+        name: {"code": "", "name": name, "param_names": [], "params": [], "type": "track",
+               "unit": "seconds", "version": "1"}
+        for name in names
+    }  # fmt: skip
+    (results.parent / "benchmarks.json").write_text(json.dumps({**benchmarks, "version": 2}))
+    for number, build in enumerate(builds):
+        result = {
+            "commit_hash": build.id, "env_name": "kernel-host", "date": 1_600_000_000_000 + number,
+            "params": machine, "python": "kernel-host", "requirements": {}, "env_vars": {},
+            "result_columns": ["result", "params", "version"], "durations": {}, "version": 2,
+            "results": {name: [[0.001 + number / 1e6], [], "1"] for name in names},
+        }  # fmt: skip
+        (results / f"{build.id}-kernel-host.json").write_text(json.dumps(result))
+
+
+def main(kernels: int) -> None:
+    """Make it, publish it, open it."""
+    with tempfile.TemporaryDirectory() as folder:
+        history = Path(folder)
+        make_history(history, kernels)
+        begin = time.monotonic()
+        subprocess.run(
+            [Path(sys.executable).parent / "asv", "publish"],
+            cwd=history,
+            env={**os.environ, "KICKBENCH_HISTORY": folder},
+            check=True,
+            capture_output=True,
+        )
+        print(f"publish: {time.monotonic() - begin:.1f} s")
+        site = history / ".asv" / "html"
+        page = [site / name for name in ("index.html", "kernels.css", "kernels.js", "matrix.js")]
+        weight = sum(each.stat().st_size for each in page)
+        largest = max(each.stat().st_size for each in (site / "trials").iterdir())
+        print(f"page: {weight / 1000:.0f} kB; trials of a kernel: {largest / 1000:.0f} kB")
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(shutil.which("chromium"))
+        for argument in ("--headless=new", "--no-sandbox", "--disable-gpu"):
+            options.add_argument(argument)
+        driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+        try:
+            for _ in range(3):
+                driver.get((site / "index.html").as_uri())
+                first = driver.execute_script(
+                    "return performance.getEntriesByName('first cells')[0].startTime"
+                )
+                while True:
+                    rows = driver.execute_script(
+                        "return document.querySelectorAll('tbody tr').length"
+                    )
+                    now = driver.execute_script("return performance.now()")
+                    if rows == kernels:
+                        break
+                print(f"first cells after {first:.0f} ms, all {rows} rows after {now:.0f} ms")
+        finally:
+            driver.quit()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
