@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,18 @@ import click
 import msgspec
 
 from bench_lib import deadline, present, record
+from bench_lib.cli.kernels import bootable
 from bench_lib.cli.names import named
 from bench_lib.errors import CannotCompare, KickbenchError, UnknownRequest
 from bench_lib.kernel import identity
 from bench_lib.kernel.ledger import version_key
+from bench_lib.lab import settling
+from bench_lib.lab.machine import Facts
 from bench_lib.record import Kernel, Record, Request
 from bench_lib.settings import Settings
 from bench_lib.verdict import gate as judging
 from bench_lib.verdict import junit
-from bench_lib.verdict.gate import DEFAULT_TERMS, NS_PER_S, Gate, Verdict
+from bench_lib.verdict.gate import DEFAULT_TERMS, NS_PER_S, Gate, Terms, Verdict
 
 STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 2}
 
@@ -67,6 +70,13 @@ class _Command(click.Command):
     is_flag=True,
     help="Compare records of differing hosts, QEMUs and settings.",
 )
+@click.option(
+    "--boots-until-settled",
+    "most_boots",
+    type=click.IntRange(min=1),
+    metavar="MAX",
+    help="Boot both kernels in the lab until there is a verdict, at most so often each.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, nothing else.")
 @click.option(
     "--junit",
@@ -80,6 +90,7 @@ def gate(
     tolerance: float,
     limits: tuple[str, ...],
     whatever_differs: bool,
+    most_boots: int | None,
     as_json: bool,
     report: Path | None,
 ) -> None:
@@ -94,6 +105,7 @@ def gate(
       kickbench gate 6.1.0-55-amd64 6.1.0-56-amd64
       kickbench gate debian/6.1 debian/6.12 --limit stop=0.5s --limit quit=2s
       kickbench gate 6.12.113+deb12-amd64 6.12.117+deb12-amd64 --junit gate.xml
+      kickbench gate debian/6.1 debian/6.12 --boots-until-settled 20
 
     Kernels are those of the records: a release, its tag (v...), the newest of a stream
     (debian/6.1), or `booted`.
@@ -102,16 +114,18 @@ def gate(
     """
     terms = dataclasses.replace(DEFAULT_TERMS, tolerance=tolerance, limits_ns=_limits(limits))
     settings = Settings.from_environment()
+
+    def judge(records: Sequence[Record], terms: Terms) -> Gate:
+        pair = known(base, records), known(candidate, records)
+        return judging.compare(records, *pair, terms, whatever_differs=whatever_differs)
+
     records, damaged = record.read(settings.records)
     for each in damaged:
         click.echo(f"kickbench: left out: {each}", err=True)
-    found = judging.compare(
-        records,
-        known(base, records),
-        known(candidate, records),
-        terms,
-        whatever_differs=whatever_differs,
-    )
+    if most_boots is None:
+        found = judge(records, terms)
+    else:
+        found = _until_settled(settings, (base, candidate), most_boots, terms, judge)
     if report is not None:
         _write(report, junit.document(found))
     if as_json:
@@ -146,6 +160,37 @@ def known(name: str, records: Sequence[Record]) -> Kernel:
             "those apart in record files of their own (KICKBENCH_RECORDS)."
         )
     return fitting[0]
+
+
+def _until_settled(
+    settings: Settings,
+    names: Sequence[str],
+    most: int,
+    terms: Terms,
+    judge: Callable[[Sequence[Record], Terms], Gate],
+) -> Gate:
+    """Look, and boot both kernels more often in the lab, until that settles it."""
+    if "booted" in names:
+        raise CannotCompare("The lab boots kernels that are fetched; `booted` is not one of them.")
+    builds = [bootable(settings, name) for name in names]
+    looks = settling.looks(most)
+    terms = dataclasses.replace(terms, looks=len(looks))
+    for number, boots in enumerate(looks, start=1):
+        settling.boot(settings, builds, boots, _say_record, _say_boot)
+        found = judge(settling.lab_records(settings, builds), terms)
+        text = f"look {number} of {len(looks)}, {boots} boots of each: {found.verdict}"
+        click.echo(f"kickbench: {text}", err=True)
+        if found.verdict is not Verdict.INCONCLUSIVE:
+            break
+    return found
+
+
+def _say_record(made: Record) -> None:
+    click.echo(present.trial_line(made), err=True)
+
+
+def _say_boot(facts: Facts) -> None:
+    click.echo(f"kickbench: {facts}", err=True)
 
 
 def _limits(given: Sequence[str]) -> dict[Request, int]:

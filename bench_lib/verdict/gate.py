@@ -49,8 +49,9 @@ class Terms:
     :ivar late: the share of boots in which that may happen all the same.
     :ivar hanging: the share of boots with a hang that has to be ruled out.
     :ivar lost: the share of trials without a measurement from which on there is no verdict.
-    :ivar alpha: how often a candidate that is no worse may fail.
-    :ivar looks: how often the question is asked, with more boots each time.
+    :ivar alpha: how often a candidate that is no worse may fail; intervals leave out as much.
+    :ivar looks: how often the question is asked, with more boots each time. Each look may spend its
+        share of alpha (Bonferroni), whatever the looks have in common.
     """
 
     tolerance: float = 1.25
@@ -60,6 +61,10 @@ class Terms:
     lost: float = 0.1
     alpha: float = 0.05
     looks: int = 1
+
+    @property
+    def alpha_a_look(self) -> float:
+        return self.alpha / self.looks
 
 
 DEFAULT_TERMS = Terms()
@@ -283,16 +288,16 @@ def _boots(records: Sequence[Record]) -> list[Boot]:
 
 
 def _judged(pair: _Pair, terms: Terms, family: int) -> Comparison:
-    alpha = terms.alpha / terms.looks
+    confidence = 1 - terms.alpha_a_look
     host, request, scenario, shape = pair.key
     sides = _side(pair.base, pair.base_boots), _side(pair.candidate, pair.candidate_boots)
     ratio = None
     bound = None
     if pair.base_boots and pair.candidate_boots:
-        bound = inference.hang_bound(pair.candidate_boots)
+        bound = inference.hang_bound(pair.candidate_boots, confidence)
         if not pair.emulated:
-            ratio = inference.ratio(pair.base_boots, pair.candidate_boots)
-    verdict, reasons, needed = _verdict(pair, terms, family, alpha, sides, ratio, bound)
+            ratio = inference.ratio(pair.base_boots, pair.candidate_boots, confidence)
+    verdict, reasons, needed = _verdict(pair, terms, family, sides, ratio, bound)
     return Comparison(
         host=host,
         request=request,
@@ -327,13 +332,13 @@ def _verdict(
     pair: _Pair,
     terms: Terms,
     family: int,
-    alpha: float,
     sides: tuple[Side, Side],
     ratio: Ratio | None,
     bound: float | None,
 ) -> tuple[Verdict, tuple[str, ...], int | None]:
     """The verdict of a row, why, and how many boots of either kernel would settle it."""
     base, candidate = sides
+    alpha = terms.alpha_a_look
     for side, name in ((base, "the baseline"), (candidate, "the candidate")):
         if not side.boots:
             return Verdict.INCONCLUSIVE, (f"no trial of {name} gave a measurement",), None
@@ -357,7 +362,7 @@ def _verdict(
         doubts.append(f"up to {bound:.0%} of boots may still hang")
         clean = candidate.hung == 0
         needed.append(
-            inference.boots_to_bound(terms.hanging)
+            inference.boots_to_bound(terms.hanging, 1 - alpha)
             if clean
             else inference.boots_to_reject(family, alpha)
         )
@@ -366,7 +371,7 @@ def _verdict(
         needed.append(2 * candidate.boots)
     if ratio is not None and ratio.high > terms.tolerance:
         doubts.append(f"it may take up to {_times(ratio.high)} as long")
-        needed.append(_boots_for(ratio, terms.tolerance, min(base.boots, candidate.boots)))
+        needed.append(_boots_for(ratio, terms, min(base.boots, candidate.boots)))
     if not doubts:
         return Verdict.PASS, (), None
     enough = None if any(math.isinf(each) for each in needed) else math.ceil(max(needed))
@@ -391,18 +396,15 @@ def _times(value: float) -> str:
     return "any number of times" if math.isinf(value) else f"{value:.2f} times"
 
 
-LEAST_BOOTS = 4
-"""Of either kernel from which on a ratio has an interval at all."""
-
-
-def _boots_for(ratio: Ratio, tolerance: float, boots: int) -> float:
+def _boots_for(ratio: Ratio, terms: Terms, boots: int) -> float:
     """Boots of either kernel that would bring the interval to one side of the tolerance.
 
     By its width, which shrinks with the root of their number.
     """
-    if boots < LEAST_BOOTS:
-        return LEAST_BOOTS
-    away = abs(math.log(tolerance) - math.log(ratio.at_least)) if ratio.at_least else 0.0
+    least = inference.boots_to_estimate(1 - terms.alpha_a_look)
+    if boots < least:
+        return least
+    away = abs(math.log(terms.tolerance) - math.log(ratio.at_least)) if ratio.at_least else 0.0
     if math.isinf(ratio.high) or not away:
         return math.inf
     half = math.log(ratio.high) - math.log(ratio.at_least)

@@ -75,7 +75,7 @@ def slower(base: Sequence[Boot], candidate: Sequence[Boot]) -> float:
 
 
 def _permuted(base: Sequence[float], candidate: Sequence[float]) -> float:
-    if min(len(base), len(candidate)) < LEAST_BOOTS:
+    if min(len(base), len(candidate)) < LEAST_BOOTS or len({*base, *candidate}) == 1:
         return 1.0
     import numpy as np
     from scipy import stats
@@ -98,8 +98,8 @@ def _share(boot: Boot) -> float:
     return sum(boot.hung) / len(boot.hung)
 
 
-def hang_bound(boots: Sequence[Boot]) -> float:
-    """The share of boots with a hang that the sample still allows, at 95 % confidence.
+def hang_bound(boots: Sequence[Boot], confidence: float = CONFIDENCE) -> float:
+    """The share of boots with a hang that the sample still allows, with that confidence.
 
     The upper bound of Clopper and Pearson (1934). Assumes that boots are independent.
     """
@@ -107,7 +107,7 @@ def hang_bound(boots: Sequence[Boot]) -> float:
 
     hanging = sum(any(boot.hung) for boot in boots)
     interval = stats.binomtest(hanging, len(boots), alternative="less").proportion_ci(
-        CONFIDENCE, method="exact"
+        confidence, method="exact"
     )
     return float(interval.high)
 
@@ -130,7 +130,7 @@ def beyond(boots: Sequence[Boot], limit_ns: float, allowed: float) -> float:
 class Ratio:
     """How many times as long the candidate takes.
 
-    :ivar low: of the 95 % interval, as is `high`; 0 and infinity where nothing bounds it.
+    :ivar low: of the interval, as is `high`; 0 and infinity where nothing bounds it.
     :ivar at_least: the estimate, or what it is no less than; `at_most` what it is no more than.
         They differ where trials had no answer.
     """
@@ -141,18 +141,18 @@ class Ratio:
     high: float
 
 
-def ratio(base: Sequence[Boot], candidate: Sequence[Boot]) -> Ratio:
+def ratio(base: Sequence[Boot], candidate: Sequence[Boot], confidence: float = CONFIDENCE) -> Ratio:
     """The Hodges-Lehmann estimate of the ratio, with its exact interval.
 
     Of the median waits of all pairs of boots: the median ratio, and those between which the
-    Mann-Whitney distribution leaves 95 %. Assumes that the kernels' waits differ by a factor and
+    Mann-Whitney distribution leaves so much. Assumes that the kernels' waits differ by a factor and
     in nothing else. A median wait that is a deadline bounds a ratio from one side only. Source:
     Hollander, Wolfe and Chicken, Nonparametric Statistical Methods (2014), 4.2 and 4.3.
     """
     pairs = [_pair(ours, theirs) for ours in candidate for theirs in base]
     lows = sorted(low for low, _ in pairs)
     highs = sorted(high for _, high in pairs)
-    outside = _outside(len(base), len(candidate))
+    outside = _outside(len(base), len(candidate), confidence)
     return Ratio(
         low=lows[outside - 1] if outside else 0.0,
         at_least=median(lows),
@@ -175,7 +175,7 @@ def _middle(boot: Boot) -> tuple[float, bool]:
     return (low[1] + high[1]) / 2, high[0]
 
 
-def _outside(base: int, candidate: int) -> int:
+def _outside(base: int, candidate: int, confidence: float) -> int:
     """How many of the ratios of all pairs lie outside of the interval, on either side.
 
     The largest number whose probability, on both sides together, is within what the confidence
@@ -194,7 +194,7 @@ def _outside(base: int, candidate: int) -> int:
     seen = 0
     for u in range(size // 2 + 1):
         seen += counts[u]
-        if 2 * seen > (1 - CONFIDENCE) * total:
+        if 2 * seen > (1 - confidence) * total:
             return u
     return size // 2
 
@@ -222,6 +222,14 @@ def boots_to_reject(family: int, alpha: float) -> int:
     return boots
 
 
-def boots_to_bound(share: float) -> int:
+def boots_to_bound(share: float, confidence: float = CONFIDENCE) -> int:
     """Boots without a hang that bound the share of boots with one."""
-    return math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - share))
+    return math.ceil(math.log(1 - confidence) / math.log(1 - share))
+
+
+def boots_to_estimate(confidence: float = CONFIDENCE) -> int:
+    """Boots of either side from which on a ratio has an interval at all."""
+    boots = 2
+    while 2 / math.comb(2 * boots, boots) > 1 - confidence:
+        boots += 1
+    return boots

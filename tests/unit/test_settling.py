@@ -1,0 +1,105 @@
+"""Which boots are made, until it is settled."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bench_lib import record
+from bench_lib.cli import gate as command
+from bench_lib.cli import main
+from bench_lib.kernel.ledger import describe
+from bench_lib.kernel.store import Bootable
+from bench_lib.lab import campaign, settling
+from bench_lib.lab.campaign import Campaign
+from bench_lib.record import Host, Kernel, Outcome
+from bench_lib.settings import Settings
+from tests.make import record as make
+
+KERNELS = [Kernel(f"6.{number}", "#1") for number in (1, 12)]
+BUILDS = [Bootable(describe(kernel), "somewhere", Path("/nowhere")) for kernel in KERNELS]
+
+
+class Lab:
+    """Boots nothing; of the second kernel every trial hangs, if it is to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, hangs: bool = True) -> None:
+        self.made: list[list[tuple[str, int]]] = []
+        self._hangs = hangs
+        self._boots = 0
+        monkeypatch.setattr(campaign, "run", self._run)
+
+    def _run(self, plan: Campaign, settings: Settings, *_: object) -> None:
+        self.made.append([(build.build.release, plan.boots) for build in plan.kernels])
+        for build in plan.kernels:
+            for _boot in range(plan.boots):
+                self._boots += 1
+                for case in plan.cases:
+                    hangs = self._hangs and build is BUILDS[1] and case.scenario != "idle"
+                    trial = make(
+                        Outcome.ASLEEP if hangs else Outcome.RETURNED,
+                        scenario=case.scenario,
+                        kernel=build.build.kernel,
+                    )
+                    record.append(
+                        settings.records,
+                        dataclasses.replace(
+                            trial, boot_id=str(self._boots), host=Host("lab", "tcg", "here")
+                        ),
+                    )
+
+
+@pytest.mark.parametrize(
+    ("most", "looks"), [(3, [3]), (6, [6]), (7, [6, 7]), (20, [6, 12, 20]), (48, [6, 12, 24, 48])]
+)
+def test_looks_are_few(most: int, looks: list[int]) -> None:
+    assert settling.looks(most) == looks
+
+
+def test_both_are_booted_together(history: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab(monkeypatch)
+    settings = Settings.from_environment()
+    for boots in (2, 2, 5):
+        settling.boot(settings, BUILDS, boots, lambda _: None, lambda _: None)
+    assert lab.made == [[("6.1", 2), ("6.12", 2)], [("6.1", 3), ("6.12", 3)]]
+
+
+def test_who_has_fewer_catches_up_first(history: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab(monkeypatch)
+    settings = Settings.from_environment()
+    settling.boot(settings, BUILDS[:1], 2, lambda _: None, lambda _: None)
+    settling.boot(settings, BUILDS, 3, lambda _: None, lambda _: None)
+    assert lab.made[1:] == [[("6.12", 2)], [("6.1", 1), ("6.12", 1)]]
+
+
+@pytest.mark.parametrize(("names", "status"), [(["6.1", "6.12"], 1), (["6.12", "6.1"], 0)])
+def test_it_ends_with_the_verdict(
+    history: Path, monkeypatch: pytest.MonkeyPatch, names: Sequence[str], status: int
+) -> None:
+    lab = Lab(monkeypatch)
+    builds = dict(zip(["6.1", "6.12"], BUILDS, strict=True))
+    monkeypatch.setattr(command, "bootable", lambda _, name: builds[name])
+    done = CliRunner().invoke(main, ["gate", *names, "--boots-until-settled", "20"])
+    assert done.exit_code == status, done.output
+    assert "look 1 of 3, 6 boots of each: " in done.output
+    assert len(lab.made) == 1
+
+
+def test_at_most_so_often(history: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three boots of each settle nothing, and more are not allowed."""
+    lab = Lab(monkeypatch, hangs=False)
+    builds = dict(zip(["6.1", "6.12"], BUILDS, strict=True))
+    monkeypatch.setattr(command, "bootable", lambda _, name: builds[name])
+    done = CliRunner().invoke(main, ["gate", "6.1", "6.12", "--boots-until-settled", "3"])
+    assert done.exit_code == 2, done.output
+    assert lab.made == [[("6.1", 3), ("6.12", 3)]]
+
+
+def test_the_booted_kernel_cannot_be_booted(history: Path) -> None:
+    done = CliRunner().invoke(main, ["gate", "booted", "6.1", "--boots-until-settled", "3"])
+    assert done.exit_code == 3
+    assert "`booted` is not one of them" in done.output
