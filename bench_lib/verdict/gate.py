@@ -350,7 +350,7 @@ def _verdict(
         failures.append("hangs more often")
     if pair.p.get("late", 1.0) < alpha:
         assert pair.limit_ns is not None
-        failures.append(f"keeps its operator waiting beyond {pair.limit_ns / NS_PER_S:g} s")
+        failures.append(f"does not keep to its limit of {pair.limit_ns / NS_PER_S:g} s")
     if ratio and pair.p["slower"] < alpha and ratio.at_least >= terms.tolerance:
         failures.append("is slower")
     if failures:
@@ -367,7 +367,7 @@ def _verdict(
             else inference.boots_to_reject(family, alpha)
         )
     if pair.p.get("late") is not None and _late(pair):
-        doubts.append("a trial waited beyond the limit, too few to tell chance from rule")
+        doubts.append("a trial did not keep to the limit, too few to tell chance from rule")
         needed.append(2 * candidate.boots)
     if ratio is not None and ratio.high > terms.tolerance:
         doubts.append(f"it may take up to {_times(ratio.high)} as long")

@@ -97,7 +97,7 @@ def test_a_limit_holds_whatever_the_baseline_does() -> None:
     records = [*hanging(OLD, 5), *hanging(NEW, 5)]
     found = judged(records)
     assert found.verdict is Verdict.FAIL
-    assert found.rows[0].reasons == ("keeps its operator waiting beyond 1 s",)
+    assert found.rows[0].reasons == ("does not keep to its limit of 1 s",)
     assert judged(records, Terms(limits_ns={})).verdict is not Verdict.FAIL
 
 
