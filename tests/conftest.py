@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from bench_lib.errors import HostError
@@ -16,6 +17,10 @@ NO_KVM = "no usable KVM"
 """How the one reason to skip that CI accepts begins."""
 
 _unwelcome_skips: list[str] = []
+
+# The first example imports what the others have; and machines are shared.
+hypothesis.settings.register_profile("kickbench", deadline=None)
+hypothesis.settings.load_profile("kickbench")
 
 
 @pytest.hookimpl(tryfirst=True)

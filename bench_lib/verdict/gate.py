@@ -266,7 +266,7 @@ def _paired(key: Key, base: list[Record], candidate: list[Record], terms: Terms)
     if base_boots and candidate_boots:
         p["hangs"] = inference.more_hangs(base_boots, candidate_boots)
         if not emulated:
-            p["slower"] = inference.slower(base_boots, candidate_boots)
+            p["slower"] = inference.slower(base_boots, candidate_boots, terms.tolerance)
     if candidate_boots and limit_ns is not None:
         p["late"] = inference.beyond(candidate_boots, limit_ns, terms.late)
     return _Pair(key, base, candidate, base_boots, candidate_boots, limit_ns, p)
@@ -351,8 +351,8 @@ def _verdict(
     if pair.p.get("late", 1.0) < alpha:
         assert pair.limit_ns is not None
         failures.append(f"does not keep to its limit of {pair.limit_ns / NS_PER_S:g} s")
-    if ratio and pair.p["slower"] < alpha and ratio.at_least >= terms.tolerance:
-        failures.append("is slower")
+    if pair.p.get("slower", 1.0) < alpha:
+        failures.append(f"takes more than {terms.tolerance:g} times as long")
     if failures:
         return Verdict.FAIL, tuple(failures), None
 

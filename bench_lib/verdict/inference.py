@@ -49,13 +49,15 @@ def more_hangs(base: Sequence[Boot], candidate: Sequence[Boot]) -> float:
     return _permuted([_share(each) for each in base], [_share(each) for each in candidate])
 
 
-def slower(base: Sequence[Boot], candidate: Sequence[Boot]) -> float:
-    """P value: does the candidate answer later?
+def slower(base: Sequence[Boot], candidate: Sequence[Boot], tolerance: float = 1.0) -> float:
+    """P value: does the candidate take more than `tolerance` times as long?
 
     Exact one-sided permutation test of ranks: all trials are ranked together, those that had no
     answer tie at the earliest deadline of all, and boots are compared by their mean rank. The
     Wilcoxon-Mann-Whitney test with whole boots moved; same assumption and source as `more_hangs`.
-    No answer is so never earlier than any, and one outlier no more than the last rank.
+    No answer is so never earlier than any, and one outlier no more than the last rank. The
+    baseline's waits are taken times the tolerance, so what is within it is rejected no more often
+    than what is alike.
     """
     from scipy import stats
 
@@ -68,7 +70,12 @@ def slower(base: Sequence[Boot], candidate: Sequence[Boot]) -> float:
         ),
         default=math.inf,
     )
-    waits = [min(wait, deadline_ns) for boot in (*base, *candidate) for wait in boot.waits_ns]
+    waits = [
+        min(wait * factor, deadline_ns)
+        for boots, factor in ((base, tolerance), (candidate, 1.0))
+        for boot in boots
+        for wait in boot.waits_ns
+    ]
     ranks = iter(stats.rankdata(waits))
     means = [fmean([float(next(ranks)) for _ in boot.waits_ns]) for boot in (*base, *candidate)]
     return _permuted(means[: len(base)], means[len(base) :])

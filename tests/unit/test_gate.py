@@ -102,7 +102,13 @@ def test_a_limit_holds_whatever_the_baseline_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("level_ms", "verdict"), [(1.05, Verdict.PASS), (1.27, Verdict.FAIL), (3.0, Verdict.FAIL)]
+    ("level_ms", "verdict"),
+    [
+        (1.05, Verdict.PASS),
+        (1.24, Verdict.INCONCLUSIVE),
+        (1.30, Verdict.FAIL),
+        (3.0, Verdict.FAIL),
+    ],
 )
 def test_slower_fails_beyond_the_tolerance(level_ms: float, verdict: Verdict) -> None:
     found = judged([*steady(OLD, 8), *steady(NEW, 8, level_ms)])

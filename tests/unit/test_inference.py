@@ -49,6 +49,13 @@ def test_with_a_trial_a_boot_ranks_are_tested_as_mann_and_whitney_do(waits: list
     assert inference.slower(base, candidate) == pytest.approx(expected.pvalue)
 
 
+def test_what_is_within_the_tolerance_is_not_slower() -> None:
+    twice = boots(20, 21, 22, 23)
+    assert inference.slower(FINE, twice) == pytest.approx(1 / 70)
+    assert inference.slower(FINE, twice, 2.0) > 0.05
+    assert inference.slower(FINE, boots(30, 31, 32, 33), 2.0) == pytest.approx(1 / 70)
+
+
 def test_trials_of_one_boot_count_no_more_than_one() -> None:
     """Ten times the trials are no more evidence where all that varies is the boot."""
     many = [Boot(boot.waits_ns * 10, boot.hung * 10) for boot in HANGING]
