@@ -35,7 +35,7 @@ from bench_lib.network import link, outage
 from bench_lib.ownership import Run
 from bench_lib.process import run_tool
 from bench_lib.record import Backing, Request, Scenario, Shape
-from bench_lib.settings import CHECKOUT, Settings
+from bench_lib.settings import CHECKOUT, QEMU, Settings
 from bench_lib.trial import leftovers, preflight
 from bench_lib.trial.case import Case
 
@@ -47,6 +47,12 @@ BUILD_MIB = 1024
 
 BUSY = 0.5
 """Runnable threads a CPU from which on a host is not left to the measurement."""
+
+KVM_BY_FLAG = {"vmx": "kvm_intel", "svm": "kvm_amd"}
+"""The module for a processor that says so of itself in /proc/cpuinfo."""
+
+LEAST_LAB_MIB = 1024
+"""With less memory a lab does not boot and run trials."""
 
 SMT_CONTROL = setup.SYSTEM / "smt/control"
 
@@ -174,8 +180,9 @@ def _root() -> Row:
 def _kvm() -> Row:
     mend = None
     if not device.DEVICE.exists():
-        intel = "vmx" in Path("/proc/cpuinfo").read_text()
-        mend = _as_root(f"modprobe {'kvm_intel' if intel else 'kvm_amd'}")
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+        module = next((name for flag, name in KVM_BY_FLAG.items() if flag in flags), None)
+        mend = _as_root(f"modprobe {module}") if module else None
 
     def check() -> str:
         device.check()
@@ -230,12 +237,16 @@ def _qemu(settings: Settings) -> Iterator[Row]:
     async def ask(run: Run) -> features.Features:
         return await features.ask(run, settings.qemu, Deadline.after(QEMU_LIMIT_S))
 
+    # The setting is one of its own, whatever is installed.
+    mend = "unset KICKBENCH_QEMU"
+    if settings.qemu == QEMU:
+        mend = _install("qemu-system-x86")
     try:
         # It needs no lock, for a QEMU that only answers disturbs nobody.
         with tempfile.TemporaryDirectory() as folder, ownership.measuring(Path(folder)) as run:
             found = interrupt.run(ask(run))
     except HostError as error:
-        yield Row("qemu", Status.MISSING, str(error), "no guest", _install("qemu-system-x86"))
+        yield Row("qemu", Status.MISSING, str(error), "no guest", mend)
         return
     if missing := found.missing():
         yield Row(
@@ -243,7 +254,7 @@ def _qemu(settings: Settings) -> Iterator[Row]:
             Status.MISSING,
             f"{found.version} lacks {', '.join(missing)}",
             "no migration",
-            _install("qemu-system-x86"),
+            mend,
         )
         return
     yield Row("qemu", Status.FINE, f"{found.version}, up to {found.max_vcpus} vCPUs")
@@ -407,7 +418,8 @@ def _lab_memory(settings: Settings) -> Row:
     try:
         machine.check_host(settings)
     except LabUnavailable as error:
-        mend = f"export KICKBENCH_LAB_MEMORY={(available_mib or 0) - machine.SPARE_MIB}"
+        fits = (available_mib or 0) - machine.SPARE_MIB
+        mend = f"export KICKBENCH_LAB_MEMORY={fits}" if fits >= LEAST_LAB_MIB else None
         return Row("lab memory", Status.MISSING, str(error), "no lab boots", mend)
     return Row("lab memory", Status.FINE, f"{available_mib} MiB available")
 

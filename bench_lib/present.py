@@ -27,6 +27,7 @@ from bench_lib.kvm.probe import Result
 from bench_lib.record import HUNG, Host, Kernel, Outcome, Record, Shape
 from bench_lib.verdict.gate import Gate, Verdict
 from bench_lib.verdict.inference import Ratio
+from bench_lib.verdict.pairing import host_name
 from bench_lib.verdict.summary import Difference, Pace, Recoveries, Row, Wait
 
 NS_PER_MS = 1_000_000
@@ -252,9 +253,12 @@ def gate(console: Console, found: Gate) -> None:
     if found.emulated:
         console.print(
             "Emulated (tcg): hangs are judged, milliseconds are not, and limits are ten times as "
-            "long.",
+            "long, but no longer than the deadline.",
             soft_wrap=True,
         )
+    if found.left_out:
+        hosts = ", ".join(map(host_name, found.left_out))
+        console.print(Text(f"Left out, for only one was measured there: {hosts}"), soft_wrap=True)
     console.print(
         Text(f"{found.verdict}: {found.sentence}", VERDICT_STYLE[found.verdict]), soft_wrap=True
     )

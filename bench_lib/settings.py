@@ -13,6 +13,8 @@ from bench_lib.errors import BadDeadline, UsageError
 SETS = ("core", "full")
 """How much is measured where nobody says it trial by trial."""
 
+QEMU = "qemu-system-x86_64"
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -102,7 +104,7 @@ class Settings:
                 raise UsageError(f"{name}: {error}") from None
 
         history = path("KICKBENCH_HISTORY", _nearest_history())
-        qemu = environ.get("KICKBENCH_QEMU", "qemu-system-x86_64")
+        qemu = environ.get("KICKBENCH_QEMU", QEMU)
         progress = environ.get("KICKBENCH_PROGRESS")
         inside = environ.get("KICKBENCH_LAB", "").partition(":")
         failure = environ.get("KICKBENCH_FAILURE")

@@ -7,6 +7,7 @@ asv-tachyon, which shows the same data and brings all it needs, and the page Ker
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -116,11 +117,18 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _exchange(new: Path, old: Path) -> None:
-    """Put `new` in the place of `old`, at once; `old` is then where `new` was."""
-    if _libc.renameat2(AT_FDCWD, bytes(new), AT_FDCWD, bytes(old), RENAME_EXCHANGE) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), str(old))
+def _put_in_place(new: Path, site: Path) -> None:
+    """Put `new` where `site` is, at once where the file system can do that; then delete the old."""
+    if not site.exists():
+        new.rename(site)
+        return
+    if _libc.renameat2(AT_FDCWD, bytes(new), AT_FDCWD, bytes(site), RENAME_EXCHANGE) == 0:
+        return
+    if (code := ctypes.get_errno()) not in {errno.EINVAL, errno.ENOSYS}:
+        raise OSError(code, os.strerror(code), str(site))
+    # Network file systems: there is no site for the moment between the two.
+    site.rename(new.with_name("old"))
+    new.rename(site)
 
 
 _publish = Publish.run.__func__
@@ -128,32 +136,36 @@ _publish = Publish.run.__func__
 
 def _run(cls: type, /, conf: Any, *arguments: object, **options: object) -> None:
     """Asv's own, into a folder that takes the old one's place when all is there."""
-    site = Path(conf.html_dir).absolute()
+    # Where a link leads, for the link is to stay.
+    site = Path(conf.html_dir).resolve()
+    prefix = f".{site.name}."
     try:
-        with (
-            _alone(site.parent),
-            tempfile.TemporaryDirectory(dir=site.parent, prefix=f".{site.name}.") as folder,
-        ):
-            new = Path(folder) / site.name
-            conf.html_dir = str(new)
-            try:
-                if (Path(conf.results_dir) / "benchmarks.json").exists():
-                    _publish(cls, conf, *arguments, **options)
-                    _leave_out_what_never_ran(new)
-                else:
-                    # Trials by hand, of a campaign, of another host: asv knows of none yet.
-                    new.mkdir()
-                    _write_kernels(new, history=False)
-            finally:
-                conf.html_dir = str(site)
-            if site.exists():
-                _exchange(new, site)
-            else:
-                new.rename(site)
+        with _alone(site.parent):
+            for left in site.parent.glob(f"{prefix}*"):  # of one that was killed
+                shutil.rmtree(left)
+            with tempfile.TemporaryDirectory(dir=site.parent, prefix=prefix) as folder:
+                new = Path(folder) / site.name
+                _publish_to(new, cls, conf, *arguments, **options)
+                _put_in_place(new, site)
     except OSError as error:
         raise UserError(
-            f"The site could not be written ({error.strerror}); what was in {site} is as it was."
+            f"The site could not be written ({error.strerror or error}); what was in {site} is as "
+            "it was."
         ) from None
+
+
+def _publish_to(new: Path, cls: type, conf: Any, *arguments: object, **options: object) -> None:
+    site, conf.html_dir = conf.html_dir, str(new)
+    try:
+        if (Path(conf.results_dir) / "benchmarks.json").exists():
+            _publish(cls, conf, *arguments, **options)
+            _leave_out_what_never_ran(new)
+        else:
+            # Trials by hand, of a campaign, of another host: asv knows of none yet.
+            new.mkdir()
+            _write_kernels(new, history=False)
+    finally:
+        conf.html_dir = site
 
 
 def install() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +16,14 @@ import msgspec
 from bench_lib import deadline, present, record
 from bench_lib.cli.kernels import bootable
 from bench_lib.cli.names import named
-from bench_lib.errors import CannotCompare, KickbenchError, UnknownRequest
+from bench_lib.errors import (
+    CannotCompare,
+    KernelError,
+    KickbenchError,
+    StoreError,
+    UnknownRequest,
+    UsageError,
+)
 from bench_lib.kernel import identity
 from bench_lib.kernel.ledger import version_key
 from bench_lib.lab import settling
@@ -23,7 +32,8 @@ from bench_lib.record import Kernel, Record, Request
 from bench_lib.settings import Settings
 from bench_lib.verdict import gate as judging
 from bench_lib.verdict import junit
-from bench_lib.verdict.gate import DEFAULT_TERMS, NS_PER_S, Gate, Terms, Verdict
+from bench_lib.verdict.gate import DEFAULT_TERMS, Gate, Terms, Verdict
+from bench_lib.verdict.pairing import NS_PER_S, check_alike
 
 STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 2}
 
@@ -31,7 +41,7 @@ NO_LIMIT = "none"
 
 
 class _Command(click.Command):
-    """Bad usage is no verdict: click's 2 would pass for `inconclusive`."""
+    """Statuses of 0 to 2 are verdicts and nothing else: bad usage is click's 2, an accident 1."""
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         try:
@@ -44,8 +54,14 @@ class _Command(click.Command):
             return super().invoke(ctx)
         except click.UsageError as error:
             raise CannotCompare(error.format_message()) from None
-        except KickbenchError as error:
+        except (UsageError, KernelError, StoreError) as error:
             raise CannotCompare(str(error)) from None
+        except (KickbenchError, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            logging.getLogger(__name__).debug("", exc_info=True)
+            what = f"{type(error).__name__}: {error}"
+            raise CannotCompare(f"This should not happen, please report it: {what}") from error
 
 
 @click.command("gate", cls=_Command)
@@ -53,7 +69,7 @@ class _Command(click.Command):
 @click.argument("candidate", metavar="CANDIDATE")
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=1, min_open=True),
+    type=click.FloatRange(min=1, min_open=True, max=1000),
     default=DEFAULT_TERMS.tolerance,
     show_default=True,
     help="How many times as long an answer may take.",
@@ -112,18 +128,20 @@ def gate(
 
     Exits 0 on pass, 1 on fail, 2 when it is inconclusive, 3 when the two cannot be compared.
     """
+    if not math.isfinite(tolerance):
+        raise click.BadParameter("nan is no number of times.", param_hint="--tolerance")
     terms = dataclasses.replace(DEFAULT_TERMS, tolerance=tolerance, limits_ns=_limits(limits))
     settings = Settings.from_environment()
 
-    def judge(records: Sequence[Record], terms: Terms) -> Gate:
-        pair = known(base, records), known(candidate, records)
-        return judging.compare(records, *pair, terms, whatever_differs=whatever_differs)
+    def judge(records: Sequence[Record], kernels: Sequence[Kernel], terms: Terms) -> Gate:
+        ours, theirs = kernels
+        return judging.compare(records, ours, theirs, terms, whatever_differs=whatever_differs)
 
     records, damaged = record.read(settings.records)
     for each in damaged:
         click.echo(f"kickbench: left out: {each}", err=True)
     if most_boots is None:
-        found = judge(records, terms)
+        found = judge(records, [known(name, records) for name in (base, candidate)], terms)
     else:
         found = _until_settled(settings, (base, candidate), most_boots, terms, judge)
     if report is not None:
@@ -167,17 +185,19 @@ def _until_settled(
     names: Sequence[str],
     most: int,
     terms: Terms,
-    judge: Callable[[Sequence[Record], Terms], Gate],
+    judge: Callable[[Sequence[Record], Sequence[Kernel], Terms], Gate],
 ) -> Gate:
     """Look, and boot both kernels more often in the lab, until that settles it."""
     if "booted" in names:
         raise CannotCompare("The lab boots kernels that are fetched; `booted` is not one of them.")
     builds = [bootable(settings, name) for name in names]
+    kernels = [build.build.kernel for build in builds]
+    check_alike(settling.lab_records(settings, builds), *kernels)
     looks = settling.looks(most)
     terms = dataclasses.replace(terms, looks=len(looks))
     for number, boots in enumerate(looks, start=1):
         settling.boot(settings, builds, boots, _say_record, _say_boot)
-        found = judge(settling.lab_records(settings, builds), terms)
+        found = judge(settling.lab_records(settings, builds), kernels, terms)
         text = f"look {number} of {len(looks)}, {boots} boots of each: {found.verdict}"
         click.echo(f"kickbench: {text}", err=True)
         if found.verdict is not Verdict.INCONCLUSIVE:

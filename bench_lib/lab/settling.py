@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
 
 from bench_lib import record
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import campaign
+from bench_lib.lab import campaign, machine
 from bench_lib.lab.campaign import Campaign
 from bench_lib.lab.machine import Facts
-from bench_lib.record import Record, Request
+from bench_lib.record import Host, Record, Request
 from bench_lib.settings import Settings
 from bench_lib.trial.case import CORE_SCENARIOS, Case, interleaved
 
@@ -34,10 +35,11 @@ def looks(most: int) -> list[int]:
 
 
 def lab_records(settings: Settings, builds: Sequence[Bootable]) -> list[Record]:
-    """What the lab has measured of these kernels."""
+    """What this host's lab has measured of these kernels, as it would be measured now."""
     kernels = {build.build.kernel for build in builds}
+    here = Host("lab", machine.accelerator(), platform.node())
     records, _ = record.read(settings.records)
-    return [each for each in records if each.kernel in kernels and each.host.kind == "lab"]
+    return [each for each in records if each.kernel in kernels and each.host == here]
 
 
 def boot(
@@ -47,27 +49,32 @@ def boot(
     on_record: Callable[[Record], None],
     on_boot: Callable[[Facts], None],
 ) -> None:
-    """Boot the kernels, interleaved, until each has so many boots.
+    """Boot the kernels, interleaved, until each has so many boots with every case.
 
     What is measured is what was measured of them before, or else `stop` in the core scenarios.
     """
     records = lab_records(settings, builds)
-    there = [_boots(records, build) for build in builds]
-    cases = list(dict.fromkeys(Case(each.scenario, each.request, each.shape) for each in records))
+    cases = list(dict.fromkeys(map(_case, records)))
     if not cases:
         cases = [Case(scenario, Request.STOP) for scenario in CORE_SCENARIOS]
-    together = boots - max(there)
-    plans = [(builds, together)] if together > 0 else []
+    there = [min(boots, _boots(records, build, cases)) for build in builds]
+    most = max(there)
     # First whoever has fewer, so that the rest can be interleaved.
-    behind = [
-        ([build], min(boots, max(there)) - count)
-        for build, count in zip(builds, there, strict=True)
-        if count < min(boots, max(there))
-    ]
-    for kernels, count in [*behind, *plans]:
-        plan = Campaign(kernels, count, interleaved(cases, TRIALS), f"after {there}")
-        campaign.run(plan, settings, on_record, on_boot)
+    plans = [([build], most - count) for build, count in zip(builds, there, strict=True)]
+    for kernels, count in [*plans, (builds, boots - most)]:
+        if count:
+            plan = Campaign(kernels, count, interleaved(cases, TRIALS), f"after {there}")
+            campaign.run(plan, settings, on_record, on_boot)
 
 
-def _boots(records: Sequence[Record], build: Bootable) -> int:
-    return len({each.boot_id for each in records if each.kernel == build.build.kernel} - {""})
+def _case(made: Record) -> Case:
+    return Case(made.scenario, made.request, made.shape)
+
+
+def _boots(records: Sequence[Record], build: Bootable, cases: Sequence[Case]) -> int:
+    """Boots of a kernel in which each of the cases was tried, counted by the rarest."""
+    tried: dict[Case, set[str]] = {case: set() for case in cases}
+    for each in records:
+        if each.kernel == build.build.kernel and each.boot_id:
+            tried[_case(each)].add(each.boot_id)
+    return min(map(len, tried.values()))

@@ -160,6 +160,8 @@ const kickbench = (() => {
     byId("detail").hidden = false;
     byId("what").textContent = `${columnName(number)}: ${row.release}`;
     byId("evidence").replaceChildren(make("p", { class: "hint" }, "Choose a dot."));
+    byId("summary").textContent = "";
+    for (const place of ["reasons", "dots", "survival"]) byId(place).replaceChildren();
     offerOthers();
     show();
     byId("what").focus({ preventScroll: true });
@@ -202,12 +204,12 @@ const kickbench = (() => {
   const BOTTOM = 34;
 
   const timeAxis = (svg, trials, width, height) => {
-    const waits = trials.map((each) => each.waited_ns);
+    const waits = trials.map((each) => Math.max(1, each.waited_ns));
     const deadline = Math.max(...trials.map((each) => each.deadline_ns));
     // Three decades at the least, so that what hung is seen to be far from what did not.
     const low = Math.min(Math.floor(Math.log10(Math.min(...waits))), Math.floor(Math.log10(deadline)) - 3);
     const high = Math.log10(deadline) + 0.1;
-    const x = (ns) => LEFT + ((Math.log10(ns) - low) / (high - low)) * (width - LEFT - RIGHT);
+    const x = (ns) => LEFT + ((Math.log10(Math.max(1, ns)) - low) / (high - low)) * (width - LEFT - RIGHT);
     const every = (width - LEFT - RIGHT) / (high - low) < 55 ? 2 : 1;
     for (let power = low; power <= high; power += every) {
       const at = x(10 ** power);
@@ -348,8 +350,8 @@ const kickbench = (() => {
     const head = make("tr", {}, make("th", { scope: "col" }, "kernel"), ...data.columns.map((each) => make("th", { scope: "col" }, each.request, make("small", {}, `${each.scenario}${each.shape}`))));
     byId("matrix").tHead.replaceChildren(head);
     for (const each of document.querySelectorAll(".legend li")) each.dataset.sign = `${SIGNS[each.className]} `;
-    if (!data.rows.length) byId("count").textContent = "No trials are recorded yet.";
     render();
+    if (!data.rows.length) byId("count").textContent = "No trials are recorded yet.";
     byId("filter").addEventListener("input", render);
     byId("matrix").addEventListener("keydown", move);
     byId("matrix").addEventListener("click", (event) => {

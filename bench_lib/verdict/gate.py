@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from bench_lib.errors import CannotCompare
-from bench_lib.record import (
-    HUNG,
-    SCORED,
-    Host,
-    Kernel,
-    Outcome,
-    Record,
-    Request,
-    Scenario,
-    Shape,
-)
+from bench_lib.record import HUNG, SCORED, Host, Kernel, Record, Request, Scenario, Shape
 from bench_lib.verdict import inference
 from bench_lib.verdict.inference import Boot, Ratio
+from bench_lib.verdict.pairing import NS_PER_S, Key, Pair, paired
 from bench_lib.verdict.summary import Wait, median_wait
-
-NS_PER_S = 1_000_000_000
 
 EMULATED = 10
 """How many times a limit is under emulation, where everything takes about ten times as long."""
-
-HOST_FIELDS = ("cpu", "cpus", "governor", "turbo", "smt")
-"""Of a set-up, what is the host's and not the kernel's choice."""
 
 
 class Verdict(StrEnum):
@@ -74,7 +60,10 @@ DEFAULT_TERMS = Terms()
 class Side:
     """One kernel in a row.
 
-    :ivar hung: scored trials without an answer. :ivar median: of the scored.
+    :ivar boots: with a trial that measured something.
+    :ivar hung: scored trials without an answer.
+    :ivar lost: trials that measured nothing: lost, or refused.
+    :ivar median: of the scored.
     """
 
     boots: int
@@ -118,7 +107,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Gate:
-    """The verdict over all rows. :ivar sentence: it in words."""
+    """The verdict over all rows.
+
+    :ivar sentence: it in words.
+    :ivar left_out: hosts that only one of the kernels was measured on.
+    """
 
     base: Kernel
     candidate: Kernel
@@ -126,6 +119,7 @@ class Gate:
     sentence: str
     emulated: bool
     rows: tuple[Comparison, ...]
+    left_out: tuple[Host, ...]
 
     @property
     def boots_needed(self) -> int | None:
@@ -135,16 +129,13 @@ class Gate:
         return max(known) if known and len(known) == len(needed) else None
 
 
-Key = tuple[Host, Request, Scenario, Shape]
-
-
 @dataclass(frozen=True)
-class _Pair:
-    """The records of a row, and what the tests say of them."""
+class _Row:
+    """A pair, by boot, and what the tests say of it. :ivar p: by the name of the test."""
 
     key: Key
-    base: list[Record]
-    candidate: list[Record]
+    base: Side
+    candidate: Side
     base_boots: list[Boot]
     candidate_boots: list[Boot]
     limit_ns: int | None
@@ -152,7 +143,7 @@ class _Pair:
 
     @property
     def emulated(self) -> bool:
-        return self.key[0].accelerator == "tcg"
+        return _emulated(self.key)
 
 
 def compare(
@@ -168,153 +159,75 @@ def compare(
     :param whatever_differs: compare records that were made on differing hosts, QEMUs or settings.
     :raise CannotCompare: they were, or there is nothing to compare; the sentence says what.
     """
-    sides = [
-        _grouped(record for record in records if record.kernel == kernel)
-        for kernel in (base, candidate)
-    ]
-    for kernel, side in zip((base, candidate), sides, strict=True):
-        if not side:
-            raise CannotCompare(
-                f"There are no records of {kernel.release}; `kickbench lab campaign "
-                f"{base.release} {candidate.release}` makes some."
-            )
-    if whatever_differs:
-        sides = [_anywhere(side) for side in sides]
-    else:
-        _check_alike(sides, base, candidate)
-    missing = [key for key in sides[0] if key not in sides[1]]
-    if missing:
-        raise CannotCompare(
-            f"{candidate.release} lacks what {base.release} has: "
-            f"{', '.join(f'{request} in {scenario}' for _, request, scenario, _ in missing)}."
-        )
-    pairs = [_paired(key, sides[0][key], sides[1][key], terms) for key in sides[0]]
-    places = [(pair, name) for pair in pairs for name in pair.p]
-    for (pair, name), adjusted in zip(
-        places, inference.holm([pair.p[name] for pair, name in places]), strict=True
+    found = paired(records, base, candidate, whatever_differs=whatever_differs)
+    tested = [_tested(pair, terms) for pair in found.pairs]
+    places = [(row, name) for row in tested for name in row.p]
+    for (row, name), adjusted in zip(
+        places, inference.holm([row.p[name] for row, name in places]), strict=True
     ):
-        pair.p[name] = adjusted
-    rows = tuple(_judged(pair, terms, len(places)) for pair in pairs)
+        row.p[name] = adjusted
+    rows = tuple(_judged(row, terms, len(places)) for row in tested)
     verdict = _overall(rows)
     return Gate(
         base,
         candidate,
         verdict,
         _sentence(base, candidate, verdict, rows),
-        any(pair.emulated for pair in pairs),
+        any(row.emulated for row in tested),
         rows,
+        found.left_out,
     )
 
 
-def _grouped(records: Iterable[Record]) -> dict[Key, list[Record]]:
-    groups: dict[Key, list[Record]] = {}
-    for record in records:
-        key = (record.host, record.request, record.scenario, record.shape)
-        groups.setdefault(key, []).append(record)
-    return groups
+def _emulated(key: Key) -> bool:
+    return key.host.accelerator == "tcg"
 
 
-def _anywhere(side: dict[Key, list[Record]]) -> dict[Key, list[Record]]:
-    """The same with all hosts taken for one, of which only the accelerator is told."""
-    merged: dict[Key, list[Record]] = {}
-    for (host, *rest), group in side.items():
-        key: Key = (Host(host.kind, host.accelerator, "any"), *rest)  # type: ignore[assignment]
-        merged.setdefault(key, []).extend(group)
-    return merged
-
-
-def _check_alike(sides: Sequence[dict[Key, list[Record]]], base: Kernel, candidate: Kernel) -> None:
-    """:raise CannotCompare: the records of the two sides were made on differing things."""
-    told: tuple[tuple[str, Callable[[Record], object]], ...] = (
-        ("hosts", lambda each: f"{each.host.machine} ({each.host.kind}, {each.host.accelerator})"),
-        ("QEMUs", lambda each: each.qemu),
-        ("deadlines", lambda each: f"{each.deadline_ns / NS_PER_S:g} s"),
-        *((name, _of_setup(name)) for name in HOST_FIELDS),
-    )
-    for what, read in told:
-        ours, theirs = (
-            {found for group in side.values() for each in group if (found := read(each))}
-            for side in sides
-        )
-        if ours and theirs and ours != theirs:
-            raise CannotCompare(
-                f"{base.release} and {candidate.release} were measured on differing {what}: "
-                f"{_listed(ours)} and {_listed(theirs)}. --whatever-differs compares them all "
-                "the same."
-            )
-
-
-def _of_setup(name: str) -> Callable[[Record], object]:
-    def read(record: Record) -> object:
-        value = getattr(record.setup, name, None)
-        return None if value is None else str(value)
-
-    return read
-
-
-def _listed(values: Iterable[object]) -> str:
-    return ", ".join(sorted(map(str, values)))
-
-
-def _paired(key: Key, base: list[Record], candidate: list[Record], terms: Terms) -> _Pair:
-    base_boots, candidate_boots = _boots(base), _boots(candidate)
-    emulated = key[0].accelerator == "tcg"
-    limit_ns = terms.limits_ns.get(key[1])
-    if limit_ns is not None and emulated:
-        limit_ns *= EMULATED
+def _tested(pair: Pair, terms: Terms) -> _Row:
+    # Whoever was given up earliest: beyond that nothing is known of them, so not of others either.
+    deadline_ns = min(record.deadline_ns for record in (*pair.base, *pair.candidate))
+    base, candidate = (_boots(records, deadline_ns) for records in (pair.base, pair.candidate))
+    limit_ns = _limit(pair.key, deadline_ns, terms)
     p: dict[str, float] = {}
-    if base_boots and candidate_boots:
-        p["hangs"] = inference.more_hangs(base_boots, candidate_boots)
-        if not emulated:
-            p["slower"] = inference.slower(base_boots, candidate_boots, terms.tolerance)
-    if candidate_boots and limit_ns is not None:
-        p["late"] = inference.beyond(candidate_boots, limit_ns, terms.late)
-    return _Pair(key, base, candidate, base_boots, candidate_boots, limit_ns, p)
+    if base and candidate:
+        p["hangs"] = inference.more_hangs(base, candidate)
+        if not _emulated(pair.key):
+            p["slower"] = inference.slower(base, candidate, terms.tolerance)
+    if candidate and limit_ns is not None:
+        p["late"] = inference.beyond(candidate, limit_ns, terms.late)
+    sides = _side(pair.base, base), _side(pair.candidate, candidate)
+    return _Row(pair.key, *sides, base, candidate, limit_ns, p)
 
 
-def _boots(records: Sequence[Record]) -> list[Boot]:
-    """The scored trials by boot."""
+def _limit(key: Key, deadline_ns: int, terms: Terms) -> int | None:
+    """:raise CannotCompare: the trials were given up before the limit."""
+    limit_ns = terms.limits_ns.get(key.request)
+    if limit_ns is None:
+        return None
+    if _emulated(key):
+        return min(limit_ns * EMULATED, deadline_ns)
+    if limit_ns > deadline_ns:
+        raise CannotCompare(
+            f"The limit of {key.request}, {limit_ns / NS_PER_S:g} s, is beyond the deadline of its "
+            f"trials, {deadline_ns / NS_PER_S:g} s; set KICKBENCH_DEADLINE and measure anew."
+        )
+    return limit_ns
+
+
+def _boots(records: Sequence[Record], deadline_ns: int) -> list[Boot]:
+    """The scored trials by boot. Later than the deadline is without an answer."""
     by_boot: dict[str, list[Record]] = {}
     for record in records:
         if record.outcome in SCORED:
             by_boot.setdefault(record.boot_id, []).append(record)
     return [
         Boot(
-            tuple(each.waited_ns for each in group),
-            tuple(each.outcome in HUNG for each in group),
+            # At least 1, for a file may have been edited, and ratios are of what is above 0.
+            tuple(max(1, min(each.waited_ns, deadline_ns)) for each in group),
+            tuple(each.outcome in HUNG or each.waited_ns > deadline_ns for each in group),
         )
         for group in by_boot.values()
     ]
-
-
-def _judged(pair: _Pair, terms: Terms, family: int) -> Comparison:
-    confidence = 1 - terms.alpha_a_look
-    host, request, scenario, shape = pair.key
-    sides = _side(pair.base, pair.base_boots), _side(pair.candidate, pair.candidate_boots)
-    ratio = None
-    bound = None
-    if pair.base_boots and pair.candidate_boots:
-        bound = inference.hang_bound(pair.candidate_boots, confidence)
-        if not pair.emulated:
-            ratio = inference.ratio(pair.base_boots, pair.candidate_boots, confidence)
-    verdict, reasons, needed = _verdict(pair, terms, family, sides, ratio, bound)
-    return Comparison(
-        host=host,
-        request=request,
-        scenario=scenario,
-        shape=shape,
-        base=sides[0],
-        candidate=sides[1],
-        ratio=ratio,
-        hang_bound=bound,
-        p_hangs=pair.p.get("hangs"),
-        p_slower=pair.p.get("slower"),
-        p_late=pair.p.get("late"),
-        limit_ns=pair.limit_ns,
-        verdict=verdict,
-        reasons=reasons,
-        boots_needed=needed,
-    )
 
 
 def _side(records: Sequence[Record], boots: Sequence[Boot]) -> Side:
@@ -323,84 +236,148 @@ def _side(records: Sequence[Record], boots: Sequence[Boot]) -> Side:
         boots=len(boots),
         trials=len(records),
         hung=sum(sum(boot.hung) for boot in boots),
-        lost=sum(record.outcome is Outcome.LOST for record in records),
+        lost=len(records) - len(scored),
         median=median_wait(scored),
     )
 
 
-def _verdict(
-    pair: _Pair,
-    terms: Terms,
-    family: int,
-    sides: tuple[Side, Side],
-    ratio: Ratio | None,
-    bound: float | None,
-) -> tuple[Verdict, tuple[str, ...], int | None]:
-    """The verdict of a row, why, and how many boots of either kernel would settle it."""
-    base, candidate = sides
-    alpha = terms.alpha_a_look
-    for side, name in ((base, "the baseline"), (candidate, "the candidate")):
-        if not side.boots:
-            return Verdict.INCONCLUSIVE, (f"no trial of {name} gave a measurement",), None
-        if side.lost > terms.lost * side.trials:
-            text = f"{side.lost} of {side.trials} trials of {name} were lost"
-            return Verdict.INCONCLUSIVE, (text,), None
-    failures = []
-    if pair.p["hangs"] < alpha:
-        failures.append("hangs more often")
-    if pair.p.get("late", 1.0) < alpha:
-        assert pair.limit_ns is not None
-        failures.append(f"does not keep to its limit of {pair.limit_ns / NS_PER_S:g} s")
-    if pair.p.get("slower", 1.0) < alpha:
-        failures.append(f"takes more than {terms.tolerance:g} times as long")
-    if failures:
-        return Verdict.FAIL, tuple(failures), None
-
-    doubts = []
-    needed = [0.0]
-    if bound is not None and bound > terms.hanging and not _hung_alike(base, candidate):
-        doubts.append(f"up to {bound:.0%} of boots may still hang")
-        clean = candidate.hung == 0
-        needed.append(
-            inference.boots_to_bound(terms.hanging, 1 - alpha)
-            if clean
-            else inference.boots_to_reject(family, alpha)
-        )
-    if pair.p.get("late") is not None and _late(pair):
-        doubts.append("a trial did not keep to the limit, too few to tell chance from rule")
-        needed.append(2 * candidate.boots)
-    if ratio is not None and ratio.high > terms.tolerance:
-        doubts.append(f"it may take up to {_times(ratio.high)} as long")
-        needed.append(_boots_for(ratio, terms, min(base.boots, candidate.boots)))
-    if not doubts:
-        return Verdict.PASS, (), None
-    enough = None if any(math.isinf(each) for each in needed) else math.ceil(max(needed))
-    return Verdict.INCONCLUSIVE, tuple(doubts), enough
-
-
-def _hung_alike(base: Side, candidate: Side) -> bool:
-    """Whether every trial hung under both kernels: nothing became worse, nor could it."""
-    return all(side.hung == side.trials - side.lost for side in (base, candidate))
-
-
-def _late(pair: _Pair) -> bool:
-    assert pair.limit_ns is not None
-    return any(
-        hung or wait > pair.limit_ns
-        for boot in pair.candidate_boots
-        for wait, hung in zip(boot.waits_ns, boot.hung, strict=True)
+def _judged(row: _Row, terms: Terms, family: int) -> Comparison:
+    confidence = 1 - terms.alpha_a_look
+    ratio = None
+    bound = None
+    if row.base_boots and row.candidate_boots:
+        bound = inference.hang_bound(row.candidate_boots, confidence)
+        if not row.emulated:
+            ratio = inference.ratio(row.base_boots, row.candidate_boots, confidence)
+    verdict, reasons, needed = _verdict(row, terms, family, ratio, bound)
+    return Comparison(
+        host=row.key.host,
+        request=row.key.request,
+        scenario=row.key.scenario,
+        shape=row.key.shape,
+        base=row.base,
+        candidate=row.candidate,
+        ratio=ratio,
+        hang_bound=bound,
+        p_hangs=row.p.get("hangs"),
+        p_slower=row.p.get("slower"),
+        p_late=row.p.get("late"),
+        limit_ns=row.limit_ns,
+        verdict=verdict,
+        reasons=reasons,
+        boots_needed=needed,
     )
 
 
-def _times(value: float) -> str:
-    return "any number of times" if math.isinf(value) else f"{value:.2f} times"
+def _verdict(
+    row: _Row, terms: Terms, family: int, ratio: Ratio | None, bound: float | None
+) -> tuple[Verdict, tuple[str, ...], int | None]:
+    """The verdict of a row, why, and how many boots of either kernel would settle it."""
+    for side, name in ((row.base, "the baseline"), (row.candidate, "the candidate")):
+        if not side.boots:
+            return Verdict.INCONCLUSIVE, (f"no trial of {name} gave a measurement",), None
+        if side.lost > terms.lost * side.trials:
+            text = f"{side.lost} of {side.trials} trials of {name} measured nothing"
+            return Verdict.INCONCLUSIVE, (text,), None
+    if failures := _failures(row, terms):
+        return Verdict.FAIL, failures, None
+    assert bound is not None
+    doubts = [
+        *_doubts_of_hangs(row, terms, family, bound),
+        *_doubts_of_lateness(row, terms),
+        *_doubts_of_time(row, terms, ratio),
+    ]
+    if not doubts:
+        return Verdict.PASS, (), None
+    needed = max(each.boots for each in doubts)
+    boots = min(row.base.boots, row.candidate.boots)
+    enough = math.ceil(needed) if boots < needed < math.inf else None
+    return Verdict.INCONCLUSIVE, tuple(each.text for each in doubts), enough
 
 
-def _boots_for(ratio: Ratio, terms: Terms, boots: int) -> float:
+def _failures(row: _Row, terms: Terms) -> tuple[str, ...]:
+    found = []
+    if row.p["hangs"] < terms.alpha_a_look:
+        found.append("hangs more often")
+    if row.p.get("late", 1.0) < terms.alpha_a_look:
+        assert row.limit_ns is not None
+        found.append(f"has no answer within {row.limit_ns / NS_PER_S:g} s")
+    if row.p.get("slower", 1.0) < terms.alpha_a_look:
+        found.append(f"takes more than {terms.tolerance:g} times as long")
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Doubt:
+    """Why there is no pass. :ivar boots: of either kernel, which would remove it; or infinity."""
+
+    text: str
+    boots: float
+
+
+def _all_hang(row: _Row) -> bool:
+    """Whether no trial of either kernel was answered: nothing became worse, nor could it."""
+    return all(side.hung == side.trials - side.lost for side in (row.base, row.candidate))
+
+
+def _doubts_of_hangs(row: _Row, terms: Terms, family: int, bound: float) -> list[_Doubt]:
+    if _all_hang(row):
+        least = inference.boots_to_estimate(1 - terms.alpha_a_look)
+        if min(row.base.boots, row.candidate.boots) < least:
+            return [_Doubt("too few boots, though all of them hang", least)]
+        return []
+    ours, theirs = (
+        inference.hanging_share(boots) for boots in (row.candidate_boots, row.base_boots)
+    )
+    if ours > theirs:
+        text = f"{ours:.0%} of its trials hang, and {theirs:.0%} of the baseline's"
+        return [_Doubt(text, _boots_to_tell(row, terms, family))]
+    confidence = 1 - terms.alpha_a_look
+    if bound <= max(terms.hanging, inference.hang_bound_below(row.base_boots, confidence)):
+        return []
+    text = f"up to {bound:.0%} of boots may still hang"
+    if row.candidate.hung:
+        return [_Doubt(text, math.inf)]
+    return [_Doubt(text, inference.boots_to_bound(terms.hanging, confidence))]
+
+
+def _boots_to_tell(row: _Row, terms: Terms, family: int) -> float:
+    """Boots with which the same difference would be rejected, as far as that can be foreseen."""
+    now = inference.more_hangs(row.base_boots, row.candidate_boots)
+    boots = min(row.base.boots, row.candidate.boots)
+    least = inference.boots_to_reject(family, terms.alpha_a_look)
+    return max(least, inference.boots_for_p(now, terms.alpha_a_look / family, boots))
+
+
+def _doubts_of_lateness(row: _Row, terms: Terms) -> list[_Doubt]:
+    if row.limit_ns is None or _all_hang(row):
+        return []
+    late = inference.late_boots(row.candidate_boots, row.limit_ns)
+    # As many as would show one at the least, if there were more than are allowed.
+    enough = inference.boots_to_bound(terms.late, 1 - terms.alpha_a_look)
+    boots = row.candidate.boots
+    if not late or (late <= terms.late * boots and boots >= enough):
+        return []
+    text = (
+        f"{late} of {boots} boots had no answer within {row.limit_ns / NS_PER_S:g} s, too few to "
+        "tell chance from rule"
+    )
+    return [_Doubt(text, enough)]
+
+
+def _doubts_of_time(row: _Row, terms: Terms, ratio: Ratio | None) -> list[_Doubt]:
+    if ratio is None or ratio.high <= terms.tolerance or _all_hang(row):
+        return []
+    longest = "any number of" if math.isinf(ratio.high) else f"{ratio.high:.2f}"
+    return [_Doubt(f"it may take up to {longest} times as long", _boots_for(ratio, terms, row))]
+
+
+def _boots_for(ratio: Ratio, terms: Terms, row: _Row) -> float:
     """Boots of either kernel that would bring the interval to one side of the tolerance.
 
     By its width, which shrinks with the root of their number.
     """
+    boots = min(row.base.boots, row.candidate.boots)
     least = inference.boots_to_estimate(1 - terms.alpha_a_look)
     if boots < least:
         return least

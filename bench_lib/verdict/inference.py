@@ -105,6 +105,11 @@ def _share(boot: Boot) -> float:
     return sum(boot.hung) / len(boot.hung)
 
 
+def hanging_share(boots: Sequence[Boot]) -> float:
+    """The share of hung trials, every boot counting the same."""
+    return fmean(map(_share, boots))
+
+
 def hang_bound(boots: Sequence[Boot], confidence: float = CONFIDENCE) -> float:
     """The share of boots with a hang that the sample still allows, with that confidence.
 
@@ -119,17 +124,33 @@ def hang_bound(boots: Sequence[Boot], confidence: float = CONFIDENCE) -> float:
     return float(interval.high)
 
 
-def beyond(boots: Sequence[Boot], limit_ns: float, allowed: float) -> float:
-    """P value: do more than a share `allowed` of boots have a trial that waited longer than that?
-
-    Exact one-sided binomial test; a trial without an answer waited longer than any limit.
-    """
+def hang_bound_below(boots: Sequence[Boot], confidence: float = CONFIDENCE) -> float:
+    """The share of boots with a hang that there is at the least; the other end of `hang_bound`."""
     from scipy import stats
 
-    late = sum(
+    hanging = sum(any(boot.hung) for boot in boots)
+    interval = stats.binomtest(hanging, len(boots), alternative="greater").proportion_ci(
+        confidence, method="exact"
+    )
+    return float(interval.low)
+
+
+def late_boots(boots: Sequence[Boot], limit_ns: float) -> int:
+    """Boots with a trial that waited longer than that; one without an answer did."""
+    return sum(
         any(hung or wait > limit_ns for wait, hung in zip(boot.waits_ns, boot.hung, strict=True))
         for boot in boots
     )
+
+
+def beyond(boots: Sequence[Boot], limit_ns: float, allowed: float) -> float:
+    """P value: do more than a share `allowed` of boots have a trial that waited longer than that?
+
+    Exact one-sided binomial test.
+    """
+    from scipy import stats
+
+    late = late_boots(boots, limit_ns)
     return float(stats.binomtest(late, len(boots), allowed, alternative="greater").pvalue)
 
 
@@ -227,6 +248,18 @@ def boots_to_reject(family: int, alpha: float) -> int:
     while family / math.comb(2 * boots, boots) >= alpha:
         boots += 1
     return boots
+
+
+def boots_for_p(p_value: float, wanted: float, boots: int) -> float:
+    """Boots with which a difference that now has that p value would have the wanted one.
+
+    By the normal approximation: what a test sees grows with the root of the number of boots.
+    Infinite where there is no difference in that direction.
+    """
+    from scipy import stats
+
+    seen, needed = stats.norm.isf(p_value), stats.norm.isf(wanted)
+    return float(boots * (needed / seen) ** 2) if seen > 0 else math.inf
 
 
 def boots_to_bound(share: float, confidence: float = CONFIDENCE) -> int:

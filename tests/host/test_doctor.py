@@ -83,7 +83,9 @@ def test_without_kvm_the_lab_is_left(clean_host: Path) -> None:
     assert done.returncode == 1, done.stdout
     row = _rows(done)["kvm"]
     assert row["status"] == "missing"
-    assert row["mend"].startswith("modprobe kvm_")
+    # What there is to load depends on the processor; a virtual one may have nothing.
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    assert (row["mend"] is not None) == bool(flags & {"vmx", "svm"})
 
 
 def test_a_host_before_the_set_up(kickbench: Command, tmp_path: Path) -> None:

@@ -188,4 +188,4 @@ def test_records_alone_make_a_site(browser: Browser, history: Path, publish: Pub
 def test_no_records_at_all(browser: Browser, history: Path, publish: Publish) -> None:
     assert publish().returncode == 0
     browser.driver.get((history / ".asv" / "html" / "index.html").as_uri())
-    wait(browser, lambda: one(browser, "#count").text)
+    wait(browser, lambda: one(browser, "#count").text == "No trials are recorded yet.")

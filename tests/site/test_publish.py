@@ -47,6 +47,24 @@ def test_a_full_disk_leaves_the_old_site_whole(site: Path, history: Path) -> Non
     assert not list(site.parent.glob(".html*"))
 
 
+def test_what_a_killed_publish_left_goes(site: Path, publish: Publish) -> None:
+    (site.parent / ".html.killed" / "html").mkdir(parents=True)
+    assert publish().returncode == 0
+    assert not list(site.parent.glob(".html*"))
+
+
+def test_a_site_behind_a_link(site: Path, history: Path, publish: Publish, tmp_path: Path) -> None:
+    """As in a web server's folder: the link stays, and where it leads is published."""
+    elsewhere = tmp_path / "www"
+    site.rename(elsewhere)
+    site.symlink_to(elsewhere)
+    (elsewhere / "old").touch()
+    assert publish().returncode == 0
+    assert site.is_symlink()
+    assert not (elsewhere / "old").exists()
+    assert (elsewhere / "index.html").exists()
+
+
 def test_two_at_once_make_one_site(site: Path, history: Path) -> None:
     before = _contents(site)
     both = [subprocess.Popen([ASV, "publish"], stdout=subprocess.DEVNULL) for _ in range(2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from bench_lib.cli import gate as command
 from bench_lib.cli import main
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import campaign, settling
+from bench_lib.lab import campaign, machine, settling
 from bench_lib.lab.campaign import Campaign
 from bench_lib.record import Host, Kernel, Outcome
 from bench_lib.settings import Settings
 from tests.make import record as make
 
 KERNELS = [Kernel(f"6.{number}", "#1") for number in (1, 12)]
+HERE = Host("lab", machine.accelerator(), platform.node())
 BUILDS = [Bootable(describe(kernel), "somewhere", Path("/nowhere")) for kernel in KERNELS]
 
 
@@ -47,9 +49,7 @@ class Lab:
                     )
                     record.append(
                         settings.records,
-                        dataclasses.replace(
-                            trial, boot_id=str(self._boots), host=Host("lab", "tcg", "here")
-                        ),
+                        dataclasses.replace(trial, boot_id=str(self._boots), host=HERE),
                     )
 
 

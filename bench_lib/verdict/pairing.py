@@ -1,0 +1,145 @@
+"""Which records of two kernels may be compared, and which not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from bench_lib.errors import CannotCompare
+from bench_lib.record import Host, Kernel, Record, Request, Scenario, Shape
+
+NS_PER_S = 1_000_000_000
+
+HOST_FIELDS = ("cpu", "cpus", "governor", "turbo", "smt")
+"""Of a set-up, what is the host's and not the kernel's choice."""
+
+WHATEVER = "--whatever-differs compares them all the same."
+
+
+@dataclass(frozen=True)
+class Key:
+    """What makes trials comparable."""
+
+    host: Host
+    request: Request
+    scenario: Scenario
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The records of either kernel, of one request in one scenario on one host."""
+
+    key: Key
+    base: tuple[Record, ...]
+    candidate: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """All of them. :ivar left_out: hosts of which there are records of one kernel alone."""
+
+    pairs: tuple[Pair, ...]
+    left_out: tuple[Host, ...]
+
+
+Side = dict[Key, list[Record]]
+
+
+def check_alike(records: Sequence[Record], base: Kernel, candidate: Kernel) -> None:
+    """Whatever there is of both kernels was made with the same; nothing is missed that is not.
+
+    :raise CannotCompare: it was not.
+    """
+    sides = [_grouped(records, kernel, anywhere=False) for kernel in (base, candidate)]
+    for key in sides[0].keys() | sides[1].keys():
+        found = (tuple(side.get(key, ())) for side in sides)
+        _check_pair(Pair(key, *found))
+
+
+def paired(
+    records: Sequence[Record], base: Kernel, candidate: Kernel, *, whatever_differs: bool = False
+) -> Pairs:
+    """Pair the records of two kernels.
+
+    :param whatever_differs: take all hosts of a kind for one, and look at no QEMU or setting.
+    :raise CannotCompare: there is nothing to compare, or it was made on differing things.
+    """
+    if base == candidate:
+        raise CannotCompare(f"{base.release} is on both sides; name two kernels.")
+    sides = [_grouped(records, kernel, anywhere=whatever_differs) for kernel in (base, candidate)]
+    for kernel, side in zip((base, candidate), sides, strict=True):
+        if not side:
+            raise CannotCompare(
+                f"There are no records of {kernel.release}; `kickbench lab campaign "
+                f"{base.release} {candidate.release}` makes some."
+            )
+    hosts = [{key.host for key in side} for side in sides]
+    both = hosts[0] & hosts[1]
+    if not both:
+        ours, theirs = (_listed(map(host_name, each)) for each in hosts)
+        kinds = [{(host.kind, host.accelerator) for host in each} for each in hosts]
+        raise CannotCompare(
+            f"{base.release} and {candidate.release} were measured on differing hosts: {ours} and "
+            f"{theirs}. " + (WHATEVER if kinds[0] & kinds[1] else "Measure both on one of these.")
+        )
+    missing = [key for key in sides[0] if key.host in both and key not in sides[1]]
+    if missing:
+        raise CannotCompare(
+            f"{candidate.release} lacks what {base.release} has: "
+            f"{_listed(f'{key.request} in {key.scenario}' for key in missing)}."
+        )
+    pairs = tuple(
+        Pair(key, tuple(found), tuple(sides[1][key]))
+        for key, found in sides[0].items()
+        if key.host in both
+    )
+    if not whatever_differs:
+        for pair in pairs:
+            _check_pair(pair)
+    return Pairs(pairs, tuple(sorted((hosts[0] | hosts[1]) - both, key=host_name)))
+
+
+def host_name(host: Host) -> str:
+    """For people."""
+    return f"{host.machine} ({host.kind}, {host.accelerator})"
+
+
+def _grouped(records: Iterable[Record], kernel: Kernel, *, anywhere: bool) -> Side:
+    side: Side = {}
+    for record in records:
+        if record.kernel == kernel:
+            host = record.host
+            if anywhere:
+                host = Host(host.kind, host.accelerator, "any host")
+            key = Key(host, record.request, record.scenario, record.shape)
+            side.setdefault(key, []).append(record)
+    return side
+
+
+def _check_pair(pair: Pair) -> None:
+    """:raise CannotCompare: not all of the records were made with the same."""
+    read: tuple[tuple[str, Callable[[Record], object]], ...] = (
+        ("QEMUs", lambda record: record.qemu),
+        ("deadlines", lambda record: f"{record.deadline_ns / NS_PER_S:g} s"),
+        *((f"settings of {name}", _of_setup(name)) for name in HOST_FIELDS),
+    )
+    for what, of in read:
+        found = {of(record) for record in (*pair.base, *pair.candidate)} - {None}
+        if len(found) > 1:
+            raise CannotCompare(
+                f"The records of {pair.key.request} in {pair.key.scenario} were made with "
+                f"differing {what}: {_listed(found)}. {WHATEVER}"
+            )
+
+
+def _of_setup(name: str) -> Callable[[Record], object]:
+    def read(record: Record) -> object:
+        value = getattr(record.setup, name, None)
+        return None if value is None else str(value)
+
+    return read
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(sorted(map(str, values)))
