@@ -62,7 +62,7 @@ def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path |
 
 @lab.command("campaign")
 @click.argument("names", metavar="KERNEL...", nargs=-1, required=True)
-@click.option("--boots", type=click.IntRange(min=1), default=4, help="Of each; default 4.")
+@click.option("--boots", type=click.IntRange(min=1), default=6, help="Of each; default 6.")
 @click.option("-n", "count", type=click.IntRange(min=1), default=2, help="Trials a boot of each.")
 @click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Default: core.")
 @click.option("--request", default=Request.STOP, metavar="NAME", help="Default: stop.")
@@ -82,7 +82,7 @@ def campaign_command(
 
     \b
     Example:
-      kickbench lab campaign debian/6.1 debian/6.12 --boots 4
+      kickbench lab campaign debian/6.1 debian/6.12 --boots 6
     """
     settings = Settings.from_environment()
     chosen = scenarios or CORE_SCENARIOS
