@@ -84,7 +84,7 @@ class _Command(click.Command):
 @click.option(
     "--whatever-differs",
     is_flag=True,
-    help="Compare records of differing hosts, QEMUs and settings.",
+    help="Compare records of differing hosts, QEMUs and settings; never native with the lab's.",
 )
 @click.option(
     "--boots-until-settled",
@@ -132,6 +132,9 @@ def gate(
         raise click.BadParameter("nan is no number of times.", param_hint="--tolerance")
     terms = dataclasses.replace(DEFAULT_TERMS, tolerance=tolerance, limits_ns=_limits(limits))
     settings = Settings.from_environment()
+    if report is not None:
+        # Before the work, which may take a while.
+        _write(report, b"")
 
     def judge(records: Sequence[Record], kernels: Sequence[Kernel], terms: Terms) -> Gate:
         ours, theirs = kernels
@@ -144,12 +147,12 @@ def gate(
         found = judge(records, [known(name, records) for name in (base, candidate)], terms)
     else:
         found = _until_settled(settings, (base, candidate), most_boots, terms, judge)
-    if report is not None:
-        _write(report, junit.document(found))
     if as_json:
         click.echo(msgspec.json.format(to_json(found), indent=2).decode())
     else:
         present.gate(present.stdout(), found)
+    if report is not None:
+        _write(report, junit.document(found))
     sys.exit(STATUS[found.verdict])
 
 
@@ -170,7 +173,10 @@ def known(name: str, records: Sequence[Record]) -> Kernel:
         fitting = [each for each in kernels if each.release == release]
     if not fitting:
         there = ", ".join(sorted({each.release for each in kernels})) or "none yet"
-        raise CannotCompare(f"There are no records of {name}; there are of {there}.")
+        raise CannotCompare(
+            f"There are no records of {name}; there are of {there}. "
+            "`kickbench lab campaign` makes some."
+        )
     if len(fitting) > 1:
         builds = "; ".join(each.version for each in fitting)
         raise CannotCompare(

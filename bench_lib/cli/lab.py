@@ -63,8 +63,16 @@ def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path |
 @lab.command("campaign")
 @click.argument("names", metavar="KERNEL...", nargs=-1, required=True)
 @click.option("--boots", type=click.IntRange(min=1), default=6, help="Of each; default 6.")
-@click.option("-n", "count", type=click.IntRange(min=1), default=2, help="Trials a boot of each.")
-@click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Default: core.")
+@click.option(
+    "-n", "count", type=click.IntRange(min=1), default=2, help="Of each case a boot; default 2."
+)
+@click.option(
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    metavar="NAME",
+    help="Default: idle, blackhole, paused.",
+)
 @click.option("--request", default=Request.STOP, metavar="NAME", help="Default: stop.")
 @click.option("--name", default="", help="Tells campaigns apart that are otherwise the same.")
 def campaign_command(

@@ -20,9 +20,11 @@ from bench_lib.record import Outcome
 from bench_lib.settings import Settings
 
 
-@click.command("probe")
+@click.command("probe", epilog=f"Cases: {', '.join(each.name for each in kvm_probe.CASES)}.")
 @click.option("-n", "count", type=click.IntRange(min=1), default=200, help="Wakes a case; 200.")
-@click.option("--case", "names", multiple=True, metavar="NAME", help="Default: all; see below.")
+@click.option(
+    "--case", "names", multiple=True, metavar="NAME", help="Default: all that are listed below."
+)
 @click.option("--deadline", "limit", default="1", metavar="SECONDS", help="Of a wake; default 1.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, nothing else.")
 @click.option("--kernel", metavar="NAME", help="Another kernel, in the lab; see `kernels --help`.")

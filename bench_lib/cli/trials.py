@@ -37,11 +37,18 @@ MATRIX_CORE = (*CORE_SCENARIOS, Scenario.PAUSED_TIMEOUT, Scenario.PAUSED_COMMAND
 @click.option("--scenario", required=True, metavar="NAME", help=f"One of {', '.join(Scenario)}.")
 @click.option("--request", required=True, metavar="NAME", help=f"One of {', '.join(Request)}.")
 @click.option("-n", "count", type=click.IntRange(min=1), default=1, help="How many; default 1.")
-@click.option("--deadline", "limit", metavar="SECONDS", help="When a trial stops waiting.")
+@click.option(
+    "--deadline", "limit", metavar="SECONDS", help="When a trial stops waiting; default 5."
+)
 @click.option("--recover", is_flag=True, help="Recover the guest afterwards; it checks its memory.")
 @click.option("--vcpus", type=int, default=Shape().vcpus, help="Of the guest; default 1.")
 @click.option("--memory", type=int, default=Shape().memory_mib, help="MiB; default 16.")
-@click.option("--backing", type=click.Choice(list(Backing)), default=Backing.ANONYMOUS)
+@click.option(
+    "--backing",
+    type=click.Choice([each.value for each in Backing]),
+    default=Backing.ANONYMOUS.value,
+    help="Of the guest's memory, on the host; default anonymous.",
+)
 @click.option("--preempt", is_flag=True, help="With the capability postcopy-preempt.")
 @click.option(
     "--image",
@@ -106,7 +113,7 @@ def trial(
 @click.command("matrix")
 @click.option("--set", "which", type=click.Choice(SETS), default="core", help="Default: core.")
 @click.option("--kernel", "names", multiple=True, metavar="NAME", help="Default: booted.")
-@click.option("-n", "count", type=click.IntRange(min=1), default=1, help="Trials a cell.")
+@click.option("-n", "count", type=click.IntRange(min=1), default=1, help="A cell; default 1.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of records, nothing else.")
 def matrix(which: str, names: tuple[str, ...], count: int, as_json: bool) -> None:
     """Make every request in many scenarios, and show all in one table a kernel.

@@ -113,6 +113,9 @@ def command_line(kernel: Bootable, folder: Path, share: Path, settings: Settings
     ]
     agent = [sys.executable, "-I", "-S", str(Path(__file__).with_name("agent.py")), SHARE]
     return [
+        # virtme-ng starts a shell that starts a script that starts QEMU. When we die, however that
+        # is, their first goes, and the kernel ends all of a namespace of processes with its first.
+        "unshare", "--pid", "--fork", "--kill-child", "--",
         str(BIN / "vng"),
         "--run", str(kernel.vmlinuz),
         # The console, so that a lab that dies says why.

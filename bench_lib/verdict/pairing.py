@@ -13,6 +13,8 @@ NS_PER_S = 1_000_000_000
 HOST_FIELDS = ("cpu", "cpus", "governor", "turbo", "smt")
 """Of a set-up, what is the host's and not the kernel's choice."""
 
+ONE_KIND = "What is native and what a lab measured is never compared; measure both in one way."
+
 WHATEVER = "--whatever-differs compares them all the same."
 
 
@@ -81,7 +83,7 @@ def paired(
         kinds = [{(host.kind, host.accelerator) for host in each} for each in hosts]
         raise CannotCompare(
             f"{base.release} and {candidate.release} were measured on differing hosts: {ours} and "
-            f"{theirs}. " + (WHATEVER if kinds[0] & kinds[1] else "Measure both on one of these.")
+            f"{theirs}. " + (WHATEVER if kinds[0] & kinds[1] else ONE_KIND)
         )
     missing = [key for key in sides[0] if key.host in both and key not in sides[1]]
     if missing:
