@@ -12,9 +12,11 @@ import pytest
 
 from bench_lib import record
 from bench_lib.cli.kernels import bootable
+from bench_lib.deadline import Deadline
 from bench_lib.lab import trials
 from bench_lib.record import FaultPath, Outcome, Request, Scenario, Shape
 from bench_lib.settings import Settings
+from bench_lib.trial import leftovers
 from bench_lib.trial.case import Case
 from tests.lab.conftest import KICKBENCH, Command
 
@@ -142,6 +144,18 @@ def test_a_lab_that_is_killed_in_mid_trial_is_a_lost_trial(clean_host: Path, run
     assert Outcome.RETURNED in {each.outcome for each in made}
     assert lost.reason is not None
     assert "The lab was lost" in lost.reason
+
+
+def test_a_lab_dies_with_whoever_booted_it(clean_host: Path, runtime: Path) -> None:
+    with _start("lab", "run", "debian/6.1", "--", "sleep", "100") as running:
+        assert running.stdout is not None
+        assert any("runs on" in line for line in running.stdout)
+        assert leftovers.find(runtime).processes == ()
+        running.kill()
+    deadline = Deadline.after(20)
+    while processes := leftovers.find(runtime).processes:
+        assert not deadline.passed, processes
+    leftovers.end(runtime)
 
 
 def test_a_campaign_that_is_interrupted_goes_on_where_it_was(
