@@ -43,6 +43,14 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
         return str(self.tool_name)
 
     @property
+    def requirements(self) -> dict[str, str]:
+        """What asv keeps with a result, and has a graph of its own for: which environment it was.
+
+        The name of the environment alone tells results apart, but not graphs.
+        """
+        return {"environment": self.name}
+
+    @property
     def installed_commit_hash(self) -> str | None:
         return self._installed
 

@@ -59,6 +59,7 @@ def test_the_main_job(asv: Command, kickbench: Command) -> None:
     (result,) = _results()
     data = json.loads(result.read_text())
     assert data["params"]["os"] == "Linux"
+    assert data["params"]["environment"] == "kernel-host"
     columns = data["result_columns"]
     latency = dict(zip(columns, data["results"]["vm_stop.Stop.track_latency"], strict=False))
     assert latency["params"] == [["'idle'", "'blackhole'", "'paused'"]]

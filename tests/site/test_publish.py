@@ -73,6 +73,16 @@ def test_two_at_once_make_one_site(site: Path, history: Path) -> None:
     assert not list(site.parent.glob(".html*"))
 
 
+def test_what_a_lab_measured_has_a_graph_of_its_own(site: Path) -> None:
+    points = {
+        environment: len(json.loads(graph.read_text()))
+        for graph in (site / "graphs").glob("**/*.track_latency.json")
+        for environment in graph.parts
+        if environment.startswith("environment-")
+    }
+    assert points == {"environment-kernel-host": 1, "environment-kernel-lab-tcg": 1}
+
+
 def test_nothing_is_asked_of_the_web(site: Path) -> None:
     """asv's own pages, which do, are not there."""
     for path in site.glob("*.html"):
