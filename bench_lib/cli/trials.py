@@ -102,7 +102,7 @@ def trial(
             if not as_json:
                 click.echo(present.trial_line(made))
 
-        records = run(case.interleaved([asked], count), settings, on_record, kernel or BOOTED)
+        records = run(case.interleaved([asked], count), settings, on_record, [kernel or BOOTED])
     if as_json:
         click.echo(record.to_json(records))
     elif recover:
@@ -132,15 +132,13 @@ def matrix(which: str, names: tuple[str, ...], count: int, as_json: bool) -> Non
         [Case(scenario, request) for request in Request for scenario in scenarios], count
     )
     chosen = names or (BOOTED,)
-    made: list[Record] = []
     with present.progress(Console(stderr=True), len(cases) * len(chosen), "trials") as done:
 
         def on_record(each: Record) -> None:
             done()
             click.echo(present.trial_line(each), err=True)
 
-        for name in chosen:
-            made += run(cases, settings, on_record, name)
+        made = run(cases, settings, on_record, chosen)
     if as_json:
         click.echo(record.to_json(made))
     else:
@@ -152,9 +150,9 @@ def run(
     cases: Sequence[Case],
     settings: Settings,
     on_record: Callable[[Record], None],
-    kernel: str,
+    names: Sequence[str],
 ) -> list[Record]:
-    """Under the booted kernel, or under another in the lab.
+    """Under one kernel after another: the booted one, or others in the lab.
 
     :raise MemoryDamaged: something else ended the run, but before it a guest found damage.
     """
@@ -168,14 +166,17 @@ def run(
         click.echo(f"kickbench: {facts}", err=True)
 
     try:
-        if kernel == BOOTED:
-            return batch.run(cases, settings, on_record=kept)
-        build = kernels.bootable(settings, kernel)
-        return trials.run(build, cases, settings, on_record=kept, on_boot=on_boot)
+        for name in names:
+            if name == BOOTED:
+                batch.run(cases, settings, on_record=kept)
+            else:
+                build = kernels.bootable(settings, name)
+                trials.run(build, cases, settings, on_record=kept, on_boot=on_boot)
     except KickbenchError as error:
         if tell_damage(made):
             raise MemoryDamaged(str(error)) from None
         raise
+    return made
 
 
 def tell_damage(records: Sequence[Record]) -> bool:
