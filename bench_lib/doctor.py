@@ -34,7 +34,7 @@ from bench_lib.lab import machine
 from bench_lib.network import link, outage
 from bench_lib.ownership import Run
 from bench_lib.process import run_tool
-from bench_lib.record import Backing, Request, Scenario, Shape
+from bench_lib.record import Backing, Request, Scenario, Setup, Shape
 from bench_lib.settings import CHECKOUT, QEMU, Settings
 from bench_lib.trial import leftovers, preflight
 from bench_lib.trial.case import Case
@@ -106,25 +106,26 @@ def _missing(rows: list[Row], names: tuple[str, ...]) -> bool:
 
 def examine(settings: Settings) -> Iterator[Row]:
     """Check after check. Each is as quick as it can be; all together take some seconds."""
+    facts = setup.of_this_machine()
     yield _kernel()
     yield _root()
-    yield _kvm()
-    yield _nested()
+    yield _kvm(facts)
+    yield _nested(facts)
     yield _userfaultfd()
     yield _stacks()
     yield from _qemu(settings)
     yield _tools()
     yield from _outages(settings)
     yield _gdb()
-    yield _ptrace()
+    yield _ptrace(facts)
     yield _huge_pages()
     yield _libvirt()
     yield _virtme()
     yield _lab_memory(settings)
     yield _lab_disk(settings)
-    yield _governor()
-    yield _turbo()
-    yield _smt()
+    yield _governor(facts)
+    yield _turbo(facts)
+    yield _smt(facts)
     yield _load()
     yield _leftovers(settings)
 
@@ -177,7 +178,7 @@ def _root() -> Row:
     )
 
 
-def _kvm() -> Row:
+def _kvm(facts: Setup) -> Row:
     mend = None
     if not device.DEVICE.exists():
         flags = set(Path("/proc/cpuinfo").read_text().split())
@@ -186,13 +187,13 @@ def _kvm() -> Row:
 
     def check() -> str:
         device.check()
-        return f"{device.DEVICE} makes vCPUs; {setup.kvm_module() or 'no module of its own'}"
+        return f"{device.DEVICE} makes vCPUs; {facts.kvm or 'no module of its own'}"
 
     return _tried("kvm", check, Status.MISSING, "the booted kernel cannot be measured", mend)
 
 
-def _nested() -> Row:
-    module = setup.kvm_module()
+def _nested(facts: Setup) -> Row:
+    module = facts.kvm
     if machine.accelerator() == "kvm":
         return Row("nesting", Status.FINE, "the lab's kernels run on KVM")
     mend = None
@@ -366,13 +367,12 @@ def _gdb() -> Row:
     return _tried("gdb", check, Status.DEGRADED, f"no {Request.GDB_ATTACH}", _install("gdb"))
 
 
-def _ptrace() -> Row:
+def _ptrace(facts: Setup) -> Row:
     def check() -> str:
         ptrace.check()
         return "allowed"
 
-    scope = setup.of_this_machine().ptrace_scope
-    mend = _as_root("sysctl -w kernel.yama.ptrace_scope=0") if scope else None
+    mend = _as_root("sysctl -w kernel.yama.ptrace_scope=0") if facts.ptrace_scope else None
     means = f"no {Request.GDB_ATTACH}, no {Request.PTRACE_INTERRUPT}"
     return _tried("ptrace", check, Status.DEGRADED, means, mend)
 
@@ -445,8 +445,8 @@ def _lab_disk(settings: Settings) -> Row:
     )
 
 
-def _governor() -> Row:
-    governor = setup.of_this_machine().governor
+def _governor(facts: Setup) -> Row:
+    governor = facts.governor
     if governor == "performance":
         return Row("governor", Status.FINE, governor)
     if governor is None:
@@ -465,10 +465,9 @@ def _governor() -> Row:
     )
 
 
-def _turbo() -> Row:
-    on = setup.turbo()
-    if not on:
-        return Row("turbo", Status.FINE, "off" if on is False else "none to switch")
+def _turbo(facts: Setup) -> Row:
+    if not facts.turbo:
+        return Row("turbo", Status.FINE, "off" if facts.turbo is False else "none to switch")
     intel = setup.SYSTEM / "intel_pstate/no_turbo"
     mend = (
         _write("1", str(intel)) if intel.exists() else _write("0", f"{setup.SYSTEM}/cpufreq/boost")
@@ -476,8 +475,8 @@ def _turbo() -> Row:
     return Row("turbo", Status.DEGRADED, "on", "latencies vary with the temperature", mend)
 
 
-def _smt() -> Row:
-    if not setup.of_this_machine().smt:
+def _smt(facts: Setup) -> Row:
+    if not facts.smt:
         return Row("smt", Status.FINE, "off")
     mend = _write("off", str(SMT_CONTROL))
     return Row("smt", Status.DEGRADED, "on", "what a sibling thread does is in latencies", mend)

@@ -17,10 +17,7 @@ class Progress:
     """A line for each trial, with the time left, to where asv's messages go."""
 
     def __init__(self, path: Path | None, total: int) -> None:
-        """:param path: where to write, None for nowhere; never a reason to fail.
-
-        :param total: how many there will be.
-        """
+        """:param path: where to write, None for nowhere; never a reason to fail."""
         self._total = total
         self._done = 0
         self._begin_s = time.monotonic()

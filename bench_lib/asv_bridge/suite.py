@@ -81,7 +81,7 @@ class RequestSuite:
     def measure(self) -> dict[str, list[Record]]:
         """Run all trials, interleaved over the scenarios; their records by scenario.
 
-        None, if this host lacks what the request takes; then `setup` leaves it out.
+        Nothing, if this host lacks what the request takes; then `setup` leaves it out.
 
         :raise KickbenchError: they could not be run, or those of a scenario gave no measurement.
             Word of it is left for asv's environment, so that nothing is saved.

@@ -34,7 +34,6 @@ class Features:
     :ivar max_vcpus: of the machine that guests have.
     """
 
-    program: str
     version: str
     commands: frozenset[str]
     capabilities: frozenset[str]
@@ -108,7 +107,6 @@ async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
     if most is None:
         raise QemuTooOld(f"{qemu} has no machine {MACHINE}.")
     return Features(
-        program=qemu,
         version=monitor.qemu_version,
         commands=frozenset(each["name"] for each in commands),
         capabilities=frozenset(each["capability"] for each in capabilities),
