@@ -379,10 +379,7 @@ def _ptrace(facts: Setup) -> Row:
 
 def _huge_pages() -> Row:
     usual = Case(Scenario.BLACKHOLE, Request.STOP, Shape(backing=Backing.HUGETLB)).huge_pages
-    free, total = (
-        int(path.read_text()) if path.exists() else 0
-        for path in (preflight.HUGE_PAGES / name for name in ("free_hugepages", "nr_hugepages"))
-    )
+    free, total = setup.huge_pages("free") or 0, setup.huge_pages("nr") or 0
     if free >= usual:
         return Row("huge pages", Status.FINE, f"{free} free")
     return Row(

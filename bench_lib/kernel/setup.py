@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from bench_lib.record import Setup
 
@@ -26,7 +27,7 @@ def of_this_machine() -> Setup:
         turbo=turbo(),
         smt=_is_one(SYSTEM / "smt/active"),
         thp=_chosen(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
-        huge_pages=_number(Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")),
+        huge_pages=huge_pages("nr"),
         ptrace_scope=_number(Path("/proc/sys/kernel/yama/ptrace_scope")),
         unprivileged_userfaultfd=_is_one(Path("/proc/sys/vm/unprivileged_userfaultfd")),
         mitigations=_mitigations(),
@@ -56,6 +57,11 @@ def memory_mib(name: str) -> int | None:
     """An entry of /proc/meminfo, in MiB."""
     text = _after("/proc/meminfo", name)
     return int(text.split()[0]) // 1024 if text else None
+
+
+def huge_pages(which: Literal["nr", "free"]) -> int | None:
+    """Huge pages of 2 MiB, all or those that are free; None where the kernel has none such."""
+    return _number(Path(f"/sys/kernel/mm/hugepages/hugepages-2048kB/{which}_hugepages"))
 
 
 def _governor() -> str | None:

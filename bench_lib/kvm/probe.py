@@ -22,6 +22,7 @@ import msgspec
 from bench_lib import process, threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import ProbeFailed, UnknownCase
+from bench_lib.kernel import setup
 from bench_lib.kvm import device, userfault
 from bench_lib.kvm.worker import MOMENT, PRESENT
 from bench_lib.ownership import Run
@@ -273,7 +274,7 @@ def _apart() -> Iterator[Sequence[int]]:
 def _probe(
     owner: Run, case: ProbeCase, cpus: Sequence[int], count: int, deadline_s: float
 ) -> Result:
-    if case.backing is Backing.HUGETLB and not _huge_page_free():
+    if case.backing is Backing.HUGETLB and not setup.huge_pages("free"):
         return Result(case.name, None, "no huge page is free: `sysctl vm.nr_hugepages=8`")
     seen: ThreadState | None = None
     wakes: list[int] = []
@@ -313,14 +314,6 @@ def _probe(
         seen.fault_path if seen else None,
         tuple(wakes),
     )
-
-
-def _huge_page_free() -> bool:
-    try:
-        with open("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages") as file:
-            return int(file.read()) > 0
-    except FileNotFoundError:
-        return False
 
 
 def _stuck(worker: _Worker, case: ProbeCase) -> ThreadState:

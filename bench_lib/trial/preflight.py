@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 from bench_lib.errors import HugepagesMissing, NotRoot, ProgramMissing
+from bench_lib.kernel import setup
 from bench_lib.kvm import device
 from bench_lib.settings import Settings
 from bench_lib.trial.case import HUGE_MIB, Case
 from bench_lib.trial.requests import REQUESTS
 
 TOOLS = ("ip", "tc", "ss")
-
-HUGE_PAGES = Path(f"/sys/kernel/mm/hugepages/hugepages-{HUGE_MIB * 1024}kB")
 
 
 def check(settings: Settings, cases: Sequence[Case] = ()) -> None:
@@ -38,8 +36,7 @@ def check(settings: Settings, cases: Sequence[Case] = ()) -> None:
 
 
 def _check_huge_pages(needed: int) -> None:
-    free = HUGE_PAGES / "free_hugepages"
-    there = int(free.read_text()) if free.exists() else 0
+    there = setup.huge_pages("free") or 0
     if there < needed:
         raise HugepagesMissing(
             f"The guests need {needed} free huge pages of {HUGE_MIB} MiB, and this host has "
