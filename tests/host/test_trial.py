@@ -101,7 +101,9 @@ def _images_with(tmp_path: Path, code: bytes) -> Path:
     folder = tmp_path / "images"
     shutil.copytree(CHECKOUT / "guest-images", folder)
     firmware = bytearray(65536)
-    firmware[0xFFF0 : 0xFFF0 + len(code)] = code
+    # At the reset vector there is room for a jump to the begin of its page (jmp -0xff3).
+    firmware[0xFFF0:0xFFF3] = b"\xe9\x0d\xf0"
+    firmware[0xF000 : 0xF000 + len(code)] = code
     (folder / "gup.bin").write_bytes(firmware)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest[0]["sha256"] = hashlib.sha256(firmware).hexdigest()
@@ -109,15 +111,25 @@ def _images_with(tmp_path: Path, code: bytes) -> Path:
     return folder
 
 
+SILENT = bytes.fromhex("f4ebfd")
+"""hlt, jump back to it."""
+
+RESETTING = bytes.fromhex(
+    "b000e670e471"  # mov $0, %al; out %al, $0x70; in $0x71, %al: the clock's seconds
+    "88c3e47138d874fa"  # mov %al, %bl; in $0x71, %al; cmp %bl, %al; je to the in
+    "88c3e47138d874fa"  # once more
+    "b006baf90ceef4"  # mov $6, %al; mov $0xcf9, %dx; out %al, (%dx); hlt
+)
+"""A reset when the seconds have changed twice: QEMU 7.2 can hang at one just after its start."""
+
+
 @pytest.mark.parametrize(
-    "code, reasons",
+    "code, staging, reason",
     [
-        # hlt, jump back to it: alive and silent.
-        (b"\xf4\xeb\xfd", ("Pass 2 of every vCPU of the guest did not come",)),
-        # mov $6, %al; mov $0xcf9, %dx; out %al, (%dx): a reset, at which QEMU exits, or
-        # so soon after its start now and then hangs (7.2).
-        (b"\xb0\x06\xba\xf9\x0c\xee\xf4", ("exited with status 0", "not answered")),
+        (SILENT, "2", "Pass 2 of every vCPU of the guest did not come"),
+        (RESETTING, "20", "exited with status 0, as when its guest resets"),
     ],
+    ids=["silent", "resetting"],
 )
 def test_a_guest_that_never_comes_up_is_a_lost_trial(
     clean_host: Path,
@@ -125,13 +137,14 @@ def test_a_guest_that_never_comes_up_is_a_lost_trial(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     code: bytes,
-    reasons: tuple[str, ...],
+    staging: str,
+    reason: str,
 ) -> None:
-    monkeypatch.setenv("KICKBENCH_STAGING", "2")
+    monkeypatch.setenv("KICKBENCH_STAGING", staging)
     settings = dataclasses.replace(Settings.from_environment(), images=_images_with(tmp_path, code))
     (made,) = batch.run(
         [Case(Scenario.IDLE, Request.STOP)], settings, on_record=lambda record: None
     )
     assert made.outcome is Outcome.LOST
     assert made.reason is not None
-    assert any(reason in made.reason for reason in reasons)
+    assert reason in made.reason
