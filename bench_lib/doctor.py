@@ -1,6 +1,7 @@
 """What this host can measure, and what is missing for more: one row a check.
 
-All is found out by trying, in the way that trials go about it. Nothing of the host is changed.
+What can be tried is, in the way that trials go about it; the rest is what the kernel's files say.
+Nothing of the host is installed, set or left behind.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from bench_lib.deadline import Deadline
 from bench_lib.errors import (
     HostBusy,
     HostError,
+    KernelError,
     KickbenchError,
     LabUnavailable,
     ProgramMissing,
@@ -50,6 +52,12 @@ BUSY = 0.5
 
 KVM_BY_FLAG = {"vmx": "kvm_intel", "svm": "kvm_amd"}
 """The module for a processor that says so of itself in /proc/cpuinfo."""
+
+PTRACE_NEVER = 3
+"""Of kernel.yama.ptrace_scope: nobody may trace, and nobody may change that."""
+
+STEP_MIB = 64
+"""What is proposed is a multiple of it, and as much less than there is, which changes."""
 
 LEAST_LAB_MIB = 1024
 """With less memory a lab does not boot and run trials."""
@@ -139,7 +147,9 @@ def _write(value: str, path: str) -> str:
 
 
 def _install(*packages: str) -> str:
-    return _as_root(f"apt-get install --no-install-recommends {' '.join(packages)}")
+    # A new machine has no list of packages yet.
+    update, install = _as_root("apt-get update"), _as_root("apt-get install")
+    return f"{update} && {install} --yes --no-install-recommends {' '.join(packages)}"
 
 
 def _set_up() -> str:
@@ -152,7 +162,7 @@ def _tried(
     """A row of what a check says, or of why it failed. :param status: then."""
     try:
         return Row(name, Status.FINE, check())
-    except KickbenchError as error:
+    except (KickbenchError, OSError) as error:
         return Row(name, status, str(error), means, mend)
 
 
@@ -197,33 +207,30 @@ def _nested(facts: Setup) -> Row:
     if machine.accelerator() == "kvm":
         return Row("nesting", Status.FINE, "the lab's kernels run on KVM")
     mend = None
+    keep = ""
     if module in {"kvm_intel", "kvm_amd"}:
-        mend = (
-            _as_root(f"sh -c 'modprobe -r {module} && modprobe {module} nested=1'")
-            + f"; to keep it: {_write(f'options {module} nested=1', '/etc/modprobe.d/kvm.conf')}"
-        )
+        mend = _as_root(f"sh -c 'modprobe -r {module} && modprobe {module} nested=1'")
+        keep = f"; the line `options {module} nested=1` in /etc/modprobe.d keeps it over a boot"
     why = f"{module} has no nesting" if module and mend is None else "KVM does not nest here"
     return Row(
         "nesting",
         Status.DEGRADED,
         f"{why}; the lab's kernels are emulated (tcg)",
-        "the lab tells who hangs, not how many milliseconds an answer takes",
+        f"the lab tells who hangs, not how many milliseconds an answer takes{keep}",
         mend,
     )
 
 
 def _userfaultfd() -> Row:
     def check() -> str:
-        os.close(userfault.open_descriptor())
+        userfault.check()
         return "handles the kernel's own faults"
 
-    return _tried(
-        "userfaultfd",
-        check,
-        Status.MISSING,
-        "nothing can be stranded",
-        _as_root("sysctl -w vm.unprivileged_userfaultfd=1"),
-    )
+    # Others than root need none of it, for trials take root.
+    switch = Path("/proc/sys/vm/unprivileged_userfaultfd")
+    helps = os.geteuid() == 0 and switch.exists() and switch.read_text().strip() == "0"
+    mend = "sysctl -w vm.unprivileged_userfaultfd=1" if helps else None
+    return _tried("userfaultfd", check, Status.MISSING, "nothing can be stranded", mend)
 
 
 def _stacks() -> Row:
@@ -254,8 +261,7 @@ def _qemu(settings: Settings) -> Iterator[Row]:
             "qemu",
             Status.MISSING,
             f"{found.version} lacks {', '.join(missing)}",
-            "no migration",
-            mend,
+            "no migration; KICKBENCH_QEMU may name a later one",
         )
         return
     yield Row("qemu", Status.FINE, f"{found.version}, up to {found.max_vcpus} vCPUs")
@@ -369,17 +375,21 @@ def _gdb() -> Row:
 
 def _ptrace(facts: Setup) -> Row:
     def check() -> str:
-        ptrace.check()
+        ptrace.check(sibling=True)
         return "allowed"
 
-    mend = _as_root("sysctl -w kernel.yama.ptrace_scope=0") if facts.ptrace_scope else None
     means = f"no {Request.GDB_ATTACH}, no {Request.PTRACE_INTERRUPT}"
+    mend = None
+    if facts.ptrace_scope == PTRACE_NEVER:
+        means += "; kernel.yama.ptrace_scope can only be set lower by a boot"
+    elif facts.ptrace_scope:
+        mend = _as_root("sysctl -w kernel.yama.ptrace_scope=0")
     return _tried("ptrace", check, Status.DEGRADED, means, mend)
 
 
 def _huge_pages() -> Row:
     usual = Case(Scenario.BLACKHOLE, Request.STOP, Shape(backing=Backing.HUGETLB)).huge_pages
-    free, total = setup.huge_pages("free") or 0, setup.huge_pages("nr") or 0
+    free = setup.free_huge_pages()
     if free >= usual:
         return Row("huge pages", Status.FINE, f"{free} free")
     return Row(
@@ -387,7 +397,7 @@ def _huge_pages() -> Row:
         Status.DEGRADED,
         f"{free} free",
         f"no guests of backing {Backing.HUGETLB}, which take {usual}",
-        _as_root(f"sysctl -w vm.nr_hugepages={total - free + usual}"),
+        setup.more_huge_pages(usual, "tee" if os.geteuid() == 0 else "sudo tee"),
     )
 
 
@@ -415,7 +425,7 @@ def _lab_memory(settings: Settings) -> Row:
     try:
         machine.check_host(settings)
     except LabUnavailable as error:
-        fits = (available_mib or 0) - machine.SPARE_MIB
+        fits = ((available_mib or 0) - machine.SPARE_MIB) // STEP_MIB * STEP_MIB - STEP_MIB
         mend = f"export KICKBENCH_LAB_MEMORY={fits}" if fits >= LEAST_LAB_MIB else None
         return Row("lab memory", Status.MISSING, str(error), "no lab boots", mend)
     return Row("lab memory", Status.FINE, f"{available_mib} MiB available")
@@ -430,6 +440,8 @@ def _lab_disk(settings: Settings) -> Row:
     except PermissionError:
         found = f"{settings.cache} is not this user's"
         return Row("lab disk", Status.MISSING, found, "no kernel can be fetched", elsewhere)
+    except KernelError as error:
+        return Row("lab disk", Status.MISSING, str(error), "no lab boots")
     found = f"{builds} kernels fetched; {free_mib} MiB free for more in {settings.cache}"
     if free_mib >= BUILD_MIB:
         return Row("lab disk", Status.FINE, found)
@@ -484,8 +496,8 @@ def _load() -> Row:
     found = f"{load:.1f} runnable threads in the last minute, {cpus} CPUs"
     if load <= BUSY * cpus:
         return Row("load", Status.FINE, found)
-    top = "ps -e --sort=-pcpu -o pcpu,pid,comm | head; wait for these, or end what is yours"
-    return Row("load", Status.DEGRADED, found, "what else runs is in latencies", top)
+    means = "what else runs is in latencies; wait for it, or end what is yours"
+    return Row("load", Status.DEGRADED, found, means, "ps -e --sort=-pcpu -o pcpu,pid,comm | head")
 
 
 def _leftovers(settings: Settings) -> Row:

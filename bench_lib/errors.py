@@ -21,7 +21,8 @@
     │   ├── LeftoversRemain
     │   ├── PtraceForbidden
     │   ├── HugepagesMissing
-    │   └── UserfaultfdForbidden
+    │   ├── UserfaultfdForbidden
+    │   └── EvidenceHidden
     ├── StoreError                  records cannot be written or read
     │   └── RecordNotWritten
     ├── LedgerError                 the list of kernels cannot be used
@@ -46,6 +47,7 @@
         ├── MigrationFailed
         ├── OutageNotProven
         ├── NotStuck
+        ├── AnswerLate
         ├── DebuggerFailed
         ├── RecoveryFailed
         └── MemoryDamaged
@@ -175,6 +177,12 @@ class UserfaultfdForbidden(HostError):
     """userfaultfd may not be used, or lacks something."""
 
     exit_status = 33
+
+
+class EvidenceHidden(HostError):
+    """This kernel does not show what evidence is made of."""
+
+    exit_status = 34
 
 
 class StoreError(KickbenchError):
@@ -318,6 +326,10 @@ class OutageNotProven(TrialLost):
 
 class NotStuck(TrialLost):
     """A vCPU that should be stuck was not seen stuck."""
+
+
+class AnswerLate(TrialLost):
+    """The answer came, but after the deadline, and no vCPU was stuck then."""
 
 
 class DebuggerFailed(TrialLost):

@@ -1,15 +1,20 @@
-"""Runs a coroutine that a signal ends in order."""
+"""Has signals end what runs in order."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, TypeVar
 
 from bench_lib.errors import Interrupted
 
 T = TypeVar("T")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""By which an operator ends a run."""
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -22,6 +27,26 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(_interruptible(work))
 
 
+@contextmanager
+def raised() -> Iterator[None]:
+    """The same for what blocks: the first of the signals raises wherever it finds it.
+
+    :raise Interrupted: by one of those signals.
+    """
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(signal.Signals(number))
+
+    before = {number: signal.signal(number, on_signal) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
     received: list[signal.Signals] = []
     working = asyncio.ensure_future(work)
@@ -32,7 +57,7 @@ async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
         received.append(number)
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
     try:
         return await working

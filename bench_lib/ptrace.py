@@ -21,30 +21,38 @@ _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_
 _libc.ptrace.restype = ctypes.c_long
 
 
-def ptrace(request: int, tid: int) -> None:
-    """A request that takes no more than a thread.
+def ptrace(request: int, tid: int, data: int = 0) -> None:
+    """A request that takes no more than a thread and a number.
 
     :raise OSError: it was refused.
     """
-    if _libc.ptrace(request, tid, None, None) == -1:
+    if _libc.ptrace(request, tid, None, data) == -1:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), "ptrace")
 
 
-def check() -> None:
+def check(*, sibling: bool = False) -> None:
     """Try it on a process of our own.
 
+    :param sibling: from another process of ours, as a debugger is to QEMU; Yama tells that apart.
     :raise PtraceForbidden: the sentence says who may forbid it.
     """
     child = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL)
-    try:
+
+    def seize() -> None:
         ptrace(PTRACE_SEIZE, child.pid)
-    except OSError as error:
+
+    try:
+        if sibling:
+            subprocess.run(["true"], preexec_fn=seize, check=True)
+        else:
+            seize()
+    except (OSError, subprocess.SubprocessError):
         scope = Path("/proc/sys/kernel/yama/ptrace_scope")
         yama = f"kernel.yama.ptrace_scope is {scope.read_text().strip()}" if scope.exists() else ""
         raise PtraceForbidden(
-            f"No process may be traced here ({error.strerror}). Run outside of a container, or in "
-            f"one with CAP_SYS_PTRACE{'; ' + yama if yama else ''}."
+            "No process may be traced here. Run outside of a container, or in one with "
+            f"CAP_SYS_PTRACE{'; ' + yama if yama else ''}."
         ) from None
     finally:
         child.kill()

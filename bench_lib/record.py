@@ -96,6 +96,9 @@ class Outcome(StrEnum):
 HUNG = frozenset({Outcome.ASLEEP, Outcome.SPINNING})
 """Outcomes that are censored at the deadline."""
 
+ANSWERED = frozenset({Outcome.RETURNED, Outcome.REFUSED})
+"""Outcomes that have a latency."""
+
 SCORED = HUNG | {Outcome.RETURNED}
 """Outcomes that measured something."""
 
@@ -136,6 +139,28 @@ class Shape:
     backing: Backing = Backing.ANONYMOUS
     preempt: bool = False
     image: str = "gup"
+
+    @property
+    def unusual(self) -> str:
+        """In what it is not the usual guest, with a blank before it; "" for one that is."""
+        usual = Shape()
+        parts = []
+        if self.vcpus != usual.vcpus:
+            parts.append(f"{self.vcpus} vCPUs")
+        if self.memory_mib != usual.memory_mib:
+            parts.append(f"{self.memory_mib} MiB")
+        if self.backing != usual.backing:
+            parts.append(self.backing)
+        if self.preempt:
+            parts.append("preempt")
+        if not self.tests_the_flag:
+            parts.append(f"{self.image}: no test of the flag")
+        return f" ({', '.join(parts)})" if parts else ""
+
+    @property
+    def tests_the_flag(self) -> bool:
+        """Whether its vCPUs get stuck where FOLL_INTERRUPTIBLE matters."""
+        return self.image == Shape().image
 
 
 @dataclass(frozen=True)
@@ -191,7 +216,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class Before:
-    """One vCPU thread just before the request. :ivar stack: functions, innermost first."""
+    """One vCPU thread just before the request.
+
+    :ivar stack: functions, innermost first.
+    :ivar called: whether a signal or a tracer waits for it to leave the kernel.
+    """
 
     tid: int
     vcpu: int
@@ -199,6 +228,7 @@ class Before:
     wchan: str
     stack: tuple[str, ...]
     fault_path: FaultPath
+    called: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -232,14 +262,17 @@ class Recovery:
     :ivar completed_ns: until the migration had completed.
     :ivar next_pass_ns: until every vCPU had finished a pass. Either is None where the guest found
         its memory damaged before, be it without any recovery.
+    :ivar memory: None where the guest could not be recovered, so that nobody knows.
     :ivar answered_ns: until a request that had hung was answered after all, 0 if it was just before
         the link came back; None otherwise.
+    :ivar failure: why it could not be recovered.
     """
 
     completed_ns: int | None
     next_pass_ns: int | None
-    memory: Literal["whole", "damaged"]
+    memory: Literal["whole", "damaged"] | None
     answered_ns: int | None = None
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -264,6 +297,8 @@ class Record:
     :ivar started: UTC, ISO 8601.
     :ivar slot: the boot of a campaign that it was made in, None outside of one.
     :ivar setup: of the machine under test when the run began; None in older records.
+    :ivar lab_setup: of the machine that a lab ran on, likewise; None outside of one.
+    :ivar tool: the version of a program that made the request, where one did.
     """
 
     run_id: str
@@ -287,6 +322,8 @@ class Record:
     slot: Slot | None = None
     resolution_ns: int | None = None
     setup: Setup | None = None
+    lab_setup: Setup | None = None
+    tool: str | None = None
     schema: int = SCHEMA
 
     @property
@@ -318,17 +355,24 @@ def to_json(records: Sequence[Record]) -> str:
 
 @dataclass(frozen=True)
 class Damage:
-    """A line that is not a record. :ivar line: from 1."""
+    """A line that is not a record. :ivar line: from 1. :ivar newer: it may be to later versions."""
 
     path: Path
     line: int
     why: str
+    newer: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}, line {self.line}: {self.why}."
 
 
 _decoder = msgspec.json.Decoder(Record)
+
+
+class _Newer(str):
+    """Why a line is no record here, though it may be to a later version."""
+
+    __slots__ = ()
 
 
 def _decode(line: bytes) -> Record | str:
@@ -339,10 +383,23 @@ def _decode(line: bytes) -> Record | str:
         if number is None:
             return "not a record, for it names no schema"
         if number > SCHEMA:
-            return f"schema {number} is newer than the {SCHEMA} known here; update kickbench"
-        return _decoder.decode(line)
+            return _Newer(
+                f"schema {number} is newer than the {SCHEMA} known here; update kickbench"
+            )
+        return _checked(_decoder.decode(line))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return f"not a whole record ({error})"
+
+
+def _checked(record: Record) -> Record | str:
+    """The record, or why it cannot have been written by a trial."""
+    if record.deadline_ns <= 0:
+        return "not a record of a trial, whose deadline is above 0"
+    if (record.latency_ns is not None) != (record.outcome in ANSWERED):
+        return f"not a record of a trial, for {record.outcome} and its latency do not go together"
+    if record.latency_ns is not None and record.latency_ns < 0:
+        return "not a record of a trial, whose latency is not below 0"
+    return record
 
 
 def read(path: Path) -> tuple[list[Record], list[Damage]]:
@@ -367,7 +424,7 @@ def read(path: Path) -> tuple[list[Record], list[Damage]]:
         if isinstance(found, Record):
             records.append(found)
         else:
-            damaged.append(Damage(path, number, found))
+            damaged.append(Damage(path, number, str(found), isinstance(found, _Newer)))
     return records, damaged
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_lib.errors import NotRoot
+from bench_lib.errors import EvidenceHidden, NotRoot
 from bench_lib.record import After, Before, FaultPath
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -58,9 +58,14 @@ def fault_path(stack: tuple[str, ...]) -> FaultPath:
 ASLEEP = frozenset({"S", "D"})
 """States that a thread in handle_userfault() can be in: interruptible or killable sleep."""
 
-SPINNING_SHARE = 0.5
+RUNNING = "R"
+
+TRACED = frozenset({"t", "T"})
+"""States of a thread that is stopped: it has come when it was called."""
+
+SPINNING_SHARE = 0.2
 """Threads that have together burnt more of a CPU's time than this spin. Those that sleep burn none;
-those that spin take all there is, which may be one CPU for several of them."""
+those that spin take all there is, which may be one CPU for several of them and for others."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class ThreadState:
     :ivar wchan: the kernel function that it sleeps in, "0" if it does not sleep.
     :ivar stack: its kernel stack, innermost first; empty while it runs in user mode or guest.
     :ivar cpu_ns: CPU time of its life so far.
+    :ivar called: whether a signal or a tracer waits for it to leave the kernel.
     """
 
     tid: int
@@ -78,6 +84,7 @@ class ThreadState:
     wchan: str
     stack: tuple[str, ...]
     cpu_ns: int
+    called: bool = False
 
     @property
     def fault_path(self) -> FaultPath:
@@ -96,34 +103,72 @@ def observe(pid: int, tid: int) -> ThreadState:
 
     :raise ProcessLookupError: there is no such thread.
     :raise NotRoot: its kernel stack may not be read.
+    :raise EvidenceHidden: this kernel has no such file.
     """
     folder = Path(f"/proc/{pid}/task/{tid}")
     try:
         stack = tuple(_FRAME.findall((folder / "stack").read_text()))
         wchan = (folder / "wchan").read_text()
         stat = (folder / "stat").read_text()
+        status = (folder / "status").read_text()
         cpu_ns = int((folder / "schedstat").read_text().split()[0])
     except PermissionError:
         raise NotRoot(
             f"The kernel does not show the stack of thread {tid}: run as root, outside of a "
             "container that hides it."
         ) from None
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if folder.exists():
+            raise EvidenceHidden(
+                f"This kernel has no {error.filename}; it takes one that was built with "
+                "CONFIG_STACKTRACE and CONFIG_SCHED_INFO."
+            ) from None
         raise ProcessLookupError(f"no thread {tid} in process {pid}") from None
+    # The name is in parentheses and may hold any character, so count from its end.
+    state = stat.rpartition(")")[2].split()[0]
     return ThreadState(
         tid=tid,
-        # The name is in parentheses and may hold any character, so count from its end.
-        state=stat.rpartition(")")[2].split()[0],
+        state=state,
         wchan=wchan or "0",
         stack=stack,
         cpu_ns=cpu_ns,
+        called=bool(_signals(status)) or (_tracer(status) != 0 and state not in TRACED),
     )
 
 
 def spin(before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int) -> bool:
-    """Whether threads have spun between two looks at them, `elapsed_ns` apart."""
-    burnt_ns = sum(now.cpu_ns - then.cpu_ns for then, now in zip(before, after, strict=True))
+    """Whether threads that are called have spun between two looks at them, `elapsed_ns` apart.
+
+    One that burns as much and is not called runs its guest.
+    """
+    burnt_ns = sum(
+        now.cpu_ns - then.cpu_ns for then, now in zip(before, after, strict=True) if now.called
+    )
     return burnt_ns > SPINNING_SHARE * elapsed_ns
+
+
+def _signals(status: str) -> int:
+    """Of signals sent to a thread alone, the mask of those that wait; see proc(5)."""
+    return int(status.partition("SigPnd:")[2].split()[0], 16)
+
+
+def _tracer(status: str) -> int:
+    return int(status.partition("TracerPid:")[2].split()[0])
+
+
+def tracer_of(pid: int, tid: int) -> int:
+    """The process that traces a thread; 0 if none does.
+
+    :raise ProcessLookupError: there is no such thread.
+    """
+    return _tracer(_status(pid, tid))
+
+
+def _status(pid: int, tid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/task/{tid}/status").read_text()
+    except FileNotFoundError:
+        raise ProcessLookupError(f"no thread {tid} in process {pid}") from None
 
 
 def kick(pid: int, tid: int, number: signal.Signals) -> int:
@@ -145,17 +190,14 @@ def pending(pid: int, tid: int, number: signal.Signals) -> bool:
 
     :raise ProcessLookupError: there is no such thread.
     """
-    try:
-        status = Path(f"/proc/{pid}/task/{tid}/status").read_text()
-    except FileNotFoundError:
-        raise ProcessLookupError(f"no thread {tid} in process {pid}") from None
-    mask = int(status.split("SigPnd:")[1].split()[0], 16)
-    return bool(mask >> (number - 1) & 1)
+    return bool(_signals(_status(pid, tid)) >> (number - 1) & 1)
 
 
 def evidence_before(vcpu: int, seen: ThreadState) -> Before:
     """The record's form of what was seen of a vCPU's thread before the request."""
-    return Before(seen.tid, vcpu, seen.state, seen.wchan, seen.stack, seen.fault_path)
+    return Before(
+        seen.tid, vcpu, seen.state, seen.wchan, seen.stack, seen.fault_path, called=seen.called
+    )
 
 
 def evidence_after(vcpu: int, seen: ThreadState, before: ThreadState) -> After:
@@ -168,4 +210,5 @@ def evidence_after(vcpu: int, seen: ThreadState, before: ThreadState) -> After:
         seen.stack,
         seen.fault_path,
         seen.cpu_ns - before.cpu_ns,
+        called=seen.called,
     )

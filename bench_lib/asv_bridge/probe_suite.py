@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bench_lib import ownership
+from bench_lib import interrupt, ownership
 from bench_lib.asv_bridge.progress import Progress
 from bench_lib.asv_bridge.suite import NS_PER_S, asked_for, failure_told, silence_s
 from bench_lib.errors import ProbeFailed
 from bench_lib.kvm import probe
 from bench_lib.kvm.probe import CASES, Result
 from bench_lib.lab import probing
-from bench_lib.record import HUNG, Outcome
+from bench_lib.record import HUNG, SCORED
 from bench_lib.settings import Settings
 
 WAKES = 200
@@ -37,20 +37,20 @@ class ProbeSuite:
     def measure(self) -> dict[str, Result]:
         """Probe every case; what became of each by its name.
 
-        :raise KickbenchError: that could not be done, or gave no measurement of a case. Word of it
-            is left for asv's environment, so that nothing is saved.
+        :raise KickbenchError: that could not be done, or gave no measurement of any case. Word of
+            it is left for asv's environment, so that nothing is saved.
         """
         settings = Settings.from_environment()
         with failure_told(settings):
             results = {each.case: each for each in _run(settings)}
-            for result in results.values():
-                if result.outcome is Outcome.LOST:
-                    raise ProbeFailed(f"{result.case}: {result.reason}")
+            if not any(each.outcome in SCORED for each in results.values()):
+                reasons = dict.fromkeys(f"{each.case}: {each.reason}" for each in results.values())
+                raise ProbeFailed(f"No case gave a measurement: {' '.join(reasons)}")
         return results
 
     def setup(self, results: dict[str, Result], case: str) -> None:
-        """Leave out what cannot be tried here, as asv wants to be told of it."""
-        if results[case].outcome is None:
+        """Leave out what cannot be measured here, as asv wants to be told of it."""
+        if results[case].outcome not in SCORED:
             raise NotImplementedError(results[case].reason)
 
     def track_wake(self, results: dict[str, Result], case: str) -> dict[str, object] | float:
@@ -75,7 +75,7 @@ def _run(settings: Settings) -> list[Result]:
     kernel = asked_for(settings)
     try:
         if kernel is None:
-            with ownership.measuring(settings.runtime) as owner:
+            with interrupt.raised(), ownership.measuring(settings.runtime) as owner:
                 return probe.run(
                     owner, CASES, WAKES, DEADLINE_S, lambda each: progress.advance(each.case)
                 )

@@ -8,10 +8,10 @@ import sys
 import click
 import msgspec
 
-from bench_lib import deadline, ownership, present
+from bench_lib import deadline, interrupt, ownership, present
 from bench_lib.cli import kernels
 from bench_lib.errors import ProbeFailed
-from bench_lib.kernel import btf, identity
+from bench_lib.kernel import btf, identity, setup
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.kvm import probe as kvm_probe
 from bench_lib.kvm.probe import Result
@@ -21,7 +21,13 @@ from bench_lib.settings import Settings
 
 
 @click.command("probe", epilog=f"Cases: {', '.join(each.name for each in kvm_probe.CASES)}.")
-@click.option("-n", "count", type=click.IntRange(min=1), default=200, help="Wakes a case; 200.")
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(min=1),
+    default=200,
+    help=f"Wakes a case; default 200. SIGKILL at most {kvm_probe.KILLS}.",
+)
 @click.option(
     "--case", "names", multiple=True, metavar="NAME", help="Default: all that are listed below."
 )
@@ -59,12 +65,20 @@ def probe(
         if not as_json:
             present.probe_row(present.stdout(), width, result)
 
-    with ownership.measuring(settings.runtime) as owner:
+    with interrupt.raised(), ownership.measuring(settings.runtime) as owner:
         results = kvm_probe.run(owner, cases, count, limit_s, on_result)
     label = _label(settings)
     sentence = kvm_probe.verdict(results)
     if as_json:
-        report = kvm_probe.Report(identity.booted(), label, sentence, tuple(results))
+        report = kvm_probe.Report(
+            identity.booted(),
+            identity.boot_id(),
+            identity.this_host(settings.lab),
+            setup.of_this_machine(),
+            label,
+            sentence,
+            tuple(results),
+        )
         click.echo(msgspec.json.format(kvm_probe.to_json(report), indent=2).decode())
     else:
         click.echo(f"{sentence}; its types say: {label}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
 
 from bench_lib.record import Setup
 
 SYSTEM = Path("/sys/devices/system/cpu")
 MODULES = Path("/sys/module")
+HUGE_PAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 
 KVM_MODULES = ("kvm_intel", "kvm_amd", "kvm_pvm")
 """KVM for each kind of processor, and the one for virtual machines that have none."""
@@ -27,7 +27,7 @@ def of_this_machine() -> Setup:
         turbo=turbo(),
         smt=_is_one(SYSTEM / "smt/active"),
         thp=_chosen(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
-        huge_pages=huge_pages("nr"),
+        huge_pages=huge_pages(),
         ptrace_scope=_number(Path("/proc/sys/kernel/yama/ptrace_scope")),
         unprivileged_userfaultfd=_is_one(Path("/proc/sys/vm/unprivileged_userfaultfd")),
         mitigations=_mitigations(),
@@ -59,9 +59,26 @@ def memory_mib(name: str) -> int | None:
     return int(text.split()[0]) // 1024 if text else None
 
 
-def huge_pages(which: Literal["nr", "free"]) -> int | None:
-    """Huge pages of 2 MiB, all or those that are free; None where the kernel has none such."""
-    return _number(Path(f"/sys/kernel/mm/hugepages/hugepages-2048kB/{which}_hugepages"))
+def huge_pages() -> int | None:
+    """Huge pages of 2 MiB that there are; None where the kernel has none such."""
+    return _number(HUGE_PAGES / "nr_hugepages")
+
+
+def free_huge_pages() -> int:
+    """Those of them that nobody has, nor has been promised."""
+    free, promised = (_number(HUGE_PAGES / f"{which}_hugepages") for which in ("free", "resv"))
+    return (free or 0) - (promised or 0)
+
+
+def more_huge_pages(needed: int, tee: str = "tee") -> str:
+    """The shell's command that makes so many free.
+
+    :param tee: what writes as root.
+
+    Not the sysctl, which is about whatever size is the default; and never fewer than there are.
+    """
+    wanted = (huge_pages() or 0) - free_huge_pages() + needed
+    return f"echo {wanted} | {tee} {HUGE_PAGES / 'nr_hugepages'}"
 
 
 def _governor() -> str | None:

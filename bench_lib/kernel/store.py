@@ -76,10 +76,18 @@ class Store:
         return cls(settings.cache / "kernels")
 
     def all(self) -> list[Bootable]:
-        """Every build that is there."""
+        """Every build that is there.
+
+        :raise KernelUnusable: one of them is damaged.
+        """
         found = []
         for path in sorted(self.folder.glob(f"*/{LABEL}")):
-            label = msgspec.json.decode(path.read_bytes(), type=_Label)
+            try:
+                label = msgspec.json.decode(path.read_bytes(), type=_Label)
+            except msgspec.MsgspecError as error:
+                raise KernelUnusable(
+                    f"{path} is damaged ({error}); delete {path.parent}, and fetch it again."
+                ) from None
             found.append(Bootable(label.build, label.source, path.parent))
         return found
 

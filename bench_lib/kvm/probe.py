@@ -21,13 +21,13 @@ import msgspec
 
 from bench_lib import process, threads
 from bench_lib.deadline import Deadline
-from bench_lib.errors import ProbeFailed, UnknownCase
+from bench_lib.errors import ProbeFailed, UnknownCase, UserfaultfdForbidden
 from bench_lib.kernel import setup
 from bench_lib.kvm import device, userfault
 from bench_lib.kvm.worker import MOMENT, PRESENT
 from bench_lib.ownership import Run
 from bench_lib.ptrace import PTRACE_CONT, PTRACE_INTERRUPT, PTRACE_SEIZE, WALL, ptrace
-from bench_lib.record import HUNG, Backing, FaultPath, Kernel, Outcome
+from bench_lib.record import HUNG, Backing, FaultPath, Host, Kernel, Outcome, Setup
 from bench_lib.settings import CHECKOUT
 from bench_lib.threads import ThreadState
 
@@ -47,8 +47,9 @@ JUDGE_S = 0.1
 ZOMBIE = "Z"
 """The state of a thread that has ended, in /proc."""
 
-KILLS = 5
-"""How often SIGKILL is tried, each time on a worker of its own."""
+KILLS = 8
+"""How often SIGKILL is tried at the most, each time on a worker of its own. asv tells no difference
+between fewer."""
 
 
 class Wake(StrEnum):
@@ -110,13 +111,27 @@ def named(names: Sequence[str]) -> list[ProbeCase]:
 
 
 @dataclass(frozen=True)
+class Hung:
+    """A thread that was not called back, at the end of the case.
+
+    :ivar cpu_share: what it burnt of a CPU then.
+    """
+
+    state: str
+    wchan: str
+    stack: tuple[str, ...]
+    cpu_share: float
+
+
+@dataclass(frozen=True)
 class Result:
     """What became of one case.
 
     :ivar outcome: None where the case cannot be tried here; `lost` where its path was not taken.
     :ivar reason: why, for both.
-    :ivar state: of the thread when it was stuck, as wchan and fault_path.
+    :ivar state: of the thread when it was stuck, as wchan, stack and fault_path.
     :ivar wakes_ns: a time for each wake.
+    :ivar after: the thread where it hung.
     """
 
     case: str
@@ -126,6 +141,8 @@ class Result:
     wchan: str | None = None
     fault_path: FaultPath | None = None
     wakes_ns: tuple[int, ...] = ()
+    stack: tuple[str, ...] = ()
+    after: Hung | None = None
 
     @property
     def median_us(self) -> float | None:
@@ -145,6 +162,9 @@ class Report:
     """
 
     kernel: Kernel
+    boot_id: str
+    host: Host
+    setup: Setup
     interruptible: str
     verdict: str
     cases: tuple[Result, ...]
@@ -186,6 +206,8 @@ class _Worker:
         self._output, theirs = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, self._output)
         argv = [sys.executable, "-m", "bench_lib.kvm.worker", case.program, case.backing, case.mode]
+        if case.wake is Wake.PTRACE:
+            argv.append("traced")
         try:
             self.child = stack.enter_context(
                 process.started(argv, env={**run.mark, "PYTHONPATH": str(CHECKOUT)}, output=theirs)
@@ -214,6 +236,14 @@ class _Worker:
             data += more
         said = data.decode(errors="replace").strip() or "The worker ended."
         raise ProbeFailed(said.splitlines()[-1])
+
+    def must_be_inside(self) -> None:
+        """Refuse a vCPU that is back before it is called.
+
+        :raise ProbeFailed: it is.
+        """
+        if self.back(0) is not None:
+            raise ProbeFailed("Something else has called the vCPU back.")
 
     def look(self) -> ThreadState:
         """Look once at its only thread.
@@ -244,7 +274,7 @@ def run(
     :raise HostError: nothing can be probed here.
     """
     device.check()
-    os.close(userfault.open_descriptor())
+    userfault.check()
     results = []
     with _apart() as cpus:
         for case in cases:
@@ -274,12 +304,13 @@ def _apart() -> Iterator[Sequence[int]]:
 def _probe(
     owner: Run, case: ProbeCase, cpus: Sequence[int], count: int, deadline_s: float
 ) -> Result:
-    if case.backing is Backing.HUGETLB and not setup.huge_pages("free"):
-        return Result(case.name, None, "no huge page is free: `sysctl vm.nr_hugepages=8`")
+    if (why := _cannot_be_tried(case)) is not None:
+        return Result(case.name, None, why)
     seen: ThreadState | None = None
     wakes: list[int] = []
     outcome = Outcome.RETURNED
     reason = None
+    after = None
     try:
         if case.wake is Wake.SIGKILL:
             for _ in range(min(count, KILLS)):
@@ -288,7 +319,7 @@ def _probe(
                     seen = _stuck(worker, case)
                     took_ns = _kill(worker, deadline_s)
                     if took_ns is None:
-                        outcome = _how_it_hung(worker, seen)
+                        outcome, after = _how_it_hung(worker, case, seen)
                         break
                     wakes.append(took_ns)
         else:
@@ -298,9 +329,10 @@ def _probe(
                     ptrace(PTRACE_SEIZE, worker.pid)
                 for _ in range(count):
                     seen = _stuck(worker, case)
+                    worker.must_be_inside()
                     took_ns = _WAKES[case.wake](worker, deadline_s)
                     if took_ns is None:
-                        outcome = _how_it_hung(worker, seen)
+                        outcome, after = _how_it_hung(worker, case, seen)
                         break
                     wakes.append(took_ns)
     except (ProbeFailed, OSError) as error:
@@ -313,18 +345,33 @@ def _probe(
         seen.wchan if seen else None,
         seen.fault_path if seen else None,
         tuple(wakes),
+        seen.stack if seen else (),
+        after,
     )
+
+
+def _cannot_be_tried(case: ProbeCase) -> str | None:
+    """Why not, where this host or its kernel has not what a case takes."""
+    if case.backing is Backing.HUGETLB and setup.free_huge_pages() < 1:
+        return f"no huge page is free: `{setup.more_huge_pages(1)}`"
+    if case.mode != PRESENT:
+        try:
+            userfault.check(case.mode, case.backing)
+        except UserfaultfdForbidden as error:
+            return str(error)
+    return None
 
 
 def _stuck(worker: _Worker, case: ProbeCase) -> ThreadState:
     """Wait until the vCPU was seen stuck twice in the same place, on the path that is meant.
 
+    One that is to be healthy is seen to run.
+
     :raise ProbeFailed: it was not; the sentence says what was seen.
     """
-    if case.path is FaultPath.NONE:
-        time.sleep(SETTLE_S)
-        return worker.look()
     deadline = Deadline.after(STUCK_S)
+    if case.path is FaultPath.NONE:
+        return _running(worker, deadline)
     earlier = worker.look()
     while not deadline.passed:
         now = worker.look()
@@ -338,10 +385,27 @@ def _stuck(worker: _Worker, case: ProbeCase) -> ThreadState:
     )
 
 
+def _running(worker: _Worker, deadline: Deadline) -> ThreadState:
+    """Wait until the thread has burnt CPU time, which the kernel adds up at each of its ticks.
+
+    :raise ProbeFailed: it has not; the sentence says what was seen.
+    """
+    begin = worker.look()
+    while not deadline.passed:
+        time.sleep(SETTLE_S)
+        now = worker.look()
+        runs = now.state == threads.RUNNING and now.fault_path is FaultPath.NONE
+        if runs and now.cpu_ns > begin.cpu_ns:
+            return now
+    raise ProbeFailed(f"The vCPU does not run ({now.state} {now.wchan}, path {now.fault_path}).")
+
+
 def _signal(number: signal.Signals) -> Callable[[_Worker, float], int | None]:
     def wake(worker: _Worker, deadline_s: float) -> int | None:
         sent_ns = threads.kick(worker.pid, worker.pid, number)
         back_ns = worker.back(deadline_s)
+        if back_ns is not None and back_ns < sent_ns:
+            raise ProbeFailed("The vCPU was back before it was called.")
         return None if back_ns is None else back_ns - sent_ns
 
     return wake
@@ -357,7 +421,8 @@ def _trace(worker: _Worker, deadline_s: float) -> int | None:
             return None
     stopped_ns = time.monotonic_ns()
     ptrace(PTRACE_CONT, worker.pid)
-    worker.back(deadline_s)
+    if worker.back(deadline_s) is None:
+        raise ProbeFailed("The thread stopped for its tracer, but KVM_RUN did not come back.")
     return stopped_ns - sent_ns
 
 
@@ -375,15 +440,23 @@ _WAKES: dict[Wake, Callable[[_Worker, float], int | None]] = {
 }
 
 
-def _how_it_hung(worker: _Worker, before: ThreadState) -> Outcome:
-    """Whether a vCPU that did not come back sleeps or spins, by what it burns from now on."""
+def _how_it_hung(worker: _Worker, case: ProbeCase, before: ThreadState) -> tuple[Outcome, Hung]:
+    """Whether a vCPU that did not come back sleeps or spins, by what it burns from now on.
+
+    :raise ProbeFailed: it does neither, or was late.
+    """
     begin_ns, then = time.monotonic_ns(), worker.look()
     time.sleep(JUDGE_S)
     now = worker.look()
-    if threads.spin([then], [now], time.monotonic_ns() - begin_ns):
-        return Outcome.SPINNING
-    if now.fault_path is before.fault_path:
-        return Outcome.ASLEEP
+    elapsed_ns = time.monotonic_ns() - begin_ns
+    # Late is another thing than never, and the vCPU is stuck again by now.
+    if case.wake is not Wake.SIGKILL and worker.back(0) is not None:
+        raise ProbeFailed("The vCPU came back, but only after the deadline; see --deadline.")
+    after = Hung(now.state, now.wchan, now.stack, (now.cpu_ns - then.cpu_ns) / elapsed_ns)
+    if threads.spin([then], [now], elapsed_ns):
+        return Outcome.SPINNING, after
+    if now.state in threads.ASLEEP and now.same_sleep(then) and now.fault_path is before.fault_path:
+        return Outcome.ASLEEP, after
     raise ProbeFailed(f"No wake was seen, but the vCPU is in state {now.state}, {now.wchan}.")
 
 

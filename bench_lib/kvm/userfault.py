@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
 import struct
 
 from bench_lib.errors import HugepagesMissing, UserfaultfdForbidden
+from bench_lib.kernel import setup
 from bench_lib.kvm.vcpu import HUGE_PAGE, address_of
 from bench_lib.record import Backing
 
@@ -38,9 +40,14 @@ def open_descriptor(features: int = 0) -> int:
     """
     fd = _libc.syscall(SYS_USERFAULTFD, os.O_CLOEXEC)
     if fd < 0:
+        if (code := ctypes.get_errno()) == errno.ENOSYS:
+            raise UserfaultfdForbidden(
+                "This kernel has no userfaultfd(2); it takes one with CONFIG_USERFAULTFD."
+            )
         raise UserfaultfdForbidden(
-            f"userfaultfd(2) is refused ({os.strerror(ctypes.get_errno())}): run as root, with "
-            "CAP_SYS_PTRACE, or set `sysctl vm.unprivileged_userfaultfd=1`."
+            f"userfaultfd(2) is refused ({os.strerror(code)}): run as root, with CAP_SYS_PTRACE "
+            "and no seccomp filter in the way (a container's), or set "
+            "`sysctl vm.unprivileged_userfaultfd=1`."
         )
     try:
         fcntl.ioctl(fd, UFFDIO_API, struct.pack("<QQQ", UFFD_API, features, 0))
@@ -50,6 +57,14 @@ def open_descriptor(features: int = 0) -> int:
             f"This kernel's userfaultfd lacks what is asked for ({error.strerror})."
         ) from None
     return int(fd)
+
+
+def check(mode: str | None = None, backing: Backing = Backing.ANONYMOUS) -> None:
+    """Try to have one, for any memory or for faults of that mode on that kind of it.
+
+    :raise UserfaultfdForbidden: it may not be had, or this kernel lacks that.
+    """
+    os.close(open_descriptor(0 if mode is None else FEATURES[mode, backing]))
 
 
 class Undelivered:
@@ -72,7 +87,7 @@ class Undelivered:
     def _map(self, backing: Backing, mode: str) -> mmap.mmap:
         if backing is Backing.ANONYMOUS:
             return mmap.mmap(-1, HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        huge = os.MFD_HUGETLB if backing is Backing.HUGETLB else 0
+        huge = os.MFD_HUGETLB | os.MFD_HUGE_2MB if backing is Backing.HUGETLB else 0
         file = os.memfd_create("target", os.MFD_CLOEXEC | huge)
         try:
             os.ftruncate(file, HUGE_PAGE)
@@ -83,7 +98,7 @@ class Undelivered:
         except OSError as error:
             raise HugepagesMissing(
                 f"No huge page of 2 MiB could be had ({error.strerror}): "
-                "`sysctl vm.nr_hugepages=8` reserves some."
+                f"`{setup.more_huge_pages(1)}` makes one."
             ) from None
         finally:
             os.close(file)

@@ -1,10 +1,11 @@
 """The process that a vCPU is stuck in: alone, so that it can be killed, and with one thread.
 
-    python -m bench_lib.kvm.worker PROGRAM BACKING MODE
+    python -m bench_lib.kvm.worker PROGRAM BACKING MODE [traced]
 
 Runs the vCPU; whenever a signal has called it back, takes the signal, writes the moment to stdout
 (a byte 0, and nanoseconds on the monotonic clock in 8 more), and runs it again. The first moment is
 0: it is about to run for the first time. What it cannot do it says as text, and exits with 1.
+What calls it back without a signal (a tracer, a stop and its end) counts only if it is `traced`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ PRESENT = "present"
 """The mode of memory that is all there."""
 
 
-def main(program: str, backing: str, mode: str) -> None:
+def main(program: str, backing: str, mode: str, traced: str = "") -> None:
     """Run the vCPU until this process is killed."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     if mode == PRESENT:
@@ -48,18 +49,18 @@ def main(program: str, backing: str, mode: str) -> None:
     machine = vcpu.VirtualMachine(PROGRAMS[program], memory)
     machine.unblock(SIGNALS)
     parent = os.getppid()
-    back_ns = 0
+    os.write(1, MOMENT.pack(0, 0))
     while True:
-        os.write(1, MOMENT.pack(0, back_ns))
         back_ns = machine.run()
-        # Before it is told: the next signal, if it came now, would be taken with this one. None is
-        # there where ptrace called it back.
+        # Before it is told: the next signal, if it came now, would be taken with this one.
         taken = signal.sigtimedwait(SIGNALS, 0)
         if taken is not None and taken.si_pid != parent:
             raise ProbeFailed(
                 f"Process {taken.si_pid} signalled the worker too, so nobody can tell whose wake "
                 "it was."
             )
+        if taken is not None or traced:
+            os.write(1, MOMENT.pack(0, back_ns))
 
 
 if __name__ == "__main__":

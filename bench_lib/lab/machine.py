@@ -7,12 +7,14 @@ import base64
 import json
 import os
 import shlex
+import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,21 @@ def check_host(settings: Settings) -> None:
         )
 
 
+ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--")
+
+
+@cache
+def alone() -> tuple[str, ...]:
+    """What starts virtme-ng in a namespace of processes of its own, where that may be had.
+
+    It starts a shell that starts a script that starts QEMU. When we die, however that is, their
+    first goes, and the kernel ends all of such a namespace with its first. In a container without
+    CAP_SYS_ADMIN there is none; that ends all with its own first, and else `kickbench clean` does.
+    """
+    tried = subprocess.run([*ALONE, "true"], capture_output=True, check=False)
+    return ALONE if tried.returncode == 0 else ()
+
+
 def command_line(kernel: Bootable, folder: Path, share: Path, settings: Settings) -> list[str]:
     """virtme-ng's arguments.
 
@@ -113,9 +130,7 @@ def command_line(kernel: Bootable, folder: Path, share: Path, settings: Settings
     ]
     agent = [sys.executable, "-I", "-S", str(Path(__file__).with_name("agent.py")), SHARE]
     return [
-        # virtme-ng starts a shell that starts a script that starts QEMU. When we die, however that
-        # is, their first goes, and the kernel ends all of a namespace of processes with its first.
-        "unshare", "--pid", "--fork", "--kill-child", "--",
+        *alone(),
         str(BIN / "vng"),
         "--run", str(kernel.vmlinuz),
         # The console, so that a lab that dies says why.
@@ -193,16 +208,24 @@ class Lab:
         if self._failure is not None:
             raise self._failure
         request = {"run": list(argv), "env": dict(env), "cwd": str(cwd)}
-        try:
+        async with self._unless_lost():
             self._writer.write(json.dumps(request).encode() + b"\n")
             await self._writer.drain()
-            while True:
+        while True:
+            # What the caller does with the output may fail by itself, and is no loss of the lab.
+            async with self._unless_lost():
                 message = await _message(self._reader, Deadline.after(SILENCE_S))
-                if "exit" in message:
-                    return int(message["exit"])
-                for stream in ("out", "err"):
-                    if stream in message:
-                        on_output(stream, base64.b64decode(message[stream]))
+            if "exit" in message:
+                return int(message["exit"])
+            for stream in ("out", "err"):
+                if stream in message:
+                    on_output(stream, base64.b64decode(message[stream]))
+
+    @asynccontextmanager
+    async def _unless_lost(self) -> AsyncIterator[None]:
+        """:raise LabLost: the lab died or stopped answering; whatever is asked later does too."""
+        try:
+            yield
         except (OSError, EOFError, DeadlinePassed) as error:
             what = "The lab was lost while a command ran in it"
             self._failure = await self._console.lost(what, error)

@@ -6,9 +6,10 @@ import os
 import shutil
 from collections.abc import Sequence
 
-from bench_lib.errors import HugepagesMissing, NotRoot, ProgramMissing
+from bench_lib.errors import HostError, HugepagesMissing, NotRoot, ProgramMissing
 from bench_lib.kernel import setup
 from bench_lib.kvm import device
+from bench_lib.record import Request
 from bench_lib.settings import Settings
 from bench_lib.trial.case import HUGE_MIB, Case
 from bench_lib.trial.requests import REQUESTS
@@ -35,10 +36,24 @@ def check(settings: Settings, cases: Sequence[Case] = ()) -> None:
     _check_huge_pages(max((case.huge_pages for case in cases), default=0))
 
 
+def lacking(request: Request, *, lab: bool) -> str | None:
+    """What this host lacks for a request; None for nothing.
+
+    :param lab: of a lab on this host, which has its programs, but rights of its own.
+    """
+    try:
+        REQUESTS[request].check_host()
+    except ProgramMissing as error:
+        return str(error)
+    except HostError as error:
+        return None if lab else str(error)
+    return None
+
+
 def _check_huge_pages(needed: int) -> None:
-    there = setup.huge_pages("free") or 0
+    there = setup.free_huge_pages()
     if there < needed:
         raise HugepagesMissing(
             f"The guests need {needed} free huge pages of {HUGE_MIB} MiB, and this host has "
-            f"{there}: `sysctl vm.nr_hugepages={needed}` reserves them."
+            f"{there}: `{setup.more_huge_pages(needed)}` makes room for them."
         )

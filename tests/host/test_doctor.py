@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bench_lib import doctor, ownership
+from bench_lib import doctor, ownership, threads
+from bench_lib.settings import Settings
 from tests.host.conftest import KICKBENCH, Command
 
 
@@ -49,7 +49,8 @@ def test_what_is_not_fine_says_what_mends_it_and_that_does(
     Path("/proc/sys/vm/nr_hugepages").write_text("0")
     row = _rows(kickbench("doctor", "--json"))["huge pages"]
     assert row["status"] == "degraded"
-    subprocess.run(shlex.split(row["mend"]), check=True, capture_output=True)
+    # As it is pasted into a shell, like all of them.
+    subprocess.run(["sh", "-ec", row["mend"]], check=True, capture_output=True)
     assert _rows(kickbench("doctor", "--json"))["huge pages"]["status"] == "fine"
 
 
@@ -60,7 +61,7 @@ def test_leftovers_of_killed_runs(kickbench: Command, runtime: Path) -> None:
     row = _rows(kickbench("doctor", "--json"))["leftovers"]
     assert row["status"] == "degraded"
     assert dead in row["found"]
-    subprocess.run(shlex.split(row["mend"]), check=True, capture_output=True)
+    subprocess.run(["sh", "-ec", row["mend"]], check=True, capture_output=True)
     assert _rows(kickbench("doctor", "--json"))["leftovers"]["status"] == "fine"
 
 
@@ -92,7 +93,7 @@ def test_a_host_before_the_set_up(kickbench: Command, tmp_path: Path) -> None:
     """With nothing but what finds programs and traces processes."""
     few = tmp_path / "bin"
     few.mkdir()
-    for name in ("sleep",):
+    for name in ("sleep", "true"):
         (few / name).symlink_to(str(shutil.which(name)))
     done = kickbench("doctor", "--json", env={**os.environ, "PATH": str(few)})
     assert done.returncode == 2, done.stdout
@@ -121,6 +122,32 @@ def test_an_ordinary_user_is_told_what_takes_root(clean_host: Path, tmp_path: Pa
     assert rows["root"]["status"] == "missing"
     assert rows["root"]["mend"].startswith("sudo ")
     assert rows["outages"]["status"] == "missing"
+    # Trials take root, who needs no such thing.
+    assert rows["userfaultfd"]["mend"] is None
+
+
+def test_a_damaged_cache_is_a_row(
+    kickbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = tmp_path / "cache" / "kernels" / "6.1.0-1-amd64_0"
+    build.mkdir(parents=True)
+    (build / "build.json").write_text("{")
+    monkeypatch.setenv("KICKBENCH_CACHE", str(tmp_path / "cache"))
+    row = _rows(kickbench("doctor", "--json"))["lab disk"]
+    assert row["status"] == "missing"
+    assert f"delete {build}" in row["found"]
+
+
+def test_a_kernel_that_hides_stacks_is_a_row(
+    history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hidden(pid: int, tid: int) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/proc/1/stack")
+
+    monkeypatch.setattr(threads, "observe", hidden)
+    rows = {row.name: row for row in doctor.examine(Settings.from_environment())}
+    assert rows["kernel stacks"].status == "missing"
+    assert not doctor.native_runs(list(rows.values()))
 
 
 def test_a_closed_pipe_is_no_traceback(clean_host: Path) -> None:

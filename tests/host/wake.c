@@ -99,7 +99,7 @@ static int vcpu_of(const uint8_t *code, size_t size, void *target)
 		calloc(1, sizeof(*cpuid) + ENTRIES * sizeof(struct kvm_cpuid_entry2));
 	struct kvm_segment segment = {
 		.limit = 0xffffffff, .selector = 0x23, .type = 0xb,
-		.present = 1, .dpl = 3, .s = 1, .l = 1,
+		.present = 1, .dpl = 3, .s = 1, .l = 1, .g = 1,
 	};
 	struct kvm_segment data = segment, task = segment;
 	struct kvm_sregs special;
@@ -146,6 +146,7 @@ static int vcpu_of(const uint8_t *code, size_t size, void *target)
 
 static void work(int vcpu, int output)
 {
+	struct kvm_run *run = mmap(NULL, sizeof(*run), PROT_READ, MAP_SHARED, vcpu, 0);
 	struct {
 		struct kvm_signal_mask mask;
 		uint64_t bits;
@@ -160,7 +161,11 @@ static void work(int vcpu, int output)
 	must(ioctl(vcpu, KVM_SET_SIGNAL_MASK, &unblocked), "KVM_SET_SIGNAL_MASK");
 	for (;;) {
 		must(write(output, &back_ns, sizeof(back_ns)), "write");
-		if (ioctl(vcpu, KVM_RUN, 0) == 0 || errno != EINTR)
+		if (ioctl(vcpu, KVM_RUN, 0) == 0) {
+			fprintf(stderr, "the guest exited for reason %u\n", run->exit_reason);
+			exit(1);
+		}
+		if (errno != EINTR)
 			must(-1, "KVM_RUN");
 		back_ns = now_ns();
 		sigtimedwait(&signals, NULL, &none);

@@ -9,8 +9,10 @@ from tests.make import STUCK
 SECOND = 1_000_000_000
 
 
-def _thread(cpu_ns: int, state: str = "S", stack: tuple[str, ...] = STUCK) -> ThreadState:
-    return ThreadState(tid=1, state=state, wchan="0", stack=stack, cpu_ns=cpu_ns)
+def _thread(
+    cpu_ns: int, state: str = "S", stack: tuple[str, ...] = STUCK, *, called: bool = True
+) -> ThreadState:
+    return ThreadState(1, state, "0", stack, cpu_ns, called)
 
 
 @pytest.mark.parametrize("state", ["S", "D"])
@@ -33,6 +35,13 @@ def test_threads_that_spin_on_one_cpu_spin_together() -> None:
     before = [_thread(0), _thread(0)]
     after = [_thread(49 * SECOND // 100, "R", ()), _thread(49 * SECOND // 100, "R", ())]
     assert proof.how_it_hung(before, after, SECOND) is Outcome.SPINNING
+
+
+def test_a_guest_that_runs_and_was_not_called_does_not_spin() -> None:
+    """Whatever keeps the answer back, it is no vCPU."""
+    after = [_thread(5 * SECOND, "R", (), called=False)]
+    with pytest.raises(NotStuck):
+        proof.how_it_hung([_thread(0, "R", ())], after, 5 * SECOND)
 
 
 def test_an_answer_that_something_else_keeps_back_is_no_measurement() -> None:

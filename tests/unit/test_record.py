@@ -16,7 +16,7 @@ KEYS = {
     "resolution_ns",
     "schema", "run_id", "seq", "request", "scenario", "shape", "outcome", "reason", "latency_ns",
     "deadline_ns", "kernel", "boot_id", "host", "qemu", "outage", "evidence", "stages", "recovery",
-    "started", "slot", "setup",
+    "started", "slot", "lab_setup", "setup", "tool",
 }  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_the_keys_of_a_record_are_those_that_readers_rely_on() -> None:
     assert set(data["shape"]) == {"vcpus", "memory_mib", "backing", "preempt", "image"}
     assert set(data["host"]) == {"kind", "accelerator", "machine"}
     (before,), (after,) = data["evidence"]["before"], data["evidence"]["after"]
-    assert set(before) == {"tid", "vcpu", "state", "wchan", "stack", "fault_path"}
+    assert set(before) == {"tid", "vcpu", "state", "wchan", "stack", "fault_path", "called"}
     assert set(after) == {*before, "cpu_ns"}
 
 

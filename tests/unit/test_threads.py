@@ -1,10 +1,13 @@
 import os
+import signal
 import threading
+from pathlib import Path
 
 import pytest
 
 from bench_lib import threads
 from bench_lib.deadline import Deadline
+from bench_lib.errors import EvidenceHidden
 from bench_lib.record import FaultPath
 
 # As seen on vCPU threads of real guests.
@@ -75,6 +78,28 @@ def test_a_thread_that_burns_cpu_time_is_seen_to() -> None:
     assert after.state == "R"
     evidence = threads.evidence_after(0, after, before)
     assert evidence.cpu_ns > 0
+
+
+def test_a_thread_that_is_signalled_is_called_until_it_takes_it() -> None:
+    tid = threading.get_native_id()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        assert not threads.observe(os.getpid(), tid).called
+        threads.kick(os.getpid(), tid, signal.SIGUSR1)
+        assert threads.observe(os.getpid(), tid).called
+        signal.sigwait({signal.SIGUSR1})
+        assert not threads.observe(os.getpid(), tid).called
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_a_kernel_without_stacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(self: Path) -> str:
+        raise FileNotFoundError(2, "No such file or directory", str(self))
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    with pytest.raises(EvidenceHidden, match=r"has no /proc/.*/stack; .*CONFIG_STACKTRACE"):
+        threads.observe(os.getpid(), threading.get_native_id())
 
 
 def test_a_thread_that_is_gone_is_an_error() -> None:
