@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ class Side:
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
         self.phase = Phase.NONE
+        self.phase_ns = 0
+        """Since when, on the monotonic clock, nanoseconds."""
         self.passes = 0
         """Passes over memory that the source has begun."""
         self.runs = not guest.incoming
@@ -93,6 +96,7 @@ class Side:
                 match event["event"]:
                     case "MIGRATION":
                         self.phase = Phase(data["status"])
+                        self.phase_ns = time.monotonic_ns()
                     case "MIGRATION_PASS":
                         self.passes = int(data["pass"])
                     case "RESUME":
@@ -208,7 +212,7 @@ class Migration:
             "migrate-incoming", {"uri": f"tcp:{address}:{PORT}"}, deadline=deadline
         )
 
-    async def into_postcopy(self, address: str, deadline: Deadline) -> None:
+    async def into_postcopy(self, address: str, vcpus: int, deadline: Deadline) -> None:
         """Migrate, and switch over when all that the guest does not write any more has arrived.
 
         On return the guest runs at the destination, and what it writes is still at the source.
@@ -220,10 +224,25 @@ class Migration:
         # The second pass begins when the first has sent every page once: code and page tables
         # are at the destination, and only what the guest has dirtied since will be missing.
         await self.source.begins_pass(2, deadline)
+        if vcpus > 1:
+            await self._until_all_is_dirty(vcpus, deadline)
         await source.execute("migrate-start-postcopy", deadline=deadline)
         for side in self.sides:
             await side.reaches(Phase.POSTCOPY, deadline)
         await self.destination.resumes(deadline)
+
+    async def _until_all_is_dirty(self, vcpus: int, deadline: Deadline) -> None:
+        """Send nothing more until each vCPU has written all of its memory once more.
+
+        Where they share processors, one may not have run for so long that all it had written was
+        sent meanwhile: it would find nothing missing, and never be stuck.
+        """
+        await self.source.guest.control.execute(
+            "migrate-set-parameters", {"max-bandwidth": POSTCOPY_BANDWIDTH}, deadline=deadline
+        )
+        serial = self.source.guest.serial
+        # The first ends a pass that was begun before.
+        await serial.passes(vcpus, 2, deadline, dict(serial.marks.passes))
 
     async def unthrottle(self, deadline: Deadline) -> None:
         """Let the source push pages as fast as it can; see `POSTCOPY_BANDWIDTH`."""
@@ -264,7 +283,8 @@ class Migration:
         """
         await self.source.sends_again(deadline)
 
-    async def completes(self, deadline: Deadline) -> None:
-        """Wait until both sides have completed."""
+    async def completes(self, deadline: Deadline) -> int:
+        """Wait until both sides have completed; when they had, monotonic nanoseconds."""
         for side in self.sides:
             await side.reaches(Phase.COMPLETED, deadline)
+        return max(side.phase_ns for side in self.sides)

@@ -24,7 +24,7 @@ from rich.text import Text
 from bench_lib import doctor
 from bench_lib.doctor import Status
 from bench_lib.kvm.probe import Result
-from bench_lib.record import HUNG, Host, Kernel, Outcome, Record, Shape
+from bench_lib.record import HUNG, Host, Kernel, Outcome, Record
 from bench_lib.verdict.gate import Gate, Verdict
 from bench_lib.verdict.inference import Ratio
 from bench_lib.verdict.pairing import host_name
@@ -62,7 +62,7 @@ def wait(value: Wait | None) -> str:
 
 def trial_line(record: Record) -> str:
     """One trial in one line."""
-    parts = [f"{record.request} in {record.scenario}: {record.outcome}"]
+    parts = [f"{record.request} in {record.scenario}{record.shape.unusual}: {record.outcome}"]
     if record.outcome in HUNG:
         parts.append(f"no answer in {duration(record.deadline_ns)}")
     elif record.latency_ns is not None:
@@ -71,7 +71,9 @@ def trial_line(record: Record) -> str:
         parts.append(record.reason)
     if record.outage:
         parts.append(f"by {record.outage}")
-    if record.recovery:
+    if record.recovery and record.recovery.failure:
+        parts.append(f"NOT RECOVERED: {record.recovery.failure}")
+    elif record.recovery:
         parts.append(f"recovered, memory {record.recovery.memory}")
     parts.extend(
         f"vCPU {thread.vcpu} {thread.state} {thread.wchan} {thread.fault_path}"
@@ -111,7 +113,7 @@ def report(
                 seen = (row.states, row.wchans, row.fault_paths)
                 table.add_row(
                     row.request,
-                    row.scenario + shape(row.shape),
+                    row.scenario + row.shape.unusual,
                     outcomes(row),
                     wait(row.median),
                     wait(row.worst),
@@ -126,7 +128,7 @@ def report(
 
 def _difference_line(each: Difference) -> Text:
     values = " / ".join(each.values)
-    return Text(f"made on differing set-ups: {each.name.replace('_', ' ')} {values}")
+    return Text(f"made on differing set-ups: {each.name} {values}")
 
 
 def _heading(console: Console, kernel: Kernel, host: Host) -> None:
@@ -136,23 +138,6 @@ def _heading(console: Console, kernel: Kernel, host: Host) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def shape(value: Shape) -> str:
-    """In what a guest is not the usual one, with a blank before it; "" for one that is."""
-    usual = Shape()
-    parts = []
-    if value.vcpus != usual.vcpus:
-        parts.append(f"{value.vcpus} vCPUs")
-    if value.memory_mib != usual.memory_mib:
-        parts.append(f"{value.memory_mib} MiB")
-    if value.backing != usual.backing:
-        parts.append(value.backing)
-    if value.preempt:
-        parts.append("preempt")
-    if value.image != usual.image:
-        parts.append(f"{value.image}: no test of the flag")
-    return f" ({', '.join(parts)})" if parts else ""
 
 
 def matrix(console: Console, rows: Sequence[Row]) -> None:
@@ -201,7 +186,10 @@ def recoveries(console: Console, rows: Sequence[Recoveries]) -> None:
         ):
             if ns is not None:
                 parts.append(f"{what} {duration(ns)}")
-        text = f"recovered after {row.request} in {row.scenario}: {', '.join(parts)}"
+        where = f"{row.scenario}{row.shape.unusual}"
+        text = f"recovered after {row.request} in {where}: {', '.join(parts)}"
+        if row.failed:
+            text = f"[bold red]{row.failed} of {row.asked} NOT RECOVERED[/]; {text}"
         if row.damaged:
             text = f"[bold red]{row.damaged} of {row.asked} DAMAGED[/]; {text}"
         console.print(text, highlight=False, soft_wrap=True)
@@ -239,7 +227,7 @@ def gate(console: Console, found: Gate) -> None:
             sides = (row.base, row.candidate)
             table.add_row(
                 row.request,
-                row.scenario + shape(row.shape),
+                row.scenario + row.shape.unusual,
                 *(f"{wait(each.median)} ({_boots(each.boots)})" for each in sides),
                 _ratio(row.ratio),
                 " -> ".join(f"{each.hung}/{each.trials - each.lost}" for each in sides),

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bench_lib.asv_bridge.progress import Progress
-from bench_lib.errors import HostError, KickbenchError, ProgramMissing, TrialLost, UnknownKernel
+from bench_lib.errors import KickbenchError, MemoryDamaged, TrialLost, UnknownKernel
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.lab import trials
 from bench_lib.record import HUNG, SCORED, Record, Request, Scenario
 from bench_lib.settings import Settings
-from bench_lib.trial import batch, case
+from bench_lib.trial import batch, case, preflight
 from bench_lib.trial.case import CORE_SCENARIOS, Case
-from bench_lib.trial.requests import REQUESTS
 
 NS_PER_S = 1e9
 
@@ -88,7 +87,7 @@ class RequestSuite:
         """
         settings = Settings.from_environment()
         with failure_told(settings):
-            return {} if self._lacking(settings) else self._measure(settings)
+            return {} if self._lacking(settings) is not None else self._measure(settings)
 
     def setup(self, records: dict[str, list[Record]], scenario: str) -> None:
         """Leave out what cannot be measured here, as asv wants to be told of it."""
@@ -96,14 +95,7 @@ class RequestSuite:
             raise NotImplementedError(self._lacking(Settings.from_environment()))
 
     def _lacking(self, settings: Settings) -> str | None:
-        """What this host lacks for the request. A lab has its programs, but rights of its own."""
-        try:
-            REQUESTS[self.request].check_host()
-        except ProgramMissing as error:
-            return str(error)
-        except HostError as error:
-            return str(error) if settings.kernel is None else None
-        return None
+        return preflight.lacking(self.request, lab=settings.kernel is not None)
 
     def _measure(self, settings: Settings) -> dict[str, list[Record]]:
         cases = case.interleaved(
@@ -114,6 +106,9 @@ class RequestSuite:
             records = _run(cases, settings, progress)
         finally:
             progress.close()
+        for each in records:
+            if each.recovery is not None and each.recovery.memory == "damaged":
+                raise MemoryDamaged(f"Trial {each.seq} of run {each.run_id}: {each.reason}")
         by_scenario = {
             name: [record for record in records if record.scenario == name] for name in self.params
         }

@@ -11,7 +11,8 @@ from rich.console import Console
 from bench_lib import interrupt, ownership, present, record
 from bench_lib.cli.kernels import bootable
 from bench_lib.cli.names import named
-from bench_lib.errors import UnknownRequest, UnknownScenario
+from bench_lib.cli.trials import tell_damage
+from bench_lib.errors import MemoryDamaged, UnknownRequest, UnknownScenario
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, machine, trials
 from bench_lib.lab.machine import SHARE, Facts
@@ -125,6 +126,8 @@ def campaign_command(
     present.report(
         present.stdout(), summary.rows(mine), summary.paces(mine), summary.differences(mine)
     )
+    if tell_damage(mine):
+        sys.exit(MemoryDamaged.exit_status)
 
 
 async def _run(

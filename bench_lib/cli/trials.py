@@ -23,7 +23,7 @@ from bench_lib.lab import trials
 from bench_lib.lab.machine import Facts
 from bench_lib.record import Backing, Outcome, Record, Request, Scenario, Shape
 from bench_lib.settings import SETS, Settings
-from bench_lib.trial import batch, case
+from bench_lib.trial import batch, case, preflight
 from bench_lib.trial.case import CORE_SCENARIOS, Case
 from bench_lib.verdict import summary
 
@@ -82,12 +82,10 @@ def trial(
       kickbench trial --scenario paused --request ctrl-c --kernel debian/6.1
       kickbench trial --scenario link-down --request stop --recover --vcpus 4
 
-    Exits 0 when every trial gave a measurement, hung ones included, 4 when one was lost, and 5
-    when a guest that was recovered found its memory damaged.
+    Exits 0 when every trial gave a measurement, hung ones included, 4 when one was lost or a guest
+    could not be recovered, and 5 when a guest found its memory damaged.
     """
-    settings = Settings.from_environment()
-    if limit is not None:
-        settings = dataclasses.replace(settings, deadline_s=deadline.seconds(limit))
+    settings = _with_deadline(Settings.from_environment(), limit)
     asked = Case(
         named(Scenario, scenario, UnknownScenario),
         named(Request, request, UnknownRequest),
@@ -114,36 +112,62 @@ def trial(
 @click.option("--set", "which", type=click.Choice(SETS), default="core", help="Default: core.")
 @click.option("--kernel", "names", multiple=True, metavar="NAME", help="Default: booted.")
 @click.option("-n", "count", type=click.IntRange(min=1), default=1, help="A cell; default 1.")
+@click.option(
+    "--deadline", "limit", metavar="SECONDS", help="When a trial stops waiting; default 5."
+)
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of records, nothing else.")
-def matrix(which: str, names: tuple[str, ...], count: int, as_json: bool) -> None:
+def matrix(
+    which: str, names: tuple[str, ...], count: int, limit: str | None, as_json: bool
+) -> None:
     """Make every request in many scenarios, and show all in one table a kernel.
 
     The core set is idle, blackhole, and paused in three ways; the full set is every scenario.
-    Kernels are named as everywhere, and `booted` is this one; the others run in the lab.
+    Kernels are named as everywhere, and `booted` is this one; the others run in the lab. A request
+    that this host lacks something for is left out, with a word.
 
     \b
     Examples:
       kickbench matrix
       kickbench matrix --kernel booted --kernel debian/6.1 --kernel debian/6.12
     """
-    settings = Settings.from_environment()
+    settings = _with_deadline(Settings.from_environment(), limit)
     scenarios = tuple(Scenario) if which == "full" else MATRIX_CORE
-    cases = case.interleaved(
-        [Case(scenario, request) for request in Request for scenario in scenarios], count
-    )
     chosen = names or (BOOTED,)
+    requests = [each for each in Request if not _left_out(each, chosen)]
+    cases = case.interleaved(
+        [Case(scenario, request) for request in requests for scenario in scenarios], count
+    )
+    made: list[Record] = []
     with present.progress(Console(stderr=True), len(cases) * len(chosen), "trials") as done:
 
         def on_record(each: Record) -> None:
             done()
+            made.append(each)
             click.echo(present.trial_line(each), err=True)
 
-        made = run(cases, settings, on_record, chosen)
-    if as_json:
-        click.echo(record.to_json(made))
-    else:
-        present.matrix(present.stdout(), summary.rows(made))
+        try:
+            run(cases, settings, on_record, chosen)
+        finally:
+            # What ends a run under one kernel takes nothing from what is known of those before.
+            if as_json:
+                click.echo(record.to_json(made))
+            elif made:
+                present.matrix(present.stdout(), summary.rows(made))
     sys.exit(exit_status(made))
+
+
+def _with_deadline(settings: Settings, limit: str | None) -> Settings:
+    if limit is None:
+        return settings
+    return dataclasses.replace(settings, deadline_s=deadline.seconds(limit))
+
+
+def _left_out(request: Request, names: Sequence[str]) -> bool:
+    """Whether this host lacks something for a request, which is then said."""
+    why = preflight.lacking(request, lab=BOOTED not in names)
+    if why is not None:
+        click.echo(f"kickbench: {request} is left out: {why}", err=True)
+    return why is not None
 
 
 def run(
@@ -154,6 +178,7 @@ def run(
 ) -> list[Record]:
     """Under one kernel after another: the booted one, or others in the lab.
 
+    :raise UnknownKernel: there is no such kernel; nothing was run.
     :raise MemoryDamaged: something else ended the run, but before it a guest found damage.
     """
     made: list[Record] = []
@@ -165,12 +190,13 @@ def run(
     def on_boot(facts: Facts) -> None:
         click.echo(f"kickbench: {facts}", err=True)
 
+    # All of them before the first, whose trials may take a quarter of an hour.
+    builds = [None if name == BOOTED else kernels.bootable(settings, name) for name in names]
     try:
-        for name in names:
-            if name == BOOTED:
+        for build in builds:
+            if build is None:
                 batch.run(cases, settings, on_record=kept)
             else:
-                build = kernels.bootable(settings, name)
                 trials.run(build, cases, settings, on_record=kept, on_boot=on_boot)
     except KickbenchError as error:
         if tell_damage(made):
@@ -195,4 +221,8 @@ def exit_status(records: Sequence[Record]) -> int:
     """What trials exit with."""
     if tell_damage(records):
         return MemoryDamaged.exit_status
-    return TrialLost.exit_status if any(each.outcome is Outcome.LOST for each in records) else 0
+    unknown = any(
+        each.outcome is Outcome.LOST or (each.recovery and each.recovery.failure)
+        for each in records
+    )
+    return TrialLost.exit_status if unknown else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 import shutil
 import signal
@@ -37,9 +38,10 @@ def check_gdb() -> None:
 
 
 class Gdb:
-    """A gdb that is up and waits for what to do."""
+    """A gdb that is up and waits for what to do. :ivar version: as it says itself."""
 
     def __init__(self, child: process.Child, output: int) -> None:
+        self.version = "gdb"
         self._child = child
         self._output = output
         self._received = b""
@@ -61,6 +63,9 @@ class Gdb:
             os.close(theirs)
         gdb = cls(child, output)
         await deadline.wait_for(gdb._says(b"(gdb)"), "gdb's prompt")
+        gdb._tell("-gdb-version")
+        _, lines = await deadline.wait_for(gdb._lines(b"^done"), "gdb's version")
+        gdb.version = next((each for each in map(_console, lines) if each), gdb.version)
         return gdb
 
     @property
@@ -103,15 +108,22 @@ class Gdb:
 
     async def _says(self, word: bytes) -> int:
         """Wait for a line that begins so; when it was read."""
+        now_ns, _ = await self._lines(word)
+        return now_ns
+
+    async def _lines(self, word: bytes) -> tuple[int, list[bytes]]:
+        """The same, with all lines up to then."""
         loop = asyncio.get_running_loop()
+        said: list[bytes] = []
         while True:
             *lines, self._received = self._received.split(b"\n")
             now_ns = time.monotonic_ns()
+            said += lines
             for line in lines:
                 if line.startswith(b"^error"):
                     raise DebuggerFailed(f"gdb: {line.decode(errors='replace')[6:]}.")
             if any(line.startswith(word) for line in lines):
-                return now_ns
+                return now_ns, said
             if not select.select([self._output], [], [], 0)[0]:
                 readable = asyncio.Event()
                 loop.add_reader(self._output, readable.set)
@@ -123,6 +135,12 @@ class Gdb:
             if not data:
                 raise DebuggerFailed("gdb ended.")
             self._received += data
+
+
+def _console(line: bytes) -> str | None:
+    """What a line of gdb/MI shows to people: a stream record, which is a string after a tilde."""
+    match = re.fullmatch(rb'~"(.*?)(?:\\n)?"', line)
+    return match[1].decode(errors="replace") if match else None
 
 
 class Tracer:
@@ -181,17 +199,23 @@ class Tracer:
             for tid in self._tids:
                 ptrace(PTRACE_SEIZE, tid)
                 ptrace(PTRACE_INTERRUPT, tid)
-            for tid in self._tids:
-                os.waitpid(tid, WALL)
-            self._tell(self._stopped, time.monotonic_ns())
+            statuses = [os.waitpid(tid, WALL)[1] for tid in self._tids]
+            stopped_ns = time.monotonic_ns()
+            if not all(map(os.WIFSTOPPED, statuses)):
+                self._fail("it has ended")
+                return
+            self._tell(self._stopped, stopped_ns)
             self._detach.wait()
-            for tid in self._tids:
-                ptrace(PTRACE_DETACH, tid)
+            for tid, status in zip(self._tids, statuses, strict=True):
+                ptrace(PTRACE_DETACH, tid, _undelivered(status))
             self._tell(self._detached, None)
         except OSError as error:
-            failure = DebuggerFailed(f"A vCPU thread cannot be traced: {error.strerror}.")
-            for future in (self._stopped, self._detached):
-                self._tell(future, failure)
+            self._fail(str(error.strerror))
+
+    def _fail(self, why: str) -> None:
+        failure = DebuggerFailed(f"A vCPU thread cannot be traced: {why}.")
+        for future in (self._stopped, self._detached):
+            self._tell(future, failure)
 
     def _tell(self, future: asyncio.Future, value: object) -> None:  # type: ignore[type-arg]
         def tell() -> None:
@@ -204,6 +228,11 @@ class Tracer:
 
         if not self._closed:
             self._loop.call_soon_threadsafe(tell)
+
+
+def _undelivered(status: int) -> int:
+    """The signal that a thread was about to take when it stopped; 0 if it was none."""
+    return 0 if status >> 16 else os.WSTOPSIG(status)
 
 
 def all_stopped(pid: int) -> bool:
@@ -219,15 +248,3 @@ def all_stopped(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         raise GuestDied(f"Process {pid} is gone.") from None
     return set(states) == {"t"}
-
-
-def tracer_of(pid: int, tid: int) -> int:
-    """The process that traces a thread; 0 if none does.
-
-    :raise GuestDied: there is no such thread any more.
-    """
-    try:
-        status = Path(f"/proc/{pid}/task/{tid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        raise GuestDied(f"Process {pid} has lost a thread.") from None
-    return int(status.partition("TracerPid:")[2].split()[0])

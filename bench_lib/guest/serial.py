@@ -21,6 +21,15 @@ _MARKS = bytes(range(ord("A"), ord("Z") + 1))
 SILENCE_S = 0.02
 """A line on which nothing came for so long is read out."""
 
+READ_OUT_S = 0.2
+"""A guest that runs is never silent; what it had sent by then is read."""
+
+TURNS = 3
+"""Of the event loop, until what waits in the socket has been read."""
+
+ALARM = b"!"
+"""What a report of damage begins with; a guest sends it for nothing else."""
+
 
 @dataclass(frozen=True)
 class MemoryDamage:
@@ -44,6 +53,16 @@ class Marks:
     """Passes that each vCPU has finished."""
     damage: list[MemoryDamage] = field(default_factory=list)
     _text: bytes = b""
+
+    @property
+    def alarm(self) -> bool:
+        """Whether a report of damage has at least begun."""
+        return ALARM in self._text
+
+    @property
+    def rest(self) -> str:
+        """What is no mark and no whole report, for people."""
+        return self._text.decode(errors="replace").strip()
 
     def feed(self, data: bytes) -> None:
         """Take in what was read. Marks may stand inside a line of damage, so they go first."""
@@ -91,7 +110,8 @@ class SerialLine(asyncio.Protocol):
         """Read again, first of all what a guest that makes no progress has sent before."""
         if self._transport is not None and not self._transport.is_reading():
             self._transport.resume_reading()
-        while True:
+        limit = Deadline.after(READ_OUT_S)
+        while not limit.passed:
             self._changed.clear()
             try:
                 async with asyncio.timeout(SILENCE_S):
@@ -99,9 +119,18 @@ class SerialLine(asyncio.Protocol):
             except TimeoutError:
                 return
 
+    async def look(self) -> None:
+        """Read what has come, without waiting for more."""
+        if self._transport is not None and not self._transport.is_reading():
+            self._transport.resume_reading()
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+
     @property
     def damage(self) -> str | None:
         """What the guest has said of its memory; None as long as it is whole."""
+        if not self.marks.damage and self.marks.alarm:
+            return f"The guest found its memory damaged, and could not say where: {self.marks.rest}"
         for each in self.marks.damage:
             return (
                 f"The guest found its memory damaged: vCPU {each.vcpu}, page {each.page:#x} held "

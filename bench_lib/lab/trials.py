@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import platform
 import sys
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 
 from bench_lib import interrupt, ownership, record
 from bench_lib.errors import LabError, LabLost
+from bench_lib.kernel import setup
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import machine
 from bench_lib.lab.machine import Facts, Lab
@@ -92,9 +94,10 @@ async def make(
     :param keep: called with each record, as it is made.
     """
     left = list(cases)
+    outside = setup.of_this_machine()
 
     def kept(made: Record) -> None:
-        keep(made)
+        keep(dataclasses.replace(made, lab_setup=outside))
         left.pop(0)
 
     for boots_left in reversed(range(BOOTS_AT_MOST)):

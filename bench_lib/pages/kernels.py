@@ -12,7 +12,6 @@ import msgspec
 
 from bench_lib.kernel import identity
 from bench_lib.kernel.ledger import version_key
-from bench_lib.present import shape
 from bench_lib.record import HUNG, Host, Kernel, Outcome, Record, Request, Scenario, Shape
 from bench_lib.verdict import summary
 from bench_lib.verdict.summary import Row
@@ -45,7 +44,7 @@ def write(folder: Path, records: Sequence[Record], *, history: bool) -> None:
         {
             "history": history,
             "columns": [
-                {"request": request, "scenario": scenario, "shape": shape(of)}
+                {"request": request, "scenario": scenario, "shape": of.unusual}
                 for request, scenario, of in columns
             ],
             "rows": [_row(kernel, host, groups[kernel, host], columns) for kernel, host in order],

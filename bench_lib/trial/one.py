@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from bench_lib import threads
 from bench_lib.deadline import Deadline
-from bench_lib.errors import TrialLost
+from bench_lib.errors import AnswerLate, GuestDied, NotStuck, TrialLost
 from bench_lib.guest.serial import SerialLine
 from bench_lib.kernel import identity
 from bench_lib.record import Evidence, Outcome, Record, Recovery, Scenario
@@ -22,6 +22,9 @@ from bench_lib.trial.recovery import recover
 from bench_lib.trial.requests import REQUESTS, Asking, Reply
 from bench_lib.trial.staging import Plan, Scene, start
 from bench_lib.trial.timeline import Timeline
+
+LATE_S = 1.0
+"""How long after its deadline an answer is waited for that no vCPU keeps back."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class _Findings:
     outcome: Outcome | None = None
     recovery: Recovery | None = None
     serial: SerialLine | None = None
+    tool: str | None = None
 
 
 async def trial(plan: Plan, seq: int, case: Case, limits: Limits) -> Record:
@@ -96,6 +100,7 @@ async def trial(plan: Plan, seq: int, case: Case, limits: Limits) -> Record:
         recovery=found.recovery,
         resolution_ns=found.reply.resolution_ns if found.reply else None,
         setup=plan.setup,
+        tool=found.tool,
     )
 
 
@@ -116,18 +121,30 @@ async def _run(
     asking = REQUESTS[case.request](plan.run, scene.guest, scene.tids)
     with timeline.stage("prepare"):
         await scene.during(asking.prepare(limit, stack))
+    found.tool = asking.tool
     failure = None
     if case.scenario is not Scenario.IDLE:
         failure, found.outage = await strand(scene, timeline, limit, stack)
     await _measure(scene, failure, asking, limit, limits.deadline_s, timeline, found)
+    await scene.guest.serial.look()
     scene.guest.serial.check_memory()
     if case.recover:
         assert failure is not None
         answered = found.reply is not None
         with timeline.stage("recovery"):
-            found.recovery = await scene.during(
-                recover(scene, failure, asking, answered, limits.staging_s)
-            )
+            found.recovery = await _recovered(scene, failure, asking, answered, limits.staging_s)
+
+
+async def _recovered(
+    scene: Scene, failure: Failure, asking: Asking, answered: bool, limit_s: float
+) -> Recovery:
+    """What became of the guest. What was measured before stands, whatever that is."""
+    try:
+        return await scene.during(recover(scene, failure, asking, answered, limit_s))
+    except TrialLost as error:
+        if scene.guest.serial.damage is not None:
+            return Recovery(None, None, "damaged")
+        return Recovery(None, None, None, failure=str(error))
 
 
 async def _measure(
@@ -148,7 +165,7 @@ async def _measure(
                 proof.stuck(pid, scene.tids, path, staging, failure.apart_s)
             )
         else:
-            found.before = proof.look(pid, scene.tids)
+            found.before = await scene.during(proof.alive(pid, scene.tids, staging))
     seen_ns = time.monotonic_ns()
     scene.guest.serial.pause()
 
@@ -160,14 +177,31 @@ async def _measure(
         found.reply = await scene.during(ask(), guest_may_end=asking.ends_guest)
     with timeline.stage("evidence"):
         elapsed_ns = time.monotonic_ns() - seen_ns
-        if not (asking.ends_guest and found.reply):
+        if found.reply is None:
+            found.outcome = await _how_it_hung(scene, asking, elapsed_ns, found)
+            return
+        if not asking.ends_guest:
             found.after = proof.look(pid, scene.tids)
-    if found.reply is None:
-        found.outcome = proof.how_it_hung(found.before, found.after, elapsed_ns)
-    elif found.reply.refusal is not None:
-        found.outcome = Outcome.REFUSED
-    else:
-        found.outcome = Outcome.RETURNED
+    found.outcome = Outcome.RETURNED if found.reply.refusal is None else Outcome.REFUSED
+
+
+async def _how_it_hung(scene: Scene, asking: Asking, elapsed_ns: int, found: _Findings) -> Outcome:
+    """Whether the vCPUs sleep or spin.
+
+    :raise AnswerLate: they do neither, for the answer has come meanwhile.
+    :raise NotStuck: they do neither.
+    """
+    try:
+        found.after = proof.look(scene.guest.child.pid, scene.tids)
+        return proof.how_it_hung(found.before, found.after, elapsed_ns)
+    except (NotStuck, GuestDied):
+        late = await asking.answer(Deadline.after(LATE_S))
+        if late is None:
+            raise
+        raise AnswerLate(
+            f"The answer came after {late.latency_ns / 1e9:.1f} s, which is after the deadline, "
+            "and no vCPU was stuck by then; set KICKBENCH_DEADLINE higher."
+        ) from None
 
 
 def _evidence(found: _Findings) -> Evidence:

@@ -63,6 +63,33 @@ async def stuck(
         ) from None
 
 
+async def alive(pid: int, tids: Sequence[int], deadline: Deadline) -> list[ThreadState]:
+    """Wait until every vCPU thread has run its guest, be it only until it was stuck.
+
+    :return: the last look at each.
+    :raise NotStuck: one has not; the sentence says what was seen.
+    :raise GuestDied: there is no such thread any more.
+    """
+    begin = look(pid, tids)
+    looks = begin
+
+    def all_have_run() -> list[ThreadState] | None:
+        nonlocal looks
+        looks = look(pid, tids)
+        ran = all(
+            # The kernel adds up CPU time at its ticks, and when a thread goes to sleep.
+            now.cpu_ns > then.cpu_ns or now.fault_path is not FaultPath.NONE
+            for now, then in zip(looks, begin, strict=True)
+        )
+        return looks if ran else None
+
+    try:
+        return await deadline.poll(all_have_run, "Every vCPU alive")
+    except DeadlinePassed:
+        seen = "; ".join(f"{now.state} {now.wchan}" for now in looks)
+        raise NotStuck(f"Not every vCPU was seen to run its guest: {seen}.") from None
+
+
 def how_it_hung(
     before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int
 ) -> Outcome:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
 
 from bench_lib.deadline import Deadline, together
 from bench_lib.errors import (
@@ -56,9 +55,9 @@ async def recover(
     failure.restore()
     restored_ns = time.monotonic_ns()
 
-    async def since_restored(work: Awaitable[None]) -> int:
-        await work
-        return time.monotonic_ns() - restored_ns
+    async def next_pass(limit: Deadline) -> int:
+        await serial.passes(vcpus, 1, limit, before)
+        return time.monotonic_ns()
 
     try:
         await scene.pair.migration.unthrottle(Deadline.after(limit_s))
@@ -73,10 +72,8 @@ async def recover(
             answered_ns = late.answered_ns - restored_ns
             await asking.undo(Deadline.after(limit_s))
         limit = Deadline.after(limit_s)
-        completed_ns, next_pass_ns = await together(
-            since_restored(scene.pair.migration.completes(limit)),
-            since_restored(serial.passes(vcpus, 1, limit, before)),
-        )
+        moments = await together(scene.pair.migration.completes(limit), next_pass(limit))
+        completed_ns, next_pass_ns = (each - restored_ns for each in moments)
         arrived = dict(serial.marks.passes)
         await serial.passes(vcpus, PASSES, Deadline.after(limit_s), arrived)
         serial.check_memory()

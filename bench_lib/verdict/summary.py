@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from statistics import median
 
@@ -128,8 +128,9 @@ def median_wait(scored: Sequence[Record]) -> Wait | None:
 class Difference:
     """Records of one kernel on one host that were made on differing set-ups.
 
-    :ivar name: of a field of `record.Setup`. :ivar values: that it had, in the order of their
-        first.
+    :ivar name: of a field of `record.Setup`, after `lab host: ` where that is meant; or what else
+        bears on results.
+    :ivar values: that it had, in the order of their first.
     """
 
     kernel: Kernel
@@ -141,22 +142,37 @@ class Difference:
 def differences(records: Iterable[Record]) -> list[Difference]:
     """What differed between the set-ups of records that `rows` puts together.
 
-    Records that keep none, as older ones do, differ from nobody.
+    What a record does not say, as older ones do not, differs from nothing.
     """
-    groups: dict[tuple[Kernel, Host], list[Setup]] = {}
+    groups: dict[tuple[Kernel, Host], dict[str, dict[str, None]]] = {}
     for record in records:
-        if record.setup is not None:
-            groups.setdefault((record.kernel, record.host), []).append(record.setup)
-    found = []
-    for key, setups in groups.items():
-        for name in SETUP_FIELDS:
-            values = tuple(dict.fromkeys(_said(getattr(each, name)) for each in setups))
-            if len(values) > 1:
-                found.append(Difference(*key, name, values))
-    return found
+        group = groups.setdefault((record.kernel, record.host), {})
+        for name, value in _made_with(record):
+            group.setdefault(name, {})[value] = None
+    return [
+        Difference(*key, name, tuple(values))
+        for key, group in groups.items()
+        for name, values in group.items()
+        if len(values) > 1
+    ]
 
 
-def _said(value: object) -> str:
+def _made_with(record: Record) -> Iterator[tuple[str, str]]:
+    """All that a record says of what it was made with, in words."""
+    for prefix, setup in (("", record.setup), ("lab host: ", record.lab_setup)):
+        if setup is not None:
+            for name in SETUP_FIELDS:
+                yield prefix + name.replace("_", " "), said(getattr(setup, name))
+    if record.qemu is not None:
+        yield "QEMU", record.qemu
+    if record.tool is not None:
+        yield f"program of {record.request}", record.tool
+    if record.outage is not None:
+        yield f"outage of {record.scenario}", record.outage
+
+
+def said(value: object) -> str:
+    """A value of a set-up, for people."""
     if value is None:
         return "unknown"
     if isinstance(value, dict):
@@ -212,8 +228,9 @@ def _pace(key: tuple[Kernel, Host, Scenario], group: Sequence[Record]) -> Pace:
 class Recoveries:
     """How the guests of one request in one scenario on one kernel and host did afterwards.
 
-    :ivar asked: trials that were to be recovered and measured something.
-    :ivar whole: of these, those whose guest found all its memory as it had left it.
+    :ivar asked: trials that measured something and were to be recovered.
+    :ivar whole: of these, those whose guest found all its memory as it had left it; `failed`, those
+        that could not be recovered.
     :ivar completed_ns: median from the link's return until the migration had completed; None if
         none did. `next_pass_ns` likewise until every vCPU had finished a pass, and `answered_ns`
         until a request that had hung was answered.
@@ -223,9 +240,11 @@ class Recoveries:
     host: Host
     scenario: Scenario
     request: Request
+    shape: Shape
     asked: int
     whole: int
     damaged: int
+    failed: int
     completed_ns: int | None
     next_pass_ns: int | None
     answered_ns: int | None
@@ -233,10 +252,10 @@ class Recoveries:
 
 def recoveries(records: Iterable[Record]) -> list[Recoveries]:
     """One for each combination that has any. Damaged ones come first."""
-    groups: dict[tuple[Kernel, Host, Scenario, Request], list[Recovery]] = {}
+    groups: dict[tuple[Kernel, Host, Scenario, Request, Shape], list[Recovery]] = {}
     for record in records:
         if record.recovery is not None:
-            key = (record.kernel, record.host, record.scenario, record.request)
+            key = (record.kernel, record.host, record.scenario, record.request, record.shape)
             groups.setdefault(key, []).append(record.recovery)
     found = [
         Recoveries(
@@ -244,13 +263,14 @@ def recoveries(records: Iterable[Record]) -> list[Recoveries]:
             asked=len(group),
             whole=sum(each.memory == "whole" for each in group),
             damaged=sum(each.memory == "damaged" for each in group),
+            failed=sum(each.failure is not None for each in group),
             completed_ns=_middle(each.completed_ns for each in group),
             next_pass_ns=_middle(each.next_pass_ns for each in group),
             answered_ns=_middle(each.answered_ns for each in group),
         )
         for key, group in groups.items()
     ]
-    return sorted(found, key=lambda each: -each.damaged)
+    return sorted(found, key=lambda each: (-each.damaged, -each.failed))
 
 
 def _middle(times: Iterable[int | None]) -> int | None:

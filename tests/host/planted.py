@@ -14,8 +14,8 @@ PAGE = 0x300000
 _completes = Migration.completes
 
 
-async def completes(self: Migration, deadline: Deadline) -> None:
-    await _completes(self, deadline)
+async def completes(self: Migration, deadline: Deadline) -> int:
+    completed_ns = await _completes(self, deadline)
     guest = self.destination.guest
     said = await guest.control.execute(
         "human-monitor-command", {"command-line": f"gpa2hva {PAGE:#x}"}, deadline=deadline
@@ -24,6 +24,7 @@ async def completes(self: Migration, deadline: Deadline) -> None:
     memory = os.open(f"/proc/{guest.child.pid}/mem", os.O_RDWR)
     os.pwrite(memory, b"planted!", host_address)
     os.close(memory)
+    return completed_ns
 
 
 Migration.completes = completes  # type: ignore[method-assign]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bench_lib.cli.trials import exit_status
 from bench_lib.deadline import Deadline
-from bench_lib.errors import MemoryDamaged, NotRecoverable, NotStuck
-from bench_lib.record import SCORED, Outcome, Record, Recovery, Request, Scenario
+from bench_lib.errors import MemoryDamaged, NotRecoverable, NotStuck, TrialLost
+from bench_lib.record import SCORED, Backing, Outcome, Record, Recovery, Request, Scenario, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import batch, one
 from bench_lib.trial.case import Case
@@ -39,12 +40,23 @@ def _is_whole(made: Record) -> None:
     assert made.recovery.memory == "whole"
     assert made.recovery.completed_ns
     assert made.recovery.next_pass_ns
-    assert (made.recovery.answered_ns is None) == (made.outcome is Outcome.RETURNED)
+    # A gdb that hung was ended, for it keeps QEMU from everything.
+    waited = made.outcome is not Outcome.RETURNED and made.request is not Request.GDB_ATTACH
+    assert (made.recovery.answered_ns is not None) == waited
 
 
 @pytest.mark.parametrize("scenario", RECOVERABLE)
 def test_a_guest_is_whole_after_every_failure(scenario: Scenario) -> None:
     _is_whole(trial(Case(scenario, Request.STOP, recover=True)))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [Shape(vcpus=4), Shape(memory_mib=64), Shape(backing=Backing.MEMFD), Shape(preempt=True)],
+    ids=str,
+)
+def test_a_guest_of_any_shape_is_whole(shape: Shape) -> None:
+    _is_whole(trial(Case(Scenario.BLACKHOLE, Request.STOP, shape, recover=True)))
 
 
 @pytest.mark.parametrize("request_", [each for each in SURVIVED if each is not Request.STOP])
@@ -97,15 +109,20 @@ def test_what_ends_the_guest_leaves_nothing_to_recover(
     assert not Path(".asv/records.jsonl").exists()
 
 
-def test_a_guest_that_dies_in_its_recovery_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guest_that_dies_in_its_recovery_takes_no_measurement_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def kill(self: Stop, deadline: Deadline) -> None:
         self.guest.child.signal(signal.SIGKILL)
 
     monkeypatch.setattr(Stop, "undo", kill)
     made = trial(Case(Scenario.PAUSED, Request.STOP, recover=True))
-    assert made.outcome is Outcome.LOST
-    assert made.reason is not None
-    assert "killed by signal 9" in made.reason
+    assert made.outcome in SCORED
+    assert made.recovery is not None
+    assert made.recovery.memory is None
+    assert made.recovery.failure is not None
+    assert "killed by signal 9" in made.recovery.failure
+    assert exit_status([made]) == TrialLost.exit_status
 
 
 def test_a_recovery_over_a_link_that_stays_cut_fails_twice(
@@ -114,6 +131,7 @@ def test_a_recovery_over_a_link_that_stays_cut_fails_twice(
     monkeypatch.setenv("KICKBENCH_STAGING", "6")
     monkeypatch.setattr(Blackhole, "restore", lambda self: None)
     made = trial(Case(Scenario.BLACKHOLE, Request.STOP, recover=True))
-    assert made.outcome is Outcome.LOST
-    assert made.reason is not None
-    assert made.reason.startswith("The migration was not recovered in 2 tries")
+    assert made.outcome in SCORED
+    assert made.recovery is not None
+    assert made.recovery.failure is not None
+    assert made.recovery.failure.startswith("The migration was not recovered in 2 tries")

@@ -9,9 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from bench_lib.cli import kernels, main
-from bench_lib.errors import MemoryDamaged, RecordNotWritten, UnknownKernel
-from bench_lib.record import Record, Recovery
-from bench_lib.trial import batch
+from bench_lib.errors import LabLost, MemoryDamaged, RecordNotWritten, UnknownKernel
+from bench_lib.lab import trials
+from bench_lib.record import Record, Recovery, Request
+from bench_lib.trial import batch, preflight
+from bench_lib.trial.case import Case
 from tests.make import record
 
 
@@ -50,17 +52,65 @@ def test_damage_is_told_also_where_something_else_ends_the_run(
     assert sentence == "kickbench: The disk is full."
 
 
-def test_damage_under_one_kernel_is_told_where_the_next_cannot_be_run(
-    history: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    damaged = dataclasses.replace(record(seq=3), recovery=Recovery(None, None, "damaged"))
-    monkeypatch.setattr(batch, "run", lambda cases, settings, on_record: on_record(damaged))
+MATRIX = ["matrix", "--kernel", "booted", "--kernel", "another"]
 
+
+@pytest.fixture
+def damaged(history: Path, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+    """What the booted kernel gives, of which the guest found damage; another cannot be run."""
+    made = [dataclasses.replace(record(seq=3), recovery=Recovery(None, None, "damaged"))]
+    monkeypatch.setattr(batch, "run", lambda cases, settings, on_record: on_record(made[0]))
+    monkeypatch.setattr(preflight, "lacking", lambda request, lab: None)
+    monkeypatch.setattr(kernels, "bootable", lambda settings, name: name)
+
+    def no_lab(*arguments: object, **options: object) -> None:
+        raise LabLost("The lab did not come up.")
+
+    monkeypatch.setattr(trials, "run", no_lab)
+    return made
+
+
+@pytest.mark.usefixtures("damaged")
+def test_damage_under_one_kernel_is_told_where_the_next_cannot_be_run() -> None:
+    shown = CliRunner().invoke(main, MATRIX)
+    assert shown.exit_code == MemoryDamaged.exit_status
+    assert "MEMORY DAMAGED: the guest of trial 3 " in shown.output
+    assert "The lab did not come up." in shown.output
+
+
+@pytest.mark.usefixtures("damaged")
+def test_what_is_known_of_one_kernel_is_shown_where_the_next_cannot_be_run() -> None:
+    shown = CliRunner().invoke(main, MATRIX)
+    assert "returned 1.00 ms" in shown.stdout
+
+
+def test_a_kernel_that_nobody_knows_is_told_before_any_trial(
+    damaged: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def bootable(settings: object, name: str) -> None:
         raise UnknownKernel(f"There is no kernel {name}.")
 
     monkeypatch.setattr(kernels, "bootable", bootable)
-    shown = CliRunner().invoke(main, ["matrix", "--kernel", "booted", "--kernel", "nothing"])
-    assert shown.exit_code == MemoryDamaged.exit_status
-    assert "MEMORY DAMAGED: the guest of trial 3 " in shown.output
-    assert "There is no kernel nothing." in shown.output
+    shown = CliRunner().invoke(main, MATRIX)
+    assert shown.exit_code == UnknownKernel.exit_status
+    assert "MEMORY DAMAGED" not in shown.output
+
+
+@pytest.mark.usefixtures("damaged")
+def test_a_request_that_lacks_something_is_left_out_with_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Case] = []
+
+    def run(cases: list[Case], settings: object, on_record: object) -> None:
+        asked.extend(cases)
+
+    def lacking(request: Request, *, lab: bool) -> str | None:
+        return "gdb is not installed." if request is Request.GDB_ATTACH else None
+
+    monkeypatch.setattr(batch, "run", run)
+    monkeypatch.setattr(preflight, "lacking", lacking)
+    shown = CliRunner().invoke(main, ["matrix"])
+    assert shown.exit_code == 0
+    assert "gdb-attach is left out: gdb is not installed." in shown.output
+    assert {each.request for each in asked} == set(Request) - {Request.GDB_ATTACH}

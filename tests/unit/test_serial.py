@@ -30,6 +30,14 @@ def test_damage_is_read_however_it_is_cut_and_whatever_marks_stand_in_it(
     assert sum(marks.passes.values()) == len(stream) - len(LINE)
 
 
+@given(st.integers(1, len(LINE) - 2))
+def test_a_report_of_damage_that_is_cut_is_an_alarm_all_the_same(length: int) -> None:
+    marks = Marks()
+    marks.feed(LINE[: length + 1] + b"A")
+    assert marks.alarm
+    assert not marks.damage
+
+
 def test_two_vcpus_damage_is_two_reports() -> None:
     marks = Marks()
     marks.feed(LINE + LINE.replace(b"vcpu=01", b"vcpu=00"))

@@ -40,6 +40,7 @@ class Asking(ABC):
     :cvar ends_guest: whether the guest is gone when it is answered.
     :cvar needs_terminal: whether QEMU has to be in the foreground of a terminal.
     :cvar needs_gdbstub: whether it has to have a gdbstub.
+    :ivar tool: the version of the program that makes it, where one does.
     """
 
     ends_guest: ClassVar[bool] = False
@@ -48,6 +49,7 @@ class Asking(ABC):
 
     def __init__(self, run: Run, guest: Guest, tids: Sequence[int]) -> None:
         """:param tids: of the vCPU threads."""
+        self.tool: str | None = None
         self.run = run
         self.guest = guest
         self.tids = tids

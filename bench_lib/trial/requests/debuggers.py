@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from contextlib import AsyncExitStack
 
-from bench_lib import ptrace
+from bench_lib import ptrace, threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import DebuggerFailed
 from bench_lib.guest import debugger
@@ -26,10 +26,11 @@ class GdbAttach(Asking):
     @classmethod
     def check_host(cls) -> None:
         debugger.check_gdb()
-        ptrace.check()
+        ptrace.check(sibling=True)
 
     async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
         self._gdb = await Gdb.started(self.run, deadline, stack)
+        self.tool = self._gdb.version
 
     async def send(self) -> None:
         self._sent_ns = self._gdb.attach(self.guest.child.pid)
@@ -38,8 +39,8 @@ class GdbAttach(Asking):
         attached_ns = await self._gdb.attached(deadline)
         pid = self.guest.child.pid
         if attached_ns is None:
-            if not any(debugger.tracer_of(pid, tid) == self._gdb.pid for tid in self.tids):
-                raise DebuggerFailed("By the deadline gdb had not asked any vCPU thread to stop.")
+            if not all(threads.tracer_of(pid, tid) == self._gdb.pid for tid in self.tids):
+                raise DebuggerFailed("By the deadline gdb had not asked every vCPU thread to stop.")
             return None
         if not debugger.all_stopped(pid):
             raise DebuggerFailed("gdb says that it has attached, but a thread of QEMU still runs.")

@@ -19,8 +19,8 @@ class Ending(Asking):
     """A request whose answer is QEMU's end."""
 
     ends_guest = True
-    killed_by: ClassVar[int | None] = None
-    """QEMU's exit status, where it has no say in its end."""
+    status: ClassVar[int] = 0
+    """QEMU's exit status when it ends as it was asked to, as in subprocess."""
 
     _sent_ns = 0
 
@@ -29,8 +29,10 @@ class Ending(Asking):
         if ended_ns is None:
             return None
         status = self.guest.child.exit_status
-        if status is not None and status < 0 and status != self.killed_by:
-            raise GuestDied(f"QEMU was ended by {signal.Signals(-status).name}, not as asked.")
+        assert status is not None
+        if status != self.status:
+            how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+            raise GuestDied(f"QEMU ended {how}, not as asked.")
         return Reply(self._sent_ns, ended_ns)
 
 
@@ -66,4 +68,4 @@ class Sigkill(Sigterm):
     """SIGKILL, which no kernel lets a vCPU sleep through."""
 
     number = signal.SIGKILL
-    killed_by = -signal.SIGKILL
+    status = -signal.SIGKILL
