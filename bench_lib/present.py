@@ -25,7 +25,7 @@ from bench_lib import doctor
 from bench_lib.doctor import Status
 from bench_lib.kvm.probe import Result
 from bench_lib.record import HUNG, Host, Kernel, Outcome, Record
-from bench_lib.verdict.gate import Gate, Verdict
+from bench_lib.verdict.gate import Comparison, Gate, Verdict
 from bench_lib.verdict.inference import Ratio
 from bench_lib.verdict.pairing import host_name
 from bench_lib.verdict.summary import Difference, Pace, Recoveries, Row, Wait
@@ -230,14 +230,13 @@ def gate(console: Console, found: Gate) -> None:
                 row.scenario + row.shape.unusual,
                 *(f"{wait(each.median)} ({_boots(each.boots)})" for each in sides),
                 _ratio(row.ratio),
-                " -> ".join(f"{each.hung}/{each.trials - each.lost}" for each in sides),
+                _hangs(row),
                 Text(row.verdict, style=VERDICT_STYLE[row.verdict]),
             )
         console.print(table)
         for row in rows:
             if row.reasons:
-                text = f"{row.request} in {row.scenario}: {'; '.join(row.reasons)}"
-                console.print(Text(text), soft_wrap=True)
+                console.print(Text(f"{row.name}: {'; '.join(row.reasons)}"), soft_wrap=True)
     if found.emulated:
         console.print(
             "Emulated (tcg): hangs are judged, milliseconds are not, and limits are ten times as "
@@ -247,6 +246,11 @@ def gate(console: Console, found: Gate) -> None:
     if found.left_out:
         hosts = ", ".join(map(host_name, found.left_out))
         console.print(Text(f"Left out, for only one was measured there: {hosts}"), soft_wrap=True)
+    for note in found.notes:
+        console.print(Text(f"Differs between the two: {note}"), soft_wrap=True)
+    if found.unread:
+        text = f"{found.unread} lines of the record file could not be read and are in none of it."
+        console.print(Text(text, "yellow"), soft_wrap=True)
     console.print(
         Text(f"{found.verdict}: {found.sentence}", VERDICT_STYLE[found.verdict]), soft_wrap=True
     )
@@ -254,6 +258,14 @@ def gate(console: Console, found: Gate) -> None:
 
 def _boots(number: int) -> str:
     return f"{number} boot{'' if number == 1 else 's'}"
+
+
+def _hangs(row: Comparison) -> str:
+    """0/10 -> 0/10, < 45 %: trials that hung, and boots of the candidate that still may."""
+    counts = " -> ".join(
+        f"{each.hung}/{each.trials - each.lost}" for each in (row.base, row.candidate)
+    )
+    return counts if row.hang_bound is None else f"{counts}, < {row.hang_bound:.0%}"
 
 
 def _ratio(ratio: Ratio | None) -> str:

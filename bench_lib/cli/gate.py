@@ -133,20 +133,28 @@ def gate(
     terms = dataclasses.replace(DEFAULT_TERMS, tolerance=tolerance, limits_ns=_limits(limits))
     settings = Settings.from_environment()
     if report is not None:
-        # Before the work, which may take a while.
-        _write(report, b"")
+        # Before the work, which may take a while, and may be killed.
+        _write(report, junit.refusal(base, candidate, "There is no verdict yet."))
+    try:
+        records, damaged = _read(settings.records)
 
-    def judge(records: Sequence[Record], kernels: Sequence[Kernel], terms: Terms) -> Gate:
-        ours, theirs = kernels
-        return judging.compare(records, ours, theirs, terms, whatever_differs=whatever_differs)
+        def judge(records: Sequence[Record], kernels: Sequence[Kernel], terms: Terms) -> Gate:
+            ours, theirs = kernels
+            return judging.compare(
+                records, ours, theirs, terms, whatever_differs=whatever_differs, unread=damaged
+            )
 
-    records, damaged = record.read(settings.records)
-    for each in damaged:
-        click.echo(f"kickbench: left out: {each}", err=True)
-    if most_boots is None:
-        found = judge(records, [known(name, records) for name in (base, candidate)], terms)
-    else:
-        found = _until_settled(settings, (base, candidate), most_boots, terms, judge)
+        if most_boots is None:
+            found = judge(records, [known(name, records) for name in (base, candidate)], terms)
+        else:
+            found = _until_settled(
+                settings, (base, candidate), most_boots, terms, judge, alike=not whatever_differs
+            )
+        _check_limits(found, limits)
+    except KickbenchError as error:
+        if report is not None:
+            _write(report, junit.refusal(base, candidate, str(error)))
+        raise
     if as_json:
         click.echo(msgspec.json.format(to_json(found), indent=2).decode())
     else:
@@ -154,6 +162,30 @@ def gate(
     if report is not None:
         _write(report, junit.document(found))
     sys.exit(STATUS[found.verdict])
+
+
+def _read(path: Path) -> tuple[list[Record], int]:
+    """The records, and how many lines are left out for they are none.
+
+    :raise CannotCompare: some are records of a later version; they may be what decides.
+    """
+    records, damaged = record.read(path)
+    for each in damaged:
+        click.echo(f"kickbench: left out: {each}", err=True)
+    if newer := [each for each in damaged if each.newer]:
+        raise CannotCompare(f"{len(newer)} records are not understood here: {newer[0]}")
+    return records, len(damaged)
+
+
+def _check_limits(found: Gate, given: Sequence[str]) -> None:
+    """:raise CannotCompare: a limit was given that nothing was held to."""
+    judged = {row.request for row in found.rows}
+    for name in (each.partition("=")[0] for each in given):
+        if name not in judged:
+            raise CannotCompare(
+                f"There is a limit for {name}, of which there are no records to hold it to; "
+                f"`kickbench lab campaign --request {name} ...` makes some."
+            )
 
 
 def known(name: str, records: Sequence[Record]) -> Kernel:
@@ -192,13 +224,21 @@ def _until_settled(
     most: int,
     terms: Terms,
     judge: Callable[[Sequence[Record], Sequence[Kernel], Terms], Gate],
+    *,
+    alike: bool,
 ) -> Gate:
-    """Look, and boot both kernels more often in the lab, until that settles it."""
+    """Look, and boot both kernels more often in the lab, until that settles it.
+
+    :param alike: refuse, before anything is booted, what could not be compared afterwards.
+    """
     if "booted" in names:
         raise CannotCompare("The lab boots kernels that are fetched; `booted` is not one of them.")
     builds = [bootable(settings, name) for name in names]
     kernels = [build.build.kernel for build in builds]
-    check_alike(settling.lab_records(settings, builds), *kernels)
+    if alike:
+        there = settling.lab_records(settings, builds)
+        check_alike(there, *kernels)
+        settling.check_as_now(there, settings)
     looks = settling.looks(most)
     terms = dataclasses.replace(terms, looks=len(looks))
     for number, boots in enumerate(looks, start=1):

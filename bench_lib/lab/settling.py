@@ -5,7 +5,10 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Sequence
 
-from bench_lib import record
+from bench_lib import interrupt, ownership, record
+from bench_lib.deadline import Deadline
+from bench_lib.errors import CannotCompare
+from bench_lib.guest import features
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, machine
 from bench_lib.lab.campaign import Campaign
@@ -13,9 +16,11 @@ from bench_lib.lab.machine import Facts
 from bench_lib.record import Host, Record, Request
 from bench_lib.settings import Settings
 from bench_lib.trial.case import CORE_SCENARIOS, Case, interleaved
+from bench_lib.verdict import inference
+from bench_lib.verdict.gate import DEFAULT_TERMS
 
 FIRST_LOOK = 6
-"""Boots of each kernel before the first look; fewer could settle nothing, see `verdict`."""
+"""Boots of each kernel before the first look at the least; fewer could settle nothing."""
 
 TRIALS = 2
 """Of each case a boot."""
@@ -24,14 +29,21 @@ TRIALS = 2
 def looks(most: int) -> list[int]:
     """After how many boots to look: twice as many each time, and at last at the most.
 
-    Few looks, for each takes its share of the error that is allowed.
+    Few looks, for each takes its share of the error that is allowed; and none that could not pass
+    for having too few boots.
     """
-    found = []
-    boots = FIRST_LOOK
-    while boots < most:
-        found.append(boots)
-        boots *= 2
-    return [*found, most]
+    first = FIRST_LOOK
+    while True:
+        found = []
+        boots = first
+        while boots < most:
+            found.append(boots)
+            boots *= 2
+        found.append(most)
+        confidence = 1 - DEFAULT_TERMS.alpha / len(found)
+        if first >= min(most, inference.boots_to_bound(DEFAULT_TERMS.hanging, confidence)):
+            return found
+        first += 1
 
 
 def lab_records(settings: Settings, builds: Sequence[Bootable]) -> list[Record]:
@@ -40,6 +52,33 @@ def lab_records(settings: Settings, builds: Sequence[Bootable]) -> list[Record]:
     here = Host("lab", machine.accelerator(), platform.node())
     records, _ = record.read(settings.records)
     return [each for each in records if each.kernel in kernels and each.host == here]
+
+
+def check_as_now(records: Sequence[Record], settings: Settings) -> None:
+    """Refuse records that more boots, made as they would be now, could not be added to.
+
+    :raise CannotCompare: the sentence says what has changed.
+    :raise HostError: there is no QEMU that answers.
+    """
+    if not records:
+        return
+    with ownership.measuring(settings.runtime) as owner:
+        asked = features.ask(owner, settings.qemu, Deadline.after(settings.staging_s))
+        qemu = interrupt.run(asked).version
+    now = {
+        "QEMU": ({each.qemu for each in records if each.qemu}, qemu),
+        "deadline": (
+            {f"{each.deadline_ns / 1e9:g} s" for each in records},
+            f"{settings.deadline_s:g} s",
+        ),
+    }
+    for what, (before, here) in now.items():
+        if before - {here}:
+            raise CannotCompare(
+                f"The records so far were made with {what} {', '.join(sorted(before))}, "
+                f"and more would be with {here}; keep those apart in a record file of their own "
+                "(KICKBENCH_RECORDS)."
+            )
 
 
 def boot(

@@ -81,6 +81,36 @@ def slower(base: Sequence[Boot], candidate: Sequence[Boot], tolerance: float = 1
     return _permuted(means[: len(base)], means[len(base) :])
 
 
+def more_stalls(base: Sequence[Boot], candidate: Sequence[Boot], stall_ns: float) -> float:
+    """P value: does the candidate keep people waiting for longer than `stall_ns` more often?
+
+    Exact one-sided permutation test of the mean share of such answers a boot, as `more_hangs`. What
+    medians and ranks do not see: an answer in four that takes a thousand times as long.
+    """
+    return _permuted(
+        [fmean(_stalls(each, stall_ns)) for each in base],
+        [fmean(_stalls(each, stall_ns)) for each in candidate],
+    )
+
+
+def even(base: Sequence[Boot], candidate: Sequence[Boot]) -> tuple[list[Boot], list[Boot]]:
+    """Both, with no more trials a boot than is usual of the side that has fewer.
+
+    Boots of eight trials are not what boots of two are: their shares and mean ranks vary less, so
+    exchanging them would be wrong. The first trials of a boot stay; which those are says nothing
+    of what they found.
+    """
+    usual = min(
+        sorted(len(boot.hung) for boot in boots)[(len(boots) - 1) // 2]
+        for boots in (base, candidate)
+    )
+    ours, theirs = (
+        [Boot(boot.waits_ns[:usual], boot.hung[:usual]) for boot in boots]
+        for boots in (base, candidate)
+    )
+    return ours, theirs
+
+
 def _permuted(base: Sequence[float], candidate: Sequence[float]) -> float:
     if min(len(base), len(candidate)) < LEAST_BOOTS or len({*base, *candidate}) == 1:
         return 1.0
@@ -110,26 +140,45 @@ def hanging_share(boots: Sequence[Boot]) -> float:
     return fmean(map(_share, boots))
 
 
-def hang_bound(boots: Sequence[Boot], confidence: float = CONFIDENCE) -> float:
-    """The share of boots with a hang that the sample still allows, with that confidence.
+def _stalls(boot: Boot, stall_ns: float) -> list[bool]:
+    return [
+        wait > stall_ns and not hung for wait, hung in zip(boot.waits_ns, boot.hung, strict=True)
+    ]
+
+
+def usual_wait_ns(boots: Sequence[Boot]) -> float:
+    """The median wait of all trials, one without an answer counting as its deadline."""
+    return median(wait for boot in boots for wait in boot.waits_ns)
+
+
+def hanging_boots(boots: Sequence[Boot]) -> int:
+    """Boots with a trial that hung."""
+    return sum(any(boot.hung) for boot in boots)
+
+
+def stalling_boots(boots: Sequence[Boot], stall_ns: float) -> int:
+    """Boots with an answer that took longer than that."""
+    return sum(any(_stalls(boot, stall_ns)) for boot in boots)
+
+
+def bound_above(hits: int, boots: int, confidence: float = CONFIDENCE) -> float:
+    """The share of boots that the sample still allows, with that confidence, where `hits` of it do.
 
     The upper bound of Clopper and Pearson (1934). Assumes that boots are independent.
     """
     from scipy import stats
 
-    hanging = sum(any(boot.hung) for boot in boots)
-    interval = stats.binomtest(hanging, len(boots), alternative="less").proportion_ci(
+    interval = stats.binomtest(hits, boots, alternative="less").proportion_ci(
         confidence, method="exact"
     )
     return float(interval.high)
 
 
-def hang_bound_below(boots: Sequence[Boot], confidence: float = CONFIDENCE) -> float:
-    """The share of boots with a hang that there is at the least; the other end of `hang_bound`."""
+def bound_below(hits: int, boots: int, confidence: float = CONFIDENCE) -> float:
+    """The share of boots that there is at the least; the other end of `bound_above`."""
     from scipy import stats
 
-    hanging = sum(any(boot.hung) for boot in boots)
-    interval = stats.binomtest(hanging, len(boots), alternative="greater").proportion_ci(
+    interval = stats.binomtest(hits, boots, alternative="greater").proportion_ci(
         confidence, method="exact"
     )
     return float(interval.low)
@@ -262,9 +311,22 @@ def boots_for_p(p_value: float, wanted: float, boots: int) -> float:
     return float(boots * (needed / seen) ** 2) if seen > 0 else math.inf
 
 
-def boots_to_bound(share: float, confidence: float = CONFIDENCE) -> int:
-    """Boots without a hang that bound the share of boots with one."""
-    return math.ceil(math.log(1 - confidence) / math.log(1 - share))
+def boots_to_bound(share: float, confidence: float = CONFIDENCE, hanging: float = 0.0) -> float:
+    """Boots that bound the share of boots with a hang, where `hanging` of them have one.
+
+    Infinite where that is no less.
+    """
+    if hanging >= share:
+        return math.inf
+    from scipy import stats
+
+    boots = 1
+    # The same bound as in `bound_above`.
+    while (hits := math.ceil(hanging * boots)) == boots or (
+        stats.beta.ppf(confidence, hits + 1, boots - hits) > share
+    ):
+        boots += 1
+    return boots
 
 
 def boots_to_estimate(confidence: float = CONFIDENCE) -> int:

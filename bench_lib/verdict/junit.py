@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from bench_lib.verdict.gate import Comparison, Gate, Verdict
+from bench_lib.verdict.pairing import host_name
+
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What no XML 1.0 may hold, however it is written."""
 
 
 def document(gate: Gate) -> bytes:
@@ -12,36 +18,69 @@ def document(gate: Gate) -> bytes:
 
     What is inconclusive is an error: neither that system nor its readers may take it for a pass.
     """
-    name = f"{gate.base.release} -> {gate.candidate.release}"
+    lines = [gate.sentence, *(f"differs: {note}" for note in gate.notes)]
+    if gate.emulated:
+        lines.append("Emulated (tcg): hangs are judged, milliseconds are not.")
+    lines += [f"left out: {host_name(host)}" for host in gate.left_out]
+    if gate.unread:
+        lines.append(f"{gate.unread} lines of the record file could not be read.")
+    cases = [_case(row) for row in gate.rows]
+    if not any(len(case) for case in cases) and gate.verdict is not Verdict.PASS:
+        # Of no comparison, but of all together.
+        cases.append(_failed("gate", "verdict", "error", gate.sentence, gate.verdict))
+    return _suite(f"{gate.base.release} -> {gate.candidate.release}", cases, "\n".join(lines))
+
+
+def refusal(base: str, candidate: str, why: str) -> bytes:
+    """The same where there is no verdict: one case, which is an error.
+
+    :param base: what the kernels were called, as `candidate`.
+    """
+    case = _failed("gate", "verdict", "error", why, "cannot compare")
+    return _suite(f"{base} -> {candidate}", [case], why)
+
+
+def _suite(name: str, cases: Sequence[ElementTree.Element], said: str) -> bytes:
     counts = {
-        "tests": len(gate.rows),
-        "failures": sum(row.verdict is Verdict.FAIL for row in gate.rows),
-        "errors": sum(row.verdict is Verdict.INCONCLUSIVE for row in gate.rows),
+        "tests": len(cases),
+        "failures": sum(case.find("failure") is not None for case in cases),
+        "errors": sum(case.find("error") is not None for case in cases),
         "skipped": 0,
     }
     attributes = {key: str(value) for key, value in counts.items()}
     suites = ElementTree.Element("testsuites", attributes)
-    suite = ElementTree.SubElement(suites, "testsuite", {"name": name, **attributes})
-    for row in gate.rows:
-        _add(suite, row)
-    ElementTree.SubElement(suite, "system-out").text = gate.sentence
+    suite = ElementTree.SubElement(suites, "testsuite", {"name": _text(name), **attributes})
+    suite.extend(cases)
+    ElementTree.SubElement(suite, "system-out").text = _text(said)
     ElementTree.indent(suites)
     text: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
     return text
 
 
-def _add(suite: ElementTree.Element, row: Comparison) -> None:
-    case = ElementTree.SubElement(
-        suite,
-        "testcase",
-        {
-            "classname": f"kickbench.{row.host.kind}-{row.host.accelerator}.{row.scenario}",
-            "name": str(row.request),
-            "time": f"{row.candidate.median.ns / 1e9:.6f}" if row.candidate.median else "0",
-        },
-    )
+def _case(row: Comparison) -> ElementTree.Element:
+    name = f"{row.request}{row.shape.unusual}"
+    host = f"{row.host.machine}.{row.host.kind}-{row.host.accelerator}"
+    place = f"kickbench.{host}.{row.scenario}"
     text = "; ".join(row.reasons)
     if row.verdict is Verdict.FAIL:
-        ElementTree.SubElement(case, "failure", {"message": text})
+        case = _failed(place, name, "failure", text, row.verdict)
     elif row.verdict is Verdict.INCONCLUSIVE:
-        ElementTree.SubElement(case, "error", {"message": text, "type": "inconclusive"})
+        case = _failed(place, name, "error", text, row.verdict)
+    else:
+        case = _named(place, name)
+    case.set("time", f"{row.candidate.median.ns / 1e9:.6f}" if row.candidate.median else "0")
+    return case
+
+
+def _named(place: str, name: str) -> ElementTree.Element:
+    return ElementTree.Element("testcase", {"classname": _text(place), "name": _text(name)})
+
+
+def _failed(place: str, name: str, how: str, why: str, kind: str) -> ElementTree.Element:
+    case = _named(place, name)
+    ElementTree.SubElement(case, how, {"message": _text(why), "type": kind})
+    return case
+
+
+def _text(text: str) -> str:
+    return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)

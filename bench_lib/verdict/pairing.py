@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 from bench_lib.errors import CannotCompare
 from bench_lib.record import Host, Kernel, Record, Request, Scenario, Shape
+from bench_lib.verdict.summary import SETUP_FIELDS, said
 
 NS_PER_S = 1_000_000_000
 
 HOST_FIELDS = ("cpu", "cpus", "governor", "turbo", "smt")
 """Of a set-up, what is the host's and not the kernel's choice."""
+
+OTHER_FIELDS = tuple(each for each in SETUP_FIELDS if each not in HOST_FIELDS)
+"""The rest, which a kernel may bring with it."""
 
 ONE_KIND = "What is native and what a lab measured is never compared; measure both in one way."
 
@@ -39,10 +43,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """All of them. :ivar left_out: hosts of which there are records of one kernel alone."""
+    """All of them.
+
+    :ivar left_out: hosts of which there are records of one kernel alone.
+    :ivar alone: what is recorded of the candidate there.
+    :ivar notes: what else the two were made with, where that differs, in words.
+    """
 
     pairs: tuple[Pair, ...]
     left_out: tuple[Host, ...]
+    alone: tuple[Record, ...]
+    notes: tuple[str, ...]
 
 
 Side = dict[Key, list[Record]]
@@ -85,12 +96,15 @@ def paired(
             f"{base.release} and {candidate.release} were measured on differing hosts: {ours} and "
             f"{theirs}. " + (WHATEVER if kinds[0] & kinds[1] else ONE_KIND)
         )
-    missing = [key for key in sides[0] if key.host in both and key not in sides[1]]
-    if missing:
-        raise CannotCompare(
-            f"{candidate.release} lacks what {base.release} has: "
-            f"{_listed(f'{key.request} in {key.scenario}' for key in missing)}."
-        )
+    for (kernel, side), (other, has) in (
+        ((candidate, sides[1]), (base, sides[0])),
+        ((base, sides[0]), (candidate, sides[1])),
+    ):
+        if missing := [key for key in has if key.host in both and key not in side]:
+            raise CannotCompare(
+                f"{kernel.release} lacks what {other.release} has: "
+                f"{_listed(map(key_name, missing))}."
+            )
     pairs = tuple(
         Pair(key, tuple(found), tuple(sides[1][key]))
         for key, found in sides[0].items()
@@ -99,12 +113,22 @@ def paired(
     if not whatever_differs:
         for pair in pairs:
             _check_pair(pair)
-    return Pairs(pairs, tuple(sorted((hosts[0] | hosts[1]) - both, key=host_name)))
+    return Pairs(
+        pairs,
+        tuple(sorted((hosts[0] | hosts[1]) - both, key=host_name)),
+        tuple(each for key, found in sides[1].items() if key.host not in both for each in found),
+        _notes(pairs),
+    )
 
 
 def host_name(host: Host) -> str:
     """For people."""
     return f"{host.machine} ({host.kind}, {host.accelerator})"
+
+
+def key_name(key: Key) -> str:
+    """What it is of, for people."""
+    return f"{key.request} in {key.scenario}{key.shape.unusual}"
 
 
 def _grouped(records: Iterable[Record], kernel: Kernel, *, anywhere: bool) -> Side:
@@ -125,14 +149,37 @@ def _check_pair(pair: Pair) -> None:
         ("QEMUs", lambda record: record.qemu),
         ("deadlines", lambda record: f"{record.deadline_ns / NS_PER_S:g} s"),
         *((f"settings of {name}", _of_setup(name)) for name in HOST_FIELDS),
+        # There alone it is the means that says how bad it is.
+        ("outages", lambda record: record.scenario is Scenario.DEGRADED and record.outage),
     )
     for what, of in read:
-        found = {of(record) for record in (*pair.base, *pair.candidate)} - {None}
+        found = {of(record) for record in (*pair.base, *pair.candidate)} - {None, False}
         if len(found) > 1:
             raise CannotCompare(
-                f"The records of {pair.key.request} in {pair.key.scenario} were made with "
-                f"differing {what}: {_listed(found)}. {WHATEVER}"
+                f"The records of {key_name(pair.key)} were made with differing {what}: "
+                f"{_listed(found)}. {WHATEVER}"
             )
+
+
+def _notes(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """Settings that may be the kernels' own choice, or not, and that differ between them."""
+    notes = []
+    for name in OTHER_FIELDS:
+        ours, theirs = (
+            list(
+                dict.fromkeys(
+                    said(getattr(record.setup, name))
+                    for pair in pairs
+                    for record in (pair.base if side == 0 else pair.candidate)
+                    if record.setup is not None
+                )
+            )
+            for side in (0, 1)
+        )
+        if ours and theirs and ours != theirs:
+            what = name.replace("_", " ")
+            notes.append(f"{what}: {' / '.join(ours)} -> {' / '.join(theirs)}")
+    return tuple(notes)
 
 
 def _of_setup(name: str) -> Callable[[Record], object]:

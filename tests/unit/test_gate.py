@@ -15,7 +15,17 @@ from click.testing import CliRunner
 from bench_lib import record
 from bench_lib.cli import main
 from bench_lib.errors import CannotCompare
-from bench_lib.record import Host, Kernel, Outcome, Record, Request, Scenario, Setup
+from bench_lib.record import (
+    Host,
+    Kernel,
+    Outcome,
+    Record,
+    Recovery,
+    Request,
+    Scenario,
+    Setup,
+    Shape,
+)
 from bench_lib.verdict import gate, junit
 from bench_lib.verdict.gate import Gate, Terms, Verdict
 from bench_lib.verdict.pairing import NS_PER_S
@@ -73,7 +83,8 @@ def test_alike_passes_by_evidence() -> None:
     assert row.ratio.high < 1.25
     assert (
         found.sentence
-        == "6.1.0-56-amd64 may follow 6.1.0-55-amd64: in 1 of 1 comparisons it is no worse."
+        == "6.1.0-56-amd64 may follow 6.1.0-55-amd64: in 1 of 1 comparisons it is no worse; hangs "
+        "in up to 39% of boots are not ruled out."
     )
 
 
@@ -187,6 +198,66 @@ def test_what_is_missing_on_one_side_is_not_compared() -> None:
     more = steady(OLD, 5, scenario=Scenario.PAUSED)
     with pytest.raises(CannotCompare, match=r"lacks what .* has: stop in paused"):
         judged([*steady(OLD, 5), *more, *steady(NEW, 5)])
+    more = hanging(NEW, 5, scenario=Scenario.PAUSED)
+    with pytest.raises(CannotCompare, match=r"^6\.1\.0-55.* lacks what .* has: stop in paused"):
+        judged([*steady(OLD, 5), *steady(NEW, 5), *more])
+
+
+def test_an_answer_in_four_that_comes_late_is_no_pass() -> None:
+    """Medians do not see it, nor do ranks beyond the tolerance."""
+    late = [[0.5, 0.5, 0.5, 900.0]] * 8
+    found = judged([*boots(OLD, *[[0.5] * 4] * 8), *boots(NEW, *late)])
+    assert found.verdict is Verdict.FAIL
+    assert found.rows[0].reasons == ("takes more than 10 times the usual more often",)
+    found = judged([*boots(OLD, *[[0.5] * 4] * 8), *boots(NEW, *late[:4], *[[0.5] * 4] * 4)])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.rows[0].reasons[0].startswith("4 of 8 boots had an answer after more than 10 ")
+
+
+def test_stalls_that_were_there_before_pass() -> None:
+    late = [[0.5, 0.5, 0.5, 900.0]] * 8
+    assert judged([*boots(OLD, *late), *boots(NEW, *late)]).verdict is Verdict.PASS
+
+
+def test_damaged_memory_fails_whatever_the_times() -> None:
+    new = steady(NEW, 6)
+    new[0] = dataclasses.replace(new[0], recovery=Recovery(None, None, "damaged"))
+    found = judged([*steady(OLD, 6), *new])
+    assert found.verdict is Verdict.FAIL
+    assert found.rows[0].reasons == ("1 of its guests found their memory damaged",)
+
+
+def test_what_hangs_where_the_baseline_was_not_measured_is_no_pass() -> None:
+    elsewhere = Host("native", "kvm", "elsewhere")
+    records = [*steady(OLD, 6), *steady(NEW, 6)]
+    assert judged([*records, *steady(NEW, 6, host=elsewhere)]).verdict is Verdict.PASS
+    found = judged([*records, *hanging(NEW, 6, host=elsewhere)])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "12 of its 12 trials on other hosts hung" in found.sentence
+    # Neither may a reader of the file take it for one.
+    (suite,) = ElementTree.fromstring(junit.document(found))
+    assert suite.attrib["errors"] == "1"
+
+
+def test_slow_links_of_two_kinds_are_not_compared() -> None:
+    sides = [
+        steady(kernel, 6, scenario=Scenario.DEGRADED, outage=outage)
+        for kernel, outage in ((OLD, "netem-degraded"), (NEW, "tbf-degraded"))
+    ]
+    with pytest.raises(CannotCompare, match="differing outages: netem-degraded, tbf-degraded"):
+        judged([*sides[0], *sides[1]])
+
+
+def test_settings_that_a_kernel_may_bring_are_noted() -> None:
+    old = steady(OLD, 6, setup=Setup(thp="always"))
+    new = steady(NEW, 6, setup=Setup(thp="never"))
+    assert judged([*old, *new]).notes == ("thp: always -> never",)
+
+
+def test_guests_that_are_no_test_of_the_flag_are_held_to_no_limit() -> None:
+    shape = Shape(image="uaccess")
+    records = [*hanging(OLD, 6, shape=shape), *hanging(NEW, 6, shape=shape)]
+    assert judged(records).verdict is Verdict.PASS
 
 
 def test_a_hang_that_the_baseline_never_had_is_no_pass() -> None:
@@ -304,7 +375,19 @@ def test_junit_has_a_case_a_row_and_its_verdict() -> None:
     assert failure.tag == "failure"
     assert failure.attrib["message"].startswith("hangs more often")
     assert not list(fine)
-    assert fine.attrib["classname"] == "kickbench.native-kvm.idle"
+    assert fine.attrib["classname"] == "kickbench.somewhere.native-kvm.idle"
+
+
+def test_junit_tells_guests_apart_and_holds_nothing_that_is_no_xml() -> None:
+    evil = dataclasses.replace(NEW, release="6.1\x01\x1b]<&>")
+    records = [*steady(OLD, 5), *steady(evil, 5)]
+    larger = Shape(vcpus=4)
+    records += [*steady(OLD, 5, shape=larger), *steady(evil, 5, shape=larger)]
+    (suite,) = ElementTree.fromstring(junit.document(gate.compare(records, OLD, evil)))
+    assert [case.attrib["name"] for case in suite.findall("testcase")] == [
+        "stop",
+        "stop (4 vCPUs)",
+    ]
 
 
 class TestCommand:
@@ -364,8 +447,38 @@ class TestCommand:
 
     def test_a_file_edited_by_hand_costs_its_damaged_lines(self, records: Path) -> None:
         record.append(records, *steady(OLD, 6), *steady(NEW, 6))
+        late = record.to_line(make())
         with records.open("a") as file:
-            file.write('{"schema": 1, "request": "stop"}\n{"schema": 2}\nnonsense\n')
-        done = CliRunner().invoke(main, ["gate", OLD.release, NEW.release])
-        assert done.exit_code == 0
-        assert done.output.count("left out") == 3
+            file.write('{"schema": 1, "request": "stop"}\nnonsense\n')
+            file.write(late.replace('"latency_ns":1000000', '"latency_ns":-5') + "\n")
+            file.write(late.replace('"latency_ns":1000000', '"latency_ns":null') + "\n")
+            file.write(late.replace('"deadline_ns":5000000000', '"deadline_ns":0') + "\n")
+        code, output = self.invoke(OLD.release, NEW.release)
+        assert code == 0
+        assert output.count("left out") == 5
+        assert "5 lines of the record file could not be read" in output
+
+    def test_records_of_a_later_version_may_be_what_decides(self, records: Path) -> None:
+        record.append(records, *steady(OLD, 6), *steady(NEW, 6))
+        with records.open("a") as file:
+            file.write('{"schema": 2}\n')
+        code, output = self.invoke(OLD.release, NEW.release)
+        assert code == CannotCompare.exit_status
+        assert "1 records are not understood here" in output
+
+    def test_a_limit_that_nothing_is_held_to_is_no_pass(self, records: Path) -> None:
+        record.append(records, *steady(OLD, 6), *steady(NEW, 6))
+        code, output = self.invoke(OLD.release, NEW.release, "--limit", "quit=2s")
+        assert code == CannotCompare.exit_status
+        assert "a limit for quit, of which there are no records" in output
+
+    def test_what_cannot_be_compared_is_an_error_in_junit_too(
+        self, records: Path, tmp_path: Path
+    ) -> None:
+        record.append(records, *steady(OLD, 6))
+        report = tmp_path / "gate.xml"
+        code, _ = self.invoke(OLD.release, NEW.release, "--junit", str(report))
+        assert code == CannotCompare.exit_status
+        (suite,) = ElementTree.fromstring(report.read_bytes())
+        (error,) = suite.iter("error")
+        assert error.attrib["message"].startswith(f"There are no records of {NEW.release}")

@@ -75,16 +75,57 @@ def test_no_answer_is_later_than_every_answer() -> None:
 
 @pytest.mark.parametrize("boots_", range(1, 30))
 def test_what_none_of_a_number_of_boots_still_allows(boots_: int) -> None:
-    bound = inference.hang_bound(boots(*[1] * boots_))
+    bound = inference.bound_above(0, boots_)
     assert bound == pytest.approx(1 - 0.05 ** (1 / boots_))
     assert inference.boots_to_bound(bound - 1e-9) >= boots_
 
 
 def test_a_bound_on_boots_counts_boots_not_trials() -> None:
     once = [Boot((1, DEADLINE), (False, True)), *boots(1, 1, 1)]
-    assert inference.hang_bound(once) == pytest.approx(
-        stats.binomtest(1, 4, alternative="less").proportion_ci(method="exact").high
+    assert inference.hanging_boots(once) == 1
+
+
+@pytest.mark.parametrize("hanging", [0.0, 0.1, 0.25, 0.4])
+def test_the_boots_that_bound_a_share_do_and_one_fewer_does_not(hanging: float) -> None:
+    boots_ = inference.boots_to_bound(0.5, hanging=hanging)
+    assert isinstance(boots_, int)
+    before, after = (
+        inference.bound_above(math.ceil(hanging * each), each) for each in (boots_ - 1, boots_)
     )
+    assert before > 0.5 >= after
+    assert inference.boots_to_bound(hanging, hanging=0.5) == math.inf
+
+
+def test_a_tail_that_medians_do_not_see_is_seen() -> None:
+    tailed = [Boot((10, 10, 10, 9_000), (False,) * 4)] * 5
+    plain = [Boot((10, 10, 10, 11), (False,) * 4)] * 5
+    assert inference.slower(plain, tailed, 1.25) > 0.05
+    assert inference.more_stalls(plain, tailed, 100) == pytest.approx(1 / 252)
+    assert inference.stalling_boots(tailed, 100) == 5
+    # What never came is a hang, and counted as that.
+    assert inference.stalling_boots(HANGING, 100) == 0
+
+
+def test_boots_that_are_tested_against_each_other_are_of_one_size() -> None:
+    many, few = [Boot((1,) * 8, (False,) * 8)] * 3, [*boots(1, 1, 1), Boot((1,), (False,))]
+    ours, theirs = inference.even(many, few)
+    assert {len(boot.hung) for boot in ours} == {2}
+    assert theirs == few
+
+
+@pytest.mark.parametrize("sizes", [(8, 2), (2, 8), (8, 8)])
+def test_boots_of_differing_sizes_are_rarely_told_apart(sizes: tuple[int, int]) -> None:
+    """With hangs in most trials of either kernel, which one boot shows better than another."""
+    random = np.random.default_rng(2)
+
+    def draw(size: int) -> list[Boot]:
+        hung = [tuple(bool(each) for each in random.random(size) < 0.9) for _ in range(6)]
+        return [Boot((1,) * size, each) for each in hung]
+
+    drawn = [inference.even(*map(draw, sizes)) for _ in range(400)]
+    rejected = sum(inference.more_hangs(*each) <= 0.05 for each in drawn)
+    # Three standard deviations above 5 %.
+    assert rejected <= 33
 
 
 def test_a_limit_is_exceeded_by_what_never_came() -> None:

@@ -54,7 +54,7 @@ class Lab:
 
 
 @pytest.mark.parametrize(
-    ("most", "looks"), [(3, [3]), (6, [6]), (7, [6, 7]), (20, [6, 12, 20]), (48, [6, 12, 24, 48])]
+    ("most", "looks"), [(3, [3]), (6, [6]), (7, [6, 7]), (20, [6, 12, 20]), (48, [7, 14, 28, 48])]
 )
 def test_looks_are_few(most: int, looks: list[int]) -> None:
     assert settling.looks(most) == looks
