@@ -2,8 +2,9 @@
 
     .venv/bin/python tools/picture.py SITE FOLDER [RELEASE]
 
-Opens SITE/index.html in Chromium, chooses the trials of RELEASE in a blackhole, and the first of
-them; writes FOLDER/kernels-1280.png and FOLDER/kernels-400.png.
+Opens SITE/index.html in Chromium, chooses the trials in a blackhole of the first kernel whose
+release begins with RELEASE (6.12), and the first of them; writes FOLDER/kernels-1280.png and
+FOLDER/kernels-400.png.
 """
 
 import shutil
@@ -42,7 +43,7 @@ def main(site: Path, folder: Path, release: str) -> None:
         for width in (1280, 400):
             size(width, 900)
             driver.get((site.absolute() / "index.html").as_uri())
-            choose(f'#matrix button[aria-label^="{release}, stop in blackhole"]')
+            choose(f'#matrix button[aria-label^="{release}"][aria-label*=", stop in blackhole"]')
             choose("#dots .dot")
             WebDriverWait(driver, 10).until(
                 lambda _: driver.find_elements(By.CSS_SELECTOR, "#survival .line")

@@ -35,6 +35,9 @@ from bench_lib.settings import Settings
 HISTORY = "history.html"
 """What asv-tachyon's page is called; the first page is Kernels."""
 
+OLD = "old"
+"""What the old site is called beside the new one, where the two cannot be exchanged."""
+
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 
@@ -118,17 +121,43 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _put_in_place(new: Path, site: Path) -> None:
-    """Put `new` where `site` is, at once where the file system can do that; then delete the old."""
+    """Put `new` where `site` is, at once where the file system can do that.
+
+    The old one is then where `new` was, or beside that.
+    """
     if not site.exists():
         new.rename(site)
         return
-    if _libc.renameat2(AT_FDCWD, bytes(new), AT_FDCWD, bytes(site), RENAME_EXCHANGE) == 0:
+    if _exchange(new, site):
         return
+    # There is no site for the moment between the two.
+    old = new.with_name(OLD)
+    site.rename(old)
+    try:
+        new.rename(site)
+    except OSError:
+        old.rename(site)
+        raise
+
+
+def _exchange(new: Path, site: Path) -> bool:
+    """Exchange two folders at once; False on file systems that cannot, as many of a network."""
+    if _libc.renameat2(AT_FDCWD, bytes(new), AT_FDCWD, bytes(site), RENAME_EXCHANGE) == 0:
+        return True
     if (code := ctypes.get_errno()) not in {errno.EINVAL, errno.ENOSYS}:
         raise OSError(code, os.strerror(code), str(site))
-    # Network file systems: there is no site for the moment between the two.
-    site.rename(new.with_name("old"))
-    new.rename(site)
+    return False
+
+
+def _sweep(site: Path, prefix: str) -> None:
+    """Delete what publishes that were killed have left, but for the old site if there is no other.
+
+    :param prefix: of the names of their folders, beside the site.
+    """
+    for left in site.parent.glob(f"{prefix}*"):
+        if not site.exists() and (left / OLD).exists():
+            (left / OLD).rename(site)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 _publish = Publish.run.__func__
@@ -138,12 +167,14 @@ def _run(cls: type, /, conf: Any, *arguments: object, **options: object) -> None
     """Asv's own, into a folder that takes the old one's place when all is there."""
     # Where a link leads, for the link is to stay.
     site = Path(conf.html_dir).resolve()
-    prefix = f".{site.name}."
+    prefix = f".{site.name}.kickbench-publish-"
     try:
         with _alone(site.parent):
-            for left in site.parent.glob(f"{prefix}*"):  # of one that was killed
-                shutil.rmtree(left)
-            with tempfile.TemporaryDirectory(dir=site.parent, prefix=prefix) as folder:
+            _sweep(site, prefix)
+            # Whatever of the old site cannot be deleted goes with the next sweep.
+            with tempfile.TemporaryDirectory(
+                dir=site.parent, prefix=prefix, ignore_cleanup_errors=True
+            ) as folder:
                 new = Path(folder) / site.name
                 _publish_to(new, cls, conf, *arguments, **options)
                 _put_in_place(new, site)

@@ -205,7 +205,7 @@ const kickbench = (() => {
 
   const timeAxis = (svg, trials, width, height) => {
     const waits = trials.map((each) => Math.max(1, each.waited_ns));
-    const deadline = Math.max(...trials.map((each) => each.deadline_ns));
+    const deadline = Math.max(1, ...trials.map((each) => each.deadline_ns));
     // Three decades at the least, so that what hung is seen to be far from what did not.
     const low = Math.min(Math.floor(Math.log10(Math.min(...waits))), Math.floor(Math.log10(deadline)) - 3);
     const high = Math.log10(deadline) + 0.1;
@@ -232,11 +232,12 @@ const kickbench = (() => {
 
   const empty = (place) => byId(place).replaceChildren(make("p", { class: "hint" }, "Nothing was measured."));
 
-  const drawDots = (all) => {
-    const trials = scored(all);
-    if (!trials.length) return empty("dots");
+  const drawDots = (trials) => {
     const boots = [...new Set(trials.map((each) => each.boot))];
-    const lane = 36;
+    // Room for every trial of a boot, for those that hung have all the same time.
+    const most = Math.max(...boots.map((boot) => trials.filter((each) => each.boot === boot).length));
+    const gap = Math.min(16, 400 / most);
+    const lane = 16 + gap * most;
     const height = TOP + BOTTOM + lane * boots.length;
     const [svg, width] = canvas("dots", height, "Trials by boot on a logarithmic time axis");
     const x = timeAxis(svg, trials, width, height);
@@ -246,19 +247,25 @@ const kickbench = (() => {
       svg.append(draw("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y, y2: y }));
       const here = trials.filter((each) => each.boot === boot);
       here.forEach((trial, index) => {
-        const at = y + (here.length > 1 ? ((index / (here.length - 1)) * 20 - 10) : 0);
-        svg.append(dotOf(trial, x(hung(trial) ? trial.deadline_ns : trial.waited_ns), at));
+        const at = y + gap * (index - (here.length - 1) / 2);
+        const measured = scored([trial]).length > 0;
+        svg.append(dotOf(trial, measured ? x(trial.waited_ns) : LEFT + 8, at));
       });
     });
     svg.querySelector(".dot").setAttribute("tabindex", "0");
-    return undefined;
   };
 
   const dotOf = (trial, x, y) => {
-    const dot = hung(trial)
-      ? draw("path", { d: `M${x} ${y - 7}l7 7l-7 7l-7 -7z`, class: "dot hung" })
-      : draw("circle", { cx: x, cy: y, r: 6, class: "dot" });
-    const text = `trial ${trial.seq} of run ${trial.run_id}: ${trial.outcome}, ${hung(trial) ? "no answer in " : ""}${duration(trial.waited_ns)}`;
+    let dot = draw("circle", { cx: x, cy: y, r: 6, class: "dot" });
+    let what = `${trial.outcome}, ${duration(trial.waited_ns)}`;
+    if (hung(trial)) {
+      dot = draw("path", { d: `M${x} ${y - 7}l7 7l-7 7l-7 -7z`, class: "dot hung" });
+      what = `${trial.outcome}, no answer in ${duration(trial.waited_ns)}`;
+    } else if (!scored([trial]).length) {
+      dot = draw("rect", { x: x - 5, y: y - 5, width: 10, height: 10, class: "dot lost" });
+      what = `${trial.outcome}, nothing measured`;
+    }
+    const text = `trial ${trial.seq} of run ${trial.run_id}: ${what}`;
     for (const [key, value] of Object.entries({ role: "button", tabindex: "-1", "aria-pressed": "false", "aria-label": text })) dot.setAttribute(key, value);
     dot.append(draw("title", {}, text));
     const choose = () => {
@@ -286,14 +293,18 @@ const kickbench = (() => {
     return dot;
   };
 
-  // The share that still waits. Whoever hung waits beyond the deadline, so a curve may end above 0.
+  // The share that still waits, by Kaplan and Meier: whoever hung is known of up to its own deadline,
+  // and counts no longer. So a curve may end above 0, and ends where nobody is known of.
   const steps = (trials, x, y) => {
-    const waits = trials.map((each) => (hung(each) ? Infinity : each.waited_ns)).sort((a, b) => a - b);
+    const order = [...trials].sort((a, b) => a.waited_ns - b.waited_ns || hung(a) - hung(b));
     let path = `M${LEFT} ${y(1)}`;
-    waits.forEach((ns, index) => {
-      if (ns !== Infinity) path += `H${x(ns)}V${y(1 - (index + 1) / waits.length)}`;
+    let share = 1;
+    order.forEach((each, index) => {
+      if (hung(each)) return;
+      share *= 1 - 1 / (order.length - index);
+      path += `H${x(each.waited_ns)}V${y(share)}`;
     });
-    return `${path}H${x(Math.max(...trials.map((each) => each.deadline_ns)))}`;
+    return share > 0 ? `${path}H${x(order.at(-1).waited_ns)}` : path;
   };
 
   const drawSurvival = (all) => {
@@ -323,11 +334,17 @@ const kickbench = (() => {
     return undefined;
   };
 
+  const outcome = (trial) => {
+    if (hung(trial)) return `${trial.outcome}, no answer in ${duration(trial.deadline_ns)}`;
+    const after = trial.outcome === "lost" ? "" : ` after ${duration(trial.waited_ns)}`;
+    return `${trial.outcome}${after}${trial.reason === null ? "" : `: ${trial.reason}`}`;
+  };
+
   const evidence = (trial) => {
     const facts = [
       ["trial", `${trial.seq} of run ${trial.run_id}, ${trial.started}`],
       ["boot", trial.boot],
-      ["outcome", hung(trial) ? `${trial.outcome}, no answer in ${duration(trial.deadline_ns)}` : `${trial.outcome} after ${duration(trial.waited_ns)}`],
+      ["outcome", outcome(trial)],
       ["outage", trial.outage ?? "none"],
       ["QEMU", trial.qemu ?? "unknown"],
     ];

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +18,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from bench_lib import record
+from bench_lib.record import Outcome
+from bench_lib.settings import CHECKOUT
+from tests.make import record as make
 from tests.site.conftest import ASV, EVIL, KERNELS, LOST, Browser, Publish, records
 
 HUNG, FINE, NASTY = (kernel.release for kernel in KERNELS)
@@ -82,6 +88,9 @@ def test_a_cell_leads_to_its_trials_and_these_to_their_evidence(
     cell(browser, FINE, "blackhole").click()
     wait(browser, lambda: every(browser, "#dots .dot"))
     assert len(every(browser, "#dots circle.dot")) == 4
+    (lost,) = every(browser, "#dots .dot.lost")
+    lost.click()
+    assert LOST in one(browser, "#evidence").text
     assert LOST in one(browser, "#reasons").text
     # Against the kernel before it, of which nobody was ever answered.
     assert Select(one(browser, "#against")).first_selected_option.text.startswith(HUNG)
@@ -103,6 +112,41 @@ def test_hung_trials_stand_on_the_line_of_their_deadline(browser: Browser, site:
     line = float(one(browser, "#dots .deadline").get_attribute("x1") or "nan")
     for dot in every(browser, "#dots .dot.hung"):
         assert float((dot.get_attribute("d") or "")[1:].split()[0]) == line
+
+
+def test_no_trial_of_a_boot_hides_another(
+    browser: Browser, history: Path, publish: Publish
+) -> None:
+    """Eight, as asv makes, all of which hung at the same time."""
+    record.append(history / ".asv" / "records.jsonl", *[make(Outcome.ASLEEP)] * 8)
+    assert publish().returncode == 0
+    open_page(browser, (history / ".asv" / "html" / "index.html").as_uri())
+    every(browser, "#matrix button")[0].click()
+    wait(browser, lambda: len(every(browser, "#dots .dot")) == 8)
+    tops = sorted(each.rect["y"] for each in every(browser, "#dots .dot"))
+    heights = [each.rect["height"] for each in every(browser, "#dots .dot")]
+    gaps = [after - before for before, after in itertools.pairwise(tops)]
+    assert min(gaps) >= max(heights) - 1
+
+
+def test_who_gave_up_early_waits_no_longer(
+    browser: Browser, history: Path, publish: Publish
+) -> None:
+    """Kaplan and Meier: of three the second is known of for two milliseconds only."""
+    trials = [make(latency_ms=1.0), make(Outcome.ASLEEP), make(latency_ms=4.0)]
+    trials[1] = dataclasses.replace(trials[1], deadline_ns=2_000_000)
+    record.append(history / ".asv" / "records.jsonl", *trials)
+    assert publish().returncode == 0
+    open_page(browser, (history / ".asv" / "html" / "index.html").as_uri())
+    every(browser, "#matrix button")[0].click()
+    wait(browser, lambda: every(browser, "#survival .line"))
+    path = one(browser, "#survival .line").get_attribute("d") or ""
+    whole, none = (
+        float(one(browser, f"#survival line.grid[x1='70'][y1='{y}']").get_attribute("y1") or "nan")
+        for y in (24, 186)
+    )
+    shares = [(none - float(y)) / (none - whole) for y in re.findall(r"V([\d.]+)", path)]
+    assert shares == pytest.approx([2 / 3, 0])
 
 
 def test_all_can_be_done_with_keys(browser: Browser, site: Path) -> None:
@@ -151,9 +195,7 @@ def test_nothing_that_is_measured_becomes_markup(browser: Browser, site: Path) -
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-def test_the_page_is_no_wider_than_its_window(
-    browser: Browser, site: Path, width: int, tmp_path: Path
-) -> None:
+def test_the_page_is_no_wider_than_its_window(browser: Browser, site: Path, width: int) -> None:
     browser.size(width)
     open_page(browser, site.as_uri() + "/index.html")
     cell(browser, HUNG, "blackhole").click()
@@ -161,6 +203,17 @@ def test_the_page_is_no_wider_than_its_window(
     assert browser.run("return document.documentElement.scrollWidth") <= width
     (dots,) = every(browser, "#dots svg")
     assert dots.size["width"] <= width
+
+
+@pytest.mark.usefixtures("browser")
+def test_pictures_are_taken(site: Path, tmp_path: Path) -> None:
+    """Those of the README, by the tool that takes them."""
+    tool = CHECKOUT / "tools" / "picture.py"
+    subprocess.run([sys.executable, tool, site, tmp_path], check=True, timeout=100)
+    for width in (1280, 400):
+        header = (tmp_path / f"kernels-{width}.png").read_bytes()[:24]
+        assert header[:8] == b"\x89PNG\r\n\x1a\n"
+        assert int.from_bytes(header[16:20]) == width
 
 
 def test_the_history_works_without_a_network(browser: Browser, server: str) -> None:

@@ -7,9 +7,15 @@ import resource
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from bench_lib import record
+from bench_lib.asv_bridge import publish as publishing
 from tests.make import record as make
 from tests.site.conftest import ASV, KERNELS, Publish, add_asv_results, records
+
+LEFT = ".html.kickbench-publish-"
+"""How the folders begin that a publish works in."""
 
 
 def _contents(folder: Path) -> dict[str, object]:
@@ -48,9 +54,44 @@ def test_a_full_disk_leaves_the_old_site_whole(site: Path, history: Path) -> Non
 
 
 def test_what_a_killed_publish_left_goes(site: Path, publish: Publish) -> None:
-    (site.parent / ".html.killed" / "html").mkdir(parents=True)
+    (site.parent / f"{LEFT}1" / "html").mkdir(parents=True)
+    (site.parent / ".html.somebody's").mkdir()
     assert publish().returncode == 0
-    assert not list(site.parent.glob(".html*"))
+    assert not list(site.parent.glob(f"{LEFT}*"))
+    assert (site.parent / ".html.somebody's").exists()
+
+
+def test_the_old_site_comes_back_if_it_is_all_that_a_killed_publish_has_left(site: Path) -> None:
+    folder = site.parent / f"{LEFT}1"
+    folder.mkdir()
+    before = _contents(site)
+    site.rename(folder / "old")
+    publishing._sweep(site, LEFT)
+    assert _contents(site) == before
+    assert not folder.exists()
+
+
+def test_where_folders_cannot_be_exchanged(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on many network file systems."""
+    monkeypatch.setattr(publishing, "_exchange", lambda new, site: False)
+    folder = tmp_path / "publishing"
+    (folder / "html").mkdir(parents=True)
+    publishing._put_in_place(folder / "html", site)
+    assert not list(site.iterdir())
+    assert (folder / "old" / "index.html").exists()
+
+
+def test_where_they_cannot_be_exchanged_and_the_new_one_cannot_be_moved(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "_exchange", lambda new, site: False)
+    before = _contents(site)
+    (tmp_path / "publishing").mkdir()
+    with pytest.raises(FileNotFoundError):
+        publishing._put_in_place(tmp_path / "publishing" / "not there", site)
+    assert _contents(site) == before
 
 
 def test_a_site_behind_a_link(site: Path, history: Path, publish: Publish, tmp_path: Path) -> None:
@@ -71,6 +112,35 @@ def test_two_at_once_make_one_site(site: Path, history: Path) -> None:
     assert [each.wait(timeout=60) for each in both] == [0, 0]
     assert _contents(site) == before
     assert not list(site.parent.glob(".html*"))
+
+
+def test_one_waits_for_another(site: Path) -> None:
+    with publishing._alone(site.parent):
+        second = subprocess.Popen([ASV, "publish"], stdout=subprocess.DEVNULL)
+        lock = str((site.parent / "publish.lock").stat().st_ino)
+        # The kernel lists who waits for a lock with an arrow; see proc(5), locks.
+        while not any("->" in line and f":{lock} " in line for line in _locks()):
+            assert second.poll() is None, "it has not waited"
+        assert not list(site.parent.glob(f"{LEFT}*"))
+    assert second.wait(timeout=60) == 0
+
+
+def _locks() -> list[str]:
+    return Path("/proc/locks").read_text().splitlines()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"commit_hash": 1}'])
+def test_a_result_of_asvs_that_was_edited_by_hand(
+    site: Path, history: Path, publish: Publish, text: str
+) -> None:
+    before = _contents(site)
+    for path in (history / ".asv" / "results" / "somewhere").glob("*-kernel-host.json"):
+        path.write_text(text)
+    done = publish()
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    # Left out, or a reason to leave the old site as it is; nothing in between.
+    assert done.returncode == 0 or _contents(site) == before
 
 
 def test_what_a_lab_measured_has_a_graph_of_its_own(site: Path) -> None:
