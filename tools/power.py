@@ -1,33 +1,41 @@
 """How often the gate is wrong, and how much it sees: drawn from records, with changes planted.
 
     .venv/bin/python tools/power.py KERNEL [--records FILE] [--draws 1000] [--boots 5 8 12]
-                                    [--tolerance 1.25] [--boot-is-run] [--native]
+                                    [--tolerance 1.25] [--boot-is-run] [--native] [--plant NAME]
 
-The boots of one kernel are drawn with replacement for both sides of a comparison: for the rows
-A/A as they are, for the others with a change planted in each trial of the candidate. Prints the
-share of draws with each verdict, as a table in Markdown.
+The boots of one kernel are drawn for both sides of a comparison. For the row of halves they are
+dealt out, each to one side; for the others they are drawn with replacement, and a change is planted
+in the candidate or, where it says so, in both. Prints the share of draws with each verdict, as a
+table in Markdown.
 
 --boot-is-run    take each run for a boot, where a host was not booted as often as it was measured
 --native         judge milliseconds although they are of an emulated machine
+--plant NAME     only that row; may be given again
 """
 
 import argparse
 import dataclasses
+import itertools
 import math
 import multiprocessing
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from bench_lib import record
 from bench_lib.cli.gate import known
+from bench_lib.errors import CannotCompare, KickbenchError
 from bench_lib.record import Host, Kernel, Outcome, Record, Scenario
 from bench_lib.settings import Settings
 from bench_lib.verdict import gate
 from bench_lib.verdict.gate import Terms, Verdict
 
 STEP_NS = 100_000_000
+LEAST_BOOTS = 4
 CANDIDATE = Kernel("candidate", "#1")
 
 Plant = Callable[[Record, random.Random], Record]
@@ -59,40 +67,72 @@ def times(factor: float, made: Record, chance: random.Random) -> Record:
     return dataclasses.replace(made, latency_ns=round(made.latency_ns * factor))
 
 
-PLANTS: dict[str, Plant] = {
-    "A/A": unchanged,
-    "hang in 1 of 5": hang_in_five,
-    "steps of 100 ms": in_steps,
-    "20 % slower": partial(times, 1.2),
-    "2 times slower": partial(times, 2.0),
+def one_in_four(made: Record, chance: random.Random) -> Record:
+    """One answer in four takes a hundred times as long."""
+    return times(100, made, chance) if chance.random() < 0.25 else made
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What is planted. :ivar trials: of each case a boot of the candidate keeps; None for all."""
+
+    candidate: Plant = unchanged
+    base: Plant = unchanged
+    trials: int | None = None
+
+
+HALVES = "A/A, two halves"
+
+ROWS: dict[str, Planted] = {
+    HALVES: Planted(),
+    "A/A": Planted(),
+    "A/A, one trial a boot against all": Planted(trials=1),
+    "hang in 1 of 5, in both": Planted(hang_in_five, hang_in_five),
+    "1.25 times slower": Planted(partial(times, 1.25)),
+    "hang in 1 of 5": Planted(hang_in_five),
+    "steps of 100 ms": Planted(in_steps),
+    "1 in 4 takes 100 times as long": Planted(one_in_four),
+    "20 % slower": Planted(partial(times, 1.2)),
+    "2 times slower": Planted(partial(times, 2.0)),
 }
+"""The first five are of kernels that are alike, or within the tolerance: a fail is wrong there."""
 
 
-def draw(
-    boots: list[list[Record]], count: int, plant: Plant | None, chance: random.Random
+def side(
+    boots: list[list[Record]],
+    kernel: Kernel,
+    plant: Plant,
+    chance: random.Random,
+    trials: int | None = None,
 ) -> list[Record]:
-    """Boots of one side. :param plant: None for the baseline."""
+    """The records of one side, of these boots."""
     found = []
-    for number in range(count):
-        for made in chance.choice(boots):
-            changed = made if plant is None else plant(made, chance)
-            found.append(
-                dataclasses.replace(
-                    changed,
-                    boot_id=f"{number}",
-                    kernel=made.kernel if plant is None else CANDIDATE,
+    for number, boot in enumerate(boots):
+        kept: Counter[object] = Counter()
+        for made in boot:
+            case = made.request, made.scenario
+            if trials is None or kept[case] < trials:
+                kept[case] += 1
+                found.append(
+                    dataclasses.replace(plant(made, chance), boot_id=f"{number}", kernel=kernel)
                 )
-            )
     return found
 
 
-def verdict(
-    seed: int, boots: list[list[Record]], count: int, plant: Plant, terms: Terms
-) -> Verdict:
+def verdict(seed: int, boots: list[list[Record]], count: int, name: str, terms: Terms) -> Verdict:
     """Of one draw."""
     chance = random.Random(seed)  # noqa: S311  # no secret
-    drawn = [*draw(boots, count, None, chance), *draw(boots, count, plant, chance)]
-    return gate.compare(drawn, drawn[0].kernel, CANDIDATE, terms).verdict
+    planted = ROWS[name]
+    if name == HALVES:
+        dealt = chance.sample(boots, 2 * count)
+    else:
+        dealt = chance.choices(boots, k=2 * count)
+    base = boots[0][0].kernel
+    drawn = [
+        *side(dealt[:count], base, planted.base, chance),
+        *side(dealt[count:], CANDIDATE, planted.candidate, chance, planted.trials),
+    ]
+    return gate.compare(drawn, base, CANDIDATE, terms).verdict
 
 
 def sample(arguments: argparse.Namespace) -> list[list[Record]]:
@@ -109,21 +149,30 @@ def sample(arguments: argparse.Namespace) -> list[list[Record]]:
                 made
             )
     cases = [{(each.request, each.scenario) for each in boot} for boot in boots.values()]
-    whole = set.union(*cases)
-    return [boot for boot, has in zip(boots.values(), cases, strict=True) if has == whole]
+    whole = set().union(*cases)
+    found = [boot for boot, has in zip(boots.values(), cases, strict=True) if has == whole]
+    if len(found) < LEAST_BOOTS:
+        raise CannotCompare(
+            f"{len(found)} boots of {kernel.release} have an answer in every case, and "
+            f"{LEAST_BOOTS} are the least to draw from; `kickbench lab campaign` makes more."
+        )
+    return found
 
 
 def main() -> None:
-    """Draw, and print the table."""
+    """Draw, and print the table.
+
+    :raise KickbenchError: there is nothing to draw from.
+    """
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("kernel")
-    parser.add_argument("--records")
+    parser.add_argument("--records", type=Path)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--boots", type=int, nargs="+", default=[5, 8, 12])
     parser.add_argument("--tolerance", type=float, default=gate.DEFAULT_TERMS.tolerance)
     parser.add_argument("--boot-is-run", action="store_true")
     parser.add_argument("--native", action="store_true")
-    parser.add_argument("--plant", action="append", choices=PLANTS)
+    parser.add_argument("--plant", action="append", choices=ROWS)
     arguments = parser.parse_args()
     boots = sample(arguments)
     terms = dataclasses.replace(gate.DEFAULT_TERMS, tolerance=arguments.tolerance)
@@ -132,14 +181,21 @@ def main() -> None:
     )
     print("| planted | boots a side | fail | pass | inconclusive |\n|---|---|---|---|---|")
     with multiprocessing.Pool() as pool:
-        for name in arguments.plant or PLANTS:
-            for count in arguments.boots:
-                work = partial(verdict, boots=boots, count=count, plant=PLANTS[name], terms=terms)
-                found = Counter(pool.imap_unordered(work, range(arguments.draws), chunksize=5))
-                shares = (f"{found[each] / arguments.draws:.1%}" for each in Verdict)
-                passed, failed, open_ = shares
-                print(f"| {name} | {count} | {failed} | {passed} | {open_} |", flush=True)
+        for name, count in itertools.product(arguments.plant or ROWS, arguments.boots):
+            if name == HALVES:
+                # As many as there are, and no more often than that.
+                if count != arguments.boots[0]:
+                    continue
+                count = len(boots) // 2
+            work = partial(verdict, boots=boots, count=count, name=name, terms=terms)
+            found = Counter(pool.imap_unordered(work, range(arguments.draws), chunksize=5))
+            shares = (f"{found[each] / arguments.draws:.1%}" for each in Verdict)
+            passed, failed, open_ = shares
+            print(f"| {name} | {count} | {failed} | {passed} | {open_} |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KickbenchError as error:
+        sys.exit(str(error))
