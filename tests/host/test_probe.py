@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from bench_lib import errors
-from bench_lib.kvm import userfault
-from bench_lib.record import FaultPath, Outcome
+from bench_lib import errors, threads
+from bench_lib.deadline import Deadline
+from bench_lib.kvm import probe, userfault
+from bench_lib.ownership import Run
+from bench_lib.record import Backing, FaultPath, Outcome
 from tests.host.conftest import KICKBENCH, Command, all_that_is_left
 
 FEW = ("-n", "20")
@@ -29,6 +32,31 @@ def huge_pages() -> Iterator[None]:
     reserved.write_text(str(int(before) + 2))
     yield
     reserved.write_text(before)
+
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(clean_host: Path) -> Iterator[Start]:
+    """Starts a probe, which ends with the test whatever that finds."""
+    with ExitStack() as stack:
+
+        def started(
+            *arguments: str, stdout: int = subprocess.DEVNULL, stderr: int | None = None
+        ) -> subprocess.Popen[str]:
+            running = subprocess.Popen(
+                [KICKBENCH, "probe", *arguments],
+                text=True,
+                start_new_session=True,
+                stdout=stdout,
+                stderr=stderr,
+            )
+            stack.enter_context(running)
+            stack.callback(running.kill)
+            return running
+
+        yield started
 
 
 @pytest.mark.usefixtures("huge_pages")
@@ -102,52 +130,111 @@ def test_a_closed_pipe_is_no_traceback(clean_host: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_storm_of_signals_is_told_and_not_scored(clean_host: Path) -> None:
+def test_a_storm_of_signals_is_told_and_not_scored(start: Start) -> None:
     """Signals from elsewhere would pass for wakes, and swallow the probe's own."""
-    probe = subprocess.Popen(
-        [KICKBENCH, "probe", "-n", "1000000", "--case", "gup-write", "--json"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 20
+    running = start("-n", "1000000", "--case", "gup-write", "--json", stdout=subprocess.PIPE)
     # Not before it has blocked them, or the first would end it.
-    while not (workers := _workers()) or not _is_stuck(workers[0]):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    worker = _stuck_worker()
     storm = subprocess.Popen(
-        ["sh", "-c", f"while kill -USR1 {workers[0]} 2>/dev/null; do :; done"],
+        ["sh", "-c", f"while kill -USR1 {worker} 2>/dev/null; do :; done"],
         stderr=subprocess.DEVNULL,
     )
-    said, _ = probe.communicate(timeout=30)
+    said, _ = running.communicate(timeout=30)
     storm.wait(timeout=30)
-    assert probe.returncode == errors.ProbeFailed.exit_status
+    assert running.returncode == errors.ProbeFailed.exit_status
     (case,) = json.loads(said)["cases"]
     assert case["outcome"] == Outcome.LOST
     assert case["reason"].startswith(f"Process {storm.pid} signalled the worker too")
 
 
+def test_a_worker_that_was_stopped_for_a_while_measures_on(start: Start) -> None:
+    """A stop and its end call the vCPU back too, but nobody has asked for that wake."""
+    running = start("-n", "3000", "--case", "gup-write", "--json", stdout=subprocess.PIPE)
+    worker = _stuck_worker()
+    for _ in range(5):
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(0.05)
+        os.kill(worker, signal.SIGCONT)
+        time.sleep(0.05)
+    said, _ = running.communicate(timeout=60)
+    assert running.returncode == 0
+    (case,) = json.loads(said)["cases"]
+    assert (case["outcome"], case["n"]) == (Outcome.RETURNED, 3000)
+    assert min(case["wakes_ns"]) > 0
+
+
+def test_what_this_kernel_lacks_is_left_out_with_the_reason(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(userfault.FEATURES, ("minor", Backing.MEMFD), 1 << 63)
+    (result,) = probe.run(run, probe.named(["gup-read-memfd-minor"]), 1, 1.0, lambda _: None)
+    assert result.outcome is None
+    assert result.reason is not None
+    assert "lacks what is asked for" in result.reason
+
+
+def test_a_wake_after_the_deadline_is_no_hang(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def called_and_given_up(worker: probe._Worker, deadline_s: float) -> None:
+        threads.kick(worker.pid, worker.pid, signal.SIGUSR1)
+
+    monkeypatch.setitem(probe._WAKES, probe.Wake.SIGUSR1, called_and_given_up)
+    (result,) = probe.run(run, probe.named(["gup-write"]), 1, 1.0, lambda _: None)
+    assert result.outcome is Outcome.LOST
+    assert result.reason is not None
+    assert "only after the deadline" in result.reason
+
+
 @pytest.mark.parametrize("case", ["gup-write", "uaccess"])
-def test_a_probe_that_is_killed_leaves_nothing(clean_host: Path, runtime: Path, case: str) -> None:
-    probe = subprocess.Popen(
-        [KICKBENCH, "probe", "-n", "100000", "--case", case, "--deadline", "60"],
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 20
-    while not _workers() and time.monotonic() < deadline:
+def test_a_probe_that_is_killed_leaves_nothing(start: Start, runtime: Path, case: str) -> None:
+    running = start("-n", "100000", "--case", case, "--deadline", "60")
+    if case == "uaccess":
+        # Until it has been called, and spins.
+        worker = _worker()
+        deadline = Deadline.after(20)
+        while not (now := threads.observe(worker, worker)).called or now.cpu_ns < 10**9:
+            assert not deadline.passed
+    else:
+        _stuck_worker()
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    deadline = Deadline.after(20)
+    while _workers():
+        assert not deadline.passed
         time.sleep(0.05)
-    assert _workers()
-    os.kill(probe.pid, signal.SIGKILL)
-    probe.wait()
-    while _workers() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _workers()
     subprocess.run([KICKBENCH, "clean"], check=True, capture_output=True)
     assert not all_that_is_left(runtime)
 
 
-def _is_stuck(pid: str) -> bool:
-    return Path(f"/proc/{pid}/wchan").read_text() == "handle_userfault"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_probe_that_is_interrupted_undoes_all_itself(
+    start: Start, runtime: Path, number: signal.Signals
+) -> None:
+    running = start("-n", "100000", "--case", "gup-write", stderr=subprocess.PIPE)
+    _stuck_worker()
+    running.send_signal(number)
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 128 + number
+    assert f"Interrupted by {number.name}" in said
+    assert not _workers()
+    assert not all_that_is_left(runtime)
+
+
+def _worker() -> int:
+    """The worker, once there is one."""
+    deadline = Deadline.after(20)
+    while not (workers := _workers()):
+        assert not deadline.passed
+        time.sleep(0.05)
+    return int(workers[0])
+
+
+def _stuck_worker() -> int:
+    """The worker, once its vCPU is stuck."""
+    worker = _worker()
+    deadline = Deadline.after(20)
+    while Path(f"/proc/{worker}/wchan").read_text() != "handle_userfault":
+        assert not deadline.passed
+    return worker
 
 
 def _workers() -> list[str]:
