@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 
@@ -51,6 +52,8 @@ class Sigusr1(Asking):
             if deadline.passed:
                 return None
             earlier_ns = now_ns
+            # The thread that was called may have been given this very CPU, and would wait for us.
+            os.sched_yield()
             if attentive.passed:
                 await asyncio.sleep(PATIENT_S)
 
