@@ -224,8 +224,7 @@ class Migration:
         # The second pass begins when the first has sent every page once: code and page tables
         # are at the destination, and only what the guest has dirtied since will be missing.
         await self.source.begins_pass(2, deadline)
-        if vcpus > 1:
-            await self._until_all_is_dirty(vcpus, deadline)
+        await self._until_all_is_dirty(vcpus, deadline)
         await source.execute("migrate-start-postcopy", deadline=deadline)
         for side in self.sides:
             await side.reaches(Phase.POSTCOPY, deadline)
@@ -234,7 +233,7 @@ class Migration:
     async def _until_all_is_dirty(self, vcpus: int, deadline: Deadline) -> None:
         """Send nothing more until each vCPU has written all of its memory once more.
 
-        Where they share processors, one may not have run for so long that all it had written was
+        Where processors are shared, one may not have run for so long that all it had written was
         sent meanwhile: it would find nothing missing, and never be stuck.
         """
         await self.source.guest.control.execute(
