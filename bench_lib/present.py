@@ -265,7 +265,9 @@ def _hangs(row: Comparison) -> str:
     counts = " -> ".join(
         f"{each.hung}/{each.trials - each.lost}" for each in (row.base, row.candidate)
     )
-    return counts if row.hang_bound is None else f"{counts}, < {row.hang_bound:.0%}"
+    if row.hang_bound is None or row.hang_bound == 1:
+        return counts
+    return f"{counts}, < {row.hang_bound:.0%}"
 
 
 def _ratio(ratio: Ratio | None) -> str:

@@ -84,9 +84,9 @@ class Outcome(StrEnum):
     RETURNED = "returned"
     """The answer came before the deadline. The only outcome with a latency of its own."""
     ASLEEP = "asleep"
-    """No answer; the vCPU threads still sleep in the fault."""
+    """No answer; a vCPU thread that was called sleeps in the fault."""
     SPINNING = "spinning"
-    """No answer; a vCPU thread burns system CPU, its signal pending."""
+    """No answer; vCPU threads that were called burn CPU time."""
     REFUSED = "refused"
     """The management layer answered with an error."""
     LOST = "lost"
@@ -266,6 +266,7 @@ class Recovery:
     :ivar answered_ns: until a request that had hung was answered after all, 0 if it was just before
         the link came back; None otherwise.
     :ivar failure: why it could not be recovered.
+    :ivar damage: what the guest said of its memory.
     """
 
     completed_ns: int | None
@@ -273,6 +274,7 @@ class Recovery:
     memory: Literal["whole", "damaged"] | None
     answered_ns: int | None = None
     failure: str | None = None
+    damage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -343,8 +345,8 @@ def from_line(line: str) -> Record:
     :raise StoreError: it is no record.
     """
     found = _decode(line.encode())
-    if isinstance(found, str):
-        raise StoreError(f"{line[:60]!r} is {found}.")
+    if isinstance(found, _No):
+        raise StoreError(f"{line[:60]!r} is {found.why}.")
     return found
 
 
@@ -369,37 +371,41 @@ class Damage:
 _decoder = msgspec.json.Decoder(Record)
 
 
-class _Newer(str):
-    """Why a line is no record here, though it may be to a later version."""
+@dataclass(frozen=True)
+class _No:
+    """Why a line is no record. :ivar newer: it may be one to later versions."""
 
-    __slots__ = ()
+    why: str
+    newer: bool = False
 
 
-def _decode(line: bytes) -> Record | str:
+def _decode(line: bytes) -> Record | _No:
     """A record, or why the line is none."""
     try:
         schema = msgspec.json.decode(line, type=dict[str, msgspec.Raw]).get("schema")
         number = msgspec.json.decode(schema, type=int) if schema else None
         if number is None:
-            return "not a record, for it names no schema"
+            return _No("not a record, for it names no schema")
         if number > SCHEMA:
-            return _Newer(
-                f"schema {number} is newer than the {SCHEMA} known here; update kickbench"
-            )
-        return _checked(_decoder.decode(line))
+            why = f"schema {number} is newer than the {SCHEMA} known here; update kickbench"
+            return _No(why, newer=True)
+        record = _decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        return f"not a whole record ({error})"
-
-
-def _checked(record: Record) -> Record | str:
-    """The record, or why it cannot have been written by a trial."""
-    if record.deadline_ns <= 0:
-        return "not a record of a trial, whose deadline is above 0"
-    if (record.latency_ns is not None) != (record.outcome in ANSWERED):
-        return f"not a record of a trial, for {record.outcome} and its latency do not go together"
-    if record.latency_ns is not None and record.latency_ns < 0:
-        return "not a record of a trial, whose latency is not below 0"
+        return _No(f"not a whole record ({error})")
+    if (flaw := _no_trial(record)) is not None:
+        return _No(f"not a record of a trial, {flaw}")
     return record
+
+
+def _no_trial(record: Record) -> str | None:
+    """Why it cannot have been written by a trial; None if it can."""
+    if record.deadline_ns <= 0:
+        return "whose deadline is above 0"
+    if (record.latency_ns is not None) != (record.outcome in ANSWERED):
+        return f"for {record.outcome} and its latency do not go together"
+    if record.latency_ns is not None and record.latency_ns < 0:
+        return "whose latency is not below 0"
+    return None
 
 
 def read(path: Path) -> tuple[list[Record], list[Damage]]:
@@ -424,7 +430,7 @@ def read(path: Path) -> tuple[list[Record], list[Damage]]:
         if isinstance(found, Record):
             records.append(found)
         else:
-            damaged.append(Damage(path, number, str(found), isinstance(found, _Newer)))
+            damaged.append(Damage(path, number, found.why, found.newer))
     return records, damaged
 
 

@@ -132,11 +132,12 @@ def _put_in_place(new: Path, site: Path) -> None:
         return
     # There is no site for the moment between the two.
     old = new.with_name(OLD)
-    site.rename(old)
     try:
+        site.rename(old)
         new.rename(site)
-    except OSError:
-        old.rename(site)
+    except BaseException:
+        if not site.exists() and old.exists():
+            old.rename(site)
         raise
 
 

@@ -70,7 +70,7 @@ class RequestSuite:
     request: Request
     params: Sequence[str] = scenarios(Settings.from_environment())
     param_names = ("scenario",)
-    version = "1"
+    version = "2"
 
     @property
     def timeout(self) -> float:

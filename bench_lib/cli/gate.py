@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ from bench_lib.record import Kernel, Record, Request
 from bench_lib.settings import Settings
 from bench_lib.verdict import gate as judging
 from bench_lib.verdict import junit
-from bench_lib.verdict.gate import DEFAULT_TERMS, Gate, Terms, Verdict
+from bench_lib.verdict.gate import Gate, Verdict
 from bench_lib.verdict.pairing import NS_PER_S, check_alike
+from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
 
 STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 2}
 
@@ -148,9 +149,16 @@ def gate(
             found = judge(records, [known(name, records) for name in (base, candidate)], terms)
         else:
             found = _until_settled(
-                settings, (base, candidate), most_boots, terms, judge, alike=not whatever_differs
+                settings,
+                (base, candidate),
+                most_boots,
+                terms,
+                judge,
+                limits,
+                alike=not whatever_differs,
             )
-        _check_limits(found, limits)
+        held = {row.request for row in found.rows if row.limit_ns is not None}
+        _check_limits(held, limits)
     except KickbenchError as error:
         if report is not None:
             _write(report, junit.refusal(base, candidate, str(error)))
@@ -177,11 +185,14 @@ def _read(path: Path) -> tuple[list[Record], int]:
     return records, len(damaged)
 
 
-def _check_limits(found: Gate, given: Sequence[str]) -> None:
-    """:raise CannotCompare: a limit was given that nothing was held to."""
-    judged = {row.request for row in found.rows}
-    for name in (each.partition("=")[0] for each in given):
-        if name not in judged:
+def _check_limits(held: Container[str], given: Sequence[str]) -> None:
+    """Refuse a limit that nothing is held to.
+
+    :param held: requests that some records are held to a limit of.
+    :raise CannotCompare: one of those `given` is not among them.
+    """
+    for name, _, text in (each.partition("=") for each in given):
+        if text != NO_LIMIT and name not in held:
             raise CannotCompare(
                 f"There is a limit for {name}, of which there are no records to hold it to; "
                 f"`kickbench lab campaign --request {name} ...` makes some."
@@ -224,17 +235,21 @@ def _until_settled(
     most: int,
     terms: Terms,
     judge: Callable[[Sequence[Record], Sequence[Kernel], Terms], Gate],
+    limits: Sequence[str],
     *,
     alike: bool,
 ) -> Gate:
     """Look, and boot both kernels more often in the lab, until that settles it.
 
-    :param alike: refuse, before anything is booted, what could not be compared afterwards.
+    What could not be judged afterwards is refused before anything is booted.
+
+    :param alike: whether that includes what was made with something else.
     """
     if "booted" in names:
         raise CannotCompare("The lab boots kernels that are fetched; `booted` is not one of them.")
     builds = [bootable(settings, name) for name in names]
     kernels = [build.build.kernel for build in builds]
+    _check_limits({each.request for each in settling.cases(settings, builds)}, limits)
     if alike:
         there = settling.lab_records(settings, builds)
         check_alike(there, *kernels)

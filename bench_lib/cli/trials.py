@@ -211,7 +211,8 @@ def tell_damage(records: Sequence[Record]) -> bool:
     for each in damaged:
         click.echo(
             f"kickbench: MEMORY DAMAGED: the guest of trial {each.seq} of run {each.run_id} "
-            f"({each.request} in {each.scenario}) found a page changed.",
+            f"({each.request} in {each.scenario}) found a page changed. "
+            f"{each.recovery.damage if each.recovery and each.recovery.damage else ''}".rstrip(),
             err=True,
         )
     return bool(damaged)

@@ -455,7 +455,8 @@ def _how_it_hung(worker: _Worker, case: ProbeCase, before: ThreadState) -> tuple
     after = Hung(now.state, now.wchan, now.stack, (now.cpu_ns - then.cpu_ns) / elapsed_ns)
     if threads.spin([then], [now], elapsed_ns):
         return Outcome.SPINNING, after
-    if now.state in threads.ASLEEP and now.same_sleep(then) and now.fault_path is before.fault_path:
+    asleep = now.called and now.state in threads.ASLEEP and now.same_sleep(then)
+    if asleep and now.fault_path is before.fault_path:
         return Outcome.ASLEEP, after
     raise ProbeFailed(f"No wake was seen, but the vCPU is in state {now.state}, {now.wchan}.")
 

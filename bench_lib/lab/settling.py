@@ -17,7 +17,7 @@ from bench_lib.record import Host, Record, Request
 from bench_lib.settings import Settings
 from bench_lib.trial.case import CORE_SCENARIOS, Case, interleaved
 from bench_lib.verdict import inference
-from bench_lib.verdict.gate import DEFAULT_TERMS
+from bench_lib.verdict.terms import DEFAULT_TERMS
 
 FIRST_LOOK = 6
 """Boots of each kernel before the first look at the least; fewer could settle nothing."""
@@ -54,6 +54,12 @@ def lab_records(settings: Settings, builds: Sequence[Bootable]) -> list[Record]:
     return [each for each in records if each.kernel in kernels and each.host == here]
 
 
+def cases(settings: Settings, builds: Sequence[Bootable]) -> list[Case]:
+    """What is measured: what was measured of them before, or else `stop` in the core scenarios."""
+    found = list(dict.fromkeys(map(_case, lab_records(settings, builds))))
+    return found or [Case(scenario, Request.STOP) for scenario in CORE_SCENARIOS]
+
+
 def check_as_now(records: Sequence[Record], settings: Settings) -> None:
     """Refuse records that more boots, made as they would be now, could not be added to.
 
@@ -88,21 +94,16 @@ def boot(
     on_record: Callable[[Record], None],
     on_boot: Callable[[Facts], None],
 ) -> None:
-    """Boot the kernels, interleaved, until each has so many boots with every case.
-
-    What is measured is what was measured of them before, or else `stop` in the core scenarios.
-    """
+    """Boot the kernels, interleaved, until each has so many boots with every one of `cases`."""
     records = lab_records(settings, builds)
-    cases = list(dict.fromkeys(map(_case, records)))
-    if not cases:
-        cases = [Case(scenario, Request.STOP) for scenario in CORE_SCENARIOS]
-    there = [min(boots, _boots(records, build, cases)) for build in builds]
+    wanted = cases(settings, builds)
+    there = [min(boots, _boots(records, build, wanted)) for build in builds]
     most = max(there)
     # First whoever has fewer, so that the rest can be interleaved.
     plans = [([build], most - count) for build, count in zip(builds, there, strict=True)]
     for kernels, count in [*plans, (builds, boots - most)]:
         if count:
-            plan = Campaign(kernels, count, interleaved(cases, TRIALS), f"after {there}")
+            plan = Campaign(kernels, count, interleaved(wanted, TRIALS), f"after {there}")
             campaign.run(plan, settings, on_record, on_boot)
 
 

@@ -75,7 +75,8 @@ async def trial(plan: Plan, seq: int, case: Case, limits: Limits) -> Record:
         found.outcome, found.reply, reason = Outcome.LOST, None, str(error)
         if found.serial is not None and found.serial.damage is not None:
             # It says more than that the trial is lost, and may be why.
-            found.recovery, reason = Recovery(None, None, "damaged"), found.serial.damage
+            reason = found.serial.damage
+            found.recovery = Recovery(None, None, "damaged", damage=reason)
     assert found.outcome is not None
     if found.reply is not None and found.reply.refusal is not None:
         reason = found.reply.refusal
@@ -142,8 +143,8 @@ async def _recovered(
     try:
         return await scene.during(recover(scene, failure, asking, answered, limit_s))
     except TrialLost as error:
-        if scene.guest.serial.damage is not None:
-            return Recovery(None, None, "damaged")
+        if (damage := scene.guest.serial.damage) is not None:
+            return Recovery(None, None, "damaged", damage=damage)
         return Recovery(None, None, None, failure=str(error))
 
 

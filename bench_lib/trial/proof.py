@@ -93,14 +93,19 @@ async def alive(pid: int, tids: Sequence[int], deadline: Deadline) -> list[Threa
 def how_it_hung(
     before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int
 ) -> Outcome:
-    """Whether a guest that gave no answer sleeps in the fault or spins.
+    """Whether a guest that gave no answer sleeps in the fault or spins, though it was called.
+
+    One that nobody has called may sleep as long as it likes; what keeps the answer is elsewhere.
 
     :param elapsed_ns: between the two looks at its threads.
     :raise NotStuck: it does neither, so something else has kept the answer back.
     """
     if threads.spin(before, after, elapsed_ns):
         return Outcome.SPINNING
-    if any(now.state in threads.ASLEEP and now.fault_path is not FaultPath.NONE for now in after):
+    if any(
+        now.called and now.state in threads.ASLEEP and now.fault_path is not FaultPath.NONE
+        for now in after
+    ):
         return Outcome.ASLEEP
     seen = "; ".join(f"{now.state} {now.wchan}" for now in after)
-    raise NotStuck(f"No answer came, but no vCPU sleeps in a fault or spins: {seen}.")
+    raise NotStuck(f"No answer came, but no vCPU that was called sleeps or spins: {seen}.")

@@ -73,14 +73,15 @@ async def recover(
             await asking.undo(Deadline.after(limit_s))
         limit = Deadline.after(limit_s)
         moments = await together(scene.pair.migration.completes(limit), next_pass(limit))
-        completed_ns, next_pass_ns = (each - restored_ns for each in moments)
+        # A migration that was never broken may have completed by itself before.
+        completed_ns, next_pass_ns = (max(0, each - restored_ns) for each in moments)
         arrived = dict(serial.marks.passes)
         await serial.passes(vcpus, PASSES, Deadline.after(limit_s), arrived)
         serial.check_memory()
     except TrialLost:
         if serial.damage is None:
             raise
-        return Recovery(completed_ns, next_pass_ns, "damaged", answered_ns)
+        return Recovery(completed_ns, next_pass_ns, "damaged", answered_ns, damage=serial.damage)
     return Recovery(completed_ns, next_pass_ns, "whole", answered_ns)
 
 

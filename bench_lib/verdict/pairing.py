@@ -148,7 +148,8 @@ def _check_pair(pair: Pair) -> None:
     read: tuple[tuple[str, Callable[[Record], object]], ...] = (
         ("QEMUs", lambda record: record.qemu),
         ("deadlines", lambda record: f"{record.deadline_ns / NS_PER_S:g} s"),
-        *((f"settings of {name}", _of_setup(name)) for name in HOST_FIELDS),
+        *((f"settings of {name}", _of_setup("setup", name)) for name in HOST_FIELDS),
+        *((f"settings of the lab's {name}", _of_setup("lab_setup", name)) for name in HOST_FIELDS),
         # There alone it is the means that says how bad it is.
         ("outages", lambda record: record.scenario is Scenario.DEGRADED and record.outage),
     )
@@ -166,13 +167,13 @@ def _notes(pairs: Sequence[Pair]) -> tuple[str, ...]:
     notes = []
     for name in OTHER_FIELDS:
         ours, theirs = (
-            list(
-                dict.fromkeys(
+            sorted(
+                {
                     said(getattr(record.setup, name))
                     for pair in pairs
                     for record in (pair.base if side == 0 else pair.candidate)
                     if record.setup is not None
-                )
+                }
             )
             for side in (0, 1)
         )
@@ -182,9 +183,9 @@ def _notes(pairs: Sequence[Pair]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _of_setup(name: str) -> Callable[[Record], object]:
+def _of_setup(which: str, name: str) -> Callable[[Record], object]:
     def read(record: Record) -> object:
-        value = getattr(record.setup, name, None)
+        value = getattr(getattr(record, which), name, None)
         return None if value is None else str(value)
 
     return read

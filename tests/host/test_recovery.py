@@ -38,8 +38,10 @@ def _is_whole(made: Record) -> None:
     assert made.outcome in SCORED, made.reason
     assert made.recovery is not None
     assert made.recovery.memory == "whole"
-    assert made.recovery.completed_ns
-    assert made.recovery.next_pass_ns
+    assert made.recovery.completed_ns is not None
+    assert made.recovery.completed_ns >= 0
+    assert made.recovery.next_pass_ns is not None
+    assert made.recovery.next_pass_ns > 0
     # A gdb that hung was ended, for it keeps QEMU from everything.
     waited = made.outcome is not Outcome.RETURNED and made.request is not Request.GDB_ATTACH
     assert (made.recovery.answered_ns is not None) == waited
@@ -94,8 +96,8 @@ def test_damage_is_told_that_was_found_before_any_recovery(
     monkeypatch.setattr(one, "strand", damaged)
     made = trial(Case(Scenario.BLACKHOLE, Request.STOP))
     assert made.outcome is Outcome.LOST
-    assert made.recovery == Recovery(None, None, "damaged")
     assert made.reason is not None
+    assert made.recovery == Recovery(None, None, "damaged", damage=made.reason)
     assert made.reason.startswith("The guest found its memory damaged: vCPU 0")
 
 

@@ -27,8 +27,9 @@ from bench_lib.record import (
     Shape,
 )
 from bench_lib.verdict import gate, junit
-from bench_lib.verdict.gate import Gate, Terms, Verdict
+from bench_lib.verdict.gate import Gate, Verdict
 from bench_lib.verdict.pairing import NS_PER_S
+from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
 from tests.make import record as make
 
 OLD = Kernel("6.1.0-55-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.190-1 (2026-10-01)")
@@ -71,7 +72,7 @@ def hanging(kernel: Kernel, count: int, **options: object) -> list[Record]:
     return boots(kernel, *[[None, None]] * count, **options)  # type: ignore[arg-type]
 
 
-def judged(records: Sequence[Record], terms: Terms = gate.DEFAULT_TERMS, **options: bool) -> Gate:
+def judged(records: Sequence[Record], terms: Terms = DEFAULT_TERMS, **options: bool) -> Gate:
     return gate.compare(records, OLD, NEW, terms, **options)
 
 
@@ -471,6 +472,14 @@ class TestCommand:
         code, output = self.invoke(OLD.release, NEW.release, "--limit", "quit=2s")
         assert code == CannotCompare.exit_status
         assert "a limit for quit, of which there are no records" in output
+        assert self.invoke(OLD.release, NEW.release, "--limit", "quit=none")[0] == 0
+
+    def test_a_limit_that_no_guest_tests_is_no_pass(self, records: Path) -> None:
+        shape = Shape(image="uaccess")
+        record.append(records, *steady(OLD, 6, shape=shape), *steady(NEW, 6, shape=shape))
+        assert self.invoke(OLD.release, NEW.release)[0] == 0
+        code, _ = self.invoke(OLD.release, NEW.release, "--limit", "stop=0.5s")
+        assert code == CannotCompare.exit_status
 
     def test_what_cannot_be_compared_is_an_error_in_junit_too(
         self, records: Path, tmp_path: Path

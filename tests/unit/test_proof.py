@@ -44,6 +44,14 @@ def test_a_guest_that_runs_and_was_not_called_does_not_spin() -> None:
         proof.how_it_hung([_thread(0, "R", ())], after, 5 * SECOND)
 
 
+@pytest.mark.parametrize("state", ["S", "D"])
+def test_a_guest_that_is_stuck_and_was_not_called_does_not_hang(state: str) -> None:
+    """As in every outage, before anything is asked."""
+    same = [_thread(5, state, called=False)]
+    with pytest.raises(NotStuck):
+        proof.how_it_hung(same, same, 5 * SECOND)
+
+
 def test_an_answer_that_something_else_keeps_back_is_no_measurement() -> None:
-    with pytest.raises(NotStuck, match="no vCPU sleeps in a fault or spins"):
+    with pytest.raises(NotStuck, match="no vCPU that was called sleeps or spins"):
         proof.how_it_hung([_thread(0)], [_thread(0, stack=("futex_wait_queue",))], SECOND)

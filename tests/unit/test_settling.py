@@ -6,6 +6,7 @@ import dataclasses
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 from bench_lib import record
 from bench_lib.cli import gate as command
 from bench_lib.cli import main
+from bench_lib.guest import features
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, machine, settling
@@ -97,6 +99,47 @@ def test_at_most_so_often(history: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     done = CliRunner().invoke(main, ["gate", "6.1", "6.12", "--boots-until-settled", "3"])
     assert done.exit_code == 2, done.output
     assert lab.made == [[("6.1", 3), ("6.12", 3)]]
+
+
+def test_a_limit_for_what_will_not_be_measured_is_refused_before_any_boot(
+    history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(monkeypatch)
+    builds = dict(zip(["6.1", "6.12"], BUILDS, strict=True))
+    monkeypatch.setattr(command, "bootable", lambda _, name: builds[name])
+    words = ["gate", "6.1", "6.12", "--boots-until-settled", "3", "--limit", "quit=2s"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 3
+    assert "a limit for quit" in done.output
+    assert not lab.made
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"), [({"qemu": "10.0.0"}, "QEMU 10.0.0"), ({"deadline_ns": 1}, "deadline")]
+)
+def test_records_that_no_more_can_be_added_to_are_refused_before_any_boot(
+    history: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    what: str,
+) -> None:
+    lab = Lab(monkeypatch)
+    made = make(kernel=KERNELS[0])
+    same = dataclasses.replace(made, host=HERE, **changes)  # type: ignore[arg-type]
+    settings = Settings.from_environment()
+    record.append(settings.records, same)
+    builds = dict(zip(["6.1", "6.12"], BUILDS, strict=True))
+    monkeypatch.setattr(command, "bootable", lambda _, name: builds[name])
+
+    async def ask(*_: object) -> object:
+        return SimpleNamespace(version=made.qemu)
+
+    monkeypatch.setattr(features, "ask", ask)
+    monkeypatch.setenv("KICKBENCH_RUNTIME", str(history / "runtime"))
+    done = CliRunner().invoke(main, ["gate", "6.1", "6.12", "--boots-until-settled", "3"])
+    assert done.exit_code == 3, done.output
+    assert what in done.output
+    assert not lab.made
 
 
 def test_the_booted_kernel_cannot_be_booted(history: Path) -> None:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 from bench_lib import ptrace, threads
 from bench_lib.deadline import Deadline
-from bench_lib.errors import DebuggerFailed
+from bench_lib.errors import DebuggerFailed, GuestDied
 from bench_lib.guest import debugger
 from bench_lib.guest.debugger import Gdb, Tracer
 from bench_lib.trial.requests.asking import Asking, Reply
@@ -39,12 +39,19 @@ class GdbAttach(Asking):
         attached_ns = await self._gdb.attached(deadline)
         pid = self.guest.child.pid
         if attached_ns is None:
-            if not all(threads.tracer_of(pid, tid) == self._gdb.pid for tid in self.tids):
+            if not self._has_asked_all():
                 raise DebuggerFailed("By the deadline gdb had not asked every vCPU thread to stop.")
             return None
         if not debugger.all_stopped(pid):
             raise DebuggerFailed("gdb says that it has attached, but a thread of QEMU still runs.")
         return Reply(self._sent_ns, attached_ns)
+
+    def _has_asked_all(self) -> bool:
+        pid = self.guest.child.pid
+        try:
+            return all(threads.tracer_of(pid, tid) == self._gdb.pid for tid in self.tids)
+        except ProcessLookupError:
+            raise GuestDied(f"Process {pid} has lost a vCPU thread.") from None
 
     def withdraw(self) -> bool:
         """Gdb keeps every other thread stopped while it waits for a vCPU's."""

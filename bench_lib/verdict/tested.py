@@ -1,0 +1,142 @@
+"""The records of two kernels by boot, and what the tests say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench_lib.errors import CannotCompare
+from bench_lib.record import HUNG, SCORED, Record
+from bench_lib.verdict import inference
+from bench_lib.verdict.inference import Boot
+from bench_lib.verdict.pairing import NS_PER_S, Key, Pair
+from bench_lib.verdict.summary import Wait, median_wait
+from bench_lib.verdict.terms import Terms
+
+EMULATED = 10
+"""How many times a limit is under emulation, where everything takes about ten times as long."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One kernel in a row.
+
+    :ivar boots: with a trial that measured something.
+    :ivar hung: scored trials without an answer.
+    :ivar lost: trials that measured nothing: lost, or refused.
+    :ivar damaged: trials whose guest found its memory changed.
+    :ivar median: of the scored.
+    """
+
+    boots: int
+    trials: int
+    hung: int
+    lost: int
+    damaged: int
+    median: Wait | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A pair, by boot, and what the tests say of it.
+
+    :ivar even_base: for tests of one against the other, as `even_candidate`; see `inference.even`.
+    :ivar stall_ns: from which on an answer is a stall; None where milliseconds mean nothing.
+    :ivar p: by the name of the test.
+    """
+
+    key: Key
+    base: Side
+    candidate: Side
+    base_boots: list[Boot]
+    candidate_boots: list[Boot]
+    even_base: list[Boot]
+    even_candidate: list[Boot]
+    limit_ns: int | None
+    stall_ns: float | None
+    p: dict[str, float]
+
+    @property
+    def emulated(self) -> bool:
+        """Whether milliseconds mean nothing."""
+        return _emulated(self.key)
+
+
+def is_damaged(record: Record) -> bool:
+    """Whether the guest of a trial found its memory changed."""
+    return record.recovery is not None and record.recovery.memory == "damaged"
+
+
+def _emulated(key: Key) -> bool:
+    return key.host.accelerator == "tcg"
+
+
+def tested(pair: Pair, terms: Terms) -> Row:
+    """A pair by boot, tested; its p values are not adjusted yet.
+
+    :raise CannotCompare: a limit is beyond the deadline.
+    """
+    # Whoever was given up earliest: beyond that nothing is known of them, so not of others either.
+    deadline_ns = min(record.deadline_ns for record in (*pair.base, *pair.candidate))
+    base, candidate = (_boots(records, deadline_ns) for records in (pair.base, pair.candidate))
+    limit_ns = _limit(pair.key, deadline_ns, terms)
+    stall_ns = None
+    p: dict[str, float] = {}
+    alike = base, candidate
+    if base and candidate:
+        alike = inference.even(base, candidate)
+        p["hangs"] = inference.more_hangs(*alike)
+        if not _emulated(pair.key):
+            stall_ns = terms.stall * inference.usual_wait_ns(base)
+            p["slower"] = inference.slower(*alike, terms.tolerance)
+            p["stalls"] = inference.more_stalls(*alike, stall_ns)
+    if candidate and limit_ns is not None:
+        p["late"] = inference.beyond(candidate, limit_ns, terms.late)
+    sides = _side(pair.base, base), _side(pair.candidate, candidate)
+    return Row(pair.key, *sides, base, candidate, *alike, limit_ns, stall_ns, p)
+
+
+def _limit(key: Key, deadline_ns: int, terms: Terms) -> int | None:
+    """None where there is none: a guest that is no test of the flag hangs on every kernel.
+
+    :raise CannotCompare: the trials were given up before the limit.
+    """
+    limit_ns = terms.limits_ns.get(key.request)
+    if limit_ns is None or not key.shape.tests_the_flag:
+        return None
+    if _emulated(key):
+        return min(limit_ns * EMULATED, deadline_ns)
+    if limit_ns > deadline_ns:
+        raise CannotCompare(
+            f"The limit of {key.request}, {limit_ns / NS_PER_S:g} s, is beyond the deadline of its "
+            f"trials, {deadline_ns / NS_PER_S:g} s; set KICKBENCH_DEADLINE and measure anew."
+        )
+    return limit_ns
+
+
+def _boots(records: Sequence[Record], deadline_ns: int) -> list[Boot]:
+    """The scored trials by boot. Later than the deadline is without an answer."""
+    by_boot: dict[str, list[Record]] = {}
+    for record in records:
+        if record.outcome in SCORED:
+            by_boot.setdefault(record.boot_id, []).append(record)
+    return [
+        Boot(
+            # At least 1, for a file may have been edited, and ratios are of what is above 0.
+            tuple(max(1, min(each.waited_ns, deadline_ns)) for each in group),
+            tuple(each.outcome in HUNG or each.waited_ns > deadline_ns for each in group),
+        )
+        for group in by_boot.values()
+    ]
+
+
+def _side(records: Sequence[Record], boots: Sequence[Boot]) -> Side:
+    scored = [record for record in records if record.outcome in SCORED]
+    return Side(
+        boots=len(boots),
+        trials=len(records),
+        hung=sum(sum(boot.hung) for boot in boots),
+        lost=len(records) - len(scored),
+        damaged=sum(map(is_damaged, records)),
+        median=median_wait(scored),
+    )
