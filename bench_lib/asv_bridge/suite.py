@@ -9,7 +9,7 @@ from bench_lib.asv_bridge.progress import Progress
 from bench_lib.errors import KickbenchError, MemoryDamaged, TrialLost, UnknownKernel
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.lab import trials
-from bench_lib.record import HUNG, SCORED, Record, Request, Scenario
+from bench_lib.record import HUNG, SCORED, Backing, Record, Request, Scenario, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import batch, case, preflight
 from bench_lib.trial.case import CORE_SCENARIOS, Case
@@ -20,6 +20,24 @@ NS_PER_S = 1e9
 def scenarios(settings: Settings) -> tuple[str, ...]:
     """What requests are measured in. Plain names, for asv shows a parameter as repr() gives it."""
     return tuple(each.value for each in (Scenario if settings.full else CORE_SCENARIOS))
+
+
+GUESTS = {
+    "1 vCPU": Shape(),
+    "2 vCPUs": Shape(vcpus=2),
+    "4 vCPUs": Shape(vcpus=4),
+    "8 vCPUs": Shape(vcpus=8),
+    "64 MiB": Shape(memory_mib=64),
+    "memfd": Shape(backing=Backing.MEMFD),
+}
+"""What every host can have; the rest is for `kickbench trial`."""
+
+CORE_GUESTS = ("1 vCPU", "4 vCPUs")
+
+
+def guests(settings: Settings) -> tuple[str, ...]:
+    """The guests that a request is measured with."""
+    return tuple(GUESTS) if settings.full else CORE_GUESTS
 
 
 @contextmanager
@@ -78,7 +96,7 @@ class RequestSuite:
         return silence_s(Settings.from_environment())
 
     def measure(self) -> dict[str, list[Record]]:
-        """Run all trials, interleaved over the scenarios; their records by scenario.
+        """Run all trials, interleaved over the parameter; their records by its values.
 
         Nothing, if this host lacks what the request takes; then `setup` leaves it out.
 
@@ -89,7 +107,11 @@ class RequestSuite:
         with failure_told(settings):
             return {} if self._lacking(settings) is not None else self._measure(settings)
 
-    def setup(self, records: dict[str, list[Record]], scenario: str) -> None:
+    def case(self, value: str) -> Case:
+        """What a trial is of. :param value: of the parameter."""
+        return Case(Scenario(value), self.request)
+
+    def setup(self, records: dict[str, list[Record]], value: str) -> None:
         """Leave out what cannot be measured here, as asv wants to be told of it."""
         if not records:
             raise NotImplementedError(self._lacking(Settings.from_environment()))
@@ -98,9 +120,8 @@ class RequestSuite:
         return preflight.lacking(self.request, lab=settings.kernel is not None)
 
     def _measure(self, settings: Settings) -> dict[str, list[Record]]:
-        cases = case.interleaved(
-            [Case(Scenario(name), self.request) for name in self.params], settings.trials
-        )
+        by_value = {value: self.case(value) for value in self.params}
+        cases = case.interleaved(list(by_value.values()), settings.trials)
         progress = Progress(settings.progress, len(cases))
         try:
             records = _run(cases, settings, progress)
@@ -109,37 +130,50 @@ class RequestSuite:
         for each in records:
             if each.recovery is not None and each.recovery.memory == "damaged":
                 raise MemoryDamaged(f"Trial {each.seq} of run {each.run_id}: {each.reason}")
-        by_scenario = {
-            name: [record for record in records if record.scenario == name] for name in self.params
+        found = {
+            value: [
+                each for each in records if (each.scenario, each.shape) == (of.scenario, of.shape)
+            ]
+            for value, of in by_value.items()
         }
-        for name, group in by_scenario.items():
+        for value, group in found.items():
             if not scored(group):
                 reasons = {record.reason or str(record.outcome) for record in group}
-                raise TrialLost(f"No trial of {name} gave a measurement: {' '.join(reasons)}")
-        return by_scenario
+                raise TrialLost(f"No trial of {value} gave a measurement: {' '.join(reasons)}")
+        return found
 
     def track_latency(
-        self, records: dict[str, list[Record]], scenario: str
+        self, records: dict[str, list[Record]], value: str
     ) -> dict[str, object] | float:
         """Time until the answer, a sample a trial. asv makes median and interval of them."""
-        samples = [record.waited_ns / NS_PER_S for record in scored(records[scenario])]
+        samples = [record.waited_ns / NS_PER_S for record in scored(records[value])]
         if len(samples) == 1:
             return samples[0]  # asv would give it an interval without end
         return {"samples": samples, "number": 1}
 
     track_latency.unit = "seconds"  # type: ignore[attr-defined]
 
-    def track_hung(self, records: dict[str, list[Record]], scenario: str) -> int:
+    def track_hung(self, records: dict[str, list[Record]], value: str) -> int:
         """Trials without an answer before the deadline."""
-        return sum(record.outcome in HUNG for record in records[scenario])
+        return sum(record.outcome in HUNG for record in records[value])
 
     track_hung.unit = "trials"  # type: ignore[attr-defined]
 
-    def track_lost(self, records: dict[str, list[Record]], scenario: str) -> int:
+    def track_lost(self, records: dict[str, list[Record]], value: str) -> int:
         """Trials that gave no measurement and count in none of the other numbers."""
-        return len(records[scenario]) - len(scored(records[scenario]))
+        return len(records[value]) - len(scored(records[value]))
 
     track_lost.unit = "trials"  # type: ignore[attr-defined]
+
+
+class GuestSuite(RequestSuite):
+    """The same for guests of different kinds, all in a blackhole."""
+
+    params = guests(Settings.from_environment())
+    param_names = ("guest",)
+
+    def case(self, value: str) -> Case:
+        return Case(Scenario.BLACKHOLE, self.request, GUESTS[value])
 
 
 def _run(cases: Sequence[Case], settings: Settings, progress: Progress) -> list[Record]:

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,6 +81,22 @@ def test_trials_are_interleaved_over_scenarios_and_as_many_as_asked_for(
     records = Two().measure()
     assert [case.scenario for case in seen] == [Scenario.IDLE, Scenario.PAUSED] * 3
     assert {name: len(group) for name, group in records.items()} == {"idle": 3, "paused": 3}
+
+
+def test_guests_have_trials_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(cases: list[Case], settings: Settings, on_record: object) -> list[Record]:
+        assert {case.scenario for case in cases} == {Scenario.BLACKHOLE}
+        return [dataclasses.replace(record(), shape=case.shape) for case in cases]
+
+    class Guests(suite.GuestSuite):
+        request = Request.STOP
+        params = tuple(suite.GUESTS)
+
+    monkeypatch.setenv("KICKBENCH_TRIALS", "2")
+    monkeypatch.setattr(batch, "run", run)
+    records = Guests().measure()
+    assert {value: len(group) for value, group in records.items()} == dict.fromkeys(suite.GUESTS, 2)
+    assert [each.shape.vcpus for each in records["8 vCPUs"]] == [8, 8]
 
 
 def test_a_request_that_this_host_cannot_make_is_left_out(
