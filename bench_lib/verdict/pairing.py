@@ -14,8 +14,8 @@ NS_PER_S = 1_000_000_000
 HOST_FIELDS = ("cpu", "cpus", "governor", "turbo", "smt")
 """Of a set-up, what is the host's and not the kernel's choice."""
 
-OTHER_FIELDS = tuple(each for each in SETUP_FIELDS if each not in HOST_FIELDS)
-"""The rest, which a kernel may bring with it."""
+OTHER_FIELDS = tuple(each for each in SETUP_FIELDS if each not in {*HOST_FIELDS, "memory_mib"})
+"""The rest, which a kernel may bring with it; but for memory, of which each leaves another part."""
 
 ONE_KIND = "What is native and what a lab measured is never compared; measure both in one way."
 
