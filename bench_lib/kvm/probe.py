@@ -82,11 +82,13 @@ CASES = (
     ProbeCase("healthy", "spin", FaultPath.NONE, mode=PRESENT),
     ProbeCase("gup-read", "read", FaultPath.GUP),
     ProbeCase("gup-write", "write", FaultPath.GUP),
-    ProbeCase("gup-write-memfd", "write", FaultPath.GUP, backing=Backing.MEMFD),
-    ProbeCase("gup-read-memfd-minor", "read", FaultPath.GUP, backing=Backing.MEMFD, mode="minor"),
-    ProbeCase("gup-write-hugetlb", "write", FaultPath.GUP, backing=Backing.HUGETLB),
-    ProbeCase(
-        "gup-read-hugetlb-minor", "read", FaultPath.GUP, backing=Backing.HUGETLB, mode="minor"
+    *(
+        ProbeCase(
+            f"gup-{access}-{backing}{suffix}", access, FaultPath.GUP, backing=backing, mode=mode
+        )
+        for backing in (Backing.MEMFD, Backing.HUGETLB)
+        for mode, suffix in (("missing", ""), ("minor", "-minor"))
+        for access in ("read", "write")
     ),
     ProbeCase("gup-write-sigint", "write", FaultPath.GUP, Wake.SIGINT),
     ProbeCase("gup-write-ptrace", "write", FaultPath.GUP, Wake.PTRACE),
