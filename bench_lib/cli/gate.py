@@ -120,7 +120,7 @@ def gate(
     \b
     Examples:
       kickbench gate 6.1.0-55-amd64 6.1.0-56-amd64
-      kickbench gate debian/6.1 debian/6.12 --limit stop=0.5s --limit quit=2s
+      kickbench gate debian/6.1 debian/6.12 --limit stop=0.5s --tolerance 1.1
       kickbench gate 6.12.113+deb12-amd64 6.12.117+deb12-amd64 --junit gate.xml
       kickbench gate debian/6.1 debian/6.12 --boots-until-settled 20
 
