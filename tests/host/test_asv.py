@@ -146,7 +146,12 @@ def test_trials_that_fail_keep_the_good_results(asv: Command) -> None:
 
 def test_ctrl_c_ends_asv_with_a_sentence_and_in_order(asv: Command) -> None:
     with subprocess.Popen(
-        [ASV, "run"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [ASV, "run"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell lets what it starts in the background ignore Ctrl-C, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         assert running.stderr is not None
         assert any("1/6" in line for line in running.stderr)
