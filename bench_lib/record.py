@@ -333,6 +333,11 @@ class Record:
         """The latency, or for a hung trial the deadline that it is censored at."""
         return self.deadline_ns if self.latency_ns is None else self.latency_ns
 
+    @property
+    def damaged(self) -> bool:
+        """Whether the guest found its memory changed."""
+        return self.recovery is not None and self.recovery.memory == "damaged"
+
 
 def to_line(record: Record) -> str:
     """A record as it stands in the file, without the newline."""

@@ -128,7 +128,7 @@ class RequestSuite:
         finally:
             progress.close()
         for each in records:
-            if each.recovery is not None and each.recovery.memory == "damaged":
+            if each.damaged:
                 raise MemoryDamaged(f"Trial {each.seq} of run {each.run_id}: {each.reason}")
         found = {
             value: [

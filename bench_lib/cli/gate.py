@@ -249,9 +249,9 @@ def _until_settled(
         raise CannotCompare("The lab boots kernels that are fetched; `booted` is not one of them.")
     builds = [bootable(settings, name) for name in names]
     kernels = [build.build.kernel for build in builds]
-    _check_limits({each.request for each in settling.cases(settings, builds)}, limits)
+    there = settling.lab_records(settings, builds)
+    _check_limits({each.request for each in settling.cases(there)}, limits)
     if alike:
-        there = settling.lab_records(settings, builds)
         check_alike(there, *kernels)
         settling.check_as_now(there, settings)
     looks = settling.looks(most)

@@ -207,7 +207,7 @@ def run(
 
 def tell_damage(records: Sequence[Record]) -> bool:
     """Say first and loudest whose memory was damaged; whether there is any."""
-    damaged = [each for each in records if each.recovery and each.recovery.memory == "damaged"]
+    damaged = [each for each in records if each.damaged]
     for each in damaged:
         click.echo(
             f"kickbench: MEMORY DAMAGED: the guest of trial {each.seq} of run {each.run_id} "

@@ -108,8 +108,7 @@ class SerialLine(asyncio.Protocol):
 
     async def resume(self) -> None:
         """Read again, first of all what a guest that makes no progress has sent before."""
-        if self._transport is not None and not self._transport.is_reading():
-            self._transport.resume_reading()
+        self._read_on()
         limit = Deadline.after(READ_OUT_S)
         while not limit.passed:
             self._changed.clear()
@@ -121,10 +120,13 @@ class SerialLine(asyncio.Protocol):
 
     async def look(self) -> None:
         """Read what has come, without waiting for more."""
-        if self._transport is not None and not self._transport.is_reading():
-            self._transport.resume_reading()
+        self._read_on()
         for _ in range(TURNS):
             await asyncio.sleep(0)
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not self._transport.is_reading():
+            self._transport.resume_reading()
 
     @property
     def damage(self) -> str | None:

@@ -54,9 +54,9 @@ def lab_records(settings: Settings, builds: Sequence[Bootable]) -> list[Record]:
     return [each for each in records if each.kernel in kernels and each.host == here]
 
 
-def cases(settings: Settings, builds: Sequence[Bootable]) -> list[Case]:
-    """What is measured: what was measured of them before, or else `stop` in the core scenarios."""
-    found = list(dict.fromkeys(map(_case, lab_records(settings, builds))))
+def cases(records: Sequence[Record]) -> list[Case]:
+    """What is measured: what these are of, or else `stop` in the core scenarios."""
+    found = list(dict.fromkeys(map(_case, records)))
     return found or [Case(scenario, Request.STOP) for scenario in CORE_SCENARIOS]
 
 
@@ -96,7 +96,7 @@ def boot(
 ) -> None:
     """Boot the kernels, interleaved, until each has so many boots with every one of `cases`."""
     records = lab_records(settings, builds)
-    wanted = cases(settings, builds)
+    wanted = cases(records)
     there = [min(boots, _boots(records, build, wanted)) for build in builds]
     most = max(there)
     # First whoever has fewer, so that the rest can be interleaved.

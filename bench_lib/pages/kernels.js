@@ -205,7 +205,7 @@ const kickbench = (() => {
 
   const timeAxis = (svg, trials, width, height) => {
     const waits = trials.map((each) => Math.max(1, each.waited_ns));
-    const deadline = Math.max(1, ...trials.map((each) => each.deadline_ns));
+    const deadline = Math.max(...trials.map((each) => each.deadline_ns));
     // Three decades at the least, so that what hung is seen to be far from what did not.
     const low = Math.min(Math.floor(Math.log10(Math.min(...waits))), Math.floor(Math.log10(deadline)) - 3);
     const high = Math.log10(deadline) + 0.1;

@@ -42,7 +42,7 @@ def doubts(row: Row, terms: Terms, family: int, ratio: Ratio | None, bound: floa
 
 def _of_hangs(row: Row, terms: Terms, family: int, bound: float) -> list[Doubt]:
     if _all_hang(row):
-        least = inference.boots_to_estimate(1 - terms.alpha_a_look)
+        least = inference.boots_to_estimate(terms.confidence)
         if min(row.base.boots, row.candidate.boots) < least:
             return [Doubt("too few boots, though all of them hang", least)]
         return []
@@ -52,29 +52,30 @@ def _of_hangs(row: Row, terms: Terms, family: int, bound: float) -> list[Doubt]:
     if ours > theirs:
         text = f"{ours:.0%} of its trials hang, and {theirs:.0%} of the baseline's"
         return [Doubt(text, _boots_to_tell(row, terms, family))]
-    confidence = 1 - terms.alpha_a_look
     before = inference.hanging_boots(row.even_base)
-    if bound <= max(terms.hanging, inference.bound_below(before, row.base.boots, confidence)):
+    if bound <= max(terms.hanging, inference.bound_below(before, row.base.boots, terms.confidence)):
         return []
     text = f"up to {bound:.0%} of boots may still hang"
     hanging = inference.hanging_boots(row.candidate_boots) / row.candidate.boots
-    return [Doubt(text, inference.boots_to_bound(terms.hanging, confidence, hanging))]
+    return [Doubt(text, inference.boots_to_bound(terms.hanging, terms.confidence, hanging))]
 
 
 def _of_stalls(row: Row, terms: Terms) -> list[Doubt]:
     if row.stall_ns is None:
         return []
-    confidence = 1 - terms.alpha_a_look
     ours = inference.stalling_boots(row.candidate_boots, row.stall_ns)
     theirs = inference.stalling_boots(row.even_base, row.stall_ns)
     no_more = ours / row.candidate.boots <= theirs / row.base.boots
-    if no_more or inference.bound_above(ours, row.candidate.boots, confidence) <= terms.hanging:
+    if (
+        no_more
+        or inference.bound_above(ours, row.candidate.boots, terms.confidence) <= terms.hanging
+    ):
         return []
     text = (
         f"{ours} of {row.candidate.boots} boots had an answer after more than {terms.stall:g} "
         f"times the usual, and {theirs} of {row.base.boots} of the baseline"
     )
-    enough = inference.boots_to_bound(terms.hanging, confidence, ours / row.candidate.boots)
+    enough = inference.boots_to_bound(terms.hanging, terms.confidence, ours / row.candidate.boots)
     return [Doubt(text, enough)]
 
 
@@ -91,7 +92,7 @@ def _of_lateness(row: Row, terms: Terms) -> list[Doubt]:
         return []
     late = inference.late_boots(row.candidate_boots, row.limit_ns)
     # As many as would show one at the least, if there were more than are allowed.
-    enough = inference.boots_to_bound(terms.late, 1 - terms.alpha_a_look)
+    enough = inference.boots_to_bound(terms.late, terms.confidence)
     boots = row.candidate.boots
     if not late or (late <= terms.late * boots and boots >= enough):
         return []
@@ -115,7 +116,7 @@ def _boots_for(ratio: Ratio, terms: Terms, row: Row) -> float:
     By its width, which shrinks with the root of their number.
     """
     boots = min(row.base.boots, row.candidate.boots)
-    least = inference.boots_to_estimate(1 - terms.alpha_a_look)
+    least = inference.boots_to_estimate(terms.confidence)
     if boots < least:
         return least
     away = abs(math.log(terms.tolerance) - math.log(ratio.at_least)) if ratio.at_least else 0.0

@@ -13,7 +13,7 @@ from bench_lib.verdict.doubts import doubts
 from bench_lib.verdict.inference import Ratio
 from bench_lib.verdict.pairing import NS_PER_S, Key, host_name, key_name, paired
 from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
-from bench_lib.verdict.tested import Row, Side, is_damaged, tested
+from bench_lib.verdict.tested import Row, Side, tested
 
 
 class Verdict(StrEnum):
@@ -132,7 +132,7 @@ def compare(
 
 def _elsewhere(alone: Sequence[Record]) -> str | None:
     """What speaks against a pass on hosts that the baseline was not measured on."""
-    bad = [each for each in alone if each.outcome in HUNG or is_damaged(each)]
+    bad = [each for each in alone if each.outcome in HUNG or each.damaged]
     if not bad:
         return None
     where = ", ".join(sorted({host_name(each.host) for each in bad}))
@@ -143,14 +143,13 @@ def _elsewhere(alone: Sequence[Record]) -> str | None:
 
 
 def _judged(row: Row, terms: Terms, family: int) -> Comparison:
-    confidence = 1 - terms.alpha_a_look
     ratio = None
     bound = None
     if row.base_boots and row.candidate_boots:
         hits = inference.hanging_boots(row.candidate_boots)
-        bound = inference.bound_above(hits, row.candidate.boots, confidence)
+        bound = inference.bound_above(hits, row.candidate.boots, terms.confidence)
         if not row.emulated:
-            ratio = inference.ratio(row.base_boots, row.candidate_boots, confidence)
+            ratio = inference.ratio(row.base_boots, row.candidate_boots, terms.confidence)
     verdict, reasons, needed = _verdict(row, terms, family, ratio, bound)
     return Comparison(
         host=row.key.host,

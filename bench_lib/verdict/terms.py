@@ -38,5 +38,10 @@ class Terms:
     def alpha_a_look(self) -> float:
         return self.alpha / self.looks
 
+    @property
+    def confidence(self) -> float:
+        """Of intervals and bounds."""
+        return 1 - self.alpha_a_look
+
 
 DEFAULT_TERMS = Terms()

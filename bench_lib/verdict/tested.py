@@ -62,11 +62,6 @@ class Row:
         return _emulated(self.key)
 
 
-def is_damaged(record: Record) -> bool:
-    """Whether the guest of a trial found its memory changed."""
-    return record.recovery is not None and record.recovery.memory == "damaged"
-
-
 def _emulated(key: Key) -> bool:
     return key.host.accelerator == "tcg"
 
@@ -137,6 +132,6 @@ def _side(records: Sequence[Record], boots: Sequence[Boot]) -> Side:
         trials=len(records),
         hung=sum(sum(boot.hung) for boot in boots),
         lost=len(records) - len(scored),
-        damaged=sum(map(is_damaged, records)),
+        damaged=sum(record.damaged for record in records),
         median=median_wait(scored),
     )
