@@ -36,7 +36,7 @@ from bench_lib.lab import machine
 from bench_lib.network import link, outage
 from bench_lib.ownership import Run
 from bench_lib.process import run_tool
-from bench_lib.record import Backing, Request, Scenario, Setup, Shape
+from bench_lib.record import Backing, RequestName, ScenarioName, Setup, Shape
 from bench_lib.settings import CHECKOUT, QEMU, Settings
 from bench_lib.trial import leftovers, preflight
 from bench_lib.trial.case import Case
@@ -322,8 +322,8 @@ def outage_rows(answers: dict[str, str | None]) -> Iterator[Row]:
         outage.DEGRADATIONS,
         answers,
         Status.DEGRADED,
-        f"no trials in {Scenario.DEGRADED}",
-        f"links in {Scenario.DEGRADED} are slow, but neither late nor lossy",
+        f"no trials in {ScenarioName.DEGRADED}",
+        f"links in {ScenarioName.DEGRADED} are slow, but neither late nor lossy",
     )
 
 
@@ -370,7 +370,7 @@ def _gdb() -> Row:
         debugger.check_gdb()
         return run_tool(["gdb", "--version"]).splitlines()[0]
 
-    return _tried("gdb", check, Status.DEGRADED, f"no {Request.GDB_ATTACH}", _install("gdb"))
+    return _tried("gdb", check, Status.DEGRADED, f"no {RequestName.GDB_ATTACH}", _install("gdb"))
 
 
 def _ptrace(facts: Setup) -> Row:
@@ -378,7 +378,7 @@ def _ptrace(facts: Setup) -> Row:
         ptrace.check(sibling=True)
         return "allowed"
 
-    means = f"no {Request.GDB_ATTACH}, no {Request.PTRACE_INTERRUPT}"
+    means = f"no {RequestName.GDB_ATTACH}, no {RequestName.PTRACE_INTERRUPT}"
     mend = None
     if facts.ptrace_scope == PTRACE_NEVER:
         means += "; kernel.yama.ptrace_scope can only be set lower by a boot"
@@ -388,7 +388,9 @@ def _ptrace(facts: Setup) -> Row:
 
 
 def _huge_pages() -> Row:
-    usual = Case(Scenario.BLACKHOLE, Request.STOP, Shape(backing=Backing.HUGETLB)).huge_pages
+    usual = Case(
+        ScenarioName.BLACKHOLE, RequestName.STOP, Shape(backing=Backing.HUGETLB)
+    ).huge_pages
     free = setup.free_huge_pages()
     if free >= usual:
         return Row("huge pages", Status.FINE, f"{free} free")

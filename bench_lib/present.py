@@ -76,8 +76,8 @@ def trial_line(record: Record) -> str:
     elif record.recovery:
         parts.append(f"recovered, memory {record.recovery.memory}")
     parts.extend(
-        f"vCPU {thread.vcpu} {thread.state} {thread.wchan} {thread.fault_path}"
-        for thread in record.evidence.before
+        f"vCPU {thread.vcpu} {thread.state} {thread.wchan} {thread.entry}"
+        for thread in record.evidence.vcpus
     )
     return f"#{record.seq} " + ", ".join(parts)
 
@@ -110,7 +110,7 @@ def report(
         table.add_column("vCPUs before it")
         for row in rows:
             if (row.kernel, row.host) == (kernel, host):
-                seen = (row.states, row.wchans, row.fault_paths)
+                seen = (row.states, row.wchans, row.entries)
                 table.add_row(
                     row.request,
                     row.scenario + row.shape.unusual,
@@ -168,7 +168,7 @@ def _cell(row: Row | None) -> str:
     ended = [each for each in Outcome if row.outcomes[each]]
     count = f" {row.outcomes[ended[0]]}/{row.trials}" if row.trials > 1 else ""
     first = f"{ended[0]}{count}" if len(ended) == 1 else outcomes(row)
-    seen = " ".join("/".join(values) for values in (row.states, row.fault_paths))
+    seen = " ".join("/".join(values) for values in (row.states, row.entries))
     text = f"{first} {wait(row.median)} {seen}".rstrip(" -")
     if any(row.outcomes[each] for each in HUNG):
         return f"[bold red]{text}[/]"

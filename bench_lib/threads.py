@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_lib.errors import EvidenceHidden, NotRoot
-from bench_lib.record import After, Before, FaultPath
+from bench_lib.record import Entry, Role, Thread, WaitsFor
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -37,7 +37,7 @@ _UACCESS = frozenset(
 _ASYNC_PF = frozenset({"kvm_vcpu_block", "kvm_vcpu_halt"})
 
 
-def fault_path(stack: tuple[str, ...]) -> FaultPath:
+def fault_path(stack: tuple[str, ...]) -> Entry:
     """How a vCPU thread with this kernel stack is stuck.
 
     A thread in get_user_pages() is never also in a kernel access to guest memory, but its
@@ -47,12 +47,12 @@ def fault_path(stack: tuple[str, ...]) -> FaultPath:
     """
     functions = {function.split(".")[0] for function in stack}  # x.isra.0 is x
     if functions & _GUP and "handle_userfault" in functions:
-        return FaultPath.GUP
+        return Entry.GUP
     if functions & _UACCESS:
-        return FaultPath.UACCESS
+        return Entry.UACCESS
     if functions & _ASYNC_PF:
-        return FaultPath.ASYNC_PF
-    return FaultPath.NONE
+        return Entry.ASYNC_PF
+    return Entry.NONE
 
 
 ASLEEP = frozenset({"S", "D"})
@@ -87,7 +87,7 @@ class ThreadState:
     called: bool = False
 
     @property
-    def fault_path(self) -> FaultPath:
+    def fault_path(self) -> Entry:
         return fault_path(self.stack)
 
     def same_sleep(self, other: ThreadState) -> bool:
@@ -193,22 +193,21 @@ def pending(pid: int, tid: int, number: signal.Signals) -> bool:
     return bool(_signals(_status(pid, tid)) >> (number - 1) & 1)
 
 
-def evidence_before(vcpu: int, seen: ThreadState) -> Before:
-    """The record's form of what was seen of a vCPU's thread before the request."""
-    return Before(
-        seen.tid, vcpu, seen.state, seen.wchan, seen.stack, seen.fault_path, called=seen.called
-    )
+def evidence(vcpu: int, seen: ThreadState, before: ThreadState | None = None) -> Thread:
+    """The record's form of what was seen of a vCPU's thread.
 
-
-def evidence_after(vcpu: int, seen: ThreadState, before: ThreadState) -> After:
-    """The same at the trial's end, with the CPU time burnt since `before`."""
-    return After(
+    :param before: the look before the request, where `seen` is the one after it.
+    """
+    return Thread(
         seen.tid,
+        Role.VCPU,
         vcpu,
+        "",
         seen.state,
         seen.wchan,
         seen.stack,
         seen.fault_path,
-        seen.cpu_ns - before.cpu_ns,
+        WaitsFor.USERFAULT if "handle_userfault" in seen.stack else WaitsFor.NOTHING,
         called=seen.called,
+        cpu_ns=0 if before is None else seen.cpu_ns - before.cpu_ns,
     )

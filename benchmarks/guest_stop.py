@@ -1,13 +1,13 @@
 """QMP `stop` of guests of different kinds."""
 
 from bench_lib.asv_bridge import suite
-from bench_lib.record import Record, Request
+from bench_lib.record import Record, RequestName
 
 
 class Stop(suite.GuestSuite):
     """Until QEMU has answered `stop` to a guest all vCPUs of which are stuck in a blackhole."""
 
-    request = Request.STOP
+    request = RequestName.STOP
 
     def setup_cache(self) -> dict[str, list[Record]]:
         return self.measure()

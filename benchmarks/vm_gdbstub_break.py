@@ -1,13 +1,13 @@
 """A break in QEMU's gdbstub."""
 
 from bench_lib.asv_bridge import suite
-from bench_lib.record import Record, Request
+from bench_lib.record import Record, RequestName
 
 
 class GdbstubBreak(suite.RequestSuite):
     """Until the gdbstub has sent its stop reply."""
 
-    request = Request.GDBSTUB_BREAK
+    request = RequestName.GDBSTUB_BREAK
 
     def setup_cache(self) -> dict[str, list[Record]]:
         return self.measure()

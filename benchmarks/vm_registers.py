@@ -1,13 +1,13 @@
 """HMP `info registers`."""
 
 from bench_lib.asv_bridge import suite
-from bench_lib.record import Record, Request
+from bench_lib.record import Record, RequestName
 
 
 class Registers(suite.RequestSuite):
     """Until QEMU has answered: every vCPU has run it."""
 
-    request = Request.REGISTERS
+    request = RequestName.REGISTERS
 
     def setup_cache(self) -> dict[str, list[Record]]:
         return self.measure()

@@ -1,13 +1,13 @@
 """SIGKILL to QEMU: a control, which no kernel may fail."""
 
 from bench_lib.asv_bridge import suite
-from bench_lib.record import Record, Request
+from bench_lib.record import Record, RequestName
 
 
 class Sigkill(suite.RequestSuite):
     """Until QEMU is reaped."""
 
-    request = Request.SIGKILL
+    request = RequestName.SIGKILL
 
     def setup_cache(self) -> dict[str, list[Record]]:
         return self.measure()

@@ -1,13 +1,13 @@
 """SIGTERM to QEMU."""
 
 from bench_lib.asv_bridge import suite
-from bench_lib.record import Record, Request
+from bench_lib.record import Record, RequestName
 
 
 class Sigterm(suite.RequestSuite):
     """Until QEMU is reaped after SIGTERM, which management layers send first."""
 
-    request = Request.SIGTERM
+    request = RequestName.SIGTERM
 
     def setup_cache(self) -> dict[str, list[Record]]:
         return self.measure()

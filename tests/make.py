@@ -8,18 +8,19 @@ from pathlib import Path
 
 from bench_lib.kernel.store import NEEDED
 from bench_lib.record import (
-    After,
-    Before,
+    Entry,
     Evidence,
-    FaultPath,
     Host,
     Kernel,
     Outcome,
     Record,
-    Request,
-    Scenario,
+    RequestName,
+    Role,
+    ScenarioName,
     Shape,
     Stage,
+    Thread,
+    WaitsFor,
 )
 
 KERNEL = Kernel("6.1.0-56-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.180-1 (2026-10-02)")
@@ -27,23 +28,36 @@ STUCK = ("handle_userfault", "__get_user_pages", "hva_to_pfn")
 MS = 1_000_000
 
 
+def thread(
+    state: str,
+    wchan: str,
+    stack: tuple[str, ...],
+    entry: Entry,
+    waits_for: WaitsFor,
+    cpu_ns: int = 0,
+) -> Thread:
+    """A vCPU's thread."""
+    name = "CPU 0/KVM"
+    return Thread(11, Role.VCPU, 0, name, state, wchan, stack, entry, waits_for, cpu_ns=cpu_ns)
+
+
 def record(
     outcome: Outcome = Outcome.RETURNED,
     latency_ms: float | None = 1.0,
     *,
-    scenario: Scenario = Scenario.BLACKHOLE,
+    scenario: ScenarioName = ScenarioName.BLACKHOLE,
     kernel: Kernel = KERNEL,
     seq: int = 1,
     reason: str | None = None,
 ) -> Record:
     """A plausible record; the latency goes with the outcome."""
     has_latency = outcome in {Outcome.RETURNED, Outcome.REFUSED}
-    before = Before(11, 0, "S", "handle_userfault", STUCK, FaultPath.GUP)
-    after = After(11, 0, "S", "futex_wait_queue", (), FaultPath.NONE, 1000)
+    before = thread("S", "handle_userfault", STUCK, Entry.GUP, WaitsFor.USERFAULT)
+    after = thread("S", "futex_wait_queue", (), Entry.NONE, WaitsFor.NOTHING, cpu_ns=1000)
     return Record(
         run_id="0123456789ab",
         seq=seq,
-        request=Request.STOP,
+        request=RequestName.STOP,
         scenario=scenario,
         shape=Shape(),
         outcome=outcome,

@@ -21,7 +21,7 @@ from bench_lib.deadline import Deadline
 from bench_lib.guest import image, qemu
 from bench_lib.kernel import identity, setup
 from bench_lib.network import link, outage
-from bench_lib.record import FaultPath, Request, Scenario, Shape
+from bench_lib.record import Entry, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import failures, proof, staging
 from bench_lib.trial.case import Case
@@ -79,19 +79,19 @@ async def compare(pairs: int) -> None:
         )
         async with AsyncExitStack() as stack:
             limit = Deadline.after(LIMIT_S)
-            case = Case(Scenario.BLACKHOLE, Request.STOP)
+            case = Case(ScenarioName.BLACKHOLE, RequestName.STOP)
             scene = await staging.start(plan, 1, case, Timeline(), limit, stack)
             await failures.strand(scene, Timeline(), limit, stack)
             guest = scene.guest
             guest.serial.pause()
-            suites_stop = REQUESTS[Request.STOP](run, guest, scene.tids)
+            suites_stop = REQUESTS[RequestName.STOP](run, guest, scene.tids)
             plain = PlainClient(path)
             stack.callback(plain.socket.close)
             stack.callback(plain.file.close)
 
             async def stuck() -> None:
                 limit = Deadline.after(LIMIT_S)
-                await proof.stuck(guest.child.pid, scene.tids, FaultPath.GUP, limit)
+                await proof.stuck(guest.child.pid, scene.tids, Entry.GUP, limit)
 
             async def by_suite() -> int:
                 await suites_stop.send()

@@ -29,7 +29,7 @@ from pathlib import Path
 from bench_lib import record
 from bench_lib.cli.gate import known
 from bench_lib.errors import CannotCompare, KickbenchError
-from bench_lib.record import Host, Kernel, Outcome, Record, Scenario
+from bench_lib.record import Host, Kernel, Outcome, Record, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.verdict import gate
 from bench_lib.verdict.gate import Verdict
@@ -49,7 +49,7 @@ def unchanged(made: Record, chance: random.Random) -> Record:
 
 def hang_in_five(made: Record, chance: random.Random) -> Record:
     """A hang in 1 of 5 trials of a stuck guest."""
-    if made.scenario is Scenario.IDLE or chance.random() >= 0.2:
+    if made.scenario is ScenarioName.IDLE or chance.random() >= 0.2:
         return made
     return dataclasses.replace(made, outcome=Outcome.ASLEEP, latency_ns=None)
 

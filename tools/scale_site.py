@@ -25,20 +25,22 @@ from selenium.webdriver.chrome.service import Service
 from bench_lib import record
 from bench_lib.kernel.ledger import Ledger, describe
 from bench_lib.record import (
-    Before,
+    Entry,
     Evidence,
-    FaultPath,
     Host,
     Kernel,
     Outcome,
     Record,
-    Request,
-    Scenario,
+    RequestName,
+    Role,
+    ScenarioName,
     Shape,
+    Thread,
+    WaitsFor,
 )
 from bench_lib.settings import CHECKOUT
 
-COLUMNS = list(itertools.product(list(Request)[:5], list(Scenario)[:4]))
+COLUMNS = list(itertools.product(list(RequestName)[:5], list(ScenarioName)[:4]))
 STACK = ("handle_userfault", "__get_user_pages", "get_user_pages_unlocked", "hva_to_pfn")
 TRIALS = 2
 BEGIN = datetime(2020, 1, 1, tzinfo=UTC)
@@ -55,7 +57,8 @@ def trials(number: int) -> list[Record]:
     """Of one kernel; one in seven hangs."""
     chance = random.Random(number)  # noqa: S311  # no secret
     hangs = number % 7 == 0
-    before = Before(1, 0, "S", "handle_userfault", STACK, FaultPath.GUP)
+    wchan, waits_for = "handle_userfault", WaitsFor.USERFAULT
+    before = Thread(1, Role.VCPU, 0, "CPU 0/KVM", "S", wchan, STACK, Entry.GUP, waits_for)
     return [
         Record(
             run_id=f"{number:012x}",

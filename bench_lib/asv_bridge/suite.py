@@ -9,7 +9,7 @@ from bench_lib.asv_bridge.progress import Progress
 from bench_lib.errors import KickbenchError, MemoryDamaged, TrialLost, UnknownKernel
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.lab import trials
-from bench_lib.record import HUNG, SCORED, Backing, Record, Request, Scenario, Shape
+from bench_lib.record import HUNG, SCORED, Backing, Record, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import batch, case, preflight
 from bench_lib.trial.case import CORE_SCENARIOS, Case
@@ -19,7 +19,7 @@ NS_PER_S = 1e9
 
 def scenarios(settings: Settings) -> tuple[str, ...]:
     """What requests are measured in. Plain names, for asv shows a parameter as repr() gives it."""
-    return tuple(each.value for each in (Scenario if settings.full else CORE_SCENARIOS))
+    return tuple(each.value for each in (ScenarioName if settings.full else CORE_SCENARIOS))
 
 
 GUESTS = {
@@ -85,7 +85,7 @@ class RequestSuite:
     comparison of asv sees) or infinity (which `asv publish` does not survive).
     """
 
-    request: Request
+    request: RequestName
     params: Sequence[str] = scenarios(Settings.from_environment())
     param_names = ("scenario",)
     version = "2"
@@ -109,7 +109,7 @@ class RequestSuite:
 
     def case(self, value: str) -> Case:
         """What a trial is of. :param value: of the parameter."""
-        return Case(Scenario(value), self.request)
+        return Case(ScenarioName(value), self.request)
 
     def setup(self, records: dict[str, list[Record]], value: str) -> None:
         """Leave out what cannot be measured here, as asv wants to be told of it."""
@@ -173,7 +173,7 @@ class GuestSuite(RequestSuite):
     param_names = ("guest",)
 
     def case(self, value: str) -> Case:
-        return Case(Scenario.BLACKHOLE, self.request, GUESTS[value])
+        return Case(ScenarioName.BLACKHOLE, self.request, GUESTS[value])
 
 
 def _run(cases: Sequence[Case], settings: Settings, progress: Progress) -> list[Record]:

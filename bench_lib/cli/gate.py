@@ -28,7 +28,7 @@ from bench_lib.kernel import identity
 from bench_lib.kernel.ledger import version_key
 from bench_lib.lab import settling
 from bench_lib.lab.machine import Facts
-from bench_lib.record import Kernel, Record, Request
+from bench_lib.record import Kernel, Record, RequestName
 from bench_lib.settings import Settings
 from bench_lib.verdict import gate as judging
 from bench_lib.verdict import junit
@@ -274,13 +274,13 @@ def _say_boot(facts: Facts) -> None:
     click.echo(f"kickbench: {facts}", err=True)
 
 
-def _limits(given: Sequence[str]) -> dict[Request, int]:
+def _limits(given: Sequence[str]) -> dict[RequestName, int]:
     limits = dict(DEFAULT_TERMS.limits_ns)
     for each in given:
         name, equals, text = each.partition("=")
         if not equals:
             raise click.BadParameter(f"{each!r} is not REQUEST=SECONDS.", param_hint="--limit")
-        request = named(Request, name, UnknownRequest)
+        request = named(RequestName, name, UnknownRequest)
         if text == NO_LIMIT:
             limits.pop(request, None)
         else:

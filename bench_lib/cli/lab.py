@@ -16,7 +16,7 @@ from bench_lib.errors import MemoryDamaged, UnknownRequest, UnknownScenario
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, machine, trials
 from bench_lib.lab.machine import SHARE, Facts
-from bench_lib.record import Record, Request, Scenario
+from bench_lib.record import Record, RequestName, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.trial import case
 from bench_lib.trial.case import CORE_SCENARIOS
@@ -74,7 +74,7 @@ def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path |
     metavar="NAME",
     help="Default: idle, blackhole, paused.",
 )
-@click.option("--request", default=Request.STOP, metavar="NAME", help="Default: stop.")
+@click.option("--request", default=RequestName.STOP, metavar="NAME", help="Default: stop.")
 @click.option("--name", default="", help="Tells campaigns apart that are otherwise the same.")
 def campaign_command(
     names: tuple[str, ...],
@@ -98,7 +98,8 @@ def campaign_command(
     cases = case.interleaved(
         [
             case.Case(
-                named(Scenario, each, UnknownScenario), named(Request, request, UnknownRequest)
+                named(ScenarioName, each, UnknownScenario),
+                named(RequestName, request, UnknownRequest),
             )
             for each in chosen
         ],

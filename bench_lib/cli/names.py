@@ -18,5 +18,6 @@ def named(kind: type[Named], name: str, error: type[KickbenchError]) -> Named:
     try:
         return kind(name)
     except ValueError:
+        word = kind.__name__.removesuffix("Name").lower()
         known = ", ".join(kind)
-        raise error(f"There is no {kind.__name__.lower()} {name!r}; there is {known}.") from None
+        raise error(f"There is no {word} {name!r}; there is {known}.") from None

@@ -21,7 +21,7 @@ from bench_lib.errors import (
 )
 from bench_lib.lab import trials
 from bench_lib.lab.machine import Facts
-from bench_lib.record import Backing, Outcome, Record, Request, Scenario, Shape
+from bench_lib.record import Backing, Outcome, Record, RequestName, ScenarioName, Shape
 from bench_lib.settings import SETS, Settings
 from bench_lib.trial import batch, case, preflight
 from bench_lib.trial.case import CORE_SCENARIOS, Case
@@ -30,12 +30,14 @@ from bench_lib.verdict import summary
 BOOTED = "booted"
 """What the booted kernel is called where the lab's have names."""
 
-MATRIX_CORE = (*CORE_SCENARIOS, Scenario.PAUSED_TIMEOUT, Scenario.PAUSED_COMMAND)
+MATRIX_CORE = (*CORE_SCENARIOS, ScenarioName.PAUSED_TIMEOUT, ScenarioName.PAUSED_COMMAND)
 
 
 @click.command("trial")
-@click.option("--scenario", required=True, metavar="NAME", help=f"One of {', '.join(Scenario)}.")
-@click.option("--request", required=True, metavar="NAME", help=f"One of {', '.join(Request)}.")
+@click.option(
+    "--scenario", required=True, metavar="NAME", help=f"One of {', '.join(ScenarioName)}."
+)
+@click.option("--request", required=True, metavar="NAME", help=f"One of {', '.join(RequestName)}.")
 @click.option("-n", "count", type=click.IntRange(min=1), default=1, help="How many; default 1.")
 @click.option(
     "--deadline", "limit", metavar="SECONDS", help="When a trial stops waiting; default 5."
@@ -87,8 +89,8 @@ def trial(
     """
     settings = _with_deadline(Settings.from_environment(), limit)
     asked = Case(
-        named(Scenario, scenario, UnknownScenario),
-        named(Request, request, UnknownRequest),
+        named(ScenarioName, scenario, UnknownScenario),
+        named(RequestName, request, UnknownRequest),
         Shape(vcpus, memory, Backing(backing), preempt, image),
         recover,
     )
@@ -131,9 +133,9 @@ def matrix(
       kickbench matrix --kernel booted --kernel debian/6.1 --kernel debian/6.12
     """
     settings = _with_deadline(Settings.from_environment(), limit)
-    scenarios = tuple(Scenario) if which == "full" else MATRIX_CORE
+    scenarios = tuple(ScenarioName) if which == "full" else MATRIX_CORE
     chosen = names or (BOOTED,)
-    requests = [each for each in Request if not _left_out(each, chosen)]
+    requests = [each for each in RequestName if not _left_out(each, chosen)]
     cases = case.interleaved(
         [Case(scenario, request) for request in requests for scenario in scenarios], count
     )
@@ -162,7 +164,7 @@ def _with_deadline(settings: Settings, limit: str | None) -> Settings:
     return dataclasses.replace(settings, deadline_s=deadline.seconds(limit))
 
 
-def _left_out(request: Request, names: Sequence[str]) -> bool:
+def _left_out(request: RequestName, names: Sequence[str]) -> bool:
     """Whether this host lacks something for a request, which is then said."""
     why = preflight.lacking(request, lab=BOOTED not in names)
     if why is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from bench_lib.errors import ImageError
-from bench_lib.record import FaultPath
+from bench_lib.record import Entry
 
 PAGE = 4096
 MIB = 1 << 20
@@ -40,7 +40,7 @@ class Image:
     file: str
     source: str
     sha256: str
-    fault_path: FaultPath
+    fault_path: Entry
     span_start: int
     parameters: Parameters
 

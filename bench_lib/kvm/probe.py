@@ -27,7 +27,7 @@ from bench_lib.kvm import device, userfault
 from bench_lib.kvm.worker import MOMENT, PRESENT
 from bench_lib.ownership import Run
 from bench_lib.ptrace import PTRACE_CONT, PTRACE_INTERRUPT, PTRACE_SEIZE, WALL, ptrace
-from bench_lib.record import HUNG, Backing, FaultPath, Host, Kernel, Outcome, Setup
+from bench_lib.record import HUNG, Backing, Entry, Host, Kernel, Outcome, Setup
 from bench_lib.settings import CHECKOUT
 from bench_lib.threads import ThreadState
 
@@ -72,30 +72,28 @@ class ProbeCase:
 
     name: str
     program: str
-    path: FaultPath
+    path: Entry
     wake: Wake = Wake.SIGUSR1
     backing: Backing = Backing.ANONYMOUS
     mode: str = "missing"
 
 
 CASES = (
-    ProbeCase("healthy", "spin", FaultPath.NONE, mode=PRESENT),
-    ProbeCase("gup-read", "read", FaultPath.GUP),
-    ProbeCase("gup-write", "write", FaultPath.GUP),
+    ProbeCase("healthy", "spin", Entry.NONE, mode=PRESENT),
+    ProbeCase("gup-read", "read", Entry.GUP),
+    ProbeCase("gup-write", "write", Entry.GUP),
     *(
-        ProbeCase(
-            f"gup-{access}-{backing}{suffix}", access, FaultPath.GUP, backing=backing, mode=mode
-        )
+        ProbeCase(f"gup-{access}-{backing}{suffix}", access, Entry.GUP, backing=backing, mode=mode)
         for backing in (Backing.MEMFD, Backing.HUGETLB)
         for mode, suffix in (("missing", ""), ("minor", "-minor"))
         for access in ("read", "write")
     ),
-    ProbeCase("gup-write-sigint", "write", FaultPath.GUP, Wake.SIGINT),
-    ProbeCase("gup-write-ptrace", "write", FaultPath.GUP, Wake.PTRACE),
-    ProbeCase("gup-write-sigkill", "write", FaultPath.GUP, Wake.SIGKILL),
-    ProbeCase("async-pf", "interrupts", FaultPath.ASYNC_PF),
-    ProbeCase("uaccess", "string", FaultPath.UACCESS),
-    ProbeCase("uaccess-sigkill", "string", FaultPath.UACCESS, Wake.SIGKILL),
+    ProbeCase("gup-write-sigint", "write", Entry.GUP, Wake.SIGINT),
+    ProbeCase("gup-write-ptrace", "write", Entry.GUP, Wake.PTRACE),
+    ProbeCase("gup-write-sigkill", "write", Entry.GUP, Wake.SIGKILL),
+    ProbeCase("async-pf", "interrupts", Entry.ASYNC_PF),
+    ProbeCase("uaccess", "string", Entry.UACCESS),
+    ProbeCase("uaccess-sigkill", "string", Entry.UACCESS, Wake.SIGKILL),
 )
 """By the path, the memory and the signal that each is about, where those are not the usual ones."""
 
@@ -141,7 +139,7 @@ class Result:
     reason: str | None = None
     state: str | None = None
     wchan: str | None = None
-    fault_path: FaultPath | None = None
+    fault_path: Entry | None = None
     wakes_ns: tuple[int, ...] = ()
     stack: tuple[str, ...] = ()
     after: Hung | None = None
@@ -372,7 +370,7 @@ def _stuck(worker: _Worker, case: ProbeCase) -> ThreadState:
     :raise ProbeFailed: it was not; the sentence says what was seen.
     """
     deadline = Deadline.after(STUCK_S)
-    if case.path is FaultPath.NONE:
+    if case.path is Entry.NONE:
         return _running(worker, deadline)
     earlier = worker.look()
     while not deadline.passed:
@@ -396,7 +394,7 @@ def _running(worker: _Worker, deadline: Deadline) -> ThreadState:
     while not deadline.passed:
         time.sleep(SETTLE_S)
         now = worker.look()
-        runs = now.state == threads.RUNNING and now.fault_path is FaultPath.NONE
+        runs = now.state == threads.RUNNING and now.fault_path is Entry.NONE
         if runs and now.cpu_ns > begin.cpu_ns:
             return now
     raise ProbeFailed(f"The vCPU does not run ({now.state} {now.wchan}, path {now.fault_path}).")
@@ -466,7 +464,7 @@ def _how_it_hung(worker: _Worker, case: ProbeCase, before: ThreadState) -> tuple
 def verdict(results: Sequence[Result]) -> str:
     """One sentence: does this kernel let go of a stuck vCPU, by path."""
     answers = []
-    for path in (FaultPath.GUP, FaultPath.UACCESS, FaultPath.ASYNC_PF):
+    for path in (Entry.GUP, Entry.UACCESS, Entry.ASYNC_PF):
         scored = [
             each
             for each in results

@@ -13,7 +13,7 @@ from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, machine
 from bench_lib.lab.campaign import Campaign
 from bench_lib.lab.machine import Facts
-from bench_lib.record import Host, Record, Request
+from bench_lib.record import Host, Record, RequestName
 from bench_lib.settings import Settings
 from bench_lib.trial.case import CORE_SCENARIOS, Case, interleaved
 from bench_lib.verdict import inference
@@ -57,7 +57,7 @@ def lab_records(settings: Settings, builds: Sequence[Bootable]) -> list[Record]:
 def cases(records: Sequence[Record]) -> list[Case]:
     """What is measured: what these are of, or else `stop` in the core scenarios."""
     found = list(dict.fromkeys(map(_case, records)))
-    return found or [Case(scenario, Request.STOP) for scenario in CORE_SCENARIOS]
+    return found or [Case(scenario, RequestName.STOP) for scenario in CORE_SCENARIOS]
 
 
 def check_as_now(records: Sequence[Record], settings: Settings) -> None:

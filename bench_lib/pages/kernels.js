@@ -351,7 +351,7 @@ const kickbench = (() => {
     const table = make("table", {}, ...facts.map(([name, text]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, text))));
     const looks = ["before", "after"].flatMap((when) =>
       trial.evidence[when].flatMap((thread) => [
-        make("h4", {}, `vCPU ${thread.vcpu} ${when === "before" ? "just before the request" : "at the end"}: state ${thread.state}, ${thread.wchan}, path ${thread.fault_path}${thread.cpu_ns === undefined ? "" : `, ${duration(thread.cpu_ns)} of CPU since`}`),
+        make("h4", {}, `vCPU ${thread.vcpu} ${when === "before" ? "just before the request" : "at the end"}: state ${thread.state}, ${thread.wchan}, path ${thread.entry}${thread.cpu_ns === undefined ? "" : `, ${duration(thread.cpu_ns)} of CPU since`}`),
         make("pre", { tabindex: "0" }, thread.stack.join("\n") || "(in user mode or in the guest)"),
       ]),
     );

@@ -12,14 +12,14 @@ import msgspec
 
 from bench_lib.kernel import identity
 from bench_lib.kernel.ledger import version_key
-from bench_lib.record import HUNG, Host, Kernel, Outcome, Record, Request, Scenario, Shape
+from bench_lib.record import HUNG, Host, Kernel, Outcome, Record, RequestName, ScenarioName, Shape
 from bench_lib.verdict import summary
 from bench_lib.verdict.summary import Row
 
 FILES = {"kernels.html": "index.html", "kernels.css": "kernels.css", "kernels.js": "kernels.js"}
 """What the page consists of, and what it is called in the site."""
 
-Column = tuple[Request, Scenario, Shape]
+Column = tuple[RequestName, ScenarioName, Shape]
 
 
 def write(folder: Path, records: Sequence[Record], *, history: bool) -> None:
@@ -69,7 +69,7 @@ def _write_script(path: Path, function: str, *arguments: object) -> None:
 
 def _columns(records: Iterable[Record]) -> list[Column]:
     """Those that have records, in the order that requests and scenarios are defined in."""
-    requests, scenarios = list(Request), list(Scenario)
+    requests, scenarios = list(RequestName), list(ScenarioName)
 
     def order(column: Column) -> Any:
         request, scenario, of = column

@@ -10,7 +10,7 @@ from bench_lib.guest import features, image
 from bench_lib.kernel import identity, setup
 from bench_lib.network import link, outage
 from bench_lib.ownership import Run
-from bench_lib.record import Record, Scenario
+from bench_lib.record import Record, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.trial import preflight
 from bench_lib.trial.case import Case
@@ -62,7 +62,7 @@ async def _plan(cases: Sequence[Case], settings: Settings, owner: Run) -> Plan:
     """What all trials share. How links are cut here is found out with a link of its own."""
     with link.joined(owner, 0) as probe:
         mechanism = await outage.choose(probe)
-        degraded = any(case.scenario is Scenario.DEGRADED for case in cases)
+        degraded = any(case.scenario is ScenarioName.DEGRADED for case in cases)
         degradation = await outage.choose_degradation(probe) if degraded else None
     images = {case.shape.image for case in cases}
     return Plan(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from bench_lib.errors import BadShape, NotRecoverable
-from bench_lib.record import Backing, Request, Scenario, Shape
+from bench_lib.record import Backing, RequestName, ScenarioName, Shape
 from bench_lib.trial.requests import REQUESTS
 
 DEFAULT_SHAPE = Shape()
@@ -22,7 +22,7 @@ MAX_VCPUS = 26
 """As many as there are letters, which the vCPUs' marks on the serial line are."""
 
 
-CORE_SCENARIOS = (Scenario.IDLE, Scenario.BLACKHOLE, Scenario.PAUSED)
+CORE_SCENARIOS = (ScenarioName.IDLE, ScenarioName.BLACKHOLE, ScenarioName.PAUSED)
 """The control, and the two kinds of outage that differ for QEMU."""
 
 
@@ -35,8 +35,8 @@ class Case:
     :raise NotRecoverable: nothing would be left to recover.
     """
 
-    scenario: Scenario
-    request: Request
+    scenario: ScenarioName
+    request: RequestName
     shape: Shape = DEFAULT_SHAPE
     recover: bool = False
 
@@ -53,7 +53,7 @@ class Case:
                 f"{self.request} ends the guest, so there is nothing to recover after it; "
                 "leave out --recover."
             )
-        if self.recover and self.scenario is Scenario.IDLE:
+        if self.recover and self.scenario is ScenarioName.IDLE:
             raise NotRecoverable(
                 "In idle there is no migration to recover; leave out --recover, or take another "
                 "scenario."
@@ -77,7 +77,7 @@ class Case:
         """Huge pages of the host that its guests need at once."""
         if self.shape.backing is not Backing.HUGETLB:
             return 0
-        guests = 1 if self.scenario is Scenario.IDLE else 2
+        guests = 1 if self.scenario is ScenarioName.IDLE else 2
         return guests * self.shape.memory_mib // HUGE_MIB
 
 

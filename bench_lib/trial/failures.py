@@ -10,7 +10,7 @@ from bench_lib.errors import OutageNotProven
 from bench_lib.migration import PORT, Phase
 from bench_lib.network import outage
 from bench_lib.network.outage import Mechanism
-from bench_lib.record import Scenario
+from bench_lib.record import ScenarioName
 from bench_lib.trial.staging import Pair, Plan, Scene
 from bench_lib.trial.timeline import Timeline
 
@@ -188,16 +188,16 @@ async def _both_reach_paused(pair: Pair, deadline: Deadline) -> None:
         await side.reaches(Phase.PAUSED, deadline)
 
 
-FAILURES: dict[Scenario, type[Failure]] = {
-    Scenario.POSTCOPY: NoFailure,
-    Scenario.BLACKHOLE: Blackhole,
-    Scenario.BLACKHOLE_RETURN: BlackholeReturn,
-    Scenario.LINK_DOWN: LinkDown,
-    Scenario.PAUSED: PausedByReset,
-    Scenario.PAUSED_TIMEOUT: PausedByTimeout,
-    Scenario.PAUSED_COMMAND: PausedByCommand,
-    Scenario.DEGRADED: Degraded,
-    Scenario.FLAPPING: Flapping,
+FAILURES: dict[ScenarioName, type[Failure]] = {
+    ScenarioName.POSTCOPY: NoFailure,
+    ScenarioName.BLACKHOLE: Blackhole,
+    ScenarioName.BLACKHOLE_RETURN: BlackholeReturn,
+    ScenarioName.LINK_DOWN: LinkDown,
+    ScenarioName.PAUSED: PausedByReset,
+    ScenarioName.PAUSED_TIMEOUT: PausedByTimeout,
+    ScenarioName.PAUSED_COMMAND: PausedByCommand,
+    ScenarioName.DEGRADED: Degraded,
+    ScenarioName.FLAPPING: Flapping,
 }
 """Of every scenario that has a migration."""
 

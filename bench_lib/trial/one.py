@@ -13,7 +13,7 @@ from bench_lib.deadline import Deadline
 from bench_lib.errors import AnswerLate, GuestDied, NotStuck, TrialLost
 from bench_lib.guest.serial import SerialLine
 from bench_lib.kernel import identity
-from bench_lib.record import Evidence, Outcome, Record, Recovery, Scenario
+from bench_lib.record import Evidence, Outcome, Record, Recovery, ScenarioName
 from bench_lib.threads import ThreadState
 from bench_lib.trial import proof
 from bench_lib.trial.case import Case
@@ -124,7 +124,7 @@ async def _run(
         await scene.during(asking.prepare(limit, stack))
     found.tool = asking.tool
     failure = None
-    if case.scenario is not Scenario.IDLE:
+    if case.scenario is not ScenarioName.IDLE:
         failure, found.outage = await strand(scene, timeline, limit, stack)
     await _measure(scene, failure, asking, limit, limits.deadline_s, timeline, found)
     await scene.guest.serial.look()
@@ -208,9 +208,9 @@ async def _how_it_hung(scene: Scene, asking: Asking, elapsed_ns: int, found: _Fi
 def _evidence(found: _Findings) -> Evidence:
     before: Sequence[ThreadState] = found.before
     return Evidence(
-        before=tuple(threads.evidence_before(vcpu, seen) for vcpu, seen in enumerate(before)),
+        before=tuple(threads.evidence(vcpu, seen) for vcpu, seen in enumerate(before)),
         after=tuple(
-            threads.evidence_after(vcpu, now, then)
+            threads.evidence(vcpu, now, then)
             for vcpu, (now, then) in enumerate(zip(found.after, before, strict=False))
         ),
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from bench_lib.errors import HostError, HugepagesMissing, NotRoot, ProgramMissing
 from bench_lib.kernel import setup
 from bench_lib.kvm import device
-from bench_lib.record import Request
+from bench_lib.record import RequestName
 from bench_lib.settings import Settings
 from bench_lib.trial.case import HUGE_MIB, Case
 from bench_lib.trial.requests import REQUESTS
@@ -36,7 +36,7 @@ def check(settings: Settings, cases: Sequence[Case] = ()) -> None:
     _check_huge_pages(max((case.huge_pages for case in cases), default=0))
 
 
-def lacking(request: Request, *, lab: bool) -> str | None:
+def lacking(request: RequestName, *, lab: bool) -> str | None:
     """What this host lacks for a request; None for nothing.
 
     :param lab: of a lab on this host, which has its programs, but rights of its own.

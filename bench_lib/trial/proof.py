@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bench_lib import threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import DeadlinePassed, GuestDied, NotStuck
-from bench_lib.record import FaultPath, Outcome
+from bench_lib.record import Entry, Outcome
 from bench_lib.threads import ThreadState
 
 APART_S = 0.005
@@ -28,7 +28,7 @@ def look(pid: int, tids: Sequence[int]) -> list[ThreadState]:
 async def stuck(
     pid: int,
     tids: Sequence[int],
-    path: FaultPath,
+    path: Entry,
     deadline: Deadline,
     apart_s: float = APART_S,
 ) -> list[ThreadState]:
@@ -78,7 +78,7 @@ async def alive(pid: int, tids: Sequence[int], deadline: Deadline) -> list[Threa
         looks = look(pid, tids)
         ran = all(
             # The kernel adds up CPU time at its ticks, and when a thread goes to sleep.
-            now.cpu_ns > then.cpu_ns or now.fault_path is not FaultPath.NONE
+            now.cpu_ns > then.cpu_ns or now.fault_path is not Entry.NONE
             for now, then in zip(looks, begin, strict=True)
         )
         return looks if ran else None
@@ -103,7 +103,7 @@ def how_it_hung(
     if threads.spin(before, after, elapsed_ns):
         return Outcome.SPINNING
     if any(
-        now.called and now.state in threads.ASLEEP and now.fault_path is not FaultPath.NONE
+        now.called and now.state in threads.ASLEEP and now.fault_path is not Entry.NONE
         for now in after
     ):
         return Outcome.ASLEEP

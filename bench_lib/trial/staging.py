@@ -19,7 +19,7 @@ from bench_lib.network import link
 from bench_lib.network.link import Link
 from bench_lib.network.outage import Mechanism, Traffic
 from bench_lib.ownership import Run
-from bench_lib.record import Host, Scenario, Setup
+from bench_lib.record import Host, ScenarioName, Setup
 from bench_lib.trial.case import Case
 from bench_lib.trial.requests import REQUESTS
 from bench_lib.trial.timeline import Timeline
@@ -114,7 +114,7 @@ async def start(
         terminal=asking.needs_terminal,
         gdbstub=asking.needs_gdbstub,
     )
-    if case.scenario is Scenario.IDLE:
+    if case.scenario is ScenarioName.IDLE:
         return await _start_one(plan, case, target, timeline, deadline, stack)
     return await _start_pair(plan, seq, case, target, timeline, deadline, stack)
 

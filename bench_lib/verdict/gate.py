@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bench_lib.record import HUNG, Host, Kernel, Record, Request, Scenario, Shape
+from bench_lib.record import HUNG, Host, Kernel, Record, RequestName, ScenarioName, Shape
 from bench_lib.verdict import inference
 from bench_lib.verdict.doubts import doubts
 from bench_lib.verdict.inference import Ratio
@@ -40,8 +40,8 @@ class Comparison:
     """
 
     host: Host
-    request: Request
-    scenario: Scenario
+    request: RequestName
+    scenario: ScenarioName
     shape: Shape
     base: Side
     candidate: Side

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bench_lib.errors import CannotCompare
-from bench_lib.record import Host, Kernel, Record, Request, Scenario, Shape
+from bench_lib.record import Host, Kernel, Record, RequestName, ScenarioName, Shape
 from bench_lib.verdict.summary import SETUP_FIELDS, said
 
 NS_PER_S = 1_000_000_000
@@ -27,8 +27,8 @@ class Key:
     """What makes trials comparable."""
 
     host: Host
-    request: Request
-    scenario: Scenario
+    request: RequestName
+    scenario: ScenarioName
     shape: Shape
 
 
@@ -151,7 +151,7 @@ def _check_pair(pair: Pair) -> None:
         *((f"settings of {name}", _of_setup("setup", name)) for name in HOST_FIELDS),
         *((f"settings of the lab's {name}", _of_setup("lab_setup", name)) for name in HOST_FIELDS),
         # There alone it is the means that says how bad it is.
-        ("outages", lambda record: record.scenario is Scenario.DEGRADED and record.outage),
+        ("outages", lambda record: record.scenario is ScenarioName.DEGRADED and record.outage),
     )
     for what, of in read:
         found = {of(record) for record in (*pair.base, *pair.candidate)} - {None, False}

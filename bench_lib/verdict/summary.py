@@ -10,14 +10,14 @@ from statistics import median
 from bench_lib.record import (
     HUNG,
     SCORED,
-    FaultPath,
+    Entry,
     Host,
     Kernel,
     Outcome,
     Record,
     Recovery,
-    Request,
-    Scenario,
+    RequestName,
+    ScenarioName,
     Setup,
     Shape,
 )
@@ -41,14 +41,14 @@ class Row:
     :ivar outcomes: how many trials ended each way.
     :ivar median: of those that returned or hung, hung ones counting as their deadline; None if
         there are none. `worst` likewise.
-    :ivar states: thread states of vCPUs just before the request; `wchans` and `fault_paths` too.
+    :ivar states: thread states of vCPUs just before the request; `wchans` and `entries` too.
     :ivar mechanisms: how the network was broken.
     """
 
     kernel: Kernel
     host: Host
-    scenario: Scenario
-    request: Request
+    scenario: ScenarioName
+    request: RequestName
     shape: Shape
     trials: int
     outcomes: dict[Outcome, int]
@@ -56,13 +56,13 @@ class Row:
     worst: Wait | None
     states: tuple[str, ...]
     wchans: tuple[str, ...]
-    fault_paths: tuple[FaultPath, ...]
+    entries: tuple[Entry, ...]
     mechanisms: tuple[str, ...]
 
 
 def rows(records: Iterable[Record]) -> list[Row]:
     """A row for each combination that has records, in the order of their first."""
-    groups: dict[tuple[Kernel, Host, Scenario, Request, Shape], list[Record]] = {}
+    groups: dict[tuple[Kernel, Host, ScenarioName, RequestName, Shape], list[Record]] = {}
     for record in records:
         key = (record.kernel, record.host, record.scenario, record.request, record.shape)
         groups.setdefault(key, []).append(record)
@@ -72,7 +72,7 @@ def rows(records: Iterable[Record]) -> list[Row]:
 def _row(group: Sequence[Record]) -> Row:
     first = group[0]
     scored = [record for record in group if record.outcome in SCORED]
-    seen = [thread for record in scored for thread in record.evidence.before]
+    seen = [thread for record in scored for thread in record.evidence.vcpus]
     counts = Counter(record.outcome for record in group)
     return Row(
         kernel=first.kernel,
@@ -86,7 +86,7 @@ def _row(group: Sequence[Record]) -> Row:
         worst=_worst(scored),
         states=tuple(sorted({thread.state for thread in seen})),
         wchans=tuple(sorted({thread.wchan for thread in seen})),
-        fault_paths=tuple(sorted({thread.fault_path for thread in seen})),
+        entries=tuple(sorted({thread.entry for thread in seen})),
         mechanisms=tuple(sorted({record.outage for record in scored if record.outage})),
     )
 
@@ -196,7 +196,7 @@ class Pace:
 
     kernel: Kernel
     host: Host
-    scenario: Scenario
+    scenario: ScenarioName
     trials: int
     median_ns: int
     stages: tuple[StageTime, ...]
@@ -204,14 +204,14 @@ class Pace:
 
 def paces(records: Iterable[Record]) -> list[Pace]:
     """Where the time of trials goes. Lost trials stopped half-way and do not count."""
-    groups: dict[tuple[Kernel, Host, Scenario], list[Record]] = {}
+    groups: dict[tuple[Kernel, Host, ScenarioName], list[Record]] = {}
     for record in records:
         if record.outcome is not Outcome.LOST and record.stages:
             groups.setdefault((record.kernel, record.host, record.scenario), []).append(record)
     return [_pace(key, group) for key, group in groups.items()]
 
 
-def _pace(key: tuple[Kernel, Host, Scenario], group: Sequence[Record]) -> Pace:
+def _pace(key: tuple[Kernel, Host, ScenarioName], group: Sequence[Record]) -> Pace:
     stages: dict[str, list[int]] = {}
     for record in group:
         for stage in record.stages:
@@ -238,8 +238,8 @@ class Recoveries:
 
     kernel: Kernel
     host: Host
-    scenario: Scenario
-    request: Request
+    scenario: ScenarioName
+    request: RequestName
     shape: Shape
     asked: int
     whole: int
@@ -252,7 +252,7 @@ class Recoveries:
 
 def recoveries(records: Iterable[Record]) -> list[Recoveries]:
     """One for each combination that has any. Damaged ones come first."""
-    groups: dict[tuple[Kernel, Host, Scenario, Request, Shape], list[Recovery]] = {}
+    groups: dict[tuple[Kernel, Host, ScenarioName, RequestName, Shape], list[Recovery]] = {}
     for record in records:
         if record.recovery is not None:
             key = (record.kernel, record.host, record.scenario, record.request, record.shape)

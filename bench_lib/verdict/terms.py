@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bench_lib.record import Request
+from bench_lib.record import RequestName
 from bench_lib.verdict.pairing import NS_PER_S
 
 
@@ -27,7 +27,9 @@ class Terms:
 
     tolerance: float = 1.25
     stall: float = 10.0
-    limits_ns: Mapping[Request, int] = field(default_factory=lambda: {Request.STOP: NS_PER_S})
+    limits_ns: Mapping[RequestName, int] = field(
+        default_factory=lambda: {RequestName.STOP: NS_PER_S}
+    )
     late: float = 0.05
     hanging: float = 0.5
     lost: float = 0.1

@@ -18,7 +18,7 @@ from bench_lib import errors, threads
 from bench_lib.deadline import Deadline
 from bench_lib.kvm import probe, userfault
 from bench_lib.ownership import Run
-from bench_lib.record import Backing, FaultPath, Outcome
+from bench_lib.record import Backing, Entry, Outcome
 from tests.host.conftest import KICKBENCH, Command, all_that_is_left
 
 FEW = ("-n", "20")
@@ -66,7 +66,7 @@ def test_every_case_takes_the_path_that_it_is_named_after(kickbench: Command) ->
     cases = {each["case"]: each for each in json.loads(done.stdout)["cases"]}
     for name, case in cases.items():
         assert case["outcome"] in {"returned", "asleep", "spinning"}, case
-        path = next((each for each in FaultPath if name.startswith(each)), FaultPath.NONE)
+        path = next((each for each in Entry if name.startswith(each)), Entry.NONE)
         assert case["fault_path"] == path
         assert (case["median_us"] is not None) == (case["outcome"] == Outcome.RETURNED)
         assert case["n"] == len(case["wakes_ns"])

@@ -11,7 +11,16 @@ import pytest
 from bench_lib.cli.trials import exit_status
 from bench_lib.deadline import Deadline
 from bench_lib.errors import MemoryDamaged, NotRecoverable, NotStuck, TrialLost
-from bench_lib.record import SCORED, Backing, Outcome, Record, Recovery, Request, Scenario, Shape
+from bench_lib.record import (
+    SCORED,
+    Backing,
+    Outcome,
+    Record,
+    Recovery,
+    RequestName,
+    ScenarioName,
+    Shape,
+)
 from bench_lib.settings import Settings
 from bench_lib.trial import batch, one
 from bench_lib.trial.case import Case
@@ -24,8 +33,8 @@ from tests.host.conftest import Command, run_driver
 
 pytestmark = pytest.mark.usefixtures("clean_host", "runtime")
 
-RECOVERABLE = [each for each in Scenario if each is not Scenario.IDLE]
-SURVIVED = [each for each in Request if not REQUESTS[each].ends_guest]
+RECOVERABLE = [each for each in ScenarioName if each is not ScenarioName.IDLE]
+SURVIVED = [each for each in RequestName if not REQUESTS[each].ends_guest]
 
 
 def trial(case: Case) -> Record:
@@ -43,13 +52,13 @@ def _is_whole(made: Record) -> None:
     assert made.recovery.next_pass_ns is not None
     assert made.recovery.next_pass_ns > 0
     # A gdb that hung was ended, for it keeps QEMU from everything.
-    waited = made.outcome is not Outcome.RETURNED and made.request is not Request.GDB_ATTACH
+    waited = made.outcome is not Outcome.RETURNED and made.request is not RequestName.GDB_ATTACH
     assert (made.recovery.answered_ns is not None) == waited
 
 
 @pytest.mark.parametrize("scenario", RECOVERABLE)
-def test_a_guest_is_whole_after_every_failure(scenario: Scenario) -> None:
-    _is_whole(trial(Case(scenario, Request.STOP, recover=True)))
+def test_a_guest_is_whole_after_every_failure(scenario: ScenarioName) -> None:
+    _is_whole(trial(Case(scenario, RequestName.STOP, recover=True)))
 
 
 @pytest.mark.parametrize(
@@ -58,12 +67,12 @@ def test_a_guest_is_whole_after_every_failure(scenario: Scenario) -> None:
     ids=str,
 )
 def test_a_guest_of_any_shape_is_whole(shape: Shape) -> None:
-    _is_whole(trial(Case(Scenario.BLACKHOLE, Request.STOP, shape, recover=True)))
+    _is_whole(trial(Case(ScenarioName.BLACKHOLE, RequestName.STOP, shape, recover=True)))
 
 
-@pytest.mark.parametrize("request_", [each for each in SURVIVED if each is not Request.STOP])
-def test_a_guest_is_whole_after_every_request_that_it_survives(request_: Request) -> None:
-    _is_whole(trial(Case(Scenario.PAUSED, request_, recover=True)))
+@pytest.mark.parametrize("request_", [each for each in SURVIVED if each is not RequestName.STOP])
+def test_a_guest_is_whole_after_every_request_that_it_survives(request_: RequestName) -> None:
+    _is_whole(trial(Case(ScenarioName.PAUSED, request_, recover=True)))
 
 
 def test_a_recovery_is_summed_up(kickbench: Command) -> None:
@@ -94,16 +103,16 @@ def test_damage_is_told_that_was_found_before_any_recovery(
         raise NotStuck("Not every vCPU was seen stuck.")
 
     monkeypatch.setattr(one, "strand", damaged)
-    made = trial(Case(Scenario.BLACKHOLE, Request.STOP))
+    made = trial(Case(ScenarioName.BLACKHOLE, RequestName.STOP))
     assert made.outcome is Outcome.LOST
     assert made.reason is not None
     assert made.recovery == Recovery(None, None, "damaged", damage=made.reason)
     assert made.reason.startswith("The guest found its memory damaged: vCPU 0")
 
 
-@pytest.mark.parametrize("request_", [each for each in Request if each not in SURVIVED])
+@pytest.mark.parametrize("request_", [each for each in RequestName if each not in SURVIVED])
 def test_what_ends_the_guest_leaves_nothing_to_recover(
-    kickbench: Command, request_: Request
+    kickbench: Command, request_: RequestName
 ) -> None:
     done = kickbench("trial", "--scenario", "blackhole", "--request", request_, "--recover")
     assert done.returncode == NotRecoverable.exit_status
@@ -118,7 +127,7 @@ def test_a_guest_that_dies_in_its_recovery_takes_no_measurement_with_it(
         self.guest.child.signal(signal.SIGKILL)
 
     monkeypatch.setattr(Stop, "undo", kill)
-    made = trial(Case(Scenario.PAUSED, Request.STOP, recover=True))
+    made = trial(Case(ScenarioName.PAUSED, RequestName.STOP, recover=True))
     assert made.outcome in SCORED
     assert made.recovery is not None
     assert made.recovery.memory is None
@@ -132,7 +141,7 @@ def test_a_recovery_over_a_link_that_stays_cut_fails_twice(
 ) -> None:
     monkeypatch.setenv("KICKBENCH_STAGING", "6")
     monkeypatch.setattr(Blackhole, "restore", lambda self: None)
-    made = trial(Case(Scenario.BLACKHOLE, Request.STOP, recover=True))
+    made = trial(Case(ScenarioName.BLACKHOLE, RequestName.STOP, recover=True))
     assert made.outcome in SCORED
     assert made.recovery is not None
     assert made.recovery.failure is not None

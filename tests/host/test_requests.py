@@ -26,11 +26,11 @@ from bench_lib.kernel import setup
 from bench_lib.record import (
     SCORED,
     Backing,
-    FaultPath,
+    Entry,
     Outcome,
     Record,
-    Request,
-    Scenario,
+    RequestName,
+    ScenarioName,
     Shape,
 )
 from bench_lib.settings import Settings
@@ -41,8 +41,8 @@ from tests.host.conftest import Command
 
 pytestmark = pytest.mark.usefixtures("clean_host", "runtime")
 
-ALWAYS = (Request.SIGKILL, Request.QUERY_STATUS)
-STUCK = [each for each in Scenario if each not in {Scenario.IDLE, Scenario.POSTCOPY}]
+ALWAYS = (RequestName.SIGKILL, RequestName.QUERY_STATUS)
+STUCK = [each for each in ScenarioName if each not in {ScenarioName.IDLE, ScenarioName.POSTCOPY}]
 
 
 def trial(case: Case) -> Record:
@@ -51,34 +51,34 @@ def trial(case: Case) -> Record:
     return made
 
 
-@pytest.mark.parametrize("request_", list(Request))
-def test_a_healthy_guest_answers_every_request(request_: Request) -> None:
-    made = trial(Case(Scenario.IDLE, request_))
+@pytest.mark.parametrize("request_", list(RequestName))
+def test_a_healthy_guest_answers_every_request(request_: RequestName) -> None:
+    made = trial(Case(ScenarioName.IDLE, request_))
     assert made.outcome is Outcome.RETURNED, made.reason
     assert made.latency_ns is not None
     (request,) = (stage for stage in made.stages if stage.name == "request")
     assert 0 < made.latency_ns <= request.end_ns - request.start_ns
-    assert (made.resolution_ns is not None) == (request_ is Request.SIGUSR1)
+    assert (made.resolution_ns is not None) == (request_ is RequestName.SIGUSR1)
 
 
-@pytest.mark.parametrize("request_", list(Request))
-def test_every_request_to_a_stuck_guest_is_measured(request_: Request) -> None:
-    made = trial(Case(Scenario.BLACKHOLE, request_))
+@pytest.mark.parametrize("request_", list(RequestName))
+def test_every_request_to_a_stuck_guest_is_measured(request_: RequestName) -> None:
+    made = trial(Case(ScenarioName.BLACKHOLE, request_))
     assert made.outcome in SCORED, made.reason
     assert made.outcome is Outcome.RETURNED or request_ not in ALWAYS
-    assert {each.fault_path for each in made.evidence.before} == {FaultPath.GUP}
+    assert {each.entry for each in made.evidence.vcpus} == {Entry.GUP}
 
 
 @pytest.mark.parametrize("scenario", STUCK)
-def test_vcpus_are_stuck_in_every_failure(scenario: Scenario) -> None:
-    made = trial(Case(scenario, Request.STOP))
+def test_vcpus_are_stuck_in_every_failure(scenario: ScenarioName) -> None:
+    made = trial(Case(scenario, RequestName.STOP))
     assert made.outcome in SCORED, made.reason
-    assert {each.fault_path for each in made.evidence.before} == {FaultPath.GUP}
+    assert {each.entry for each in made.evidence.vcpus} == {Entry.GUP}
     assert made.outage
 
 
 def test_a_healthy_migration_is_no_outage() -> None:
-    made = trial(Case(Scenario.POSTCOPY, Request.STOP))
+    made = trial(Case(ScenarioName.POSTCOPY, RequestName.STOP))
     assert made.outcome in SCORED, made.reason
     assert made.outage is None
 
@@ -99,13 +99,13 @@ def test_paused_reset_is_paused(kickbench: Command) -> None:
     ids=str,
 )
 def test_guests_of_other_shapes_get_stuck_as_well(shape: Shape) -> None:
-    made = trial(Case(Scenario.BLACKHOLE, Request.STOP, shape))
+    made = trial(Case(ScenarioName.BLACKHOLE, RequestName.STOP, shape))
     assert made.outcome in SCORED, made.reason
     assert made.shape == shape
-    assert [each.fault_path for each in made.evidence.before] == [FaultPath.GUP] * shape.vcpus
+    assert [each.entry for each in made.evidence.vcpus] == [Entry.GUP] * shape.vcpus
 
 
-HUGE = Case(Scenario.BLACKHOLE, Request.STOP, Shape(backing=Backing.HUGETLB))
+HUGE = Case(ScenarioName.BLACKHOLE, RequestName.STOP, Shape(backing=Backing.HUGETLB))
 
 
 @pytest.fixture
@@ -134,9 +134,9 @@ def test_too_few_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_with_interrupts_enabled_a_missing_page_is_asynchronous() -> None:
-    made = trial(Case(Scenario.BLACKHOLE, Request.STOP, Shape(image="async-pf")))
+    made = trial(Case(ScenarioName.BLACKHOLE, RequestName.STOP, Shape(image="async-pf")))
     assert made.outcome is Outcome.RETURNED, made.reason
-    assert {each.fault_path for each in made.evidence.before} == {FaultPath.ASYNC_PF}
+    assert {each.entry for each in made.evidence.vcpus} == {Entry.ASYNC_PF}
 
 
 def test_an_emulated_guest_spins_and_one_that_is_not_emulated_is_lost(
@@ -144,10 +144,10 @@ def test_an_emulated_guest_spins_and_one_that_is_not_emulated_is_lost(
 ) -> None:
     monkeypatch.setenv("KICKBENCH_STAGING", "8")
     monkeypatch.setenv("KICKBENCH_DEADLINE", "2")
-    made = trial(Case(Scenario.BLACKHOLE, Request.STOP, Shape(image="uaccess")))
+    made = trial(Case(ScenarioName.BLACKHOLE, RequestName.STOP, Shape(image="uaccess")))
     if Path("/sys/module/kvm_pvm").exists():
         assert made.outcome is Outcome.SPINNING, made.reason
-        assert {each.fault_path for each in made.evidence.before} == {FaultPath.UACCESS}
+        assert {each.entry for each in made.evidence.vcpus} == {Entry.UACCESS}
     else:
         assert made.outcome is Outcome.LOST
         assert made.reason is not None
@@ -157,29 +157,29 @@ def test_an_emulated_guest_spins_and_one_that_is_not_emulated_is_lost(
 def test_gdb_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debugger, "GDB", ["no-such-gdb"])
     with pytest.raises(ProgramMissing, match="no-such-gdb is not installed"):
-        trial(Case(Scenario.IDLE, Request.GDB_ATTACH))
+        trial(Case(ScenarioName.IDLE, RequestName.GDB_ATTACH))
 
 
-@pytest.mark.parametrize("request_", [Request.GDB_ATTACH, Request.PTRACE_INTERRUPT])
-def test_ptrace_is_forbidden(monkeypatch: pytest.MonkeyPatch, request_: Request) -> None:
+@pytest.mark.parametrize("request_", [RequestName.GDB_ATTACH, RequestName.PTRACE_INTERRUPT])
+def test_ptrace_is_forbidden(monkeypatch: pytest.MonkeyPatch, request_: RequestName) -> None:
     def refuse(request: int, tid: int, data: int = 0) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(ptrace, "ptrace", refuse)
     with pytest.raises(PtraceForbidden, match="CAP_SYS_PTRACE"):
-        trial(Case(Scenario.IDLE, request_))
+        trial(Case(ScenarioName.IDLE, request_))
 
 
 def test_a_qemu_without_preempt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "PREEMPT", "no-such-capability")
     with pytest.raises(QemuTooOld, match=r"lacks no-such-capability \(from QEMU 7.1 on\)"):
-        trial(Case(Scenario.BLACKHOLE, Request.STOP, Shape(preempt=True)))
+        trial(Case(ScenarioName.BLACKHOLE, RequestName.STOP, Shape(preempt=True)))
 
 
 def test_more_vcpus_than_the_machine_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "MACHINE", "none")
     with pytest.raises(BadShape, match="at most 1 vCPUs"):
-        trial(Case(Scenario.IDLE, Request.STOP, Shape(vcpus=2)))
+        trial(Case(ScenarioName.IDLE, RequestName.STOP, Shape(vcpus=2)))
 
 
 def test_a_kick_that_is_not_taken_is_seen_pending(
@@ -188,16 +188,17 @@ def test_a_kick_that_is_not_taken_is_seen_pending(
     """As on a kernel without the flag, where nothing else differs for sigusr1."""
     monkeypatch.setenv("KICKBENCH_DEADLINE", "0.3")
     monkeypatch.setattr(threads, "_signals", lambda status: 1 << (signal.SIGUSR1 - 1))
-    made = trial(Case(Scenario.BLACKHOLE, Request.SIGUSR1))
+    made = trial(Case(ScenarioName.BLACKHOLE, RequestName.SIGUSR1))
     assert made.outcome is Outcome.ASLEEP
     assert made.latency_ns is None
 
 
 @pytest.mark.parametrize(
-    "request_", [each for each in Request if each not in {Request.SIGKILL, Request.CTRL_C}]
+    "request_",
+    [each for each in RequestName if each not in {RequestName.SIGKILL, RequestName.CTRL_C}],
 )
 def test_a_guest_that_dies_as_it_is_asked_is_lost(
-    monkeypatch: pytest.MonkeyPatch, request_: Request
+    monkeypatch: pytest.MonkeyPatch, request_: RequestName
 ) -> None:
     """Neither an answer, for those that ask for its end, nor the end of the whole run."""
     asking = REQUESTS[request_]
@@ -210,7 +211,7 @@ def test_a_guest_that_dies_as_it_is_asked_is_lost(
         await send(self)
 
     monkeypatch.setattr(asking, "send", to_the_dying)
-    made = trial(Case(Scenario.BLACKHOLE, request_))
+    made = trial(Case(ScenarioName.BLACKHOLE, request_))
     assert made.outcome is Outcome.LOST
     assert made.reason
 
@@ -218,7 +219,7 @@ def test_a_guest_that_dies_as_it_is_asked_is_lost(
 def test_a_gdb_that_has_not_asked_yet_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KICKBENCH_DEADLINE", "0.5")
     monkeypatch.setattr(debugger.Gdb, "attach", lambda self, pid: time.monotonic_ns())
-    made = trial(Case(Scenario.BLACKHOLE, Request.GDB_ATTACH))
+    made = trial(Case(ScenarioName.BLACKHOLE, RequestName.GDB_ATTACH))
     assert made.outcome is Outcome.LOST
     assert made.reason == "By the deadline gdb had not asked every vCPU thread to stop."
 
@@ -226,4 +227,4 @@ def test_a_gdb_that_has_not_asked_yet_is_no_hang(monkeypatch: pytest.MonkeyPatch
 def test_a_qemu_without_the_machine_of_our_guests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "MACHINE", "nothing")
     with pytest.raises(QemuTooOld, match="has no machine nothing"):
-        trial(Case(Scenario.IDLE, Request.STOP))
+        trial(Case(ScenarioName.IDLE, RequestName.STOP))

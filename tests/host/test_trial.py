@@ -12,7 +12,7 @@ import pytest
 
 from bench_lib import record
 from bench_lib.kernel import identity
-from bench_lib.record import FaultPath, Outcome, Request, Scenario
+from bench_lib.record import Entry, Outcome, RequestName, ScenarioName
 from bench_lib.settings import CHECKOUT, Settings
 from bench_lib.trial import batch
 from bench_lib.trial.case import Case
@@ -21,9 +21,9 @@ from tests.host.conftest import Command
 STOP = ("--request", "stop")
 
 
-@pytest.mark.parametrize("scenario", [Scenario.BLACKHOLE, Scenario.PAUSED])
+@pytest.mark.parametrize("scenario", [ScenarioName.BLACKHOLE, ScenarioName.PAUSED])
 def test_stop_is_asked_of_a_guest_that_is_stuck_in_gup(
-    kickbench: Command, scenario: Scenario
+    kickbench: Command, scenario: ScenarioName
 ) -> None:
     done = kickbench("trial", "--scenario", scenario, *STOP, "-n", "2", "--json")
     assert done.returncode == 0, done.stderr
@@ -34,7 +34,7 @@ def test_stop_is_asked_of_a_guest_that_is_stuck_in_gup(
         (before,) = each["evidence"]["before"]
         assert before["state"] in {"S", "D"}
         assert before["wchan"] == "handle_userfault"
-        assert before["fault_path"] == FaultPath.GUP
+        assert before["entry"] == Entry.GUP
         names = [stage["name"] for stage in each["stages"]]
         assert names == [
             "start", "guest-up", "prepare", "postcopy", "outage", "proof", "request", "evidence",
@@ -42,7 +42,7 @@ def test_stop_is_asked_of_a_guest_that_is_stuck_in_gup(
         ]  # fmt: skip
         if each["outcome"] == Outcome.RETURNED:
             (after,) = each["evidence"]["after"]
-            assert after["fault_path"] != FaultPath.GUP
+            assert after["entry"] != Entry.GUP
             (request,) = (stage for stage in each["stages"] if stage["name"] == "request")
             assert 0 < each["latency_ns"] <= request["end_ns"] - request["start_ns"]
         else:
@@ -56,7 +56,7 @@ def test_stop_of_a_healthy_guest_returns(kickbench: Command) -> None:
     (made,) = json.loads(done.stdout)
     assert made["outcome"] == Outcome.RETURNED
     assert made["outage"] is None
-    assert made["evidence"]["before"][0]["fault_path"] == FaultPath.NONE
+    assert made["evidence"]["before"][0]["entry"] == Entry.NONE
 
 
 def test_a_record_says_where_it_comes_from(kickbench: Command) -> None:
@@ -73,13 +73,13 @@ def test_a_record_says_where_it_comes_from(kickbench: Command) -> None:
 def test_several_vcpus_are_all_proved_stuck(clean_host: Path, runtime: Path) -> None:
     shape = record.Shape(vcpus=2)
     (made,) = batch.run(
-        [Case(Scenario.BLACKHOLE, Request.STOP, shape)],
+        [Case(ScenarioName.BLACKHOLE, RequestName.STOP, shape)],
         Settings.from_environment(),
         on_record=lambda record: None,
     )
     assert made.outcome is not Outcome.LOST, made.reason
     assert [each.vcpu for each in made.evidence.before] == [0, 1]
-    assert {each.fault_path for each in made.evidence.before} == {FaultPath.GUP}
+    assert {each.entry for each in made.evidence.vcpus} == {Entry.GUP}
 
 
 def test_the_deadline_is_the_one_asked_for(kickbench: Command) -> None:
@@ -143,7 +143,7 @@ def test_a_guest_that_never_comes_up_is_a_lost_trial(
     monkeypatch.setenv("KICKBENCH_STAGING", staging)
     settings = dataclasses.replace(Settings.from_environment(), images=_images_with(tmp_path, code))
     (made,) = batch.run(
-        [Case(Scenario.IDLE, Request.STOP)], settings, on_record=lambda record: None
+        [Case(ScenarioName.IDLE, RequestName.STOP)], settings, on_record=lambda record: None
     )
     assert made.outcome is Outcome.LOST
     assert made.reason is not None

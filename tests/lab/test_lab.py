@@ -14,7 +14,7 @@ from bench_lib import record
 from bench_lib.cli.kernels import bootable
 from bench_lib.deadline import Deadline
 from bench_lib.lab import trials
-from bench_lib.record import FaultPath, Outcome, Request, Scenario, Shape
+from bench_lib.record import Entry, Outcome, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import leftovers
 from bench_lib.trial.case import Case
@@ -60,7 +60,7 @@ def test_stop_hangs_without_the_flag_and_returns_with_it(
         assert made["host"]["accelerator"] in {"tcg", "kvm"}
         (before,) = made["evidence"]["before"]
         assert (before["state"], before["wchan"]) == (state, "handle_userfault")
-        assert before["fault_path"] == FaultPath.GUP
+        assert before["entry"] == Entry.GUP
         assert (made["latency_ns"] is None) == (outcome is Outcome.ASLEEP)
     assert json.loads(Path("kernels.json").read_text())["kernels"]
 
@@ -227,14 +227,14 @@ def test_a_probe_that_is_killed_while_its_vcpu_cannot_be_leaves_nothing(
 
 
 ENDS_OR_STOPS = [
-    Request.CTRL_C,
-    Request.GDB_ATTACH,
-    Request.PTRACE_INTERRUPT,
-    Request.GDBSTUB_BREAK,
-    Request.SIGTERM,
-    Request.QUIT,
-    Request.SIGUSR1,
-    Request.REGISTERS,
+    RequestName.CTRL_C,
+    RequestName.GDB_ATTACH,
+    RequestName.PTRACE_INTERRUPT,
+    RequestName.GDBSTUB_BREAK,
+    RequestName.SIGTERM,
+    RequestName.QUIT,
+    RequestName.SIGUSR1,
+    RequestName.REGISTERS,
 ]
 """Requests that need the vCPU; `stop` has tests of its own."""
 
@@ -246,14 +246,14 @@ def test_what_operators_ask_hangs_without_the_flag_and_the_guest_survives_that(
     monkeypatch.setenv("KICKBENCH_DEADLINE", "3" if not flag else "20")
     settings = Settings.from_environment()
     cases = [
-        *(Case(Scenario.BLACKHOLE, request) for request in ENDS_OR_STOPS),
-        Case(Scenario.BLACKHOLE, Request.SIGKILL),
-        Case(Scenario.BLACKHOLE, Request.QUERY_STATUS),
-        Case(Scenario.BLACKHOLE, Request.STOP, Shape(image="async-pf")),
-        Case(Scenario.DEGRADED, Request.STOP),
-        Case(Scenario.PAUSED_TIMEOUT, Request.STOP),
-        Case(Scenario.BLACKHOLE, Request.STOP, Shape(vcpus=2), recover=True),
-        Case(Scenario.BLACKHOLE, Request.GDB_ATTACH, recover=True),
+        *(Case(ScenarioName.BLACKHOLE, request) for request in ENDS_OR_STOPS),
+        Case(ScenarioName.BLACKHOLE, RequestName.SIGKILL),
+        Case(ScenarioName.BLACKHOLE, RequestName.QUERY_STATUS),
+        Case(ScenarioName.BLACKHOLE, RequestName.STOP, Shape(image="async-pf")),
+        Case(ScenarioName.DEGRADED, RequestName.STOP),
+        Case(ScenarioName.PAUSED_TIMEOUT, RequestName.STOP),
+        Case(ScenarioName.BLACKHOLE, RequestName.STOP, Shape(vcpus=2), recover=True),
+        Case(ScenarioName.BLACKHOLE, RequestName.GDB_ATTACH, recover=True),
     ]
     records = trials.run(
         bootable(settings, kernel), cases, settings, lambda record: None, lambda facts: None
@@ -262,21 +262,21 @@ def test_what_operators_ask_hangs_without_the_flag_and_the_guest_survives_that(
     scored = {case: made for case, made in zip(cases, records, strict=True) if made.reason is None}
     assert len(scored) >= len(cases) - 2, [made.reason for made in records]
     for case, made in scored.items():
-        if case.scenario is Scenario.DEGRADED:
+        if case.scenario is ScenarioName.DEGRADED:
             # Pages come, each after a while; how long that is depends on the kernel.
             assert made.outage == "netem-degraded"
             continue
-        hangs = not flag and case.request in {*ENDS_OR_STOPS, Request.STOP}
-        path = FaultPath.GUP
+        hangs = not flag and case.request in {*ENDS_OR_STOPS, RequestName.STOP}
+        path = Entry.GUP
         if case.shape.image == "async-pf":
-            hangs, path = False, FaultPath.ASYNC_PF
+            hangs, path = False, Entry.ASYNC_PF
         assert made.outcome is (Outcome.ASLEEP if hangs else Outcome.RETURNED), case
-        assert {each.fault_path for each in made.evidence.before} == {path}
+        assert {each.entry for each in made.evidence.vcpus} == {path}
         if case.recover:
             assert made.recovery is not None
             assert made.recovery.memory == "whole"
             # A gdb that hangs is ended, for it keeps QEMU from everything.
-            waited = hangs and case.request is Request.STOP
+            waited = hangs and case.request is RequestName.STOP
             assert (made.recovery.answered_ns is not None) == waited
 
 

@@ -17,7 +17,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from bench_lib import record
-from bench_lib.record import Host, Kernel, Outcome, Record, Scenario
+from bench_lib.record import Host, Kernel, Outcome, Record, ScenarioName
 from tests.make import record as make
 
 ASV = Path(sys.executable).parent / "asv"
@@ -40,8 +40,8 @@ def records() -> list[Record]:
     made = []
     for number, kernel in enumerate(KERNELS):
         for boot in range(2):
-            for scenario in (Scenario.IDLE, Scenario.BLACKHOLE):
-                hangs = number == 0 and scenario is not Scenario.IDLE
+            for scenario in (ScenarioName.IDLE, ScenarioName.BLACKHOLE):
+                hangs = number == 0 and scenario is not ScenarioName.IDLE
                 for seq in (1, 2):
                     trial = make(
                         Outcome.ASLEEP if hangs else Outcome.RETURNED,

@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from bench_lib.asv_bridge import suite
-from bench_lib.record import Request, Scenario
+from bench_lib.record import RequestName, ScenarioName
 from bench_lib.settings import Settings
 from tests.conftest import CHECKOUT
 
@@ -23,7 +23,7 @@ def _suite(name: str) -> type[suite.RequestSuite]:
 
 
 def test_every_request_is_measured_once_by_asv() -> None:
-    assert sorted(_suite(name).request for name in MODULES) == sorted(Request)
+    assert sorted(_suite(name).request for name in MODULES) == sorted(RequestName)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -31,7 +31,7 @@ def test_a_module_is_named_after_its_request(name: str) -> None:
     assert name == f"vm_{_suite(name).request.replace('-', '_')}"
 
 
-@pytest.mark.parametrize("which, count", [("core", 3), ("full", len(Scenario))])
+@pytest.mark.parametrize("which, count", [("core", 3), ("full", len(ScenarioName))])
 def test_the_set_says_which_scenarios(which: str, count: int) -> None:
     settings = Settings.from_environment({"HOME": "/", "KICKBENCH_SET": which})
     assert len(suite.scenarios(settings)) == count

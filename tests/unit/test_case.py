@@ -1,7 +1,7 @@
 import pytest
 
 from bench_lib.errors import BadShape, NotRecoverable
-from bench_lib.record import Backing, Request, Scenario, Shape
+from bench_lib.record import Backing, RequestName, ScenarioName, Shape
 from bench_lib.trial import case
 from bench_lib.trial.case import Case
 
@@ -13,28 +13,33 @@ from bench_lib.trial.case import Case
 )
 def test_guests_that_cannot_be(shape: Shape) -> None:
     with pytest.raises(BadShape):
-        Case(Scenario.IDLE, Request.STOP, shape)
+        Case(ScenarioName.IDLE, RequestName.STOP, shape)
 
 
 def test_a_guest_that_runs_where_it_was_started_has_nothing_to_recover() -> None:
     with pytest.raises(NotRecoverable, match="no migration"):
-        Case(Scenario.IDLE, Request.STOP, recover=True)
+        Case(ScenarioName.IDLE, RequestName.STOP, recover=True)
 
 
 def test_a_lab_is_told_the_very_same_cases() -> None:
     cases = [
-        Case(Scenario.LINK_DOWN, Request.CTRL_C),
-        Case(Scenario.PAUSED, Request.STOP, Shape(4, 64, Backing.MEMFD, True, "uaccess"), True),
+        Case(ScenarioName.LINK_DOWN, RequestName.CTRL_C),
+        Case(
+            ScenarioName.PAUSED,
+            RequestName.STOP,
+            Shape(4, 64, Backing.MEMFD, True, "uaccess"),
+            True,
+        ),
     ]
     assert case.from_json(case.to_json(cases)) == cases
 
 
 def test_cases_that_differ_have_names_that_differ() -> None:
     cases = [
-        Case(Scenario.PAUSED, Request.STOP),
-        Case(Scenario.PAUSED, Request.STOP, recover=True),
-        Case(Scenario.PAUSED, Request.STOP, Shape(vcpus=2)),
-        Case(Scenario.PAUSED, Request.STOP, Shape(preempt=True)),
+        Case(ScenarioName.PAUSED, RequestName.STOP),
+        Case(ScenarioName.PAUSED, RequestName.STOP, recover=True),
+        Case(ScenarioName.PAUSED, RequestName.STOP, Shape(vcpus=2)),
+        Case(ScenarioName.PAUSED, RequestName.STOP, Shape(preempt=True)),
     ]
     assert len({each.name for each in cases}) == len(cases)
     assert cases[0].name == "paused/stop"

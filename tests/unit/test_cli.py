@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from bench_lib.cli import kernels, main
 from bench_lib.errors import LabLost, MemoryDamaged, RecordNotWritten, UnknownKernel
 from bench_lib.lab import trials
-from bench_lib.record import Record, Recovery, Request
+from bench_lib.record import Record, Recovery, RequestName
 from bench_lib.trial import batch, preflight
 from bench_lib.trial.case import Case
 from tests.make import record
@@ -105,12 +105,12 @@ def test_a_request_that_lacks_something_is_left_out_with_a_word(
     def run(cases: list[Case], settings: object, on_record: object) -> None:
         asked.extend(cases)
 
-    def lacking(request: Request, *, lab: bool) -> str | None:
-        return "gdb is not installed." if request is Request.GDB_ATTACH else None
+    def lacking(request: RequestName, *, lab: bool) -> str | None:
+        return "gdb is not installed." if request is RequestName.GDB_ATTACH else None
 
     monkeypatch.setattr(batch, "run", run)
     monkeypatch.setattr(preflight, "lacking", lacking)
     shown = CliRunner().invoke(main, ["matrix"])
     assert shown.exit_code == 0
     assert "gdb-attach is left out: gdb is not installed." in shown.output
-    assert {each.request for each in asked} == set(Request) - {Request.GDB_ATTACH}
+    assert {each.request for each in asked} == set(RequestName) - {RequestName.GDB_ATTACH}

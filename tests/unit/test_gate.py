@@ -21,8 +21,8 @@ from bench_lib.record import (
     Outcome,
     Record,
     Recovery,
-    Request,
-    Scenario,
+    RequestName,
+    ScenarioName,
     Setup,
     Shape,
 )
@@ -169,7 +169,7 @@ def test_more_questions_take_more_evidence() -> None:
     one = judged([*steady(OLD, 4), *hanging(NEW, 4)], Terms(limits_ns={}))
     assert one.verdict is Verdict.FAIL
     records = [*steady(OLD, 4), *hanging(NEW, 4)]
-    for scenario in list(Scenario)[3:9]:
+    for scenario in list(ScenarioName)[3:9]:
         records += [*steady(OLD, 4, scenario=scenario), *steady(NEW, 4, scenario=scenario)]
     assert judged(records, Terms(limits_ns={})).verdict is Verdict.INCONCLUSIVE
 
@@ -196,10 +196,10 @@ def test_what_differs_is_not_compared_unless_told_to(changes: dict[str, object],
 
 
 def test_what_is_missing_on_one_side_is_not_compared() -> None:
-    more = steady(OLD, 5, scenario=Scenario.PAUSED)
+    more = steady(OLD, 5, scenario=ScenarioName.PAUSED)
     with pytest.raises(CannotCompare, match=r"lacks what .* has: stop in paused"):
         judged([*steady(OLD, 5), *more, *steady(NEW, 5)])
-    more = hanging(NEW, 5, scenario=Scenario.PAUSED)
+    more = hanging(NEW, 5, scenario=ScenarioName.PAUSED)
     with pytest.raises(CannotCompare, match=r"^6\.1\.0-55.* lacks what .* has: stop in paused"):
         judged([*steady(OLD, 5), *steady(NEW, 5), *more])
 
@@ -242,7 +242,7 @@ def test_what_hangs_where_the_baseline_was_not_measured_is_no_pass() -> None:
 
 def test_slow_links_of_two_kinds_are_not_compared() -> None:
     sides = [
-        steady(kernel, 6, scenario=Scenario.DEGRADED, outage=outage)
+        steady(kernel, 6, scenario=ScenarioName.DEGRADED, outage=outage)
         for kernel, outage in ((OLD, "netem-degraded"), (NEW, "tbf-degraded"))
     ]
     with pytest.raises(CannotCompare, match="differing outages: netem-degraded, tbf-degraded"):
@@ -307,7 +307,7 @@ def test_one_late_trial_among_very_many_passes_and_among_few_says_how_many_it_ta
 
 
 def test_a_limit_beyond_the_deadline_cannot_be_judged() -> None:
-    terms = Terms(limits_ns={Request.STOP: 10 * NS_PER_S})
+    terms = Terms(limits_ns={RequestName.STOP: 10 * NS_PER_S})
     with pytest.raises(CannotCompare, match="beyond the deadline of its trials, 5 s"):
         judged([*steady(OLD, 6), *steady(NEW, 6)], terms)
 
@@ -367,7 +367,10 @@ def test_no_records_of_a_kernel() -> None:
 
 def test_junit_has_a_case_a_row_and_its_verdict() -> None:
     records = [*steady(OLD, 5), *hanging(NEW, 5)]
-    records += [*steady(OLD, 5, scenario=Scenario.IDLE), *steady(NEW, 5, scenario=Scenario.IDLE)]
+    records += [
+        *steady(OLD, 5, scenario=ScenarioName.IDLE),
+        *steady(NEW, 5, scenario=ScenarioName.IDLE),
+    ]
     (suite,) = ElementTree.fromstring(junit.document(judged(records)))
     assert suite.attrib["tests"] == "2"
     assert suite.attrib["failures"] == "1"
@@ -462,7 +465,7 @@ class TestCommand:
     def test_records_of_a_later_version_may_be_what_decides(self, records: Path) -> None:
         record.append(records, *steady(OLD, 6), *steady(NEW, 6))
         with records.open("a") as file:
-            file.write('{"schema": 2}\n')
+            file.write('{"schema": 99}\n')
         code, output = self.invoke(OLD.release, NEW.release)
         assert code == CannotCompare.exit_status
         assert "1 records are not understood here" in output

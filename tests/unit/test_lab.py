@@ -8,7 +8,7 @@ from bench_lib.kernel import debian, image, store
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import NEEDED, Bootable, Store
 from bench_lib.lab.campaign import Campaign, schedule
-from bench_lib.record import Kernel, Request, Scenario, Slot
+from bench_lib.record import Kernel, RequestName, ScenarioName, Slot
 from bench_lib.trial.case import Case
 from tests import make
 from tests.make import record
@@ -80,7 +80,7 @@ def _campaign(boots: int = 2, name: str = "") -> Campaign:
         Bootable(describe(Kernel(release, make.BANNER)), "", Path("/nowhere"))
         for release in ("6.1.0", "6.12.0")
     ]
-    return Campaign(kernels, boots, [Case(Scenario.IDLE, Request.STOP)], name)
+    return Campaign(kernels, boots, [Case(ScenarioName.IDLE, RequestName.STOP)], name)
 
 
 def test_a_campaign_goes_on_where_it_was() -> None:

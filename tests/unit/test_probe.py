@@ -2,11 +2,11 @@ import pytest
 
 from bench_lib.errors import UnknownCase
 from bench_lib.kvm.probe import CASES, Result, named, verdict
-from bench_lib.record import FaultPath, Outcome
+from bench_lib.record import Entry, Outcome
 
 
 def _result(
-    case: str, outcome: Outcome | None, path: FaultPath | None, wakes_ns: tuple[int, ...] = ()
+    case: str, outcome: Outcome | None, path: Entry | None, wakes_ns: tuple[int, ...] = ()
 ) -> Result:
     return Result(case, outcome, None, "S", "handle_userfault", path, wakes_ns)
 
@@ -30,10 +30,10 @@ def test_names_tell_cases_apart() -> None:
 
 def test_the_verdict_is_by_path() -> None:
     results = [
-        _result("healthy", Outcome.RETURNED, FaultPath.NONE),
-        _result("gup-read", Outcome.RETURNED, FaultPath.GUP),
-        _result("uaccess", Outcome.SPINNING, FaultPath.UACCESS),
-        _result("async-pf", Outcome.RETURNED, FaultPath.ASYNC_PF),
+        _result("healthy", Outcome.RETURNED, Entry.NONE),
+        _result("gup-read", Outcome.RETURNED, Entry.GUP),
+        _result("uaccess", Outcome.SPINNING, Entry.UACCESS),
+        _result("async-pf", Outcome.RETURNED, Entry.ASYNC_PF),
     ]
     assert verdict(results) == (
         "this kernel lets go of a vCPU stuck in guest memory: "
@@ -43,22 +43,22 @@ def test_the_verdict_is_by_path() -> None:
 
 def test_one_case_that_hangs_is_a_no() -> None:
     results = [
-        _result("gup-read", Outcome.RETURNED, FaultPath.GUP),
-        _result("gup-write", Outcome.ASLEEP, FaultPath.GUP),
+        _result("gup-read", Outcome.RETURNED, Entry.GUP),
+        _result("gup-write", Outcome.ASLEEP, Entry.GUP),
     ]
     assert verdict(results).endswith("memory: no (gup)")
 
 
 def test_what_sigkill_does_and_what_measured_nothing_is_no_answer() -> None:
     results = [
-        _result("gup-write-sigkill", Outcome.RETURNED, FaultPath.GUP),
-        _result("gup-write", Outcome.LOST, FaultPath.GUP),
+        _result("gup-write-sigkill", Outcome.RETURNED, Entry.GUP),
+        _result("gup-write", Outcome.LOST, Entry.GUP),
         _result("gup-write-hugetlb", None, None),
     ]
     assert verdict(results).startswith("nothing is known")
 
 
 def test_times_are_shown_in_microseconds() -> None:
-    result = _result("gup-read", Outcome.RETURNED, FaultPath.GUP, (1000, 2000, 6000))
+    result = _result("gup-read", Outcome.RETURNED, Entry.GUP, (1000, 2000, 6000))
     assert (result.median_us, result.worst_us) == (2.0, 6.0)
-    assert _result("gup-read", Outcome.ASLEEP, FaultPath.GUP).median_us is None
+    assert _result("gup-read", Outcome.ASLEEP, Entry.GUP).median_us is None

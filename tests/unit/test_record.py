@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 from bench_lib import record
 from bench_lib.errors import RecordNotWritten, StoreError
-from bench_lib.record import SCHEMA, Outcome, Record
+from bench_lib.record import SCHEMA, Entry, Outcome, Record, Role, WaitsFor
 from tests.make import record as make
 
 KEYS = {
     "resolution_ns",
     "schema", "run_id", "seq", "request", "scenario", "shape", "outcome", "reason", "latency_ns",
     "deadline_ns", "kernel", "boot_id", "host", "qemu", "outage", "evidence", "stages", "recovery",
-    "started", "slot", "lab_setup", "setup", "tool",
+    "started", "slot", "lab_setup", "setup", "tool", "manager", "late_ns", "kickbench",
+    "image_sha256", "survivors",
 }  # fmt: skip
 
 
@@ -44,8 +45,12 @@ def test_the_keys_of_a_record_are_those_that_readers_rely_on() -> None:
     assert set(data["shape"]) == {"vcpus", "memory_mib", "backing", "preempt", "image"}
     assert set(data["host"]) == {"kind", "accelerator", "machine"}
     (before,), (after,) = data["evidence"]["before"], data["evidence"]["after"]
-    assert set(before) == {"tid", "vcpu", "state", "wchan", "stack", "fault_path", "called"}
-    assert set(after) == {*before, "cpu_ns"}
+    assert set(data["evidence"]) == {"before", "after", "pending", "blocker"}
+    assert set(before) == {
+        "tid", "role", "vcpu", "name", "state", "wchan", "stack", "entry", "waits_for", "signals",
+        "called", "cpu_ns",
+    }  # fmt: skip
+    assert set(after) == set(before)
 
 
 def test_no_record_is_damaged_by_a_line_that_was_cut_off(tmp_path: Path) -> None:
@@ -106,3 +111,40 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 def test_a_record_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RecordNotWritten, match="trial 1 could not be appended"):
         record.append(tmp_path, make())
+
+
+def test_a_record_of_schema_1_is_still_read(tmp_path: Path) -> None:
+    (data,) = json.loads(record.to_json([make()]))
+    for key in ("manager", "late_ns", "kickbench", "image_sha256", "survivors"):
+        del data[key]
+    stuck = {
+        "tid": 11, "vcpu": 0, "state": "D", "wchan": "handle_userfault", "called": False,
+        "stack": ["handle_userfault", "hva_to_pfn"], "fault_path": "gup",
+    }  # fmt: skip
+    data |= {"schema": 1, "evidence": {"before": [stuck], "after": [{**stuck, "cpu_ns": 7}]}}
+    path = tmp_path / "records.jsonl"
+    path.write_text(json.dumps(data) + "\n")
+    (made,), damaged = record.read(path)
+    assert not damaged
+    (before,), (after,) = made.evidence.before, made.evidence.after
+    assert (made.schema, before.role, before.vcpu) == (1, Role.VCPU, 0)
+    assert (before.entry, before.waits_for) == (Entry.GUP, WaitsFor.USERFAULT)
+    assert (before.cpu_ns, after.cpu_ns) == (0, 7)
+
+
+@pytest.mark.parametrize(
+    "field, value, why",
+    [
+        ("deadline_ns", 0, "its deadline is not above 0"),
+        ("latency_ns", None, "returned needs a latency"),
+        ("latency_ns", -1, "its latency is below 0"),
+        ("outcome", Outcome.ASLEEP, "asleep cannot have a latency"),
+    ],
+)
+def test_a_line_is_refused_with_what_is_wrong_with_it(
+    tmp_path: Path, field: str, value: object, why: str
+) -> None:
+    path = tmp_path / "records.jsonl"
+    record.append(path, dataclasses.replace(make(), **{field: value}))  # type: ignore[arg-type]
+    _, (damage,) = record.read(path)
+    assert damage.why == f"not a record of a trial: {why}"

@@ -7,7 +7,7 @@ import pytest
 
 from bench_lib.asv_bridge import suite
 from bench_lib.errors import TrialLost
-from bench_lib.record import Outcome, Record, Request, Scenario
+from bench_lib.record import Outcome, Record, RequestName, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.trial import batch
 from bench_lib.trial.case import Case
@@ -15,7 +15,7 @@ from tests.make import record
 
 
 class Suite(suite.RequestSuite):
-    request = Request.STOP
+    request = RequestName.STOP
     params: Sequence[str] = ("blackhole",)
 
 
@@ -79,17 +79,17 @@ def test_trials_are_interleaved_over_scenarios_and_as_many_as_asked_for(
     monkeypatch.setenv("KICKBENCH_TRIALS", "3")
     monkeypatch.setattr(batch, "run", run)
     records = Two().measure()
-    assert [case.scenario for case in seen] == [Scenario.IDLE, Scenario.PAUSED] * 3
+    assert [case.scenario for case in seen] == [ScenarioName.IDLE, ScenarioName.PAUSED] * 3
     assert {name: len(group) for name, group in records.items()} == {"idle": 3, "paused": 3}
 
 
 def test_guests_have_trials_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(cases: list[Case], settings: Settings, on_record: object) -> list[Record]:
-        assert {case.scenario for case in cases} == {Scenario.BLACKHOLE}
+        assert {case.scenario for case in cases} == {ScenarioName.BLACKHOLE}
         return [dataclasses.replace(record(), shape=case.shape) for case in cases]
 
     class Guests(suite.GuestSuite):
-        request = Request.STOP
+        request = RequestName.STOP
         params = tuple(suite.GUESTS)
 
     monkeypatch.setenv("KICKBENCH_TRIALS", "2")
@@ -103,7 +103,7 @@ def test_a_request_that_this_host_cannot_make_is_left_out(
     history: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Attach(suite.RequestSuite):
-        request = Request.GDB_ATTACH
+        request = RequestName.GDB_ATTACH
 
     monkeypatch.setenv("PATH", str(history))
     assert Attach().measure() == {}

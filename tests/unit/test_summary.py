@@ -1,6 +1,6 @@
 import dataclasses
 
-from bench_lib.record import FaultPath, Kernel, Outcome, Record, Scenario, Setup
+from bench_lib.record import Entry, Kernel, Outcome, Record, ScenarioName, Setup
 from bench_lib.verdict import summary
 from bench_lib.verdict.summary import Wait
 from tests.make import MS, record
@@ -12,13 +12,13 @@ def test_a_row_counts_every_outcome() -> None:
     (row,) = summary.rows([record(outcome) for outcome in Outcome])
     assert row.trials == len(Outcome)
     assert row.outcomes == dict.fromkeys(Outcome, 1)
-    assert row.fault_paths == (FaultPath.GUP,)
+    assert row.entries == (Entry.GUP,)
 
 
 def test_kernels_and_scenarios_have_rows_of_their_own() -> None:
     other = Kernel("6.12", "#1")
     rows = summary.rows(
-        [record(), record(kernel=other), record(scenario=Scenario.PAUSED), record()]
+        [record(), record(kernel=other), record(scenario=ScenarioName.PAUSED), record()]
     )
     assert [row.trials for row in rows] == [2, 1, 1]
 

@@ -8,7 +8,7 @@ import pytest
 from bench_lib import threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import EvidenceHidden
-from bench_lib.record import FaultPath
+from bench_lib.record import Entry
 
 # As seen on vCPU threads of real guests.
 GUP_6_1 = (
@@ -29,18 +29,18 @@ FUTEX = ("futex_wait_queue", "futex_wait", "do_futex", "__x64_sys_futex")
 @pytest.mark.parametrize(
     "stack, path",
     [
-        (GUP_6_1, FaultPath.GUP),
-        (UACCESS, FaultPath.UACCESS),
-        (HALTED, FaultPath.ASYNC_PF),
-        (FUTEX, FaultPath.NONE),
-        ((), FaultPath.NONE),
+        (GUP_6_1, Entry.GUP),
+        (UACCESS, Entry.UACCESS),
+        (HALTED, Entry.ASYNC_PF),
+        (FUTEX, Entry.NONE),
+        ((), Entry.NONE),
         # In get_user_pages(), but on its way, not asleep in the fault.
-        (GUP_6_1[1:], FaultPath.NONE),
+        (GUP_6_1[1:], Entry.NONE),
         # Compilers rename what they clone.
-        (("handle_userfault", "hva_to_pfn.isra.0"), FaultPath.GUP),
+        (("handle_userfault", "hva_to_pfn.isra.0"), Entry.GUP),
     ],
 )
-def test_the_stack_tells_the_fault_path(stack: tuple[str, ...], path: FaultPath) -> None:
+def test_the_stack_tells_the_fault_path(stack: tuple[str, ...], path: Entry) -> None:
     assert threads.fault_path(stack) is path
 
 
@@ -76,7 +76,7 @@ def test_a_thread_that_burns_cpu_time_is_seen_to() -> None:
     sum(range(2_000_000))
     after = threads.observe(os.getpid(), tid)
     assert after.state == "R"
-    evidence = threads.evidence_after(0, after, before)
+    evidence = threads.evidence(0, after, before)
     assert evidence.cpu_ns > 0
 
 

@@ -7,25 +7,25 @@ ours and not the host's.
 
 from __future__ import annotations
 
-from bench_lib.record import Request
+from bench_lib.record import RequestName
 from bench_lib.trial.requests.asking import Asking, Reply
 from bench_lib.trial.requests.debuggers import GdbAttach, GdbstubBreak, PtraceInterrupt
 from bench_lib.trial.requests.endings import CtrlC, Quit, Sigkill, Sigterm
 from bench_lib.trial.requests.monitors import QueryStatus, Registers, Stop
 from bench_lib.trial.requests.signals import Sigusr1
 
-REQUESTS: dict[Request, type[Asking]] = {
-    Request.STOP: Stop,
-    Request.CTRL_C: CtrlC,
-    Request.GDB_ATTACH: GdbAttach,
-    Request.PTRACE_INTERRUPT: PtraceInterrupt,
-    Request.GDBSTUB_BREAK: GdbstubBreak,
-    Request.SIGTERM: Sigterm,
-    Request.QUIT: Quit,
-    Request.SIGUSR1: Sigusr1,
-    Request.REGISTERS: Registers,
-    Request.SIGKILL: Sigkill,
-    Request.QUERY_STATUS: QueryStatus,
+REQUESTS: dict[RequestName, type[Asking]] = {
+    RequestName.STOP: Stop,
+    RequestName.CTRL_C: CtrlC,
+    RequestName.GDB_ATTACH: GdbAttach,
+    RequestName.PTRACE_INTERRUPT: PtraceInterrupt,
+    RequestName.GDBSTUB_BREAK: GdbstubBreak,
+    RequestName.SIGTERM: Sigterm,
+    RequestName.QUIT: Quit,
+    RequestName.SIGUSR1: Sigusr1,
+    RequestName.REGISTERS: Registers,
+    RequestName.SIGKILL: Sigkill,
+    RequestName.QUERY_STATUS: QueryStatus,
 }
 """How each is made."""
 
