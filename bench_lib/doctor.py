@@ -29,7 +29,8 @@ from bench_lib.errors import (
     ToolFailed,
 )
 from bench_lib.guest import debugger, features
-from bench_lib.kernel import btf, identity, setup
+from bench_lib.host import identity, setup
+from bench_lib.kernel import btf
 from bench_lib.kernel.store import Store
 from bench_lib.kvm import device, userfault
 from bench_lib.lab import machine

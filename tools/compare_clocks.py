@@ -19,7 +19,7 @@ from pathlib import Path
 from bench_lib import ownership
 from bench_lib.deadline import Deadline
 from bench_lib.guest import image, qemu
-from bench_lib.kernel import identity, setup
+from bench_lib.host import identity, setup
 from bench_lib.network import link, outage
 from bench_lib.record import Entry, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings

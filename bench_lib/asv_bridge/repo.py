@@ -10,7 +10,7 @@ from asv.repo import NoSuchNameError, Repo
 from asv.util import UserError
 
 from bench_lib.errors import LedgerError
-from bench_lib.kernel import identity
+from bench_lib.host import identity
 from bench_lib.kernel.ledger import Build, Ledger, describe
 
 SHORTEST_PREFIX = 4

@@ -9,7 +9,7 @@ import msgspec
 
 from bench_lib import doctor as checks
 from bench_lib import present
-from bench_lib.kernel import identity, setup
+from bench_lib.host import identity, setup
 from bench_lib.settings import Settings
 
 SENTENCES = {

@@ -24,7 +24,8 @@ from bench_lib.errors import (
     UnknownRequest,
     UsageError,
 )
-from bench_lib.kernel import identity
+from bench_lib.host import identity
+from bench_lib.kernel import version
 from bench_lib.kernel.ledger import version_key
 from bench_lib.lab import settling
 from bench_lib.lab.machine import Facts
@@ -209,7 +210,7 @@ def known(name: str, records: Sequence[Record]) -> Kernel:
     if name == "booted":
         fitting = [each for each in kernels if each == identity.booted()]
     elif "/" in name:
-        stream = [each for each in kernels if identity.stream(each) == name]
+        stream = [each for each in kernels if version.stream(each) == name]
         newest = max((each.release for each in stream), key=version_key, default=None)
         fitting = [each for each in stream if each.release == newest]
     else:

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from bench_lib import present, record
 from bench_lib.errors import FetchFailed, KernelUnusable, ProgramMissing, UnknownKernel
-from bench_lib.kernel import debian, identity, image
+from bench_lib.host import identity
+from bench_lib.kernel import debian, image
 from bench_lib.kernel.ledger import Build, Ledger, version_key
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.settings import Settings

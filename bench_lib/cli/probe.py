@@ -11,7 +11,8 @@ import msgspec
 from bench_lib import deadline, interrupt, ownership, present
 from bench_lib.cli import kernels
 from bench_lib.errors import ProbeFailed
-from bench_lib.kernel import btf, identity, setup
+from bench_lib.host import identity, setup
+from bench_lib.kernel import btf
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.kvm import probe as kvm_probe
 from bench_lib.kvm.probe import Result

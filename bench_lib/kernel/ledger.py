@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 
 from bench_lib.errors import LedgerError
-from bench_lib.kernel.identity import booted, build_date, stream
+from bench_lib.host.identity import booted
+from bench_lib.kernel.version import build_date, stream
 from bench_lib.record import Kernel
 
 SCHEMA = 1

@@ -22,7 +22,7 @@ import msgspec
 from bench_lib import process, threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import ProbeFailed, UnknownCase, UserfaultfdForbidden
-from bench_lib.kernel import setup
+from bench_lib.host import setup
 from bench_lib.kvm import device, userfault
 from bench_lib.kvm.worker import MOMENT, PRESENT
 from bench_lib.ownership import Run

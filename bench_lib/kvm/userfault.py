@@ -10,7 +10,7 @@ import os
 import struct
 
 from bench_lib.errors import HugepagesMissing, UserfaultfdForbidden
-from bench_lib.kernel import setup
+from bench_lib.host import setup
 from bench_lib.kvm.vcpu import HUGE_PAGE, address_of
 from bench_lib.record import Backing
 

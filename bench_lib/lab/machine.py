@@ -21,7 +21,7 @@ from typing import Any
 from bench_lib import process
 from bench_lib.deadline import Deadline
 from bench_lib.errors import DeadlinePassed, LabLost, LabUnavailable
-from bench_lib.kernel import setup
+from bench_lib.host import setup
 from bench_lib.kernel.store import Bootable
 from bench_lib.ownership import Run
 from bench_lib.settings import Settings

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from bench_lib import interrupt, ownership, record
 from bench_lib.errors import LabError, LabLost
-from bench_lib.kernel import setup
+from bench_lib.host import setup
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import machine
 from bench_lib.lab.machine import Facts, Lab

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from bench_lib.kernel import identity
+from bench_lib.kernel import version
 from bench_lib.kernel.ledger import version_key
 from bench_lib.record import HUNG, Host, Kernel, Outcome, Record, RequestName, ScenarioName, Shape
 from bench_lib.verdict import summary
@@ -90,7 +90,7 @@ def _row(
         "id": _id(kernel, host),
         "release": kernel.release,
         "version": kernel.version,
-        "stream": identity.stream(kernel),
+        "stream": version.stream(kernel),
         "kind": host.kind,
         "accelerator": host.accelerator,
         "machine": host.machine,

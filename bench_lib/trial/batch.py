@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from bench_lib import interrupt, ownership
 from bench_lib.deadline import Deadline
 from bench_lib.guest import features, image
-from bench_lib.kernel import identity, setup
+from bench_lib.host import identity, setup
 from bench_lib.network import link, outage
 from bench_lib.ownership import Run
 from bench_lib.record import Record, ScenarioName

@@ -12,7 +12,7 @@ from bench_lib import threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import AnswerLate, GuestDied, NotStuck, TrialLost
 from bench_lib.guest.serial import SerialLine
-from bench_lib.kernel import identity
+from bench_lib.host import identity
 from bench_lib.record import Evidence, Outcome, Record, Recovery, ScenarioName
 from bench_lib.threads import ThreadState
 from bench_lib.trial import proof

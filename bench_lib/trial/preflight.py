@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 
 from bench_lib.errors import HostError, HugepagesMissing, NotRoot, ProgramMissing
-from bench_lib.kernel import setup
+from bench_lib.host import setup
 from bench_lib.kvm import device
 from bench_lib.record import RequestName
 from bench_lib.settings import Settings

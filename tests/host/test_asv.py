@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_lib.kernel import identity
+from bench_lib.host import identity
 from bench_lib.kernel.ledger import Ledger, describe
 from bench_lib.record import Kernel
 from tests.host.conftest import Command

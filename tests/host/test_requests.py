@@ -22,7 +22,7 @@ from bench_lib.errors import (
     QemuTooOld,
 )
 from bench_lib.guest import debugger, features
-from bench_lib.kernel import setup
+from bench_lib.host import setup
 from bench_lib.record import (
     SCORED,
     Backing,

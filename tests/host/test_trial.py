@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench_lib import record
-from bench_lib.kernel import identity
+from bench_lib.host import identity
 from bench_lib.record import Entry, Outcome, RequestName, ScenarioName
 from bench_lib.settings import CHECKOUT, Settings
 from bench_lib.trial import batch

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from bench_lib.errors import LedgerError
-from bench_lib.kernel.identity import booted, build_date, stream
+from bench_lib.host.identity import booted
 from bench_lib.kernel.ledger import Build, Ledger, describe
+from bench_lib.kernel.version import build_date, stream
 from bench_lib.record import Kernel
 
 DEBIAN = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1 (2025-11-09)"

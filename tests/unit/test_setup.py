@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_lib.kernel import setup
+from bench_lib.host import setup
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
-"""Who the booted kernel is, and what its name says of it."""
+"""What the name of a kernel says about it."""
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 from datetime import UTC, datetime
-from pathlib import Path
 
-from bench_lib.record import Host, Kernel
+from bench_lib.record import Kernel
 
 # What kernel builds put into their version string: Debian's changelog date, the usual
 # `date` of scripts/mkcompile_h, or seconds since 1970.
@@ -16,28 +13,6 @@ _DEBIAN_DATE = re.compile(r"Debian .*\((\d{4}-\d{2}-\d{2})\)")
 _BUILD_DATE = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d) ([A-Z]+) (\d{4})$")
 _EPOCH = re.compile(r"@(\d+)$")
 _SERIES = re.compile(r"\d+\.\d+")
-
-
-def booted() -> Kernel:
-    """The kernel that runs this process."""
-    uname = os.uname()
-    return Kernel(uname.release, uname.version)
-
-
-def boot_id() -> str:
-    """A name for this start of the kernel; random(4)."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def this_host(lab: tuple[str, str] | None) -> Host:
-    """This machine, with the kernel that it was booted with.
-
-    :param lab: in a lab, what that runs on and the name of the machine that it is on.
-    """
-    if lab is not None:
-        accelerator, machine = lab
-        return Host("lab", accelerator, machine)
-    return Host("native", "kvm", platform.node())
 
 
 def build_date(version: str) -> datetime | None:
