@@ -22,7 +22,8 @@
     │   ├── PtraceForbidden
     │   ├── HugepagesMissing
     │   ├── UserfaultfdForbidden
-    │   └── EvidenceHidden
+    │   ├── EvidenceHidden
+    │   └── UnknownArchitecture
     ├── StoreError                  records cannot be written or read
     │   └── RecordNotWritten
     ├── LedgerError                 the list of kernels cannot be used
@@ -183,6 +184,12 @@ class EvidenceHidden(HostError):
     """This kernel does not show what evidence is made of."""
 
     exit_status = 34
+
+
+class UnknownArchitecture(HostError):
+    """A CPU architecture that kickbench does not know."""
+
+    exit_status = 35
 
 
 class StoreError(KickbenchError):

@@ -13,8 +13,8 @@ from bench_lib.deadline import Deadline
 from bench_lib.errors import AnswerLate, GuestDied, NotStuck, TrialLost
 from bench_lib.guest.serial import SerialLine
 from bench_lib.host import identity
-from bench_lib.record import Evidence, Outcome, Record, Recovery, ScenarioName
-from bench_lib.threads import ThreadState
+from bench_lib.record import Evidence, Outcome, Record, Recovery, Role, ScenarioName
+from bench_lib.threads import Part, ThreadState
 from bench_lib.trial import proof
 from bench_lib.trial.case import Case
 from bench_lib.trial.failures import Failure, strand
@@ -208,9 +208,11 @@ async def _how_it_hung(scene: Scene, asking: Asking, elapsed_ns: int, found: _Fi
 def _evidence(found: _Findings) -> Evidence:
     before: Sequence[ThreadState] = found.before
     return Evidence(
-        before=tuple(threads.evidence(vcpu, seen) for vcpu, seen in enumerate(before)),
+        before=tuple(
+            threads.evidence(seen, Part(Role.VCPU, vcpu)) for vcpu, seen in enumerate(before)
+        ),
         after=tuple(
-            threads.evidence(vcpu, now, then)
+            threads.evidence(now, Part(Role.VCPU, vcpu), then)
             for vcpu, (now, then) in enumerate(zip(found.after, before, strict=False))
         ),
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_lib import ptrace, threads
+from bench_lib import ptrace
 from bench_lib.errors import (
     BadShape,
     HugepagesMissing,
@@ -34,6 +34,7 @@ from bench_lib.record import (
     Shape,
 )
 from bench_lib.settings import Settings
+from bench_lib.threads import look
 from bench_lib.trial import batch
 from bench_lib.trial.case import Case
 from bench_lib.trial.requests import REQUESTS, Asking
@@ -187,7 +188,7 @@ def test_a_kick_that_is_not_taken_is_seen_pending(
 ) -> None:
     """As on a kernel without the flag, where nothing else differs for sigusr1."""
     monkeypatch.setenv("KICKBENCH_DEADLINE", "0.3")
-    monkeypatch.setattr(threads, "_signals", lambda status: 1 << (signal.SIGUSR1 - 1))
+    monkeypatch.setattr(look, "_signals", lambda status: 1 << (signal.SIGUSR1 - 1))
     made = trial(Case(ScenarioName.BLACKHOLE, RequestName.SIGUSR1))
     assert made.outcome is Outcome.ASLEEP
     assert made.latency_ns is None

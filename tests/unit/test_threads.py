@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -8,40 +10,8 @@ import pytest
 from bench_lib import threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import EvidenceHidden
-from bench_lib.record import Entry
-
-# As seen on vCPU threads of real guests.
-GUP_6_1 = (
-    "handle_userfault", "do_anonymous_page", "__handle_mm_fault", "handle_mm_fault",
-    "__get_user_pages", "get_user_pages_unlocked", "hva_to_pfn", "__gfn_to_pfn_memslot",
-    "kvm_faultin_pfn", "direct_page_fault", "kvm_mmu_page_fault", "vcpu_enter_guest.constprop.0",
-    "kvm_arch_vcpu_ioctl_run", "kvm_vcpu_ioctl", "__x64_sys_ioctl", "do_syscall_64",
-)  # fmt: skip
-UACCESS = (
-    "handle_userfault", "do_anonymous_page", "handle_mm_fault", "do_user_addr_fault",
-    "exc_page_fault", "asm_exc_page_fault", "__kvm_read_guest_page", "kvm_vcpu_read_guest",
-    "x86_emulate_insn", "kvm_arch_vcpu_ioctl_run",
-)  # fmt: skip
-HALTED = ("kvm_vcpu_block", "kvm_vcpu_halt", "kvm_arch_vcpu_ioctl_run", "kvm_vcpu_ioctl")
-FUTEX = ("futex_wait_queue", "futex_wait", "do_futex", "__x64_sys_futex")
-
-
-@pytest.mark.parametrize(
-    "stack, path",
-    [
-        (GUP_6_1, Entry.GUP),
-        (UACCESS, Entry.UACCESS),
-        (HALTED, Entry.ASYNC_PF),
-        (FUTEX, Entry.NONE),
-        ((), Entry.NONE),
-        # In get_user_pages(), but on its way, not asleep in the fault.
-        (GUP_6_1[1:], Entry.NONE),
-        # Compilers rename what they clone.
-        (("handle_userfault", "hva_to_pfn.isra.0"), Entry.GUP),
-    ],
-)
-def test_the_stack_tells_the_fault_path(stack: tuple[str, ...], path: Entry) -> None:
-    assert threads.fault_path(stack) is path
+from bench_lib.record import Entry, Role
+from bench_lib.threads import Part, ThreadState
 
 
 def test_a_sleeping_thread_is_seen_asleep() -> None:
@@ -76,7 +46,7 @@ def test_a_thread_that_burns_cpu_time_is_seen_to() -> None:
     sum(range(2_000_000))
     after = threads.observe(os.getpid(), tid)
     assert after.state == "R"
-    evidence = threads.evidence(0, after, before)
+    evidence = threads.evidence(after, Part(Role.VCPU, 0), before)
     assert evidence.cpu_ns > 0
 
 
@@ -86,7 +56,9 @@ def test_a_thread_that_is_signalled_is_called_until_it_takes_it() -> None:
     try:
         assert not threads.observe(os.getpid(), tid).called
         threads.kick(os.getpid(), tid, signal.SIGUSR1)
-        assert threads.observe(os.getpid(), tid).called
+        seen = threads.observe(os.getpid(), tid)
+        assert seen.called
+        assert seen.signals == ("SIGUSR1",)
         signal.sigwait({signal.SIGUSR1})
         assert not threads.observe(os.getpid(), tid).called
     finally:
@@ -94,7 +66,7 @@ def test_a_thread_that_is_signalled_is_called_until_it_takes_it() -> None:
 
 
 def test_a_kernel_without_stacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(self: Path) -> str:
+    def missing(self: Path, errors: str | None = None) -> str:
         raise FileNotFoundError(2, "No such file or directory", str(self))
 
     monkeypatch.setattr(Path, "read_text", missing)
@@ -105,3 +77,97 @@ def test_a_kernel_without_stacks_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_thread_that_is_gone_is_an_error() -> None:
     with pytest.raises(ProcessLookupError):
         threads.observe(os.getpid(), 2**22)
+
+
+def test_a_signal_to_the_process_calls_the_threads_that_do_not_block_it() -> None:
+    blocked, open_to_it = threading.get_native_id(), []
+    begun, end = threading.Event(), threading.Event()
+
+    def other() -> None:
+        open_to_it.append(threading.get_native_id())
+        begun.set()
+        end.wait()
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    thread = threading.Thread(target=other)
+    try:
+        thread.start()
+        begun.wait()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        seen = threads.observe(os.getpid(), blocked)
+        assert seen.pending == ("SIGUSR1",)
+        assert seen.signals == ()
+        assert not seen.called
+        signal.sigwait({signal.SIGUSR1})
+    finally:
+        end.set()
+        thread.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_all_threads_are_seen_the_main_thread_first() -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        end.wait()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        begun.wait()
+        seen = threads.observe_all(os.getpid())
+        assert seen[0].tid == os.getpid()
+        assert thread.native_id in {state.tid for state in seen}
+        assert {state.pid for state in seen} == {os.getpid()}
+        assert all(state.name for state in seen)
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_a_process_that_is_gone_is_an_error() -> None:
+    with pytest.raises(ProcessLookupError):
+        threads.observe_all(2**22)
+
+
+def test_a_process_whose_main_thread_has_ended_is_seen() -> None:
+    """It is a zombie until its last thread has ended."""
+    program = (
+        "import ctypes, threading, time\n"
+        "def other():\n"
+        "    print('up', flush=True)\n"
+        "    time.sleep(60)\n"
+        "threading.Thread(target=other).start()\n"
+        "ctypes.CDLL(None).syscall(60, 0)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            child.stdout.readline()
+            limit = Deadline.after(10)
+            while (seen := threads.observe_all(child.pid))[0].state != "Z":
+                assert not limit.passed
+            assert len(seen) == 2
+            assert seen[0].entry is Entry.NONE
+        finally:
+            child.kill()
+
+
+def test_a_thread_with_any_name_is_seen() -> None:
+    names: list[str] = []
+
+    def renamed() -> None:
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_bytes(b"a) R (b\xff")
+        names.append(threads.observe(os.getpid(), threading.get_native_id()).name)
+
+    thread = threading.Thread(target=renamed)
+    thread.start()
+    thread.join()
+    assert names == ["a) R (b\ufffd"]
+
+
+@pytest.mark.parametrize("state", ["R", "S"])
+def test_only_a_thread_that_does_not_run_is_in_a_system_call(state: str) -> None:
+    seen = ThreadState(1, state, "0", ("do_filp_open", "do_sys_openat2", "do_syscall_64"), 0)
+    assert seen.entry is (Entry.NONE if state == "R" else Entry.SYSCALL)

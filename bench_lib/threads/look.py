@@ -1,4 +1,8 @@
-"""What the kernel says of a process's threads, and what that says of how a vCPU is stuck."""
+"""One look at a thread, or at all threads of a process.
+
+Only files are read that the kernel gives without the process's mmap_lock. Others (cmdline, environ,
+maps, smaps) block for as long as a stuck thread holds it.
+"""
 
 from __future__ import annotations
 
@@ -12,51 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_lib.errors import EvidenceHidden, NotRoot
-from bench_lib.record import Entry, Role, Thread, WaitsFor
+from bench_lib.record import Entry, WaitsFor
+from bench_lib.threads import stack as stacks
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _FRAME = re.compile(r"^\[<[0-9a-fx]+>\] ([^+\s]+)", re.MULTILINE)
 
-# Which functions on a vCPU thread's kernel stack tell the path. KVM's callers of hva_to_pfn()
-# have other names from about v6.13 on (see __kvm_faultin_pfn); these have been there throughout.
-_GUP = frozenset({"hva_to_pfn", "hva_to_pfn_slow", "__get_user_pages"})
-_UACCESS = frozenset(
-    {
-        "__kvm_read_guest_page",
-        "__kvm_write_guest_page",
-        "kvm_read_guest",
-        "kvm_vcpu_read_guest",
-        "kvm_vcpu_read_guest_page",
-        "kvm_fetch_guest_virt",
-        "kvm_read_guest_virt_helper",
-        "x86_emulate_insn",
-        "x86_decode_insn",
-    }
-)
-_ASYNC_PF = frozenset({"kvm_vcpu_block", "kvm_vcpu_halt"})
-
-
-def fault_path(stack: tuple[str, ...]) -> Entry:
-    """How a vCPU thread with this kernel stack is stuck.
-
-    A thread in get_user_pages() is never also in a kernel access to guest memory, but its
-    callers may have been in the emulator; so the order matters.
-
-    :param stack: functions, innermost first.
-    """
-    functions = {function.split(".")[0] for function in stack}  # x.isra.0 is x
-    if functions & _GUP and "handle_userfault" in functions:
-        return Entry.GUP
-    if functions & _UACCESS:
-        return Entry.UACCESS
-    if functions & _ASYNC_PF:
-        return Entry.ASYNC_PF
-    return Entry.NONE
-
-
 ASLEEP = frozenset({"S", "D"})
-"""States that a thread in handle_userfault() can be in: interruptible or killable sleep."""
+"""States of a thread that sleeps: interruptibly, or not."""
 
 RUNNING = "R"
 
@@ -66,6 +34,9 @@ TRACED = frozenset({"t", "T"})
 SPINNING_SHARE = 0.2
 """Threads that have together burnt more of a CPU's time than this spin. Those that sleep burn none;
 those that spin take all there is, which may be one CPU for several of them and for others."""
+
+IN_A_PAGE = frozenset({Entry.GUP, Entry.UACCESS, Entry.GPC, Entry.ASYNC_PF})
+"""How a vCPU thread enters a wait for a page of its guest."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +48,10 @@ class ThreadState:
     :ivar stack: its kernel stack, innermost first; empty while it runs in user mode or guest.
     :ivar cpu_ns: CPU time of its life so far.
     :ivar called: whether a signal or a tracer waits for it to leave the kernel.
+    :ivar pid: of its process, whose main thread has the same number.
+    :ivar name: as the kernel has it (comm).
+    :ivar signals: names of the signals that wait for this thread alone.
+    :ivar pending: names of the signals that wait for its process.
     """
 
     tid: int
@@ -85,32 +60,53 @@ class ThreadState:
     stack: tuple[str, ...]
     cpu_ns: int
     called: bool = False
+    pid: int = 0
+    name: str = ""
+    signals: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+
+    @property
+    def entry(self) -> Entry:
+        """How it got into the kernel's wait. A thread that runs is in no system call's wait."""
+        found = stacks.entry(self.stack)
+        waits = self.state != RUNNING or found is not Entry.SYSCALL
+        return found if waits else Entry.NONE
+
+    @property
+    def waits_for(self) -> WaitsFor:
+        """What it waits for. A thread that runs waits for no lock."""
+        found = stacks.waits_for(self.stack)
+        waits = self.state != RUNNING or found is not WaitsFor.LOCK
+        return found if waits else WaitsFor.NOTHING
 
     @property
     def fault_path(self) -> Entry:
-        return fault_path(self.stack)
+        """How it is stuck in a page of the guest; `none` where it is not."""
+        return self.entry if self.entry in IN_A_PAGE else Entry.NONE
 
     def same_sleep(self, other: ThreadState) -> bool:
         """Whether `other` shows this thread in the very same place, not having run between."""
         return self == other
 
 
-def observe(pid: int, tid: int) -> ThreadState:
+def observe(pid: int, tid: int, *, with_stack: bool = True) -> ThreadState:
     """Look at a thread.
 
     The files are read one after the other, so a thread that runs may have moved between them.
     Two equal looks say that it has not: one that had run would have burnt CPU time.
 
+    :param with_stack: whether to read its kernel stack, which only root may.
     :raise ProcessLookupError: there is no such thread.
     :raise NotRoot: its kernel stack may not be read.
     :raise EvidenceHidden: this kernel has no such file.
     """
     folder = Path(f"/proc/{pid}/task/{tid}")
     try:
-        stack = tuple(_FRAME.findall((folder / "stack").read_text()))
+        stack = tuple(_FRAME.findall((folder / "stack").read_text())) if with_stack else ()
         wchan = (folder / "wchan").read_text()
-        stat = (folder / "stat").read_text()
-        status = (folder / "status").read_text()
+        # Its name may be any bytes.
+        stat = (folder / "stat").read_text(errors="replace")
+        status = (folder / "status").read_text(errors="replace")
         cpu_ns = int((folder / "schedstat").read_text().split()[0])
     except PermissionError:
         raise NotRoot(
@@ -125,15 +121,44 @@ def observe(pid: int, tid: int) -> ThreadState:
             ) from None
         raise ProcessLookupError(f"no thread {tid} in process {pid}") from None
     # The name is in parentheses and may hold any character, so count from its end.
-    state = stat.rpartition(")")[2].split()[0]
+    name, _, rest = stat.partition("(")[2].rpartition(")")
+    state = rest.split()[0]
+    own, shared, blocked = _signals(status), _mask(status, "ShdPnd"), _mask(status, "SigBlk")
     return ThreadState(
         tid=tid,
         state=state,
         wchan=wchan or "0",
         stack=stack,
         cpu_ns=cpu_ns,
-        called=bool(_signals(status)) or (_tracer(status) != 0 and state not in TRACED),
+        called=bool(own or shared & ~blocked) or (_tracer(status) != 0 and state not in TRACED),
+        pid=pid,
+        name=name,
+        signals=_names(own),
+        pending=_names(shared),
     )
+
+
+def observe_all(pid: int, *, with_stacks: bool = True) -> list[ThreadState]:
+    """Look at every thread of a process, the main thread first, without those that end meanwhile.
+
+    :param with_stacks: whether to read their kernel stacks, which only root may.
+    :raise ProcessLookupError: there is no such process.
+    :raise NotRoot: their kernel stacks may not be read.
+    :raise EvidenceHidden: this kernel does not show what evidence is made of.
+    """
+    seen = []
+    try:
+        tids = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208
+    except FileNotFoundError:
+        tids = []
+    for tid in sorted(tids, key=lambda tid: tid != pid):
+        try:
+            seen.append(observe(pid, tid, with_stack=with_stacks))
+        except ProcessLookupError:
+            continue
+    if not seen:
+        raise ProcessLookupError(f"no process {pid}")
+    return seen
 
 
 def spin(before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int) -> bool:
@@ -147,9 +172,25 @@ def spin(before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns
     return burnt_ns > SPINNING_SHARE * elapsed_ns
 
 
+def _mask(status: str, field: str) -> int:
+    """A set of signals in a thread's status; see proc(5)."""
+    return int(status.partition(f"{field}:")[2].split()[0], 16)
+
+
 def _signals(status: str) -> int:
-    """Of signals sent to a thread alone, the mask of those that wait; see proc(5)."""
-    return int(status.partition("SigPnd:")[2].split()[0], 16)
+    """Of signals sent to a thread alone, the mask of those that wait."""
+    return _mask(status, "SigPnd")
+
+
+def _names(mask: int) -> tuple[str, ...]:
+    return tuple(_name(number) for number in range(1, 65) if mask >> (number - 1) & 1)
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
 
 
 def _tracer(status: str) -> int:
@@ -166,7 +207,7 @@ def tracer_of(pid: int, tid: int) -> int:
 
 def _status(pid: int, tid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/task/{tid}/status").read_text()
+        return Path(f"/proc/{pid}/task/{tid}/status").read_text(errors="replace")
     except FileNotFoundError:
         raise ProcessLookupError(f"no thread {tid} in process {pid}") from None
 
@@ -191,23 +232,3 @@ def pending(pid: int, tid: int, number: signal.Signals) -> bool:
     :raise ProcessLookupError: there is no such thread.
     """
     return bool(_signals(_status(pid, tid)) >> (number - 1) & 1)
-
-
-def evidence(vcpu: int, seen: ThreadState, before: ThreadState | None = None) -> Thread:
-    """The record's form of what was seen of a vCPU's thread.
-
-    :param before: the look before the request, where `seen` is the one after it.
-    """
-    return Thread(
-        seen.tid,
-        Role.VCPU,
-        vcpu,
-        "",
-        seen.state,
-        seen.wchan,
-        seen.stack,
-        seen.fault_path,
-        WaitsFor.USERFAULT if "handle_userfault" in seen.stack else WaitsFor.NOTHING,
-        called=seen.called,
-        cpu_ns=0 if before is None else seen.cpu_ns - before.cpu_ns,
-    )

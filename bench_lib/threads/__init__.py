@@ -1,0 +1,38 @@
+"""What the kernel shows of a process's threads, and what that means."""
+
+from bench_lib.threads.blame import blame
+from bench_lib.threads.look import (
+    ASLEEP,
+    RUNNING,
+    SPINNING_SHARE,
+    TRACED,
+    ThreadState,
+    kick,
+    observe,
+    observe_all,
+    pending,
+    spin,
+    tracer_of,
+)
+from bench_lib.threads.roles import Part, evidence, roles
+from bench_lib.threads.stack import entry, waits_for
+
+__all__ = [
+    "ASLEEP",
+    "RUNNING",
+    "SPINNING_SHARE",
+    "TRACED",
+    "Part",
+    "ThreadState",
+    "blame",
+    "entry",
+    "evidence",
+    "kick",
+    "observe",
+    "observe_all",
+    "pending",
+    "roles",
+    "spin",
+    "tracer_of",
+    "waits_for",
+]

@@ -1,0 +1,126 @@
+"""Which thread of a VMM does what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_lib.record import Role, Thread
+from bench_lib.threads.look import ThreadState
+
+_VCPU_FD = re.compile(r"anon_inode:kvm-vcpu:(\d+)")
+"""What a vCPU's descriptor links to; kernels before v4.15 have no number."""
+
+_COMM = re.compile(r"CPU (\d+)/(KVM|TCG)")
+"""What QEMU calls its threads with `-name debug-threads=on`."""
+
+_KVM_FRAMES = frozenset({"kvm_vcpu_ioctl", "kvm_arch_vcpu_ioctl_run"})
+
+PROC = Path("/proc")
+
+KVMIO = 0xAE
+"""The type of all ioctls of KVM; see linux/kvm.h."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a thread is for. :ivar vcpu: the number of the vCPU that it runs; None if unknown."""
+
+    role: Role
+    vcpu: int | None = None
+
+
+def roles(
+    pid: int, states: Sequence[ThreadState], vcpus: Mapping[int, int] | None = None
+) -> dict[int, Part]:
+    """What each of these threads is for, by its id.
+
+    :param vcpus: numbers of vCPUs by the ids of their threads, where the VMM has been asked.
+    """
+    known: Mapping[int, int | None] = _vcpus(pid, states) if vcpus is None else vcpus
+    return {state.tid: _part(pid, state, known) for state in states}
+
+
+def _part(pid: int, state: ThreadState, vcpus: Mapping[int, int | None]) -> Part:
+    if state.tid in vcpus:
+        return Part(Role.VCPU, vcpus[state.tid])
+    if state.tid == pid:
+        return Part(Role.MAIN)
+    return Part(Role.IOTHREAD if state.name.startswith("IO ") else Role.OTHER)
+
+
+def _vcpus(pid: int, states: Sequence[ThreadState]) -> dict[int, int | None]:
+    """The vCPU threads by what they do, else by their names."""
+    found: dict[int, int | None] = {}
+    for state in states:
+        number = _inside(pid, state.tid)
+        if number is None and (named := _COMM.fullmatch(state.name)):
+            number = int(named[1])
+        if number is not None or _KVM_FRAMES.intersection(state.stack):
+            found[state.tid] = number
+    unnamed = [tid for tid, number in found.items() if number is None]
+    if len(unnamed) == 1:
+        left = set(vcpu_fds(pid).values()) - set(found.values())
+        if len(left) == 1:
+            found[unnamed[0]] = left.pop()
+    return found
+
+
+def vcpu_fds(pid: int) -> dict[int, int]:
+    """The vCPUs of a process by their descriptors; none where those may not be seen."""
+    found = {}
+    try:
+        for link in (PROC / f"{pid}/fd").iterdir():
+            if (number := _number(link)) is not None:
+                found[int(link.name)] = number
+    except OSError:
+        return {}
+    return found
+
+
+def _inside(pid: int, tid: int) -> int | None:
+    """The vCPU on which a thread waits in an ioctl; None while it runs, or may not be seen."""
+    try:
+        words = (PROC / f"{pid}/task/{tid}/syscall").read_text().split()
+        # The number of the system call, then its arguments; "running" of a thread that runs.
+        fd, request = (int(word, 16) for word in words[1:3])
+    except (OSError, ValueError):
+        return None
+    return _number(PROC / f"{pid}/fd/{fd}") if request >> 8 & 0xFF == KVMIO else None
+
+
+def _number(link: Path) -> int | None:
+    """The number of the vCPU that a descriptor is."""
+    try:
+        named = _VCPU_FD.fullmatch(str(link.readlink()))
+    except OSError:
+        return None
+    return int(named[1]) if named else None
+
+
+def evidence(seen: ThreadState, part: Part, before: ThreadState | None = None) -> Thread:
+    """The record's form of what was seen of a thread.
+
+    :param before: the look before the request, where `seen` is the one after it.
+    """
+    return Thread(
+        seen.tid,
+        part.role,
+        part.vcpu,
+        seen.name,
+        seen.state,
+        seen.wchan,
+        seen.stack,
+        seen.entry,
+        seen.waits_for,
+        signals=seen.signals,
+        called=seen.called,
+        cpu_ns=0 if before is None else seen.cpu_ns - before.cpu_ns,
+    )
+
+
+def vcpus(parts: Mapping[int, Part], states: Iterable[ThreadState]) -> list[ThreadState]:
+    """Those of the threads that run vCPUs."""
+    return [state for state in states if parts[state.tid].role is Role.VCPU]

@@ -1,0 +1,126 @@
+"""What a kernel stack shows: how the thread got into the kernel, and what it waits for there.
+
+Stacks are as /proc/PID/task/TID/stack has them: innermost function first, and without the functions
+of the scheduler, which the kernel leaves out. Among those are the slow paths of mutex and rwsem, so
+a thread that waits for a lock shows only the function that took it (measured on 6.18).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from bench_lib import architecture
+from bench_lib.architecture import Architecture
+from bench_lib.record import Entry, WaitsFor
+
+_GPC = re.compile(r"(^|_)gpc(_|$)|gfn_to_pfn_cache|^hva_to_pfn_retry$")
+_GUP = re.compile(
+    r"^(_*(internal_)?(get|pin)_user_pages|_*gup_|hva_to_pfn|fixup_user_fault$|faultin_page)"
+)
+_ASYNC_PF = re.compile(r"^kvm_vcpu_(block|halt)$")
+
+_SCHEDULER = re.compile(
+    r"^(_*schedule(_.*)?|io_schedule(_.*)?|__cond_resched|preempt_schedule.*|__switch_to(_asm)?"
+    r"|(__)?wait_for_(common|completion).*)$"
+)
+
+_POLL = re.compile(r"^(poll_schedule_timeout|do_poll|do_sys_poll|do_select|do_epoll_wait|ep_poll)$")
+_FUTEX = re.compile(r"^(__)?(do_futex|futex_(do_)?wait(_queue)?(_me)?|futex_lock_pi)$")
+
+_LOCK = re.compile(
+    r"^_*(rwsem_|down_(read|write)|mutex_|rt_mutex_|percpu_(down|rwsem)|synchronize_s?rcu"
+    r"|wait_rcu_)"
+)
+
+_TAKES_A_LOCK = frozenset(
+    {
+        # mmap_lock, for whole families of system calls. Each was seen innermost while another
+        # thread held the lock, or is the older name of one that was.
+        "vm_mmap_pgoff", "__vm_munmap", "do_mprotect_pkey", "__do_sys_brk", "__x64_sys_brk",
+        "dup_mmap", "madvise_lock", "do_madvise", "process_vm_rw_core", "__access_remote_vm",
+        "do_mlock", "__mm_populate", "__vma_start_write", "__vma_enter_locked",
+        "__do_sys_mremap", "__do_sys_mincore", "exit_mm", "exit_mmap",
+        # The same on the way to a page.
+        "lock_mm_and_find_vma", "hva_to_pfn", "get_user_pages_unlocked",
+        "__get_user_pages_locked", "__gup_longterm_locked",
+        # KVM's slots_lock.
+        "kvm_vm_ioctl_set_memory_region", "kvm_set_memory_region",
+    }
+)  # fmt: skip
+"""Functions that sleep themselves only to take a lock."""
+
+_WAITS = (
+    (re.compile(r"^handle_userfault$"), WaitsFor.USERFAULT),
+    # fuse_dev_* are of the server's own side.
+    (re.compile(r"^_*(fuse_(?!dev_)|request_wait_answer$)"), WaitsFor.FUSE),
+    (re.compile(r"^_*(nfs\d*_|rpc_)"), WaitsFor.NFS),
+    (
+        re.compile(r"^_*(do_swap_page|swap_read|shmem_swapin|swapin_|read_swap_|swap_.*readahead)"),
+        WaitsFor.SWAP,
+    ),
+    (
+        re.compile(
+            r"^_*(filemap_|folio_wait_|folio_lock|wait_on_page_|lock_page|balance_dirty_pages)"
+        ),
+        WaitsFor.PAGE_CACHE,
+    ),
+)
+"""From the most specific to the least."""
+
+
+def functions(stack: Sequence[str]) -> list[str]:
+    """The functions by the names in the source (x.isra.0 is x), without the scheduler's."""
+    named = (frame.split(".")[0] for frame in stack)
+    return [name for name in named if not _SCHEDULER.match(name)]
+
+
+def entry(stack: Sequence[str], machine: Architecture | None = None) -> Entry:
+    """How a thread with this kernel stack got into the kernel.
+
+    The innermost frame that decides does so: get_user_pages() called by the emulator is not the
+    emulator's own access.
+
+    :param machine: whose stack it is; this machine's by default.
+    """
+    machine = machine or architecture.here()
+    frames = functions(stack)
+    if any(_GPC.search(name) for name in frames):
+        return Entry.GPC
+    for depth, name in enumerate(frames):
+        if name in machine.fault_frames:
+            way = machine.fault_frames | machine.exception_frames
+            return Entry.USER if way.issuperset(frames[depth:]) else Entry.UACCESS
+        if _GUP.match(name):
+            return Entry.GUP
+        if _ASYNC_PF.match(name):
+            return Entry.ASYNC_PF
+    return Entry.NONE if machine.run_frames.issuperset(frames) else Entry.SYSCALL
+
+
+def waits_for(stack: Sequence[str], machine: Architecture | None = None) -> WaitsFor:
+    """What a thread with this kernel stack waits for.
+
+    :param machine: whose stack it is; this machine's by default.
+    """
+    machine = machine or architecture.here()
+    frames = functions(stack)
+    if not frames:
+        return WaitsFor.NOTHING
+    # A page fault that sleeps before it has come to the common code waits for mmap_lock.
+    if _LOCK.match(frames[0]) or frames[0] in _TAKES_A_LOCK | machine.fault_frames:
+        return WaitsFor.LOCK
+    for pattern, what in _WAITS:
+        if any(pattern.match(name) for name in frames):
+            return what
+    return WaitsFor.NOTHING
+
+
+def polls(stack: Sequence[str]) -> bool:
+    """Whether the thread waits for descriptors: an event loop that is idle."""
+    return any(_POLL.match(name) for name in functions(stack))
+
+
+def in_futex(stack: Sequence[str]) -> bool:
+    """Whether the thread waits for another one of its own program."""
+    return any(_FUTEX.match(name) for name in functions(stack))

@@ -1,0 +1,108 @@
+"""Which thread explains that there is no answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench_lib import threads
+from bench_lib.record import Outcome
+from bench_lib.threads import ThreadState
+
+SECOND = 1_000_000_000
+PID = 1
+GUP = ("handle_userfault", "__get_user_pages", "hva_to_pfn", "kvm_arch_vcpu_ioctl_run")
+FOLIO = ("folio_wait_bit_common", "filemap_fault", "__get_user_pages", "hva_to_pfn")
+UACCESS = ("handle_userfault", "exc_page_fault", "asm_exc_page_fault", "kvm_vcpu_ioctl")
+POLL = ("poll_schedule_timeout.constprop.0", "do_sys_poll", "__x64_sys_ppoll", "do_syscall_64")
+FUTEX = ("futex_do_wait", "__futex_wait", "futex_wait", "do_futex", "do_syscall_64")
+LOCK = ("vm_mmap_pgoff", "do_syscall_64", "entry_SYSCALL_64_after_hwframe")
+SRCU = ("__synchronize_srcu.part.0", "kvm_set_memslot", "kvm_vm_ioctl")
+
+
+def thread(
+    tid: int, state: str, stack: tuple[str, ...], cpu_ns: int = 0, *, called: bool = False
+) -> ThreadState:
+    return ThreadState(tid, state, "0", stack, cpu_ns, called, pid=PID)
+
+
+POLLS = thread(PID, "S", POLL)
+WAITS = thread(PID, "S", FUTEX)
+
+
+def blamed(*after: ThreadState) -> tuple[Outcome, int | None]:
+    """Of threads that have burnt nothing."""
+    outcome, blocker = threads.blame(after, after, SECOND)
+    return outcome, None if blocker is None else blocker.tid
+
+
+@pytest.mark.parametrize("state", ["S", "D"])
+def test_a_called_vcpu_that_sleeps_in_the_fault_is_to_blame(state: str) -> None:
+    vcpus = thread(2, "S", FUTEX), thread(3, state, GUP, called=True)
+    assert blamed(WAITS, *vcpus) == (Outcome.ASLEEP, 3)
+
+
+def test_a_vcpu_that_sleeps_interruptibly_and_was_not_called_is_not() -> None:
+    """As in every outage, before anything is asked."""
+    assert blamed(WAITS, thread(2, "S", GUP)) == (Outcome.UNANSWERED, None)
+
+
+def test_a_vcpu_in_d_is_to_blame_though_nobody_called_it() -> None:
+    """As with kvmclock: QEMU's main thread waits for it before it can ask for anything."""
+    assert blamed(WAITS, thread(2, "D", GUP)) == (Outcome.ASLEEP, 2)
+
+
+def test_a_loop_that_polls_waits_for_no_thread() -> None:
+    assert blamed(POLLS, thread(2, "D", FOLIO)) == (Outcome.UNANSWERED, None)
+    assert blamed(POLLS, thread(2, "D", FOLIO, called=True)) == (Outcome.ASLEEP, 2)
+
+
+@pytest.mark.parametrize("stack", [POLL, FUTEX])
+def test_threads_in_poll_or_futex_are_never_to_blame(stack: tuple[str, ...]) -> None:
+    called = thread(2, "S", stack, called=True)
+    assert blamed(WAITS, called) == (Outcome.UNANSWERED, None)
+
+
+def test_a_called_thread_in_another_system_call_is_not() -> None:
+    """A signal ends it, or nothing is known of it."""
+    reading = thread(2, "S", ("anon_pipe_read", "vfs_read", "do_syscall_64"), called=True)
+    assert blamed(WAITS, reading) == (Outcome.UNANSWERED, None)
+
+
+def test_who_is_called_comes_before_who_is_only_in_d() -> None:
+    assert blamed(WAITS, thread(2, "D", FOLIO), thread(3, "S", GUP, called=True)) == (
+        Outcome.ASLEEP,
+        3,
+    )
+
+
+def test_who_waits_for_a_lock_waits_for_another_thread() -> None:
+    assert blamed(thread(PID, "D", LOCK), thread(2, "D", FOLIO)) == (Outcome.ASLEEP, 2)
+    assert blamed(thread(PID, "D", LOCK)) == (Outcome.ASLEEP, PID)
+
+
+def test_a_main_thread_that_waits_for_the_readers_of_an_srcu_is_named_last() -> None:
+    """A change of memory slots beside a stuck vCPU: the vCPU holds it, and is not kicked."""
+    assert blamed(thread(PID, "D", SRCU), thread(2, "S", GUP)) == (Outcome.ASLEEP, PID)
+    assert blamed(thread(PID, "D", SRCU), thread(2, "D", GUP)) == (Outcome.ASLEEP, 2)
+
+
+def test_called_threads_that_burn_together_spin_and_the_busiest_is_named() -> None:
+    before = [WAITS, thread(2, "S", UACCESS), thread(3, "S", UACCESS)]
+    after = [
+        WAITS,
+        thread(2, "R", UACCESS, SECOND // 8, called=True),
+        thread(3, "R", UACCESS, SECOND // 6, called=True),
+    ]
+    outcome, blocker = threads.blame(before, after, SECOND)
+    assert outcome is Outcome.SPINNING
+    assert blocker == after[2]
+
+
+def test_a_vcpu_that_runs_its_guest_does_not_spin() -> None:
+    before, after = [WAITS, thread(2, "R", ())], [WAITS, thread(2, "R", (), SECOND)]
+    assert threads.blame(before, after, SECOND) == (Outcome.UNANSWERED, None)
+
+
+def test_what_a_thread_burnt_that_is_new_is_not_counted() -> None:
+    after = [WAITS, thread(2, "R", (), SECOND, called=True)]
+    assert threads.blame([WAITS], after, SECOND) == (Outcome.UNANSWERED, None)
