@@ -1,1 +1,3 @@
 """kickbench: when a guest is stuck, does the host still obey its operator?"""
+
+__version__ = "0.1.0"

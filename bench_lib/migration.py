@@ -1,20 +1,22 @@
-"""A pair of guests, and the states of a postcopy migration between them."""
+"""A pair of guests, the states of a postcopy migration between them, and who runs them."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from bench_lib.deadline import Deadline
-from bench_lib.errors import DeadlinePassed, MigrationFailed, MonitorRefused
+from bench_lib.errors import DeadlinePassed, MigrationFailed, MonitorFailed, MonitorRefused
+from bench_lib.guest import qemu
 from bench_lib.guest.features import PREEMPT
 from bench_lib.guest.image import MIB
-from bench_lib.guest.qemu import Guest
+from bench_lib.guest.qemu import Guest, GuestConfig
+from bench_lib.ownership import Run
 from bench_lib.record import Shape
 
 T = TypeVar("T")
@@ -87,23 +89,39 @@ class Side:
         self.runs = not guest.incoming
         """Whether the guest runs on this side."""
         self._changed = asyncio.Condition()
+        self._failure: Exception | None = None
 
     async def follow(self) -> None:
-        """Take in events for ever."""
-        async for event in self.guest.control.events():
-            data: Any = event.get("data", {})
+        """Take in events for ever. Whatever goes wrong is raised where this side is waited for."""
+        try:
+            async for event in self.guest.control.events():
+                async with self._changed:
+                    self._take(event)
+                    self._changed.notify_all()
+        except Exception as error:  # noqa: BLE001  # raised by _until
             async with self._changed:
-                match event["event"]:
-                    case "MIGRATION":
-                        self.phase = Phase(data["status"])
-                        self.phase_ns = time.monotonic_ns()
-                    case "MIGRATION_PASS":
-                        self.passes = int(data["pass"])
-                    case "RESUME":
-                        self.runs = True
-                    case "STOP":
-                        self.runs = False
+                self._failure = error
                 self._changed.notify_all()
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        """:raise MonitorFailed: the event is not what QEMU's schema says."""
+        try:
+            data = event.get("data", {})
+            match event["event"]:
+                case "MIGRATION":
+                    self.phase = Phase(data["status"])
+                    self.phase_ns = time.monotonic_ns()
+                case "MIGRATION_PASS":
+                    self.passes = int(data["pass"])
+                case "RESUME":
+                    self.runs = True
+                case "STOP":
+                    self.runs = False
+        except (KeyError, TypeError, ValueError) as error:
+            raise MonitorFailed(
+                f"{self.guest.name} sent an event that lacks what QEMU documents "
+                f"({type(error).__name__}: {error}): {event}."
+            ) from None
 
     async def reaches(self, phase: Phase, deadline: Deadline) -> None:
         """Wait until this side is in `phase`.
@@ -157,8 +175,13 @@ class Side:
         await self._until(lambda: self.runs, f"The start of {self.guest.name}", deadline)
 
     async def _until(self, there: Callable[[], bool], what: str, deadline: Deadline) -> None:
+        def there_or_failed() -> bool:
+            if self._failure is not None:
+                raise self._failure
+            return there()
+
         async with self._changed:
-            await deadline.wait_for(self._changed.wait_for(there), what)
+            await deadline.wait_for(self._changed.wait_for(there_or_failed), what)
 
 
 @dataclass(frozen=True)
@@ -212,10 +235,10 @@ class Migration:
             "migrate-incoming", {"uri": f"tcp:{address}:{PORT}"}, deadline=deadline
         )
 
-    async def into_postcopy(self, address: str, vcpus: int, deadline: Deadline) -> None:
-        """Migrate, and switch over when all that the guest does not write any more has arrived.
+    async def begin(self, address: str, deadline: Deadline) -> None:
+        """Migrate until all that the guest does not write any more has arrived.
 
-        On return the guest runs at the destination, and what it writes is still at the source.
+        On return the guest runs at the source, and what it writes is missing at the destination.
 
         :raise MigrationFailed: the migration ended first.
         """
@@ -224,13 +247,22 @@ class Migration:
         # The second pass begins when the first has sent every page once: code and page tables
         # are at the destination, and only what the guest has dirtied since will be missing.
         await self.source.begins_pass(2, deadline)
-        await self._until_all_is_dirty(vcpus, deadline)
-        await source.execute("migrate-start-postcopy", deadline=deadline)
+        await self._until_all_is_dirty(deadline)
+
+    async def start_postcopy(self, deadline: Deadline) -> None:
+        """Tell the source to switch over."""
+        await self.source.guest.control.execute("migrate-start-postcopy", deadline=deadline)
+
+    async def switch(self, deadline: Deadline) -> None:
+        """Switch over, until both sides are in postcopy.
+
+        :raise MigrationFailed: the migration ended first.
+        """
+        await self.start_postcopy(deadline)
         for side in self.sides:
             await side.reaches(Phase.POSTCOPY, deadline)
-        await self.destination.resumes(deadline)
 
-    async def _until_all_is_dirty(self, vcpus: int, deadline: Deadline) -> None:
+    async def _until_all_is_dirty(self, deadline: Deadline) -> None:
         """Send nothing more until each vCPU has written all of its memory once more.
 
         Where processors are shared, one may not have run for so long that all it had written was
@@ -239,9 +271,7 @@ class Migration:
         await self.source.guest.control.execute(
             "migrate-set-parameters", {"max-bandwidth": POSTCOPY_BANDWIDTH}, deadline=deadline
         )
-        serial = self.source.guest.serial
-        # The first ends a pass that was begun before.
-        await serial.passes(vcpus, 2, deadline, dict(serial.marks.passes))
+        await self.source.guest.watch.rewritten(deadline)
 
     async def unthrottle(self, deadline: Deadline) -> None:
         """Let the source push pages as fast as it can; see `POSTCOPY_BANDWIDTH`."""
@@ -287,3 +317,34 @@ class Migration:
         for side in self.sides:
             await side.reaches(Phase.COMPLETED, deadline)
         return max(side.phase_ns for side in self.sides)
+
+
+class Manager(Protocol):
+    """Who starts guests and migrates them."""
+
+    async def start(self, config: GuestConfig, deadline: Deadline, stack: AsyncExitStack) -> Guest:
+        """Start a guest and connect to it.
+
+        :param stack: ends it.
+        :raise GuestDied: it ended at once; the last words of QEMU are in the message.
+        """
+
+    def migrate(self, source: Guest, destination: Guest, stack: AsyncExitStack) -> Migration:
+        """Prepare a migration from a running guest to one that waits for it.
+
+        :param stack: ends the following of events.
+        """
+
+
+class QemuManager:
+    """QEMU alone, told by QMP what to do."""
+
+    def __init__(self, run: Run) -> None:
+        """:param run: which the guests belong to."""
+        self._run = run
+
+    async def start(self, config: GuestConfig, deadline: Deadline, stack: AsyncExitStack) -> Guest:
+        return await stack.enter_async_context(qemu.started(self._run, config, deadline))
+
+    def migrate(self, source: Guest, destination: Guest, stack: AsyncExitStack) -> Migration:
+        return Migration.between(source, destination, stack)

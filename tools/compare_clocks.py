@@ -19,13 +19,18 @@ from pathlib import Path
 from bench_lib import ownership
 from bench_lib.deadline import Deadline
 from bench_lib.guest import image, qemu
+from bench_lib.guest.workloads.firmware import Firmware
 from bench_lib.host import identity, setup
+from bench_lib.migration import QemuManager
 from bench_lib.network import link, outage
 from bench_lib.record import Entry, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
-from bench_lib.trial import failures, proof, staging
+from bench_lib.trial import proof
 from bench_lib.trial.case import Case
-from bench_lib.trial.requests import REQUESTS
+from bench_lib.trial.requests.monitors import Stop
+from bench_lib.trial.scenarios.description import SOON_S
+from bench_lib.trial.scenarios.migration import Blackhole
+from bench_lib.trial.scene import Plan, Staging
 from bench_lib.trial.timeline import Timeline
 
 LIMIT_S = 30
@@ -68,30 +73,31 @@ async def compare(pairs: int) -> None:
         setattr(qemu, "command_line", with_third_monitor)  # noqa: B010  # for this tool alone
         with link.joined(run, 0) as probe:
             mechanism = await outage.choose(probe)
-        plan = staging.Plan(
+        plan = Plan(
             run=run,
             host=identity.this_host(None),
             setup=setup.of_this_machine(),
             qemu=settings.qemu,
-            images={shape.image: image.load(settings.images, shape.image)},
+            workloads={shape.image: Firmware(image.load(settings.images, shape.image))},
             mechanism=mechanism,
             degradation=None,
         )
         async with AsyncExitStack() as stack:
             limit = Deadline.after(LIMIT_S)
             case = Case(ScenarioName.BLACKHOLE, RequestName.STOP)
-            scene = await staging.start(plan, 1, case, Timeline(), limit, stack)
-            await failures.strand(scene, Timeline(), limit, stack)
+            scenario = Blackhole(Staging(plan, 1, case, QemuManager(run), Timeline(), limit, stack))
+            scene = await scenario.stage()
+            await scenario.strand(scene)
             guest = scene.guest
-            guest.serial.pause()
-            suites_stop = REQUESTS[RequestName.STOP](run, guest, scene.tids)
+            guest.watch.pause()
+            suites_stop = Stop(scene)
             plain = PlainClient(path)
             stack.callback(plain.socket.close)
             stack.callback(plain.file.close)
 
             async def stuck() -> None:
                 limit = Deadline.after(LIMIT_S)
-                await proof.stuck(guest.child.pid, scene.tids, Entry.GUP, limit)
+                await proof.stuck(guest.child.pid, scene.tids, Entry.GUP, limit, SOON_S)
 
             async def by_suite() -> int:
                 await suites_stop.send()

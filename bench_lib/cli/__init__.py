@@ -7,7 +7,7 @@ import logging
 import click
 import msgspec
 
-from bench_lib import present, record
+from bench_lib import __version__, present, record
 from bench_lib.cli import doctor, gate, kernels, lab, probe, trials
 from bench_lib.errors import KickbenchError, LabLost
 from bench_lib.settings import Settings
@@ -34,7 +34,7 @@ class _Group(click.Group):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="kickbench", message="%(package)s %(version)s")
+@click.version_option(__version__, message="kickbench %(version)s")
 @click.option("-v", "--verbose", is_flag=True, help="Log every stage to stderr.")
 def main(verbose: bool) -> None:
     """When a guest is stuck, does the host still obey its operator?

@@ -30,7 +30,8 @@ class Image:
     :ivar file: the built image, beside the manifest.
     :ivar source: what it is built from.
     :ivar sha256: of the built image.
-    :ivar fault_path: how its vCPUs get stuck on a page that does not come.
+    :ivar entry: how its vCPUs get stuck on a page that does not arrive; None where the image does
+        not prescribe it, because kernels differ in what they touch first.
     :ivar span_start: the first byte that its loop touches; it touches every page from there to
         the end of memory.
     :ivar parameters: guest-physical addresses of the 64-bit words that it is given at start.
@@ -40,7 +41,7 @@ class Image:
     file: str
     source: str
     sha256: str
-    fault_path: Entry
+    entry: Entry | None
     span_start: int
     parameters: Parameters
 

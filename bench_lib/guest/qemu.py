@@ -16,8 +16,8 @@ from bench_lib.deadline import Deadline, together
 from bench_lib.errors import GuestDied, MonitorFailed
 from bench_lib.guest import monitor, serial
 from bench_lib.guest.gdbstub import GdbStub
-from bench_lib.guest.image import LoadedImage
 from bench_lib.guest.request_line import RequestLine
+from bench_lib.guest.workloads.workload import Workload
 from bench_lib.ownership import Run
 from bench_lib.record import Backing, Shape
 
@@ -42,7 +42,7 @@ class GuestConfig:
 
     name: str
     qemu: str
-    image: LoadedImage
+    workload: Workload
     shape: Shape
     incoming: bool = False
     netns_fd: int | None = None
@@ -82,7 +82,7 @@ def command_line(
         "-m", f"{config.shape.memory_mib}M",
         # A guest that resets is broken; a QEMU that ends is noticed at once.
         "-no-reboot",
-        *config.image.qemu_arguments(config.shape.memory_mib, config.shape.vcpus),
+        *config.workload.arguments(config.shape),
         "-chardev", f"socket,id=serial,fd={serial_fd}", "-serial", "chardev:serial",
         # Two monitors: one for the measured request, which may block it for ever, and one for
         # everything else.
@@ -102,6 +102,7 @@ class Guest:
     """A running QEMU.
 
     :ivar incoming: whether it was started to wait for a migration.
+    :ivar watch: sees how its workload is doing.
     :ivar control: the monitor for staging; `requests` is for the measured request.
     :ivar gdbstub: a debugger's end of the connection to the guest, None where there is none.
     :ivar keyboard: what is written to this descriptor was typed at QEMU's terminal; likewise.
@@ -124,6 +125,7 @@ class Guest:
         self.control = control
         self.requests = requests
         self.serial = line
+        self.watch = config.workload.watch(line, config.shape)
         self.gdbstub = gdbstub
         self.keyboard = keyboard
         self._log = log

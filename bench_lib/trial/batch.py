@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 from bench_lib import interrupt, ownership
 from bench_lib.deadline import Deadline
 from bench_lib.guest import features, image
+from bench_lib.guest.workloads.firmware import Firmware
 from bench_lib.host import identity, setup
+from bench_lib.host.needs import Need
+from bench_lib.migration import QemuManager
 from bench_lib.network import link, outage
 from bench_lib.ownership import Run
 from bench_lib.record import Record, ScenarioName
@@ -16,7 +19,8 @@ from bench_lib.trial import preflight
 from bench_lib.trial.case import Case
 from bench_lib.trial.history import History
 from bench_lib.trial.one import Limits, trial
-from bench_lib.trial.staging import Plan
+from bench_lib.trial.scenarios.description import SCENARIOS
+from bench_lib.trial.scene import Plan
 
 
 def run(
@@ -48,10 +52,11 @@ async def _run(
     shapes = {case.shape for case in cases}
     await features.check(owner, settings.qemu, shapes, Deadline.after(settings.staging_s))
     plan = await _plan(cases, settings, owner)
+    manager = QemuManager(owner)
     history = History(settings)
     records = []
     for seq, case in enumerate(cases, start=1):
-        made = await trial(plan, seq, case, limits)
+        made = await trial(plan, manager, seq, case, limits)
         history.keep(made)
         records.append(made)
         on_record(made)
@@ -60,17 +65,19 @@ async def _run(
 
 async def _plan(cases: Sequence[Case], settings: Settings, owner: Run) -> Plan:
     """What all trials share. How links are cut here is found out with a link of its own."""
-    with link.joined(owner, 0) as probe:
-        mechanism = await outage.choose(probe)
-        degraded = any(case.scenario is ScenarioName.DEGRADED for case in cases)
-        degradation = await outage.choose_degradation(probe) if degraded else None
+    mechanism = degradation = None
+    if any(Need.NETWORK in SCENARIOS[case.scenario].needs for case in cases):
+        with link.joined(owner, 0) as probe:
+            mechanism = await outage.choose(probe)
+            if any(case.scenario is ScenarioName.DEGRADED for case in cases):
+                degradation = await outage.choose_degradation(probe)
     images = {case.shape.image for case in cases}
     return Plan(
         run=owner,
         host=identity.this_host(settings.lab),
         setup=setup.of_this_machine(),
         qemu=settings.qemu,
-        images={name: image.load(settings.images, name) for name in images},
+        workloads={name: Firmware(image.load(settings.images, name)) for name in images},
         mechanism=mechanism,
         degradation=degradation,
     )

@@ -7,19 +7,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from bench_lib.errors import BadShape, NotRecoverable
-from bench_lib.record import Backing, RequestName, ScenarioName, Shape
-from bench_lib.trial.requests import REQUESTS
+from bench_lib.errors import NotRecoverable
+from bench_lib.guest.workloads.description import HUGE_MIB, WORKLOADS
+from bench_lib.record import Backing, ManagerName, RequestName, ScenarioName, Shape
+from bench_lib.trial.requests.description import REQUESTS
+from bench_lib.trial.scenarios.description import SCENARIOS
 
 DEFAULT_SHAPE = Shape()
-
-HUGE_MIB = 2
-
-MEMORY_MIB = range(4, 3073, HUGE_MIB)
-"""Memory that a guest can have. Its page tables map huge pages below the hole for devices."""
-
-MAX_VCPUS = 26
-"""As many as there are letters, which the vCPUs' marks on the serial line are."""
 
 
 CORE_SCENARIOS = (ScenarioName.IDLE, ScenarioName.BLACKHOLE, ScenarioName.PAUSED)
@@ -31,6 +25,7 @@ class Case:
     """What one trial is of.
 
     :ivar recover: whether the guest is recovered after the request, and checks its memory.
+    :ivar manager: who runs the guest.
     :raise BadShape: no guest can be of that shape.
     :raise NotRecoverable: nothing would be left to recover.
     """
@@ -39,24 +34,20 @@ class Case:
     request: RequestName
     shape: Shape = DEFAULT_SHAPE
     recover: bool = False
+    manager: ManagerName = ManagerName.QEMU
 
     def __post_init__(self) -> None:
-        if not 1 <= self.shape.vcpus <= MAX_VCPUS:
-            raise BadShape(f"A guest has 1 to {MAX_VCPUS} vCPUs, not {self.shape.vcpus}.")
-        if self.shape.memory_mib not in MEMORY_MIB:
-            raise BadShape(
-                f"A guest has {MEMORY_MIB.start} to {MEMORY_MIB[-1]} MiB of memory, an even "
-                f"number, not {self.shape.memory_mib}."
-            )
+        # One that is unknown is refused where images are loaded, with those that there are.
+        if (limits := WORKLOADS.get(self.shape.image)) is not None:
+            limits.check(self.shape)
         if self.recover and REQUESTS[self.request].ends_guest:
             raise NotRecoverable(
                 f"{self.request} ends the guest, so there is nothing to recover after it; "
                 "leave out --recover."
             )
-        if self.recover and self.scenario is ScenarioName.IDLE:
+        if self.recover and (why := SCENARIOS[self.scenario].unrecoverable) is not None:
             raise NotRecoverable(
-                "In idle there is no migration to recover; leave out --recover, or take another "
-                "scenario."
+                f"In {self.scenario} {why}; leave out --recover, or take another scenario."
             )
 
     @property
@@ -77,8 +68,7 @@ class Case:
         """Huge pages of the host that its guests need at once."""
         if self.shape.backing is not Backing.HUGETLB:
             return 0
-        guests = 1 if self.scenario is ScenarioName.IDLE else 2
-        return guests * self.shape.memory_mib // HUGE_MIB
+        return SCENARIOS[self.scenario].guests * self.shape.memory_mib // HUGE_MIB
 
 
 def interleaved(cases: Sequence[Case], count: int) -> list[Case]:

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from bench_lib import ptrace
 from bench_lib.errors import HostError, HugepagesMissing, NotRoot, ProgramMissing
+from bench_lib.guest import debugger
+from bench_lib.guest.workloads.description import HUGE_MIB
 from bench_lib.host import setup
+from bench_lib.host.needs import Need
 from bench_lib.kvm import device
 from bench_lib.record import RequestName
 from bench_lib.settings import Settings
-from bench_lib.trial.case import HUGE_MIB, Case
-from bench_lib.trial.requests import REQUESTS
+from bench_lib.trial.case import Case
+from bench_lib.trial.requests.description import REQUESTS
+from bench_lib.trial.scenarios.description import SCENARIOS
 
 TOOLS = ("ip", "tc", "ss")
+
+
+def _programs(*names: str) -> None:
+    for name in names:
+        if shutil.which(name) is None:
+            raise ProgramMissing(f"{name} is not installed; `make bench` installs it.")
+
+
+_CHECKS: dict[Need, Callable[[], None]] = {
+    Need.NETWORK: lambda: _programs(*TOOLS),
+    Need.GDB: debugger.check_gdb,
+    Need.PTRACE: ptrace.check,
+    Need.PTRACE_SIBLING: lambda: ptrace.check(sibling=True),
+}
 
 
 def check(settings: Settings, cases: Sequence[Case] = ()) -> None:
@@ -28,12 +47,16 @@ def check(settings: Settings, cases: Sequence[Case] = ()) -> None:
             "Trials make network namespaces and read kernel stacks, which needs root: "
             "run this with sudo."
         )
-    for program in (settings.qemu, *TOOLS):
-        if shutil.which(program) is None:
-            raise ProgramMissing(f"{program} is not installed; `make bench` installs it.")
-    for request in dict.fromkeys(case.request for case in cases):
-        REQUESTS[request].check_host()
+    _programs(settings.qemu)
+    needs = {need for case in cases for need in needs_of(case)}
+    for need in (each for each in Need if each in needs):
+        _CHECKS[need]()
     _check_huge_pages(max((case.huge_pages for case in cases), default=0))
+
+
+def needs_of(case: Case) -> frozenset[Need]:
+    """What a host must have for a trial of this case."""
+    return SCENARIOS[case.scenario].needs | REQUESTS[case.request].needs
 
 
 def lacking(request: RequestName, *, lab: bool) -> str | None:
@@ -42,7 +65,8 @@ def lacking(request: RequestName, *, lab: bool) -> str | None:
     :param lab: of a lab on this host, which has its programs, but rights of its own.
     """
     try:
-        REQUESTS[request].check_host()
+        for need in sorted(REQUESTS[request].needs):
+            _CHECKS[need]()
     except ProgramMissing as error:
         return str(error)
     except HostError as error:

@@ -1,4 +1,4 @@
-"""Proof that vCPUs are stuck, and what became of them."""
+"""Proof of what the vCPUs of a guest do just before the request."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from bench_lib import threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import DeadlinePassed, GuestDied, NotStuck
-from bench_lib.record import Entry, Outcome
+from bench_lib.record import Entry, WaitsFor
 from bench_lib.threads import ThreadState
-
-APART_S = 0.005
-"""Seconds between the two looks at a thread that must agree."""
 
 
 def look(pid: int, tids: Sequence[int]) -> list[ThreadState]:
@@ -25,16 +22,42 @@ def look(pid: int, tids: Sequence[int]) -> list[ThreadState]:
         raise GuestDied(f"Process {pid} has lost a vCPU thread.") from None
 
 
+def look_at_all(pid: int, proved: Sequence[ThreadState]) -> list[ThreadState]:
+    """Look at every thread of QEMU, but for those that were looked at already.
+
+    :raise GuestDied: QEMU is not there any more.
+    """
+    known = {each.tid: each for each in proved}
+    try:
+        return [known.get(each.tid, each) for each in threads.observe_all(pid)]
+    except ProcessLookupError:
+        raise GuestDied(f"Process {pid} has ended.") from None
+
+
+def is_stuck(seen: ThreadState, path: Entry | None) -> bool:
+    """Whether a vCPU thread sleeps where it waits for a page.
+
+    :param path: how it has to have got there; None for any way.
+    """
+    if seen.state not in threads.ASLEEP:
+        return False
+    if path is not None:
+        return seen.entry is path
+    if seen.entry in {Entry.NONE, Entry.SYSCALL}:
+        return False
+    return seen.entry is Entry.ASYNC_PF or seen.waits_for is not WaitsFor.NOTHING
+
+
 async def stuck(
     pid: int,
     tids: Sequence[int],
-    path: Entry,
+    path: Entry | None,
     deadline: Deadline,
-    apart_s: float = APART_S,
+    apart_s: float,
 ) -> list[ThreadState]:
     """Wait until every vCPU thread was seen stuck twice, in the same place.
 
-    :param path: the fault path that the guest image takes.
+    :param path: how the workload gets stuck; None where that is for the kernel to show.
     :param apart_s: seconds between the two looks.
     :return: the second look at each.
     :raise NotStuck: one was not seen so in time; the sentence says what was seen instead.
@@ -46,7 +69,7 @@ async def stuck(
         nonlocal looks
         earlier, looks = looks, look(pid, tids)
         agree = len(earlier) == len(looks) and all(
-            now.state in threads.ASLEEP and now.fault_path is path and now.same_sleep(then)
+            is_stuck(now, path) and now.same_sleep(then)
             for now, then in zip(looks, earlier, strict=True)
         )
         return looks if agree else None
@@ -55,11 +78,13 @@ async def stuck(
         return await deadline.poll(twice_the_same, "Every vCPU stuck", interval_s=apart_s)
     except DeadlinePassed:
         seen = "; ".join(
-            f"vCPU {number} in state {look.state}, {look.wchan}, path {look.fault_path}"
+            f"vCPU {number} in state {look.state}, {look.wchan}, entry {look.entry}, waits for "
+            f"{look.waits_for}"
             for number, look in enumerate(looks)
         )
+        where = "" if path is None else f" on path {path}"
         raise NotStuck(
-            f"Not every vCPU was seen stuck on path {path} before the deadline: {seen or 'none'}."
+            f"Not every vCPU was seen stuck{where} before the deadline: {seen or 'none'}."
         ) from None
 
 
@@ -78,7 +103,7 @@ async def alive(pid: int, tids: Sequence[int], deadline: Deadline) -> list[Threa
         looks = look(pid, tids)
         ran = all(
             # The kernel adds up CPU time at its ticks, and when a thread goes to sleep.
-            now.cpu_ns > then.cpu_ns or now.fault_path is not Entry.NONE
+            now.cpu_ns > then.cpu_ns or is_stuck(now, None)
             for now, then in zip(looks, begin, strict=True)
         )
         return looks if ran else None
@@ -88,24 +113,3 @@ async def alive(pid: int, tids: Sequence[int], deadline: Deadline) -> list[Threa
     except DeadlinePassed:
         seen = "; ".join(f"{now.state} {now.wchan}" for now in looks)
         raise NotStuck(f"Not every vCPU was seen to run its guest: {seen}.") from None
-
-
-def how_it_hung(
-    before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int
-) -> Outcome:
-    """Whether a guest that gave no answer sleeps in the fault or spins, though it was called.
-
-    One that nobody has called may sleep as long as it likes; what keeps the answer is elsewhere.
-
-    :param elapsed_ns: between the two looks at its threads.
-    :raise NotStuck: it does neither, so something else has kept the answer back.
-    """
-    if threads.spin(before, after, elapsed_ns):
-        return Outcome.SPINNING
-    if any(
-        now.called and now.state in threads.ASLEEP and now.fault_path is not Entry.NONE
-        for now in after
-    ):
-        return Outcome.ASLEEP
-    seen = "; ".join(f"{now.state} {now.wchan}" for now in after)
-    raise NotStuck(f"No answer came, but no vCPU that was called sleeps or spins: {seen}.")

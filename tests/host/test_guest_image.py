@@ -10,6 +10,7 @@ from bench_lib.deadline import Deadline
 from bench_lib.guest import image, qemu
 from bench_lib.guest.qemu import GuestConfig
 from bench_lib.guest.serial import MemoryDamage
+from bench_lib.guest.workloads.firmware import Firmware
 from bench_lib.ownership import Run
 from bench_lib.record import Shape
 from bench_lib.settings import CHECKOUT, Settings
@@ -21,9 +22,9 @@ every_image = pytest.mark.parametrize("name", image.manifest(FOLDER))
 
 
 def _config(run: Run, name: str, vcpus: int) -> GuestConfig:
-    loaded = image.load(FOLDER, name)
+    workload = Firmware(image.load(FOLDER, name))
     guest = run.name(1, "source")
-    return GuestConfig(guest, Settings.from_environment().qemu, loaded, Shape(vcpus=vcpus))
+    return GuestConfig(guest, Settings.from_environment().qemu, workload, Shape(vcpus=vcpus))
 
 
 @every_image
@@ -48,8 +49,9 @@ def test_a_page_that_was_changed_from_outside_is_reported(
     run: Run, monkeypatch: pytest.MonkeyPatch, name: str, vcpu: int, word: int
 ) -> None:
     config = _config(run, name, vcpus=2)
-    share = config.image.pages(config.shape.memory_mib) // 2
-    page = (config.image.entry.span_start >> 12) + vcpu * share + share // 3
+    loaded = image.load(FOLDER, name)
+    share = loaded.pages(config.shape.memory_mib) // 2
+    page = (loaded.entry.span_start >> 12) + vcpu * share + share // 3
     plain = qemu.command_line
 
     def planted(config: GuestConfig, *fds: int) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -22,18 +21,18 @@ from bench_lib.record import (
     Shape,
 )
 from bench_lib.settings import Settings
-from bench_lib.trial import batch, one
+from bench_lib.trial import batch
 from bench_lib.trial.case import Case
-from bench_lib.trial.failures import Blackhole, Failure
-from bench_lib.trial.requests import REQUESTS
+from bench_lib.trial.requests.description import REQUESTS
 from bench_lib.trial.requests.monitors import Stop
-from bench_lib.trial.staging import Scene
-from bench_lib.trial.timeline import Timeline
+from bench_lib.trial.scenarios.description import SCENARIOS
+from bench_lib.trial.scenarios.migration import Blackhole
+from bench_lib.trial.scene import MigrationScene
 from tests.host.conftest import Command, run_driver
 
 pytestmark = pytest.mark.usefixtures("clean_host", "runtime")
 
-RECOVERABLE = [each for each in ScenarioName if each is not ScenarioName.IDLE]
+RECOVERABLE = [name for name, each in SCENARIOS.items() if each.unrecoverable is None]
 SURVIVED = [each for each in RequestName if not REQUESTS[each].ends_guest]
 
 
@@ -94,15 +93,13 @@ def test_damage_is_told_that_was_found_before_any_recovery(
 ) -> None:
     """A guest that has found some is stuck no more, but that is not what there is to say."""
 
-    async def damaged(
-        scene: Scene, timeline: Timeline, deadline: Deadline, stack: AsyncExitStack
-    ) -> tuple[Failure, str | None]:
+    async def damaged(self: Blackhole, scene: MigrationScene) -> str | None:
         number = "0" * 16
         text = f"!damage vcpu=00 page={number} expected={number} found={number}\n"
         scene.guest.serial.marks.feed(text.encode())
         raise NotStuck("Not every vCPU was seen stuck.")
 
-    monkeypatch.setattr(one, "strand", damaged)
+    monkeypatch.setattr(Blackhole, "strand", damaged)
     made = trial(Case(ScenarioName.BLACKHOLE, RequestName.STOP))
     assert made.outcome is Outcome.LOST
     assert made.reason is not None
@@ -140,7 +137,11 @@ def test_a_recovery_over_a_link_that_stays_cut_fails_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KICKBENCH_STAGING", "6")
-    monkeypatch.setattr(Blackhole, "restore", lambda self: None)
+
+    async def nothing(self: Blackhole, scene: MigrationScene) -> None:
+        pass
+
+    monkeypatch.setattr(Blackhole, "release", nothing)
     made = trial(Case(ScenarioName.BLACKHOLE, RequestName.STOP, recover=True))
     assert made.outcome in SCORED
     assert made.recovery is not None

@@ -37,13 +37,15 @@ from bench_lib.settings import Settings
 from bench_lib.threads import look
 from bench_lib.trial import batch
 from bench_lib.trial.case import Case
-from bench_lib.trial.requests import REQUESTS, Asking
+from bench_lib.trial.requests.request import Request
+from bench_lib.trial.requests.table import MAKERS
+from bench_lib.trial.scenarios.description import SCENARIOS, Stuck
 from tests.host.conftest import Command
 
 pytestmark = pytest.mark.usefixtures("clean_host", "runtime")
 
 ALWAYS = (RequestName.SIGKILL, RequestName.QUERY_STATUS)
-STUCK = [each for each in ScenarioName if each not in {ScenarioName.IDLE, ScenarioName.POSTCOPY}]
+STUCK = [name for name, each in SCENARIOS.items() if each.proves is not Stuck.RUNS]
 
 
 def trial(case: Case) -> Record:
@@ -198,23 +200,26 @@ def test_a_kick_that_is_not_taken_is_seen_pending(
     "request_",
     [each for each in RequestName if each not in {RequestName.SIGKILL, RequestName.CTRL_C}],
 )
-def test_a_guest_that_dies_as_it_is_asked_is_lost(
+def test_a_guest_that_dies_after_it_was_asked_has_died(
     monkeypatch: pytest.MonkeyPatch, request_: RequestName
 ) -> None:
-    """Neither an answer, for those that ask for its end, nor the end of the whole run."""
-    asking = REQUESTS[request_]
-    send = asking.send
+    """That is neither an answer, for requests that ask for its end, nor a lost trial."""
+    maker = MAKERS[request_]
+    send = maker.send
 
-    async def to_the_dying(self: Asking) -> None:
-        os.kill(self.guest.child.pid, signal.SIGSEGV)
-        # At once, so that nobody has seen it dead before it is asked.
-        os.waitid(os.P_PID, self.guest.child.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222
+    async def and_dies(self: Request) -> None:
+        # It can answer nothing meanwhile, whatever it is asked.
+        os.kill(self.guest.child.pid, signal.SIGSTOP)
         await send(self)
+        os.kill(self.guest.child.pid, signal.SIGSEGV)
+        os.kill(self.guest.child.pid, signal.SIGCONT)
 
-    monkeypatch.setattr(asking, "send", to_the_dying)
+    monkeypatch.setattr(maker, "send", and_dies)
     made = trial(Case(ScenarioName.BLACKHOLE, request_))
-    assert made.outcome is Outcome.LOST
-    assert made.reason
+    assert made.outcome is Outcome.DIED, made.reason
+    assert made.latency_ns is None
+    assert made.reason is not None
+    assert "signal 11" in made.reason or "SIGSEGV" in made.reason
 
 
 def test_a_gdb_that_has_not_asked_yet_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:

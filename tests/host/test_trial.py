@@ -7,18 +7,24 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench_lib import record
 from bench_lib.host import identity
-from bench_lib.record import Entry, Outcome, RequestName, ScenarioName
+from bench_lib.record import Entry, Outcome, RequestName, Role, ScenarioName
 from bench_lib.settings import CHECKOUT, Settings
 from bench_lib.trial import batch
 from bench_lib.trial.case import Case
 from tests.host.conftest import Command
 
 STOP = ("--request", "stop")
+
+
+def vcpus(threads: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of them that run a vCPU."""
+    return [each for each in threads if each["role"] == Role.VCPU]
 
 
 @pytest.mark.parametrize("scenario", [ScenarioName.BLACKHOLE, ScenarioName.PAUSED])
@@ -31,7 +37,7 @@ def test_stop_is_asked_of_a_guest_that_is_stuck_in_gup(
     assert [each["seq"] for each in records] == [1, 2]
     for each in records:
         assert each["outage"] in {"netem", "clsact-bpf", "tbf", "tcp-reset"}
-        (before,) = each["evidence"]["before"]
+        (before,) = vcpus(each["evidence"]["before"])
         assert before["state"] in {"S", "D"}
         assert before["wchan"] == "handle_userfault"
         assert before["entry"] == Entry.GUP
@@ -41,7 +47,7 @@ def test_stop_is_asked_of_a_guest_that_is_stuck_in_gup(
             "release",
         ]  # fmt: skip
         if each["outcome"] == Outcome.RETURNED:
-            (after,) = each["evidence"]["after"]
+            (after,) = vcpus(each["evidence"]["after"])
             assert after["entry"] != Entry.GUP
             (request,) = (stage for stage in each["stages"] if stage["name"] == "request")
             assert 0 < each["latency_ns"] <= request["end_ns"] - request["start_ns"]
@@ -56,7 +62,7 @@ def test_stop_of_a_healthy_guest_returns(kickbench: Command) -> None:
     (made,) = json.loads(done.stdout)
     assert made["outcome"] == Outcome.RETURNED
     assert made["outage"] is None
-    assert made["evidence"]["before"][0]["entry"] == Entry.NONE
+    assert vcpus(made["evidence"]["before"])[0]["entry"] == Entry.NONE
 
 
 def test_a_record_says_where_it_comes_from(kickbench: Command) -> None:
@@ -78,7 +84,7 @@ def test_several_vcpus_are_all_proved_stuck(clean_host: Path, runtime: Path) -> 
         on_record=lambda record: None,
     )
     assert made.outcome is not Outcome.LOST, made.reason
-    assert [each.vcpu for each in made.evidence.before] == [0, 1]
+    assert [each.vcpu for each in made.evidence.vcpus] == [0, 1]
     assert {each.entry for each in made.evidence.vcpus} == {Entry.GUP}
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import signal
 from contextlib import AsyncExitStack
 
-from bench_lib import ptrace, threads
+from bench_lib import threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import DebuggerFailed, GuestDied
 from bench_lib.guest import debugger
 from bench_lib.guest.debugger import Gdb, Tracer
-from bench_lib.trial.requests.asking import Asking, Reply
+from bench_lib.trial.requests.request import Reply, Request
 
 
-class GdbAttach(Asking):
+class GdbAttach(Request):
     """A real gdb attaches to QEMU: until it has stopped every thread.
 
     gdb is up and waits for the command, so that its own start is no part of it. What gdb does by
@@ -23,13 +23,8 @@ class GdbAttach(Asking):
     _gdb: Gdb
     _sent_ns = 0
 
-    @classmethod
-    def check_host(cls) -> None:
-        debugger.check_gdb()
-        ptrace.check(sibling=True)
-
     async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
-        self._gdb = await Gdb.started(self.run, deadline, stack)
+        self._gdb = await Gdb.started(self.scene.run, deadline, stack)
         self.tool = self._gdb.version
 
     async def send(self) -> None:
@@ -64,14 +59,10 @@ class GdbAttach(Asking):
         await self._gdb.detach(deadline)
 
 
-class PtraceInterrupt(Asking):
+class PtraceInterrupt(Request):
     """The kernel's share of that alone: each vCPU thread is seized, interrupted, and stops."""
 
     _tracer: Tracer
-
-    @classmethod
-    def check_host(cls) -> None:
-        ptrace.check()
 
     async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
         self._tracer = Tracer(self.tids)
@@ -88,10 +79,8 @@ class PtraceInterrupt(Asking):
         await self._tracer.detach(deadline)
 
 
-class GdbstubBreak(Asking):
+class GdbstubBreak(Request):
     """A debugger of the guest asks QEMU's gdbstub to stop it: until the stop reply."""
-
-    needs_gdbstub = True
 
     _sent_ns = 0
 

@@ -9,16 +9,15 @@ from typing import ClassVar
 
 from bench_lib.deadline import Deadline
 from bench_lib.errors import GuestDied
-from bench_lib.trial.requests.asking import Asking, Reply
+from bench_lib.trial.requests.request import Reply, Request
 
 INTERRUPT = b"\x03"
 """What Ctrl-C types; the terminal's line discipline makes SIGINT of it."""
 
 
-class Ending(Asking):
+class Ending(Request):
     """A request whose answer is QEMU's end."""
 
-    ends_guest = True
     status: ClassVar[int] = 0
     """QEMU's exit status when it ends as it was asked to, as in subprocess."""
 
@@ -38,8 +37,6 @@ class Ending(Asking):
 
 class CtrlC(Ending):
     """Ctrl-C at the terminal that QEMU is in the foreground of."""
-
-    needs_terminal = True
 
     async def send(self) -> None:
         assert self.guest.keyboard is not None
@@ -65,7 +62,7 @@ class Sigterm(Ending):
 
 
 class Sigkill(Sigterm):
-    """SIGKILL, which no kernel lets a vCPU sleep through."""
+    """SIGKILL, which ends no thread that sleeps uninterruptibly."""
 
     number = signal.SIGKILL
     status = -signal.SIGKILL

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from bench_lib.deadline import Deadline
-from bench_lib.trial.requests.asking import Asking, Reply
+from bench_lib.trial.requests.request import Reply, Request
 
 
-class MonitorCommand(Asking):
+class MonitorCommand(Request):
     """A QMP command: from its first byte written to its reply read.
 
     :cvar command: its name.

@@ -11,13 +11,13 @@ from bench_lib import threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import GuestDied
 from bench_lib.process import ATTENTIVE_S
-from bench_lib.trial.requests.asking import Asking, Reply
+from bench_lib.trial.requests.request import Reply, Request
 
 PATIENT_S = 0.001
 """Between two looks, once the first `ATTENTIVE_S` have passed."""
 
 
-class Sigusr1(Asking):
+class Sigusr1(Request):
     """SIGUSR1 to each vCPU thread, until none has it pending: each has left the fault to take it.
 
     QEMU counts on nothing but this signal, and does not ask for an exit: the vCPU goes back into

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import ClassVar
 
 from bench_lib.deadline import Deadline
-from bench_lib.guest.qemu import Guest
-from bench_lib.ownership import Run
+from bench_lib.trial.scene import Scene
 
 
 @dataclass(frozen=True)
@@ -34,32 +31,19 @@ class Reply:
         return self.answered_ns - self.sent_ns
 
 
-class Asking(ABC):
-    """One request to one guest.
+class Request(ABC):
+    """One request in one scene.
 
-    :cvar ends_guest: whether the guest is gone when it is answered.
-    :cvar needs_terminal: whether QEMU has to be in the foreground of a terminal.
-    :cvar needs_gdbstub: whether it has to have a gdbstub.
-    :ivar tool: the version of the program that makes it, where one does.
+    :ivar scene: with both sides of a migration, where there is one.
+    :ivar guest: the one that the trial is about. :ivar tids: of its vCPU threads.
+    :ivar tool: the version of the program that makes the request, where one does.
     """
 
-    ends_guest: ClassVar[bool] = False
-    needs_terminal: ClassVar[bool] = False
-    needs_gdbstub: ClassVar[bool] = False
-
-    def __init__(self, run: Run, guest: Guest, tids: Sequence[int]) -> None:
-        """:param tids: of the vCPU threads."""
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.guest = scene.guest
+        self.tids = scene.tids
         self.tool: str | None = None
-        self.run = run
-        self.guest = guest
-        self.tids = tids
-
-    @classmethod
-    def check_host(cls) -> None:
-        """Refuse a host that cannot make it.
-
-        :raise HostError: the sentence says what is missing.
-        """
 
     async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
         """Start what it needs, while the guest is still well.
@@ -69,13 +53,14 @@ class Asking(ABC):
 
     @abstractmethod
     async def send(self) -> None:
-        """Make the request; no more than that, for the clock runs."""
+        """Make the request; no more than that, because the clock runs."""
 
     @abstractmethod
     async def answer(self, deadline: Deadline) -> Reply | None:
         """Wait for the answer. May be called again after a deadline that passed.
 
-        :return: None if it did not come before the deadline.
+        :return: None if it did not arrive before the deadline.
+        :raise GuestDied: QEMU ended, and not as it was asked to.
         """
 
     def withdraw(self) -> bool:

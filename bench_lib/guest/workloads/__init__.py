@@ -1,0 +1,1 @@
+"""What runs in a guest, and how one sees that it is up, dirty and undamaged."""

@@ -1,0 +1,24 @@
+"""How each request is made."""
+
+from __future__ import annotations
+
+from bench_lib.record import RequestName
+from bench_lib.trial.requests.debuggers import GdbAttach, GdbstubBreak, PtraceInterrupt
+from bench_lib.trial.requests.endings import CtrlC, Quit, Sigkill, Sigterm
+from bench_lib.trial.requests.monitors import QueryStatus, Registers, Stop
+from bench_lib.trial.requests.request import Request
+from bench_lib.trial.requests.signals import Sigusr1
+
+MAKERS: dict[RequestName, type[Request]] = {
+    RequestName.STOP: Stop,
+    RequestName.CTRL_C: CtrlC,
+    RequestName.GDB_ATTACH: GdbAttach,
+    RequestName.PTRACE_INTERRUPT: PtraceInterrupt,
+    RequestName.GDBSTUB_BREAK: GdbstubBreak,
+    RequestName.SIGTERM: Sigterm,
+    RequestName.QUIT: Quit,
+    RequestName.SIGUSR1: Sigusr1,
+    RequestName.REGISTERS: Registers,
+    RequestName.SIGKILL: Sigkill,
+    RequestName.QUERY_STATUS: QueryStatus,
+}

@@ -1,0 +1,1 @@
+"""What a guest can be going through, each staged, stranded, released and recovered in its way."""

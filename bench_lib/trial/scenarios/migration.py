@@ -1,0 +1,268 @@
+"""What goes wrong with a postcopy migration once the guest runs at its destination."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import ClassVar
+
+from bench_lib.errors import MigrationFailed, OutageNotProven
+from bench_lib.guest.qemu import GuestConfig
+from bench_lib.migration import PORT, Phase
+from bench_lib.network import link, outage
+from bench_lib.network.link import End
+from bench_lib.network.outage import Mechanism, Traffic
+from bench_lib.record import Recovery, ScenarioName
+from bench_lib.trial.recovery import recover
+from bench_lib.trial.requests.request import Request
+from bench_lib.trial.scenarios.scenario import Scenario
+from bench_lib.trial.scene import MigrationScene, Staging
+
+
+class MigrationScenario(Scenario[MigrationScene]):
+    """Two guests, a link between them, and a postcopy migration over it.
+
+    :cvar breaks: whether the migration has to be recovered, and does not go on by itself.
+    :cvar source_may_end: whether the source is gone once the guest has left it.
+    """
+
+    breaks: ClassVar[bool] = True
+    source_may_end: ClassVar[bool] = False
+
+    def __init__(self, staging: Staging) -> None:
+        super().__init__(staging)
+        self._stall = ExitStack()
+
+    async def stage(self) -> MigrationScene:
+        staging = self.staging
+        plan, shape = staging.plan, staging.case.shape
+        target = self._spec()
+        with staging.timeline.stage("start"):
+            ends = staging.stack.enter_context(link.joined(plan.run, staging.seq))
+            traffic = Traffic(ends, staging.stack)
+            name = plan.run.name(staging.seq, "source")
+            origin = GuestConfig(name, plan.qemu, staging.workload, shape, netns_fd=ends.source.fd)
+            incoming = dataclasses.replace(target, incoming=True, netns_fd=ends.destination.fd)
+            source, destination = await self._started(origin, incoming)
+            migration = staging.manager.migrate(source, destination, staging.stack)
+
+        async def guest_up() -> list[int]:
+            await migration.configure(ends.destination.address, shape, staging.deadline)
+            # Asked now, because a destination whose vCPU hangs may never answer.
+            tids = await destination.vcpu_tids(staging.deadline)
+            await source.watch.ready(staging.deadline)
+            return tids
+
+        with staging.timeline.stage("guest-up"):
+            tids = await migration.during(guest_up())
+        return MigrationScene(
+            plan.run,
+            destination,
+            tids,
+            link=ends,
+            traffic=traffic,
+            migration=migration,
+            source_may_end=self.source_may_end,
+        )
+
+    async def strand(self, scene: MigrationScene) -> str | None:
+        staging, migration = self.staging, scene.migration
+
+        async def cross() -> None:
+            await self._cross(scene)
+
+        async def fail() -> str | None:
+            await scene.traffic.prove_open()
+            return await self._fail(scene)
+
+        with staging.timeline.stage("postcopy"):
+            await migration.during(cross())
+        with staging.timeline.stage("outage"):
+            return await scene.during(fail())
+
+    async def _cross(self, scene: MigrationScene) -> None:
+        """Migrate into postcopy: the guest runs at the destination."""
+        deadline = self.staging.deadline
+        await scene.migration.begin(scene.link.destination.address, deadline)
+        await scene.migration.switch(deadline)
+        await scene.migration.destination.resumes(deadline)
+
+    @abstractmethod
+    async def _fail(self, scene: MigrationScene) -> str | None:
+        """Make it happen, and prove it; the mechanism.
+
+        :raise TrialLost: it could not be proved.
+        """
+
+    async def recover(
+        self, scene: MigrationScene, request: Request, limit_s: float, *, answered: bool
+    ) -> Recovery:
+        async def release() -> None:
+            await self.release(scene)
+
+        return await recover(
+            scene, request, limit_s, release, answered=answered, breaks=self.breaks
+        )
+
+    async def release(self, scene: MigrationScene) -> None:
+        self._stall.close()
+
+    @property
+    def _mechanism(self) -> Mechanism:
+        """How links are cut here."""
+        mechanism = self.staging.plan.mechanism
+        assert mechanism is not None
+        return mechanism
+
+    def _cut(self, ends: Sequence[End], mechanism: Mechanism | None = None) -> None:
+        """Do to what these ends send what the mechanism does, until the release."""
+        chosen = mechanism or self._mechanism
+        outage.cut(ends, chosen)
+        self._stall.callback(outage.restore, ends, chosen)
+
+    async def _both_reach_paused(self, scene: MigrationScene) -> None:
+        for side in scene.migration.sides:
+            await side.reaches(Phase.PAUSED, self.staging.deadline)
+
+
+def _both_in(scene: MigrationScene, phase: Phase) -> None:
+    """:raise MigrationFailed: a side is not in `phase`."""
+    for side in scene.migration.sides:
+        if side.phase is not phase:
+            raise MigrationFailed(
+                f"{side.guest.name} was in {side.phase.value} instead of {phase.value}."
+            )
+
+
+class Postcopy(MigrationScenario):
+    """Nothing goes wrong. Pages arrive as they are asked for, so vCPUs are stuck for moments."""
+
+    name = ScenarioName.POSTCOPY
+    breaks = False
+
+    async def _fail(self, scene: MigrationScene) -> str | None:
+        _both_in(scene, Phase.POSTCOPY)
+        return None
+
+
+class Blackhole(MigrationScenario):
+    """Silence: nothing passes and neither side has noticed."""
+
+    name = ScenarioName.BLACKHOLE
+
+    async def _fail(self, scene: MigrationScene) -> str | None:
+        self._cut(scene.link.ends)
+        await scene.traffic.prove_cut()
+        _both_in(scene, Phase.POSTCOPY)
+        return self._mechanism.name
+
+
+class BlackholeReturn(MigrationScenario):
+    """Silence one way: the source's packets arrive, the destination's requests do not.
+
+    A few pages still arrive that nothing has asked for, until TCP at the source waits for what the
+    destination acknowledges. A vCPU is stuck for good when it was for longer than one more takes.
+    """
+
+    name = ScenarioName.BLACKHOLE_RETURN
+
+    async def _fail(self, scene: MigrationScene) -> str | None:
+        self._cut([scene.link.destination])
+        await scene.traffic.prove_cut(to_source_only=True)
+        _both_in(scene, Phase.POSTCOPY)
+        return self._mechanism.name
+
+
+class LinkDown(MigrationScenario):
+    """The carrier is gone; a TCP connection survives that as it does silence."""
+
+    name = ScenarioName.LINK_DOWN
+
+    async def _fail(self, scene: MigrationScene) -> str | None:
+        outage.take_down(scene.link)
+        self._stall.callback(outage.bring_up, scene.link)
+        await scene.traffic.prove_cut()
+        _both_in(scene, Phase.POSTCOPY)
+        return "link-down"
+
+
+class Paused(MigrationScenario):
+    """A reset connection, which both sides have noticed."""
+
+    name = ScenarioName.PAUSED
+
+    async def _fail(self, scene: MigrationScene) -> str | None:
+        outage.reset(scene.link, PORT)
+        await self._both_reach_paused(scene)
+        return "tcp-reset"
+
+
+class PausedTimeout(MigrationScenario):
+    """Silence until TCP has given up, on both sides.
+
+    TCP gives up what is not acknowledged. The source sends all the time, but the destination only
+    when a vCPU touches another page: had it been answered just before all was cut, it would wait
+    for ever. So the destination is cut off first, until it has asked in vain.
+    """
+
+    name = ScenarioName.PAUSED_TIMEOUT
+
+    async def _fail(self, scene: MigrationScene) -> str | None:
+        source, destination = scene.link.ends
+        outage.shorten_timeouts(scene.link)
+        self._cut([destination])
+        await self.staging.deadline.poll(
+            lambda: outage.unacknowledged(destination, PORT) or None,
+            "A request that is not acknowledged",
+        )
+        self._cut([source])
+        await self._both_reach_paused(scene)
+        return f"{self._mechanism.name}, tcp-timeout"
+
+
+class PausedCommand(MigrationScenario):
+    """An operator has told QEMU to give the connection up; nothing is wrong with the link."""
+
+    name = ScenarioName.PAUSED_COMMAND
+
+    async def _fail(self, scene: MigrationScene) -> str | None:
+        await scene.migration.pause(self.staging.deadline)
+        return "migrate-pause"
+
+
+class Degraded(MigrationScenario):
+    """A slow link, and where the kernel can do that a late and lossy one."""
+
+    name = ScenarioName.DEGRADED
+    breaks = False
+
+    async def _fail(self, scene: MigrationScene) -> str | None:
+        degradation = self.staging.plan.degradation
+        assert degradation is not None
+        self._cut(scene.link.ends, degradation)
+        await scene.traffic.prove_slow()
+        _both_in(scene, Phase.POSTCOPY)
+        return degradation.name
+
+
+class Flapping(MigrationScenario):
+    """Short outages that go on to the end; the migration finishes all the same."""
+
+    name = ScenarioName.FLAPPING
+    breaks = False
+
+    async def _fail(self, scene: MigrationScene) -> str | None:
+        staging = self.staging
+        staging.stack.enter_context(outage.flapping(scene.run, scene.link, self._mechanism))
+        while True:
+            try:
+                await scene.traffic.prove_cut()
+            except OutageNotProven:
+                if staging.deadline.passed:
+                    raise
+            else:
+                break
+        _both_in(scene, Phase.POSTCOPY)
+        return f"{self._mechanism.name}, flapping"

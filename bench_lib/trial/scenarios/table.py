@@ -1,0 +1,36 @@
+"""How each scenario is staged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench_lib.record import ScenarioName
+from bench_lib.trial.scenarios.idle import Idle
+from bench_lib.trial.scenarios.migration import (
+    Blackhole,
+    BlackholeReturn,
+    Degraded,
+    Flapping,
+    LinkDown,
+    Paused,
+    PausedCommand,
+    PausedTimeout,
+    Postcopy,
+)
+from bench_lib.trial.scenarios.scenario import Scenario
+
+STAGERS: dict[ScenarioName, type[Scenario[Any]]] = {
+    each.name: each
+    for each in (
+        Idle,
+        Postcopy,
+        Blackhole,
+        BlackholeReturn,
+        LinkDown,
+        Paused,
+        PausedTimeout,
+        PausedCommand,
+        Degraded,
+        Flapping,
+    )
+}
