@@ -1,8 +1,10 @@
 /*
- * gup: the guest whose vCPUs get stuck in get_user_pages(). Two variants define a symbol and
- * include this file; they differ in the mode of the loop alone:
- *     INTERRUPTS    async-pf.S: with interrupts on
- *     UNPAGED       uaccess.S: at CPL 0 in flat 32-bit mode, without paging
+ * gup: the guest whose vCPUs get stuck in get_user_pages(). Its variants define a symbol and
+ * include this file:
+ *     INTERRUPTS    async-pf.S: the loop runs with interrupts on
+ *     UNPAGED       uaccess.S: the loop runs at CPL 0 in flat 32-bit mode, without paging
+ *     SHARED_MSR    pv-*.S: KVM keeps a structure of its own in the first page of each share;
+ *                   the value is the number of the MSR that tells KVM where
  *
  * A 64 KiB firmware image. Every vCPU runs in 64-bit mode with paging on, at CPL 3 and
  * with interrupts off, and loops over its own share of memory. A pass first checks that
@@ -38,6 +40,7 @@
 	.set	SPAN,		0x200000
 	.set	SERIAL,		0x3f8
 	.set	LAPIC_ICR,	0xfee00300
+	.set	SHARED_OFFSET,	64	/* in the page; steal time has to be aligned so */
 
 	.set	SEL_CODE32,	0x08
 	.set	SEL_DATA,	0x10
@@ -167,6 +170,19 @@ long_mode:
 	leaq	SPAN(%rax), %r13
 	leal	'A'(%rbx), %r14d
 	movl	$1, %r8d
+
+	.ifdef	SHARED_MSR
+	/*
+	 * The first page of the share is always dirty, so it is missing after the switch of a
+	 * migration, when KVM touches its structure before the vCPU runs. The page's first word,
+	 * which alone is checked, stays the guest's. Bit 0 of the MSR enables the feature.
+	 */
+	leaq	(SHARED_OFFSET + 1)(%r13), %rax
+	movq	%rax, %rdx
+	shrq	$32, %rdx
+	movl	$SHARED_MSR, %ecx
+	wrmsr
+	.endif
 
 	leaq	stack_top, %rsp		/* iretq only pops from it: vCPUs can share it for reading */
 	iretq

@@ -28,6 +28,12 @@ class ScenarioName(StrEnum):
     """Postcopy over a link that is slow, late and lossy: pages arrive, each after a while."""
     FLAPPING = "flapping"
     """Postcopy over a link with short outages, again and again: the migration goes on."""
+    FROZEN_SOURCE = "frozen-source"
+    """The source's QEMU is frozen (SIGSTOP) at the switch, before the guest runs again."""
+    DEAD_SOURCE = "dead-source"
+    """The source's QEMU is killed (SIGKILL) at the switch, before the guest runs again."""
+    CUT_AT_SWITCH = "cut-at-switch"
+    """Every packet is dropped from the switch on, before the guest runs again."""
 
     @classmethod
     def _missing_(cls, value: object) -> ScenarioName | None:

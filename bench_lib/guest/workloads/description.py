@@ -47,5 +47,7 @@ WORKLOADS: dict[str, ShapeLimits] = {
     "gup": FIRMWARE,
     "async-pf": FIRMWARE,
     "uaccess": FIRMWARE,
+    "pv-steal-time": FIRMWARE,
+    "pv-kvmclock": FIRMWARE,
 }
 """By the name that `--image` and records have for them."""

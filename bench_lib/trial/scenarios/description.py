@@ -47,6 +47,7 @@ class ScenarioDescription:
 _NETWORK = frozenset({Need.NETWORK})
 _STUCK = ScenarioDescription(_NETWORK, Stuck.ON_PATH)
 _RUNS = ScenarioDescription(_NETWORK, Stuck.RUNS)
+_ANYWHERE = ScenarioDescription(_NETWORK, Stuck.ANYWHERE)
 
 SCENARIOS: dict[ScenarioName, ScenarioDescription] = {
     ScenarioName.IDLE: ScenarioDescription(
@@ -61,4 +62,11 @@ SCENARIOS: dict[ScenarioName, ScenarioDescription] = {
     ScenarioName.PAUSED_COMMAND: _STUCK,
     ScenarioName.DEGRADED: _STUCK,
     ScenarioName.FLAPPING: _STUCK,
+    ScenarioName.FROZEN_SOURCE: _ANYWHERE,
+    ScenarioName.DEAD_SOURCE: ScenarioDescription(
+        _NETWORK,
+        Stuck.ANYWHERE,
+        unrecoverable="the guest is lost for good: its missing pages died with the source",
+    ),
+    ScenarioName.CUT_AT_SWITCH: _ANYWHERE,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench_lib.record import ScenarioName
+from bench_lib.trial.scenarios.at_switch import CutAtSwitch, DeadSource, FrozenSource
 from bench_lib.trial.scenarios.idle import Idle
 from bench_lib.trial.scenarios.migration import (
     Blackhole,
@@ -32,5 +33,8 @@ STAGERS: dict[ScenarioName, type[Scenario[Any]]] = {
         PausedCommand,
         Degraded,
         Flapping,
+        FrozenSource,
+        DeadSource,
+        CutAtSwitch,
     )
 }
