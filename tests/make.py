@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -98,3 +99,15 @@ def modules(folder: Path, names: Iterable[str] = NEEDED) -> Path:
     (folder / "modules.order").touch()
     (folder / "modules.builtin").write_text("kernel/drivers/char/virtio_console.ko\n")
     return folder
+
+
+def package(folder: Path, release: str = RELEASE) -> Path:
+    """A Debian package of what is in a folder, beside that folder."""
+    (folder / "DEBIAN").mkdir(parents=True)
+    (folder / "DEBIAN" / "control").write_text(
+        f"Package: linux-image-{release}\nVersion: 1\nArchitecture: amd64\n"
+        "Maintainer: nobody\nDescription: a kernel\n"
+    )
+    file = folder.with_suffix(".deb")
+    subprocess.run(["dpkg-deb", "--build", folder, file], check=True, capture_output=True)
+    return file

@@ -157,13 +157,13 @@ def _known(settings: Settings, found: Bootable) -> None:
 
 
 def _modules_of(vmlinuz: Path) -> Path:
-    """lib/modules/RELEASE beside the folder that the image is in."""
+    """lib/modules/RELEASE or usr/lib/modules/RELEASE beside the folder that the image is in."""
     release = image.identity(vmlinuz).release
-    candidates = [folder / "lib" / "modules" / release for folder in vmlinuz.parents]
-    for candidate in candidates:
-        if candidate.is_dir():
-            return candidate
+    for folder in vmlinuz.parents:
+        for place in ("lib/modules", "usr/lib/modules"):
+            if (folder / place / release).is_dir():
+                return folder / place / release
     raise KernelUnusable(
-        f"{vmlinuz} is kernel {release}, and no folder above it has its lib/modules/{release}; "
-        "put image and modules under one folder."
+        f"{vmlinuz} is kernel {release}, and no folder above it has its lib/modules/{release} or "
+        f"usr/lib/modules/{release}; put image and modules under one folder."
     )

@@ -1,7 +1,8 @@
 """Kernel builds that can be booted: unpacked into a cache, each whole or not there.
 
 A build is a folder laid out as a Debian package is, boot/vmlinuz-RELEASE beside
-lib/modules/RELEASE, with a build.json that says what it is and where it came from.
+lib/modules/RELEASE, with a build.json that says what it is and where it came from. What a package
+has in usr/lib/modules instead, as those of Debian 13 do, is moved there.
 """
 
 from __future__ import annotations
@@ -159,6 +160,7 @@ class Store:
         with self.new_folder() as new:
             try:
                 fill(new)
+                _move_modules(new)
                 made = self._checked(new, source)
                 if not made.folder.exists():
                     new.rename(made.folder)
@@ -221,10 +223,22 @@ def _unpack(command: list[str]) -> None:
         raise FetchFailed(f"`{' '.join(command)}` failed: {text}") from None
 
 
+def _move_modules(new: Path) -> None:
+    """Have modules in lib/modules, where Debian 13 and later have usr/lib/modules."""
+    for packaged in (new / "usr" / "lib" / "modules").glob("*"):
+        kept = new / "lib" / "modules" / packaged.name
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            packaged.rename(kept)
+
+
 def _check_modules(folder: Path, release: str) -> None:
     """Refuse a build that cannot run trials, before it is kept."""
     if not folder.is_dir():
-        raise KernelUnusable(f"Kernel {release} comes without modules (lib/modules/{release}).")
+        raise KernelUnusable(
+            f"Kernel {release} comes without modules: it has no lib/modules/{release} and no "
+            f"usr/lib/modules/{release}; take the package or the tree that has both."
+        )
     names = {path.name.split(".ko")[0].replace("-", "_") for path in folder.rglob("*.ko*")}
     builtin = folder / "modules.builtin"
     if builtin.exists():

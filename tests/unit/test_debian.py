@@ -10,31 +10,18 @@ import pytest
 from bench_lib.errors import FetchFailed, KernelUnusable
 from bench_lib.kernel import debian
 from bench_lib.kernel.store import Store
+from tests import make
 
 pytestmark = pytest.mark.skipif(shutil.which("apt-get") is None, reason="needs apt")
 
 RELEASE = "6.1.0-99-amd64"
 
 
-def _package(folder: Path) -> Path:
-    """A package that holds no kernel."""
-    root = folder / "root"
-    (root / "DEBIAN").mkdir(parents=True)
-    (root / "DEBIAN" / "control").write_text(
-        f"Package: linux-image-{RELEASE}\nVersion: 1\nArchitecture: amd64\n"
-        "Maintainer: nobody\nDescription: no kernel\n"
-    )
-    package = folder / "kernel.deb"
-    subprocess.run(["dpkg-deb", "--build", root, package], check=True, capture_output=True)
-    return package
-
-
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An archive that apt believes in, with one package; its folder."""
     folder = tmp_path / "archive"
-    folder.mkdir()
-    package = _package(folder)
+    package = make.package(folder / "kernel", RELEASE)
     data = package.read_bytes()
     (folder / "Packages").write_text(
         f"Package: linux-image-{RELEASE}\nVersion: 1\nArchitecture: amd64\n"

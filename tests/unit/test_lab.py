@@ -2,13 +2,16 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from bench_lib.cli import main
 from bench_lib.errors import FetchFailed, KernelUnusable, UnknownKernel
 from bench_lib.kernel import debian, image, store
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import NEEDED, Bootable, Store
 from bench_lib.lab.campaign import Campaign, schedule
 from bench_lib.record import Kernel, RequestName, ScenarioName, Slot
+from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
 from tests import make
 from tests.make import record
@@ -52,6 +55,48 @@ def test_a_build_is_kept_whole_and_found_again(tmp_path: Path) -> None:
     assert (added.modules / "modules.dep").exists()
     assert cache.find(make.RELEASE) == added
     assert cache.find_build(added.build) == added
+
+
+@pytest.mark.parametrize("place", ["lib/modules", "usr/lib/modules"])
+def test_modules_are_in_one_place_wherever_the_package_has_them(tmp_path: Path, place: str) -> None:
+    root = tmp_path / "root"
+    make.vmlinuz(root / "boot" / f"vmlinuz-{make.RELEASE}")
+    make.modules(root / place / make.RELEASE)
+    cache = Store(tmp_path / "cache")
+    added = cache.add_package(make.package(root), "a package")
+    assert cache.find(make.RELEASE) == added
+    assert (added.folder / "lib" / "modules" / make.RELEASE / "modules.dep").is_file()
+    assert added.modules == added.folder / "lib" / "modules" / make.RELEASE
+
+
+def test_a_package_may_lack_lists_of_its_modules(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    make.vmlinuz(root / "boot" / f"vmlinuz-{make.RELEASE}")
+    modules = make.modules(root / "usr" / "lib" / "modules" / make.RELEASE)
+    (modules / "modules.order").unlink()
+    (modules / "modules.builtin").unlink()
+    added = Store(tmp_path / "cache").add_package(make.package(root), "a package")
+    assert (added.modules / "modules.dep").is_file()
+
+
+def test_a_package_without_modules_is_refused_and_not_kept(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    make.vmlinuz(root / "boot" / f"vmlinuz-{make.RELEASE}")
+    with pytest.raises(KernelUnusable, match=r"no lib/modules/.* and no usr/lib/modules/"):
+        Store(tmp_path / "cache").add_package(make.package(root), "a package")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("place", ["lib/modules", "usr/lib/modules"])
+def test_modules_are_found_beside_an_image(
+    history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("KICKBENCH_CACHE", str(tmp_path / "cache"))
+    vmlinuz = make.vmlinuz(tmp_path / "root" / "boot" / "vmlinuz")
+    make.modules(tmp_path / "root" / place / make.RELEASE)
+    done = CliRunner().invoke(main, ["kernels", "add", str(vmlinuz)])
+    assert done.exit_code == 0, done.output
+    assert Store.of(Settings.from_environment()).find(make.RELEASE)
 
 
 def test_a_package_that_cannot_be_unpacked_leaves_the_cache_as_it_was(tmp_path: Path) -> None:
