@@ -119,7 +119,7 @@ def examine(settings: Settings) -> Iterator[Row]:
     yield _kernel()
     yield _root()
     yield _kvm(facts)
-    yield _nested(facts)
+    yield nesting_row(facts)
     yield _userfaultfd()
     yield _stacks()
     yield from _qemu(settings)
@@ -203,16 +203,21 @@ def _kvm(facts: Setup) -> Row:
     return _tried("kvm", check, Status.MISSING, "the booted kernel cannot be measured", mend)
 
 
-def _nested(facts: Setup) -> Row:
+def nesting_row(facts: Setup) -> Row:
+    """What the lab runs on, and why. :param facts: of this machine."""
     module = facts.kvm
     if machine.accelerator() == "kvm":
         return Row("nesting", Status.FINE, "the lab's kernels run on KVM")
+    why = "KVM does not nest here"
     mend = None
     keep = ""
-    if module in {"kvm_intel", "kvm_amd"}:
+    if facts.nested:
+        why = f"{module} nests, but {device.DEVICE} does not work (see kvm)"
+    elif module in {"kvm_intel", "kvm_amd"}:
         mend = _as_root(f"sh -c 'modprobe -r {module} && modprobe {module} nested=1'")
         keep = f"; the line `options {module} nested=1` in /etc/modprobe.d keeps it over a boot"
-    why = f"{module} has no nesting" if module and mend is None else "KVM does not nest here"
+    elif module:
+        why = f"{module} has no nesting"
     return Row(
         "nesting",
         Status.DEGRADED,

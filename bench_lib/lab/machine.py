@@ -20,9 +20,10 @@ from typing import Any
 
 from bench_lib import process
 from bench_lib.deadline import Deadline
-from bench_lib.errors import DeadlinePassed, LabLost, LabUnavailable
+from bench_lib.errors import DeadlinePassed, KvmUnavailable, LabLost, LabUnavailable
 from bench_lib.host import setup
 from bench_lib.kernel.store import Bootable
+from bench_lib.kvm import device
 from bench_lib.ownership import Run
 from bench_lib.settings import Settings
 
@@ -76,8 +77,17 @@ class Facts:
         return f"{self.release} runs on {self.accelerator}, up after {self.boot_s:.1f} s"
 
 
+@cache
 def accelerator() -> str:
-    """`kvm` where this host's KVM lets guests use KVM, else `tcg`, whose emulated SVM does."""
+    """What a lab runs on: `kvm` where this host's KVM works and nests, else `tcg`, which nests.
+
+    Both are asked, because a container sees the module's switch without having the device. The
+    answer is kept, so that all that goes by it in a process goes by the same.
+    """
+    try:
+        device.check()
+    except KvmUnavailable:
+        return "tcg"
     return "kvm" if setup.nested() else "tcg"
 
 
@@ -246,9 +256,10 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
 
     :param share: a folder; the only one of this host that the lab can write to.
     :raise LabLost: it did not come up, or without what trials need.
-    :raise LabUnavailable: this host cannot boot one.
+    :raise LabUnavailable: this host cannot boot one, or it runs on something else than expected.
     """
     check_host(settings)
+    expected = accelerator()
     deadline = Deadline.after(settings.lab_boot_s)
     begin_s = time.monotonic()
     async with AsyncExitStack() as stack:
@@ -286,6 +297,12 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
             said = ready["ready"]
             if said["missing"]:
                 raise EOFError(f"the kernel gives no {', '.join(said['missing'])}")
+            if said["accelerator"] != expected:
+                raise LabUnavailable(
+                    f"The lab with kernel {kernel.build.release} runs on {said['accelerator']}, "
+                    f"though this host was found to give it {expected}, so its results would "
+                    "count as those of another lab; run `kickbench doctor`, and try again."
+                )
             facts = Facts(
                 said["release"],
                 said["version"],

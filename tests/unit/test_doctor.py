@@ -2,7 +2,9 @@ import pytest
 
 from bench_lib import doctor
 from bench_lib.doctor import Row, Status
+from bench_lib.lab import machine
 from bench_lib.network import outage
+from bench_lib.record import Setup
 
 NAMES = [each.name for each in (*outage.MECHANISMS, *outage.DEGRADATIONS)]
 
@@ -53,6 +55,17 @@ def test_a_link_that_is_only_slow_is_told() -> None:
     _, slow = _links(netem_degraded="Unknown qdisc.")
     assert slow.status is Status.DEGRADED
     assert "neither late nor lossy" in slow.means
+
+
+def test_a_module_that_nests_is_not_reloaded_for_want_of_its_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A container sees the module of its host, and has no /dev/kvm unless it is given one."""
+    monkeypatch.setattr(machine, "accelerator", lambda: "tcg")
+    row = doctor.nesting_row(Setup(kvm="kvm_intel", nested=True))
+    assert row.status is Status.DEGRADED
+    assert row.found.startswith("kvm_intel nests, but /dev/kvm does not work")
+    assert row.mend is None
 
 
 def test_no_mechanism_at_all() -> None:
