@@ -147,12 +147,15 @@ async def _boot(
             status = await lab.run(argv, environment(settings, lab), CHECKOUT, on_output)
         except LabLost as error:
             _log.warning("%s\n%s", error, "\n".join(error.console))
-            keep(_lost(owner, kernel, cases[made], made + 1, settings, lab, error))
+            if made < len(cases):
+                keep(_lost(owner, kernel, cases[made], made + 1, settings, lab, error))
             return
-    if status != 0:
-        text = b"".join(said).decode(errors="replace").strip()
-        last = text.splitlines()[-1] if text else f"exit status {status}"
+    text = b"".join(said).decode(errors="replace").strip()
+    last = text.splitlines()[-1] if text else f"exit status {status}"
+    if made < len(cases):
         raise LabError(f"Under kernel {kernel.build.release} trials cannot be run: {last}")
+    if status != 0:
+        _log.warning("After the last trial under kernel %s: %s", kernel.build.release, last)
 
 
 def _lost(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from collections.abc import Callable
@@ -10,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from bench_lib.errors import KvmUnavailable, LabUnavailable
+from bench_lib import record
+from bench_lib.errors import KvmUnavailable, LabError, LabUnavailable
 from bench_lib.host import setup
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable
 from bench_lib.kvm import device
-from bench_lib.lab import machine, trials
-from bench_lib.record import Record, RequestName, ScenarioName
+from bench_lib.lab import campaign, machine, trials
+from bench_lib.lab.campaign import Campaign
+from bench_lib.record import Outcome, Record, RequestName, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
 from tests import make
@@ -24,6 +27,7 @@ from tests import make
 KERNEL = Bootable(describe(make.KERNEL), "somewhere", Path("/nowhere"))
 SCENARIOS = (ScenarioName.IDLE, ScenarioName.BLACKHOLE)
 CASES = [Case(scenario, RequestName.STOP) for scenario in SCENARIOS]
+MADE = [make.record(scenario=case.scenario) for case in CASES]
 
 Message = dict[str, Any]
 FINE: Message = {"exit": 0}
@@ -45,6 +49,14 @@ for message in json.loads(script):
 """
 """Does what its script says once it is told to run a command, and then dies, unless the last was
 an exit, after which it waits to be ended."""
+
+
+def _out(text: str) -> Message:
+    return {"out": base64.b64encode(text.encode()).decode()}
+
+
+def _line(made: Record) -> Message:
+    return _out(record.to_line(made) + "\n")
 
 
 @pytest.fixture
@@ -69,6 +81,50 @@ def boots(history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 
 def _run(settings: Settings) -> list[Record]:
     return trials.run(KERNEL, CASES, settings, lambda made: None, lambda facts: None)
+
+
+def test_a_lab_that_dies_after_its_last_record_has_lost_nothing(
+    boots: Callable[..., Settings],
+) -> None:
+    settings = boots([_line(made) for made in MADE])
+    assert [each.outcome for each in _run(settings)] == [Outcome.RETURNED] * 2
+    assert len(record.read(settings.records)[0]) == 2
+
+
+def test_a_campaign_keeps_a_boot_whose_lab_dies_after_its_last_record(
+    boots: Callable[..., Settings],
+) -> None:
+    settings = boots([_line(made) for made in MADE])
+    plan = Campaign([KERNEL], 1, CASES)
+    campaign.run(plan, settings, lambda made: None, lambda facts: None)
+    kept = record.read(settings.records)[0]
+    assert [each.scenario for each in kept] == [case.scenario for case in CASES]
+    assert plan.missing(kept) == []
+
+
+def test_trials_that_fail_after_their_last_record_have_lost_nothing(
+    boots: Callable[..., Settings],
+) -> None:
+    settings = boots([*(_line(made) for made in MADE), {"exit": 1}])
+    assert [each.outcome for each in _run(settings)] == [Outcome.RETURNED] * 2
+
+
+def test_a_lab_that_dies_before_has_lost_the_trial_that_ran(
+    boots: Callable[..., Settings],
+) -> None:
+    settings = boots([_line(MADE[0])])
+    first, last = _run(settings)
+    assert (first.outcome, last.outcome) == (Outcome.RETURNED, Outcome.LOST)
+    assert last.scenario is ScenarioName.BLACKHOLE
+
+
+def test_trials_that_cannot_be_run_are_an_error_with_their_last_word(
+    boots: Callable[..., Settings],
+) -> None:
+    said = base64.b64encode(b"some log\nQEMU is not installed.\n").decode()
+    settings = boots([{"err": said}, {"exit": 23}])
+    with pytest.raises(LabError, match="trials cannot be run: QEMU is not installed"):
+        _run(settings)
 
 
 def test_a_lab_that_runs_on_something_else_than_was_found_out_is_refused(
