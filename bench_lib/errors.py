@@ -259,7 +259,7 @@ class LabUnavailable(LabError):
 
 
 class LabLost(LabError):
-    """A lab died, hung or stopped answering; never a result of what ran in it.
+    """A lab died, hung or stopped answering, or killed kickbench; never a result of what ran there.
 
     :ivar console: the last lines of its console.
     """

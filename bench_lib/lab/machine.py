@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from bench_lib.host import setup
 from bench_lib.kernel.store import Bootable
 from bench_lib.kvm import device
 from bench_lib.ownership import Run
-from bench_lib.settings import Settings
+from bench_lib.settings import CHECKOUT, Settings
 
 SHARE = "/run/kickbench-share"
 """Where the one folder that the lab may write to is, inside."""
@@ -191,6 +192,14 @@ class _Console:
         return LabLost(f"{what}: {why}. Its console said last: {last}", tuple(said))
 
 
+def ended(status: int) -> str:
+    """How a process ended, as part of a sentence. :param status: as in subprocess."""
+    if status >= 0:
+        return f"exited with status {status}"
+    names = {each.value: each.name for each in signal.Signals}
+    return f"was ended by {names.get(-status, f'signal {-status}')}"
+
+
 class Lab:
     """A booted lab. After its first failure every use raises that failure again."""
 
@@ -206,6 +215,22 @@ class Lab:
         self._reader = reader
         self._writer = writer
         self._failure: LabLost | None = None
+
+    async def run_ours(
+        self, arguments: Sequence[str], env: Mapping[str, str], on_output: Output
+    ) -> int:
+        """Run a part of kickbench, with this Python; its exit status.
+
+        :param arguments: Python's.
+        :raise LabLost: as in run(); or a signal ended it, such as the one that the kernel sends
+            where memory is short.
+        """
+        status = await self.run([sys.executable, *arguments], env, CHECKOUT, on_output)
+        if status < 0:
+            what = "kickbench gave no result in the lab"
+            self._failure = await self._console.lost(what, EOFError(f"it {ended(status)}"))
+            raise self._failure
+        return status
 
     async def run(
         self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, on_output: Output
@@ -315,8 +340,7 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
         try:
             lab = await deadline.wait_for(child.during(up()), "The lab's agent")
         except process.Ended as end:
-            ended = EOFError(f"virtme-ng exited with status {end.status}")
-            raise await console.lost(what, ended) from None
+            raise await console.lost(what, EOFError(f"virtme-ng {ended(end.status)}")) from None
         except (OSError, EOFError, DeadlinePassed) as error:
             raise await console.lost(what, error) from None
         yield lab

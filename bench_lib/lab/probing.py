@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 
 from bench_lib import interrupt, ownership
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import machine, trials
 from bench_lib.lab.machine import Facts, Output
-from bench_lib.settings import CHECKOUT, Settings
+from bench_lib.settings import Settings
 
 
 def run(
@@ -46,5 +45,4 @@ async def _run(
             "KICKBENCH_KERNEL": kernel.build.id,
             "KICKBENCH_CACHE": str(settings.cache),
         }
-        argv = [sys.executable, "-m", "bench_lib.cli", *arguments]
-        return await lab.run(argv, env, CHECKOUT, on_output)
+        return await lab.run_ours(["-m", "bench_lib.cli", *arguments], env, on_output)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import platform
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -17,7 +16,7 @@ from bench_lib.lab import machine
 from bench_lib.lab.machine import Facts, Lab
 from bench_lib.ownership import Run
 from bench_lib.record import Host, Outcome, Record
-from bench_lib.settings import CHECKOUT, Settings
+from bench_lib.settings import Settings
 from bench_lib.trial.case import Case, to_json
 from bench_lib.trial.history import History
 
@@ -142,16 +141,16 @@ async def _boot(
     (share / CASES).write_text(to_json(cases))
     async with machine.booted(owner, kernel, settings, share) as lab:
         on_boot(lab.facts)
-        argv = [sys.executable, "-m", "bench_lib.trial", f"{machine.SHARE}/{CASES}"]
+        arguments = ["-m", "bench_lib.trial", f"{machine.SHARE}/{CASES}"]
         try:
-            status = await lab.run(argv, environment(settings, lab), CHECKOUT, on_output)
+            status = await lab.run_ours(arguments, environment(settings, lab), on_output)
         except LabLost as error:
             _log.warning("%s\n%s", error, "\n".join(error.console))
             if made < len(cases):
                 keep(_lost(owner, kernel, cases[made], made + 1, settings, lab, error))
             return
     text = b"".join(said).decode(errors="replace").strip()
-    last = text.splitlines()[-1] if text else f"exit status {status}"
+    last = text.splitlines()[-1] if text else f"the command {machine.ended(status)}"
     if made < len(cases):
         raise LabError(f"Under kernel {kernel.build.release} trials cannot be run: {last}")
     if status != 0:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from bench_lib import record
-from bench_lib.errors import KvmUnavailable, LabError, LabUnavailable
+from bench_lib.cli import kernels, main
+from bench_lib.errors import KvmUnavailable, LabError, LabLost, LabUnavailable
 from bench_lib.host import setup
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable
@@ -30,6 +32,7 @@ CASES = [Case(scenario, RequestName.STOP) for scenario in SCENARIOS]
 MADE = [make.record(scenario=case.scenario) for case in CASES]
 
 Message = dict[str, Any]
+KILLED: Message = {"exit": -9}
 FINE: Message = {"exit": 0}
 
 PLAYER = """
@@ -118,6 +121,17 @@ def test_a_lab_that_dies_before_has_lost_the_trial_that_ran(
     assert last.scenario is ScenarioName.BLACKHOLE
 
 
+def test_trials_that_a_signal_ends_have_lost_the_one_that_ran_and_go_on_in_a_new_lab(
+    boots: Callable[..., Settings],
+) -> None:
+    settings = boots([KILLED], [_line(MADE[1]), FINE])
+    lost, made = _run(settings)
+    assert lost.outcome is Outcome.LOST
+    assert lost.reason is not None
+    assert "ended by SIGKILL" in lost.reason
+    assert made.outcome is Outcome.RETURNED
+
+
 def test_trials_that_cannot_be_run_are_an_error_with_their_last_word(
     boots: Callable[..., Settings],
 ) -> None:
@@ -125,6 +139,25 @@ def test_trials_that_cannot_be_run_are_an_error_with_their_last_word(
     settings = boots([{"err": said}, {"exit": 23}])
     with pytest.raises(LabError, match="trials cannot be run: QEMU is not installed"):
         _run(settings)
+
+
+def test_a_probe_that_a_signal_ends_is_a_lost_lab_with_a_sentence(
+    boots: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boots([_out("healthy ...\n"), KILLED])
+    monkeypatch.setattr(kernels, "bootable", lambda settings, name: KERNEL)
+    done = CliRunner().invoke(main, ["probe", "--kernel", "debian/6.1"])
+    assert done.exit_code == LabLost.exit_status
+    assert "ended by SIGKILL" in done.output
+
+
+def test_a_command_that_a_signal_ends_gives_the_status_that_a_shell_gives(
+    boots: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boots([KILLED])
+    monkeypatch.setattr("bench_lib.cli.lab.bootable", lambda settings, name: KERNEL)
+    done = CliRunner().invoke(main, ["lab", "run", "debian/6.1", "--", "true"])
+    assert done.exit_code == 128 + 9
 
 
 def test_a_lab_that_runs_on_something_else_than_was_found_out_is_refused(
