@@ -20,7 +20,9 @@ import sys
 PORT = "kickbench.agent"
 ROOT = "/run/kickbench-lab"
 ALIVE_S = 5
+CHUNK = 32768
 KVM_CREATE_VM = 0xAE01
+FIONREAD = 0x541B
 MS_RDONLY, MS_BIND, MS_REC = 1, 4096, 16384
 NINE_P = "trans=virtio,version=9p2000.L,msize=524288,access=any"
 
@@ -123,8 +125,17 @@ def enter(cwd: str) -> None:
     os.chdir(cwd)
 
 
+def written(fd: int) -> int:
+    """How many bytes there are to read."""
+    return int.from_bytes(fcntl.ioctl(fd, FIONREAD, bytes(4)), sys.byteorder)
+
+
 def run(port: int, request: dict[str, object]) -> int:
-    """Run a command and send on what it writes, and that it lives; its exit status."""
+    """Run a command and send on what it writes, and that it lives; its exit status.
+
+    It is over when it has ended: not before, if it has closed its output, and not later, if
+    something that it has started keeps that open.
+    """
     argv, env, cwd = request["run"], request["env"], str(request["cwd"])
     assert isinstance(argv, list)
     assert isinstance(env, dict)
@@ -139,16 +150,31 @@ def run(port: int, request: dict[str, object]) -> int:
     assert process.stdout is not None
     assert process.stderr is not None
     streams = {process.stdout.fileno(): "out", process.stderr.fileno(): "err"}
-    while streams:
-        ready, _, _ = select.select(list(streams), [], [], ALIVE_S)
+    end = os.pidfd_open(process.pid)
+
+    def send_on(fd: int, size: int) -> int:
+        data = os.read(fd, size)
+        if data:
+            send(port, {streams[fd]: base64.b64encode(data).decode()})
+        return len(data)
+
+    while True:
+        ready, _, _ = select.select([*streams, end], [], [], ALIVE_S)
         if not ready:
             send(port, {"alive": True})
+        if end in ready:
+            break
         for fd in ready:
-            data = os.read(fd, 32768)
-            if data:
-                send(port, {streams[fd]: base64.b64encode(data).decode()})
-            else:
+            if not send_on(fd, CHUNK):
                 del streams[fd]
+    # What was written until then, and no more.
+    for fd in streams:
+        left = written(fd)
+        while left > 0:
+            left -= send_on(fd, min(left, CHUNK))
+    os.close(end)
+    process.stdout.close()
+    process.stderr.close()
     return process.wait()
 
 

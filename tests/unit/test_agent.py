@@ -1,0 +1,95 @@
+"""How the agent runs commands; here in place of the lab's root, and with a pipe for its port."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from bench_lib.lab import agent
+
+LIMIT_S = 60
+"""Only an agent that waits for what does not come takes so long."""
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, IO[bytes]]]:
+    """The agent's end, and what the host reads."""
+    monkeypatch.setattr(agent, "enter", os.chdir)
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as host:
+        yield writing, host
+        os.close(writing)
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    """What a command waits for until the test writes to it."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    return path
+
+
+def _started(port: int, script: str, cwd: Path) -> Future[int]:
+    request: dict[str, object] = {
+        "run": ["sh", "-c", script],
+        "cwd": str(cwd),
+        "env": dict(os.environ),
+    }
+    pool = ThreadPoolExecutor(1)
+    running = pool.submit(agent.run, port, request)
+    pool.shutdown(wait=False)
+    return running
+
+
+def test_a_command_that_closes_its_output_is_seen_to_be_alive(
+    port: tuple[int, IO[bytes]], fifo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host gives up a lab that is silent for a minute."""
+    monkeypatch.setattr(agent, "ALIVE_S", 0.01)
+    ours, host = port
+    running = _started(ours, "exec >&- 2>&-; read line <fifo; exit 3", fifo.parent)
+    fd = os.open(fifo, os.O_WRONLY)  # comes back once the command reads, so its output is closed
+    try:
+        assert select.select([host], [], [], LIMIT_S)[0]
+        assert json.loads(host.readline()) == {"alive": True}
+    finally:
+        os.write(fd, b"go on\n")
+        os.close(fd)
+    assert running.result(LIMIT_S) == 3
+
+
+def test_a_command_ends_though_something_that_it_started_keeps_its_output(
+    port: tuple[int, IO[bytes]], fifo: Path
+) -> None:
+    ours, host = port
+    running = _started(ours, "cat fifo & echo its last word; exit 4", fifo.parent)
+    fd = os.open(fifo, os.O_WRONLY)
+    try:
+        assert running.result(LIMIT_S) == 4
+    finally:
+        os.close(fd)
+    said = json.loads(host.readline())
+    assert said == {"out": "aXRzIGxhc3Qgd29yZAo="}
+
+
+def test_all_that_a_command_wrote_before_its_end_is_sent(
+    port: tuple[int, IO[bytes]], tmp_path: Path
+) -> None:
+    ours, host = port
+    with ThreadPoolExecutor(1) as pool:
+        lines = pool.submit(lambda: list(iter(host.readline, b"end\n")))
+        script = "head -c 100000 /dev/zero; head -c 60000 /dev/zero >&2"
+        assert _started(ours, script, tmp_path).result(LIMIT_S) == 0
+        os.write(ours, b"end\n")
+        messages = [json.loads(line) for line in lines.result(LIMIT_S)]
+    for stream, size in (("out", 100000), ("err", 60000)):
+        data = b"".join(base64.b64decode(each.get(stream, "")) for each in messages)
+        assert data == bytes(size)
