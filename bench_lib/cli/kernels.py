@@ -8,7 +8,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from bench_lib import present, record
+from bench_lib import interrupt, present, record
 from bench_lib.errors import FetchFailed, KernelUnusable, ProgramMissing, UnknownKernel
 from bench_lib.host import identity
 from bench_lib.kernel import debian, image
@@ -22,6 +22,7 @@ def bootable(settings: Settings, name: str) -> Bootable:
 
     :raise UnknownKernel: there is none.
     :raise FetchFailed: it could not be had.
+    :raise Interrupted: by a signal; the cache is as it was.
     """
     cache = Store.of(settings)
     here = [each.build.release for each in cache.all()]
@@ -46,7 +47,10 @@ def _newest(cache: Store, stream: str) -> str:
 
 
 def _fetch(cache: Store, release: str) -> Bootable:
-    with present.download(Console(stderr=True), f"fetching {release}") as on_bytes:
+    with (
+        interrupt.raised(),  # so that apt and what it has fetched are gone, whatever ends us
+        present.download(Console(stderr=True), f"fetching {release}") as on_bytes,
+    ):
         return debian.fetch(cache, release, on_bytes)
 
 
