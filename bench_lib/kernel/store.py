@@ -20,11 +20,11 @@ import msgspec
 from bench_lib.errors import FetchFailed, KernelUnusable, ProgramMissing
 from bench_lib.kernel import btf, image
 from bench_lib.kernel.ledger import Build, describe
-from bench_lib.process import run_tool
 from bench_lib.settings import Settings
 
 LABEL = "build.json"
-UNPACK_LIMIT_S = 600.0
+TOOL_LIMIT_S = 600.0
+"""How long one of the tools that make a build bootable may take."""
 
 NEEDED = {
     "9p": "to see this userland",
@@ -113,7 +113,7 @@ class Store:
         """
 
         def unpack(into: Path) -> None:
-            _unpack(["dpkg-deb", "--extract", str(package), str(into)])
+            _run(["dpkg-deb", "--extract", str(package), str(into)])
             # Documentation, and where usr is merged nothing else.
             shutil.rmtree(into / "usr" / "share", ignore_errors=True)
 
@@ -151,7 +151,7 @@ class Store:
         def install(into: Path) -> None:
             (into / "boot").mkdir()
             shutil.copyfile(bzimage, into / "boot" / f"vmlinuz-{release}")
-            _unpack(["make", "-C", str(tree), "modules_install", f"INSTALL_MOD_PATH={into}"])
+            _run(["make", "-C", str(tree), "modules_install", f"INSTALL_MOD_PATH={into}"])
 
         return self._add(install, str(tree))
 
@@ -179,7 +179,7 @@ class Store:
         kernel = image.identity(images[0])
         build = describe(kernel)
         _check_modules(new / "lib" / "modules" / kernel.release, kernel.release)
-        run_tool(["depmod", "-b", str(new), kernel.release])
+        _run(["depmod", "-b", str(new), kernel.release])
         (new / LABEL).write_bytes(msgspec.json.encode(_Label(build, source)))
         return Bootable(build, source, self.folder / f"{build.release}_{build.id[:12]}")
 
@@ -204,14 +204,14 @@ class Store:
             shutil.rmtree(new, ignore_errors=True)
 
 
-def _unpack(command: list[str]) -> None:
+def _run(command: list[str]) -> None:
     try:
         subprocess.run(
             command,
             check=True,
             capture_output=True,
             text=True,
-            timeout=UNPACK_LIMIT_S,
+            timeout=TOOL_LIMIT_S,
             stdin=subprocess.DEVNULL,
         )
     except FileNotFoundError:

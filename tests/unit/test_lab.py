@@ -1,4 +1,5 @@
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,20 @@ def test_a_package_that_cannot_be_unpacked_leaves_the_cache_as_it_was(tmp_path: 
     package.write_bytes(b"!<arch>\nbroken")
     with pytest.raises(FetchFailed, match="dpkg-deb"):
         Store(tmp_path / "cache").add_package(package, "broken.deb")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_modules_that_depmod_fails_on_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depmod = tmp_path / "bin" / "depmod"
+    depmod.parent.mkdir()
+    depmod.write_text("#!/bin/sh\necho no room >&2; exit 1\n")
+    depmod.chmod(0o755)
+    monkeypatch.setenv("PATH", str(depmod.parent), prepend=os.pathsep)
+    modules = make.modules(tmp_path / "modules", [*NEEDED])
+    with pytest.raises(FetchFailed, match=r"depmod.* failed: no room"):
+        Store(tmp_path / "cache").add_image(make.vmlinuz(tmp_path / "vmlinuz"), modules)
     assert not list((tmp_path / "cache").iterdir())
 
 
