@@ -219,7 +219,10 @@ def _run(command: list[str]) -> None:
     except subprocess.TimeoutExpired:
         raise FetchFailed(f"`{' '.join(command)}` did not end in time.") from None
     except subprocess.CalledProcessError as error:
-        text = " ".join(str(error.stderr).split())
+        # The first line gives the cause and the last the end. Between them tar, on a full disk, has
+        # one for each file.
+        said = str(error.stderr).strip().splitlines() or ["it gave no reason"]
+        text = "; ".join(dict.fromkeys([said[0], said[-1]]))
         raise FetchFailed(f"`{' '.join(command)}` failed: {text}") from None
 
 

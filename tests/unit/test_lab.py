@@ -113,11 +113,12 @@ def test_modules_that_depmod_fails_on_are_not_kept(
 ) -> None:
     depmod = tmp_path / "bin" / "depmod"
     depmod.parent.mkdir()
-    depmod.write_text("#!/bin/sh\necho no room >&2; exit 1\n")
+    # As tar does on a full disk: one line for each file.
+    depmod.write_text("#!/bin/sh\necho no room >&2; seq 9000 >&2; echo gave up >&2; exit 1\n")
     depmod.chmod(0o755)
     monkeypatch.setenv("PATH", str(depmod.parent), prepend=os.pathsep)
     modules = make.modules(tmp_path / "modules", [*NEEDED])
-    with pytest.raises(FetchFailed, match=r"depmod.* failed: no room"):
+    with pytest.raises(FetchFailed, match=r"depmod.* failed: no room; gave up$"):
         Store(tmp_path / "cache").add_image(make.vmlinuz(tmp_path / "vmlinuz"), modules)
     assert not list((tmp_path / "cache").iterdir())
 
