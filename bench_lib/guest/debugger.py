@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import select
 import shutil
 import signal
@@ -17,6 +16,7 @@ from pathlib import Path
 from bench_lib import process
 from bench_lib.deadline import Deadline
 from bench_lib.errors import DebuggerFailed, GuestDied, ProgramMissing
+from bench_lib.guest import gdb_mi
 from bench_lib.ownership import Run
 from bench_lib.ptrace import PTRACE_DETACH, PTRACE_INTERRUPT, PTRACE_SEIZE, WALL, ptrace
 
@@ -65,7 +65,7 @@ class Gdb:
         await deadline.wait_for(gdb._says(b"(gdb)"), "gdb's prompt")
         gdb._tell("-gdb-version")
         _, lines = await deadline.wait_for(gdb._lines(b"^done"), "gdb's version")
-        gdb.version = next((each for each in map(_console, lines) if each), gdb.version)
+        gdb.version = next((each for each in map(gdb_mi.console, lines) if each), gdb.version)
         return gdb
 
     @property
@@ -120,8 +120,9 @@ class Gdb:
             now_ns = time.monotonic_ns()
             said += lines
             for line in lines:
-                if line.startswith(b"^error"):
-                    raise DebuggerFailed(f"gdb: {line.decode(errors='replace')[6:]}.")
+                if (record := gdb_mi.record(line)) is not None and record.kind == "^error":
+                    why = record.strings.get("msg") or "an error without a message"
+                    raise DebuggerFailed(f"gdb: {' '.join(why.split()).rstrip('.')}.")
             if any(line.startswith(word) for line in lines):
                 return now_ns, said
             if not select.select([self._output], [], [], 0)[0]:
@@ -135,12 +136,6 @@ class Gdb:
             if not data:
                 raise DebuggerFailed("gdb ended.")
             self._received += data
-
-
-def _console(line: bytes) -> str | None:
-    """What a line of gdb/MI shows to people: a stream record, which is a string after a tilde."""
-    match = re.fullmatch(rb'~"(.*?)(?:\\n)?"', line)
-    return match[1].decode(errors="replace") if match else None
 
 
 class Tracer:
