@@ -20,6 +20,7 @@
     │   ├── HostBusy
     │   ├── LeftoversRemain
     │   ├── PtraceForbidden
+    │   ├── NotStarted
     │   ├── HugepagesMissing
     │   ├── UserfaultfdForbidden
     │   ├── EvidenceHidden
@@ -157,15 +158,28 @@ class HostBusy(HostError):
 
 
 class LeftoversRemain(HostError):
-    """Something that a killed run has left cannot be ended."""
+    """Something that a killed run has left cannot be ended.
+
+    :ivar ended: what could be, a line each.
+    """
 
     exit_status = 28
+
+    def __init__(self, message: str, ended: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.ended = ended
 
 
 class PtraceForbidden(HostError):
     """Debuggers may not attach here."""
 
     exit_status = 29
+
+
+class NotStarted(HostError):
+    """A program is there, but cannot be started as trials need it."""
+
+    exit_status = 38
 
 
 class HugepagesMissing(HostError):

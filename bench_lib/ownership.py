@@ -3,7 +3,13 @@
 A run has an id and a folder under the runtime folder, on which it holds a lock for as long as
 it lives. The kernel drops that lock whichever way the run ends, so a folder without a holder is
 a dead run's, and so is everything that carries the run's id: network namespaces by their name,
-processes by an environment variable.
+processes by a limit.
+
+That limit is RLIMIT_RSS, which Linux has only stored since 2.4.30 (getrlimit(2)). Whatever a
+process starts inherits it, descriptors closed or not, and the kernel shows it in /proc/PID/limits
+for as long as the process is there at all, also when its first thread has ended and another one
+cannot. An environment is gone by then, and before that, reading it waits for the lock of the
+process's memory, which the processes that have to be found here may hold for ever.
 """
 
 from __future__ import annotations
@@ -22,12 +28,20 @@ from pathlib import Path
 from bench_lib.errors import HostBusy, HostError
 
 MARK = "KICKBENCH_RUN"
-"""The environment variable that marks a process as a run's; its value is the run's id."""
+"""The environment variable that says to what starts a process which run that is for. It is an id,
+and becomes the process's RLIMIT_RSS in KiB; see `process`."""
+
+_LIMIT = re.compile(r"^Max resident set +([0-9]+) ", re.MULTILINE)
 
 PREFIX = "kickbench"
 """What every name that a run gives to something begins with."""
 
-RUN_ID = re.compile(r"[0-9a-f]{12}")
+RUN_ID = re.compile(r"[89a-f][0-9a-f]{11}")
+"""At least 2^47, which is a limit that nobody sets: 128 PiB."""
+
+HOME_DIGITS = 6
+"""How many digits of an id say which runtime folder it is of; the others are random."""
+
 NAME = re.compile(rf"{PREFIX}-({RUN_ID.pattern})-[0-9]+-(?:source|destination)")
 
 
@@ -44,17 +58,35 @@ class Run:
 
     @property
     def mark(self) -> dict[str, str]:
-        """What the environment of each of the run's processes has to hold."""
+        """What the environment of each of the run's processes has to hold when it starts."""
         return {MARK: self.id}
 
 
 def _home(runtime: Path) -> str:
-    """How ids of runs begin that have this runtime folder.
+    """How ids of runs begin that have this runtime folder, which exists.
 
     Namespaces and processes are the whole host's, locks only their folder's: this tells what
-    another runtime folder answers for.
+    another runtime folder answers for. It is where the folder lies, by number and not by path,
+    because a container or a chroot has another folder of the same path. The folder's own inode is
+    no part of it, so that what dead runs have left is found after the folder has been deleted.
     """
-    return hashlib.sha256(str(runtime.resolve()).encode()).hexdigest()[:4]
+    folder = runtime.resolve()
+    above = folder.parent.stat()
+    place = f"{folder.stat().st_dev} {above.st_dev} {above.st_ino} {folder.name}"
+    number = int.from_bytes(hashlib.sha256(place.encode()).digest()[: HOME_DIGITS // 2])
+    return f"{number | 1 << (4 * HOME_DIGITS - 1):x}"
+
+
+def run_of_process(pid: int) -> str | None:
+    """The id of the run that a process belongs to, or None if it belongs to none."""
+    try:
+        limits = Path(f"/proc/{pid}/limits").read_text()
+    except OSError:  # gone by now
+        return None
+    if (limit := _LIMIT.search(limits)) is None:  # unlimited, as nearly everywhere
+        return None
+    run_id = f"{int(limit[1]) // 1024:012x}"
+    return run_id if RUN_ID.fullmatch(run_id) else None
 
 
 def run_of_name(name: str) -> str | None:
@@ -115,7 +147,7 @@ def measuring(runtime: Path) -> Iterator[Run]:
         try:
             os.ftruncate(fd, 0)
             os.write(fd, f"{os.getpid()}\n".encode())
-            run_id = _home(runtime) + secrets.token_hex(4)
+            run_id = _home(runtime) + secrets.token_hex((12 - HOME_DIGITS) // 2)
             folder = runtime / run_id
             folder.mkdir(mode=0o700)
             folder_fd = _lock(folder, os.O_RDONLY | os.O_DIRECTORY, wait=True)

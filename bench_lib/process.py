@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import fcntl
+import logging
 import os
 import select
+import shutil
 import signal
 import subprocess
-import termios
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from bench_lib.deadline import Deadline
-from bench_lib.errors import ProgramMissing, ToolFailed
+from bench_lib.errors import NotStarted, ProgramMissing, ToolFailed
+from bench_lib.ownership import MARK
 
-PR_SET_PDEATHSIG = 1
+_log = logging.getLogger(__name__)
+
 CLONE_NEWNET = 0x40000000
 
 TOOL_LIMIT_S = 30.0
 """How long ip, tc or ss may take. They answer in milliseconds; under TCG in tenths."""
+
+START_LIMIT_S = 30.0
+"""How long the way to a program's start may take: two small programs, each a millisecond."""
 
 DEATH_LIMIT_S = 10.0
 """How long a killed process may take to be gone; milliseconds unless the kernel has a bug."""
@@ -35,9 +41,30 @@ later may come by way of the loop, whose 0.3 ms are then less than one in three 
 DEATH_S = 0.5
 """How long the exit of a process may be behind the first sign of its death."""
 
+TRACED_POLL_S = 0.005
+"""Between two looks whether a dead process may be reaped, for which there is no event."""
+
+STARTS = b"kickbench: starts\n"
+"""The last that the way to a program's start writes: nothing of it has failed."""
+
+START = f"""
+[ "$PPID" = "$1" ] || exit 1
+ulimit -m "$((0x${MARK}))" || exit 1
+if [ -n "$2" ]; then exec <>/proc/self/fd/0; : </dev/tty || exit 1; fi
+shift 2
+echo "{STARTS.decode().strip()}" >&2
+exec "$@" 2>&1
+"""
+"""What a shell does on the way to a program: $1 is our pid, $2 is not empty if stdin is to be its
+terminal, and then comes the program. Line by line:
+
+We may have died before the kernel was asked to kill the program when we do; then it never starts.
+The mark of the run (see `ownership`). A leader of a session gets the terminal that it opens, if no
+other session has it; /dev/tty can be opened by those that have one. What fails is written to
+stderr, which is ours until the program's begins."""
+
 T = TypeVar("T")
 
-# Loaded now, for nothing may be imported between fork and exec.
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -48,21 +75,22 @@ def set_network_namespace(fd: int) -> None:
         raise OSError(code, os.strerror(code), "setns")
 
 
-def _dies_with(parent: int) -> Callable[[], None]:
-    """What a child does before exec so that the kernel kills it when `parent` dies."""
+@contextmanager
+def in_network_namespace(fd: int) -> Iterator[None]:
+    """With the calling thread, and so what it starts, in a network namespace.
 
-    def prepare() -> None:
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # died before prctl took effect
-            os._exit(1)
-
-    return prepare
-
-
-def _cannot_start(program: str, error: OSError) -> ProgramMissing:
-    if isinstance(error, FileNotFoundError):
-        return ProgramMissing(f"{program} is not installed; `make bench` installs it.")
-    return ProgramMissing(f"{program} cannot be started: {error.strerror}.")
+    :param fd: refers to the namespace.
+    :raise OSError: it is none, or may not be entered.
+    """
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        set_network_namespace(fd)
+        try:
+            yield
+        finally:
+            set_network_namespace(own)
+    finally:
+        os.close(own)
 
 
 class Ended(Exception):  # what happened, not an error of ours
@@ -73,14 +101,81 @@ class Ended(Exception):  # what happened, not an error of ours
         self.status = status
 
 
+@dataclass(frozen=True)
+class Survivor:
+    """A process that SIGKILL has not ended.
+
+    :ivar name: as in /proc/PID/comm.
+    :ivar dead: whether it only waits for being reaped.
+    :ivar wchan: the function of the kernel that a thread of it sleeps in, where shown.
+    """
+
+    pid: int
+    name: str
+    dead: bool
+    wchan: str | None
+
+    def __str__(self) -> str:
+        if self.dead:
+            why = "it is dead, but has not been reaped, because another process traces it"
+        elif self.wchan is None:
+            why = "it is not seen to sleep"
+        else:
+            why = f"it sleeps in {self.wchan}"
+        return f"process {self.pid} ({self.name}) survives SIGKILL; {why}"
+
+
+def name_of(pid: int) -> str:
+    """The name of a process, which is read without waiting for any lock that it holds."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "gone"
+
+
+def survivor(pid: int) -> Survivor:
+    """What keeps a process that was killed.
+
+    Reads nothing that waits for a lock of the process: not even /proc/PID/stat, which on Linux 6.18
+    waits for a process that is stuck in execve(2).
+    """
+    return Survivor(pid, name_of(pid), not lives(pid), _sleeps_in(pid))
+
+
+def lives(pid: int) -> bool:
+    """Whether a thread of the process is not dead; its first may be, and another one keep it."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        return not select.select([pidfd], [], [], 0)[0]
+    finally:
+        os.close(pidfd)
+
+
+def _sleeps_in(pid: int) -> str | None:
+    with suppress(OSError):
+        for task in sorted(Path(f"/proc/{pid}/task").iterdir()):
+            # Of a thread that runs, that is dead, or that we may not look into, this is "0".
+            wchan = (task / "wchan").read_text()
+            if wchan != "0":
+                return wchan or None
+    return None
+
+
 def _exception(task: asyncio.Future[T]) -> BaseException | None:
     return None if task.cancelled() else task.exception()
 
 
 class Child:
-    """A process of ours. Ended and reaped by `end()`, whatever state it is in."""
+    """A process of ours. Ended and reaped by `end()`, whatever state it is in.
+
+    :ivar survivor: set by `end()` if the kernel did not let it die.
+    """
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self.survivor: Survivor | None = None
         self._popen = popen
         self._pidfd = os.pidfd_open(popen.pid)
         self.pid = popen.pid
@@ -107,7 +202,10 @@ class Child:
         finally:
             loop.remove_reader(fd)
             os.close(fd)
-        return self._popen.wait()
+        # One that another process traces is dead for us only when its tracer has let go of it.
+        while (status := self._popen.poll()) is None:  # noqa: ASYNC110  # there is no event
+            await asyncio.sleep(TRACED_POLL_S)
+        return status
 
     async def reaped(self, deadline: Deadline) -> int | None:
         """Wait until the process has ended and reap it.
@@ -126,9 +224,14 @@ class Child:
 
     def reaped_within(self, limit_s: float) -> int | None:
         """The same, blocking. :param limit_s: seconds that it may take."""
+        deadline = Deadline.after(limit_s)
         if not select.select([self._pidfd], [], [], limit_s)[0]:
             return None
-        self._popen.wait()
+        if self._popen.poll() is None:  # dead, but another process traces it
+            try:
+                self._popen.wait(deadline.remaining_s)
+            except subprocess.TimeoutExpired:
+                return None
         return time.monotonic_ns()
 
     async def during(
@@ -162,17 +265,30 @@ class Child:
     def end(self) -> None:
         """Kill the process if it still runs, with all that it has started, and reap it.
 
-        One that the kernel does not let die is left to `kickbench clean`.
+        One that the kernel does not let die within `DEATH_LIMIT_S` is left to `kickbench clean`: a
+        warning is logged, `survivor` says what it is, and `survivors()` lists it.
         """
         if self._popen.poll() is None:
             # It leads a group of its own, whose number is its pid until it is reaped.
             os.killpg(self.pid, signal.SIGKILL)
-            with suppress(subprocess.TimeoutExpired):
-                self._popen.wait(DEATH_LIMIT_S)
-        if self._popen.stdin is not None:
-            with suppress(BrokenPipeError):
-                self._popen.stdin.close()
+            if self.reaped_within(DEATH_LIMIT_S) is None:
+                self.survivor = survivor(self.pid)
+                _unreaped.append(self)
+                _log.warning("Left to `kickbench clean`: %s.", self.survivor)
+        for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
         os.close(self._pidfd)
+
+
+_unreaped: list[Child] = []
+"""What could not be ended, for `survivors()`; and subprocess complains of what it forgets."""
+
+
+def survivors() -> list[Survivor]:
+    """Those of our processes that were killed and are still there."""
+    return [survivor(child.pid) for child in _unreaped if child.exit_status is None]
 
 
 @contextmanager
@@ -191,71 +307,125 @@ def started(
     It gets a session of its own, so that Ctrl-C at a terminal reaches only us and we end it in
     order, and SIGKILL when we die.
 
+    The way there is two small programs, each of which executes the next, so that the pid stays:
+    setpriv(1) asks for that SIGKILL, and a shell does the rest (see `START`). Code of ours between
+    fork and exec would do it too, but may wait for ever for a lock that another thread had when we
+    forked; and copying our page tables takes longer than both programs.
+
     :param env: added to our environment for it; the mark of a run, at the least (see `ownership`).
     :param output: file for its stdout and stderr, or a descriptor; the caller closes that.
     :param netns_fd: the network namespace to start it in.
     :param terminal_fd: a terminal, which becomes its stdin and controls its session, with it in
         the foreground.
     :raise ProgramMissing: there is no such program.
+    :raise NotStarted: it cannot be started as it should be; the sentence says why.
     """
-    dies_with_us = _dies_with(os.getpid())
-
-    def prepare() -> None:
-        dies_with_us()
-        if terminal_fd is not None:
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        if netns_fd is not None:
-            set_network_namespace(netns_fd)
-
+    environ = {**os.environ, **env}
+    _check_program(argv[0], environ)
     stdin = subprocess.PIPE if stdin_pipe else subprocess.DEVNULL
     if terminal_fd is not None:
         stdin = terminal_fd
     with ExitStack() as opened:
         log = opened.enter_context(output.open("ab")) if isinstance(output, Path) else output
+        failures, theirs = os.pipe2(os.O_CLOEXEC)
+        opened.callback(os.close, failures)
         try:
-            popen = subprocess.Popen(
-                argv,
+            popen = _spawn(
+                [
+                    *("setpriv", "--pdeathsig", "KILL", "--"),
+                    *("sh", "-c", START, "sh", str(os.getpid())),
+                    "" if terminal_fd is None else "terminal",
+                    *argv,
+                ],
+                argv[0],
+                netns_fd,
                 stdin=stdin,
                 stdout=log,
-                stderr=log,
-                env={**os.environ, **env},
+                stderr=theirs,
+                env=environ,
                 pass_fds=pass_fds,
-                start_new_session=True,
-                preexec_fn=prepare,
-                bufsize=0,
             )
-        except OSError as error:
-            raise _cannot_start(argv[0], error) from None
-    child = Child(popen)
+        finally:
+            os.close(theirs)
+        child = Child(popen)
+        try:
+            _check_start(argv[0], failures)
+        except BaseException:
+            child.end()
+            raise
     try:
         yield child
     finally:
         child.end()
 
 
+def _check_program(program: str, environ: Mapping[str, str]) -> None:
+    """:raise ProgramMissing: there is none of that name, or it may not be executed."""
+    if shutil.which(program, path=environ.get("PATH")) is None:
+        if Path(program).exists() and "/" in program:
+            raise ProgramMissing(f"{program} cannot be started: it may not be executed.")
+        raise _not_installed(program)
+
+
+def _not_installed(program: str) -> ProgramMissing:
+    return ProgramMissing(f"{program} is not installed; `make bench` installs it.")
+
+
+def _spawn(
+    argv: Sequence[str], program: str, netns_fd: int | None, **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start what leads to `program`, in a session of its own and in that network namespace.
+
+    :raise ProgramMissing: the first program on the way is not there.
+    :raise NotStarted: it is, or may not be, something else.
+    """
+    try:
+        with nullcontext() if netns_fd is None else in_network_namespace(netns_fd):
+            return subprocess.Popen(argv, start_new_session=True, bufsize=0, **options)
+    except FileNotFoundError:
+        raise _not_installed(argv[0]) from None
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise NotStarted(f"{program} cannot be started: {error.strerror}{where}.") from None
+
+
+def _check_start(program: str, failures: int) -> None:
+    """Wait until the program is about to be executed.
+
+    :param failures: the reading end of what the way there writes its failures to.
+    :raise NotStarted: with what was written.
+    """
+    deadline = Deadline.after(START_LIMIT_S)
+    said = b""
+    while select.select([failures], [], [], deadline.remaining_s)[0]:
+        data = os.read(failures, 65536)
+        said += data
+        if not data:
+            break
+    if not said.endswith(STARTS):
+        text = " ".join(said.decode(errors="replace").split()).rstrip(".")
+        raise NotStarted(f"{program} cannot be started: {text or 'the way there has ended'}.")
+
+
 def run_tool(argv: Sequence[str], *, stdin: str = "", deadline: Deadline | None = None) -> str:
     """Run a command that answers at once (ip, tc, ss) and give what it printed.
+
+    It ends by itself, so it needs no mark and no signal when we die.
 
     :raise ToolFailed: it exited with an error, whose text is in the message, or did not exit.
     :raise ProgramMissing: there is no such program.
     """
     limit_s = deadline.remaining_s if deadline else TOOL_LIMIT_S
+    pipe = subprocess.PIPE
+    popen = _spawn(argv, argv[0], None, stdin=pipe, stdout=pipe, stderr=pipe)
+    child = Child(popen)
     try:
-        done = subprocess.run(
-            argv,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=limit_s,
-            start_new_session=True,
-            preexec_fn=_dies_with(os.getpid()),
-            check=False,
-        )
-    except OSError as error:
-        raise _cannot_start(argv[0], error) from None
+        output, errors = popen.communicate(stdin.encode(), timeout=limit_s)
     except subprocess.TimeoutExpired:
         raise ToolFailed(f"`{' '.join(argv)}` did not end within {limit_s:.0f} s.") from None
-    if done.returncode != 0:
-        text = " ".join((done.stderr or done.stdout).split())
-        raise ToolFailed(f"`{' '.join(argv)}` failed ({done.returncode}): {text}")
-    return done.stdout
+    finally:
+        child.end()  # never waits without a limit, as subprocess.run() does
+    if popen.returncode != 0:
+        text = " ".join((errors or output).decode(errors="replace").split())
+        raise ToolFailed(f"`{' '.join(argv)}` failed ({popen.returncode}): {text}")
+    return output.decode(errors="replace")

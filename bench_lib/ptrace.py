@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+import sys
 from pathlib import Path
 
-from bench_lib.errors import PtraceForbidden
+from bench_lib.errors import PtraceForbidden, ToolFailed
+from bench_lib.process import Child, run_tool
 
 PTRACE_CONT = 7
 PTRACE_DETACH = 17
@@ -31,23 +33,29 @@ def ptrace(request: int, tid: int, data: int = 0) -> None:
         raise OSError(code, os.strerror(code), "ptrace")
 
 
+_SEIZE = """
+import ctypes, sys
+request, pid = map(int, sys.argv[1:])
+sys.exit(ctypes.CDLL(None).ptrace(ctypes.c_long(request), pid, None, None) != 0)
+"""
+"""A program that traces a process and ends. Imports are slow in a lab, so it has few."""
+
+
 def check(*, sibling: bool = False) -> None:
     """Try it on a process of our own.
 
     :param sibling: from another process of ours, as a debugger is to QEMU; Yama tells that apart.
     :raise PtraceForbidden: the sentence says who may forbid it.
     """
-    child = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL)
-
-    def seize() -> None:
-        ptrace(PTRACE_SEIZE, child.pid)
-
+    target = Child(
+        subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL, start_new_session=True)
+    )
     try:
         if sibling:
-            subprocess.run(["true"], preexec_fn=seize, check=True)
+            run_tool([sys.executable, "-I", "-S", "-c", _SEIZE, str(PTRACE_SEIZE), str(target.pid)])
         else:
-            seize()
-    except (OSError, subprocess.SubprocessError):
+            ptrace(PTRACE_SEIZE, target.pid)
+    except (OSError, ToolFailed):
         scope = Path("/proc/sys/kernel/yama/ptrace_scope")
         yama = f"kernel.yama.ptrace_scope is {scope.read_text().strip()}" if scope.exists() else ""
         raise PtraceForbidden(
@@ -55,5 +63,4 @@ def check(*, sibling: bool = False) -> None:
             f"CAP_SYS_PTRACE{'; ' + yama if yama else ''}."
         ) from None
     finally:
-        child.kill()
-        child.wait()
+        target.end()

@@ -9,7 +9,7 @@ import msgspec
 
 from bench_lib import __version__, present, record
 from bench_lib.cli import doctor, gate, kernels, lab, probe, trials
-from bench_lib.errors import KickbenchError, LabLost
+from bench_lib.errors import KickbenchError, LabLost, LeftoversRemain
 from bench_lib.settings import Settings
 from bench_lib.verdict import summary
 
@@ -93,12 +93,18 @@ def report_command(as_json: bool) -> None:
 def clean_command(dry_run: bool) -> None:
     """End what killed runs have left: processes, network namespaces, folders.
 
-    What belongs to a run that is alive is not touched.
+    What belongs to a run that is alive is not touched. Exits 28 when something cannot be ended, and
+    says what; the rest is ended all the same.
     """
     from bench_lib.trial import leftovers
 
     runtime = Settings.from_environment().runtime
-    found = leftovers.find(runtime) if dry_run else leftovers.end(runtime)
+    try:
+        found = leftovers.find(runtime) if dry_run else leftovers.end(runtime)
+    except LeftoversRemain as error:
+        for line in error.ended:
+            click.echo(f"ended {line}")
+        raise
     for line in found.lines():
         click.echo(f"{'would end' if dry_run else 'ended'} {line}")
     if not found.lines():

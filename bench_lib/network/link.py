@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench_lib.errors import NamespacesUnavailable, ToolFailed
 from bench_lib.ownership import Run
-from bench_lib.process import run_tool, set_network_namespace
+from bench_lib.process import in_network_namespace, run_tool
 
 INTERFACE = "veth0"
 """The interface at either end."""
@@ -34,28 +34,15 @@ class End:
 
     def udp_socket(self) -> socket.socket:
         """A non-blocking UDP socket, bound to the address, that lives in the namespace."""
-        with self._entered():
+        with in_network_namespace(self.fd):
             made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         made.bind((self.address, 0))
         return made
 
     def set(self, name: str, value: int) -> None:
         """Set one of the namespace's own settings, as sysctl(8) names them."""
-        with self._entered():
+        with in_network_namespace(self.fd):
             Path("/proc/sys", *name.split(".")).write_text(str(value))
-
-    @contextmanager
-    def _entered(self) -> Iterator[None]:
-        """With the calling thread in the namespace."""
-        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            set_network_namespace(self.fd)
-            try:
-                yield
-            finally:
-                set_network_namespace(own)
-        finally:
-            os.close(own)
 
 
 @dataclass(frozen=True)

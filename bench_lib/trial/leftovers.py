@@ -1,21 +1,27 @@
-"""Finds and ends what runs that were killed have left behind."""
+"""Finds and ends what runs that were killed have left behind.
+
+Nothing here reads what waits for a lock of another process, nor waits without a limit.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import select
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Sequence, Set
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_lib import ownership
+from bench_lib import ownership, process
+from bench_lib.deadline import Deadline
 from bench_lib.errors import LeftoversRemain
 from bench_lib.network import link
 
-LAST_BREATH_MS = 10_000
-"""How long a killed process may take to be gone."""
+LAST_BREATH_S = 10.0
+"""How long all killed processes together may take to be gone."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +53,44 @@ def find(runtime: Path) -> Leftovers:
 def end(runtime: Path) -> Leftovers:
     """Kill, delete and remove what `find` finds; what that was.
 
-    :raise LeftoversRemain: something is still there.
+    A process that SIGKILL does not end keeps nothing else: the names of its network namespaces and
+    the folder of its run go, and it is found again without them.
+
+    :raise LeftoversRemain: something is still there; the rest has been ended all the same.
     :raise HostError: the runtime folder cannot be used.
     """
     with ownership.registry(runtime):
         found = _find(runtime)
-        for pid, _ in found.processes:
-            _kill(pid, runtime)
+        killed = _kill([pid for pid, _ in found.processes], runtime)
         for name in found.namespaces:
             link.delete(name)
         for folder in found.folders:
             shutil.rmtree(folder, ignore_errors=True)
-        if remaining := _find(runtime).lines():
-            raise LeftoversRemain(f"This could not be ended: {', '.join(remaining)}.")
+        remaining = _find(runtime)
+    if lines := remaining.lines():
+        raise LeftoversRemain(
+            f"This could not be ended: {', '.join(_why(remaining, killed))}. "
+            "Free what it waits for, then run this again.",
+            ended=tuple(line for line in found.lines() if line not in lines),
+        )
     return found
+
+
+def _why(remaining: Leftovers, killed: Set[int]) -> list[str]:
+    """A line a thing, and of what was killed why it is still there."""
+    others = tuple(each for each in remaining.processes if each[0] not in killed)
+    return [
+        *(str(process.survivor(pid)) for pid, _ in remaining.processes if pid in killed),
+        *dataclasses.replace(remaining, processes=others).lines(),
+    ]
 
 
 def _find(runtime: Path) -> Leftovers:
     return Leftovers(
         processes=tuple(
-            (pid, _name(pid))
-            for pid, run_id in _marked_processes()
-            if ownership.is_dead(runtime, run_id)
+            (pid, process.name_of(pid))
+            for pid in sorted(int(each.name) for each in Path("/proc").glob("[0-9]*"))
+            if _is_left(pid, runtime)
         ),
         namespaces=tuple(
             name
@@ -79,52 +101,32 @@ def _find(runtime: Path) -> Leftovers:
     )
 
 
-def _marked_processes() -> Iterator[tuple[int, str]]:
-    """Every process that carries the mark of a run, with the run's id."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            pid = int(folder.name)
-            if run_id := _mark(pid):
-                yield pid, run_id
+def _is_left(pid: int, runtime: Path) -> bool:
+    """Whether a process lives and belongs to a dead run."""
+    run_id = ownership.run_of_process(pid)
+    return run_id is not None and ownership.is_dead(runtime, run_id) and process.lives(pid)
 
 
-def _mark(pid: int) -> str | None:
-    try:
-        environ = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:  # gone by now, or another user's, whom we could not end anyhow
-        return None
-    prefix = f"{ownership.MARK}=".encode()
-    for entry in environ.split(b"\0"):
-        if entry.startswith(prefix):
-            run_id = entry.removeprefix(prefix).decode(errors="replace")
-            return run_id if ownership.RUN_ID.fullmatch(run_id) else None
-    return None
+def _kill(pids: Sequence[int], runtime: Path) -> set[int]:
+    """Kill processes of dead runs and wait for their end, as long as `LAST_BREATH_S`.
 
+    A pidfd keeps its number from being reused, and the mark is read again once it is held.
 
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return "gone"
-
-
-def _kill(pid: int, runtime: Path) -> None:
-    """Kill a dead run's process and wait for its end.
-
-    The pidfd keeps its number from being reused, and the mark is read again once it is held.
+    :return: those that may be killed.
     """
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        run_id = _mark(pid)
-        if run_id is not None and ownership.is_dead(runtime, run_id):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            waiting = select.poll()
-            waiting.register(pidfd, select.POLLIN)
-            waiting.poll(LAST_BREATH_MS)
-    except ProcessLookupError:
-        pass
-    finally:
-        os.close(pidfd)
+    killed = {}
+    with ExitStack() as stack:
+        for pid in pids:
+            try:
+                pidfd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            stack.callback(os.close, pidfd)
+            with suppress(ProcessLookupError, PermissionError):
+                if _is_left(pid, runtime):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    killed[pid] = pidfd
+        deadline = Deadline.after(LAST_BREATH_S)
+        for pidfd in killed.values():
+            select.select([pidfd], [], [], deadline.remaining_s)
+    return set(killed)

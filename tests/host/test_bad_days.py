@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench_lib import ownership, record
+from bench_lib import ownership, process, record
 from bench_lib.network import link
 from bench_lib.record import Outcome
 from bench_lib.trial import leftovers
@@ -93,15 +92,16 @@ def test_clean_does_not_touch_a_living_run(runtime: Path, run: object, kickbench
 
 
 def test_clean_ends_a_process_that_outlived_its_run(
-    clean_host: Path, runtime: Path, kickbench: Command
+    clean_host: Path, runtime: Path, tmp_path: Path, kickbench: Command
 ) -> None:
     with ownership.measuring(runtime) as dead:
         mark = dead.mark
-    with subprocess.Popen(["sleep", "1000"], env={**os.environ, **mark}) as sleeper:
+    with process.started(["sleep", "1000"], env=mark, output=tmp_path / "log") as sleeper:
         assert f"process {sleeper.pid} (sleep)" in kickbench("clean", "--dry-run").stdout
-        assert sleeper.poll() is None
+        assert sleeper.exit_status is None
         assert f"ended process {sleeper.pid} (sleep)" in kickbench("clean").stdout
-        assert sleeper.wait(timeout=60) == -9
+        assert sleeper.reaped_within(60)
+        assert sleeper.exit_status == -9
 
 
 def test_clean_leaves_alone_what_belongs_to_a_living_run_or_another_runtime_folder(
@@ -109,15 +109,15 @@ def test_clean_leaves_alone_what_belongs_to_a_living_run_or_another_runtime_fold
 ) -> None:
     with ownership.measuring(runtime) as alive, ownership.measuring(tmp_path / "other") as other:
         for run in (alive, other):
-            env = {**os.environ, **run.mark}
             with (
                 link.joined(run, 1) as ends,
-                subprocess.Popen(["sleep", "1000"], env=env) as sleeper,
+                process.started(
+                    ["sleep", "1000"], env=run.mark, output=tmp_path / "log"
+                ) as sleeper,
             ):
                 assert kickbench("clean").stdout == "Nothing is left of any run.\n"
-                assert sleeper.poll() is None
+                assert sleeper.exit_status is None
                 assert {end.namespace for end in ends.ends} <= set(link.existing())
-                sleeper.kill()
 
 
 def test_clean_says_first_what_it_would_end(

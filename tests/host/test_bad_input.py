@@ -110,7 +110,7 @@ def path_without(tmp_path: Path) -> Path:
     """A folder with links to all the programs that a trial needs, to take some from."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("ip", "tc", "ss", "qemu-system-x86_64", "sh"):
+    for name in ("ip", "tc", "ss", "qemu-system-x86_64", "sh", "setpriv"):
         found = shutil.which(name)
         assert found is not None
         (folder / name).symlink_to(found)
