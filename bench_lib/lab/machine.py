@@ -120,17 +120,21 @@ def alone() -> tuple[str, ...]:
     return ALONE if tried.returncode == 0 else ()
 
 
-def command_line(kernel: Bootable, folder: Path, share: Path, settings: Settings) -> list[str]:
+AGENT_SOCKET = "agent.sock"
+"""What the agent is talked to through, in the run's folder."""
+
+
+def command_line(kernel: Bootable, socket: Path, share: Path, settings: Settings) -> list[str]:
     """virtme-ng's arguments.
 
-    :param folder: of the run, where the agent's socket is.
+    :param socket: the agent's, by a path of at most 107 bytes.
     :param share: the one folder that the lab may write to.
     """
     nine_p = "security_model=none,multidevs=remap"
     # fmt: off
     qemu = [
         # What the agent is talked to through.
-        "-chardev", f"socket,id=agent,path={folder / 'agent.sock'}",
+        "-chardev", f"socket,id=agent,path={socket}",
         "-device", "virtio-serial-pci",
         "-device", "virtserialport,name=kickbench.agent,chardev=agent",
         # This userland once more, for the agent to mount with a cache; see agent.py.
@@ -275,6 +279,17 @@ async def _message(reader: asyncio.StreamReader, deadline: Deadline) -> dict[str
     return message
 
 
+def _agent_socket(run: Run, stack: AsyncExitStack) -> Path:
+    """The agent's socket, by a path that is short wherever the runtime folder is.
+
+    The path of a socket may have 107 bytes; see unix(7). virtme-ng passes no descriptors on to
+    QEMU, so QEMU goes through ours.
+    """
+    folder = os.open(run.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, folder)
+    return Path(f"/proc/{os.getpid()}/fd/{folder}") / AGENT_SOCKET
+
+
 @asynccontextmanager
 async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) -> AsyncIterator[Lab]:
     """Boot a kernel; the machine is gone when the context is left.
@@ -295,9 +310,8 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
         async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await connected.put((reader, writer))
 
-        server = await asyncio.start_unix_server(
-            on_connection, run.folder / "agent.sock", limit=1 << 20
-        )
+        socket = _agent_socket(run, stack)
+        server = await asyncio.start_unix_server(on_connection, socket, limit=1 << 20)
         stack.callback(server.close)
         output, theirs = os.pipe2(os.O_CLOEXEC)
         console = _Console(output)
@@ -305,7 +319,7 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
         try:
             child = stack.enter_context(
                 process.started(
-                    command_line(kernel, run.folder, share, settings),
+                    command_line(kernel, socket, share, settings),
                     env={**run.mark, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
                     output=theirs,
                 )

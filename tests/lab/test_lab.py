@@ -103,6 +103,17 @@ def test_a_lab_that_does_not_come_up_in_time_is_lost(kickbench: Command) -> None
     assert "did not come up" in done.stderr
 
 
+def test_the_path_of_the_runtime_folder_may_be_long(
+    kickbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a socket may have 107 bytes, and the agent's is in that folder."""
+    runtime = tmp_path / ("long-" * 30)
+    monkeypatch.setenv("KICKBENCH_RUNTIME", str(runtime))
+    done = steadily(kickbench, "lab", "run", "debian/6.12", "--", "true")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in runtime.iterdir()) == ["measuring.lock", "registry.lock"]
+
+
 def test_too_little_memory_is_said_before_anything_is_booted(kickbench: Command) -> None:
     env = {**os.environ, "KICKBENCH_LAB_MEMORY": str(1 << 30)}
     done = kickbench("lab", "run", "debian/6.12", "--", "true", env=env)

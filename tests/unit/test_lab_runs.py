@@ -72,8 +72,8 @@ def boots(history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     def play(*scripts: list[Message], accelerator: str = "tcg") -> Settings:
         left = list(scripts)
 
-        def command_line(kernel: Bootable, folder: Path, *_: object) -> list[str]:
-            arguments = [str(folder / "agent.sock"), accelerator, json.dumps(left.pop(0))]
+        def command_line(kernel: Bootable, socket: Path, *_: object) -> list[str]:
+            arguments = [str(socket), accelerator, json.dumps(left.pop(0))]
             return [sys.executable, "-I", "-S", "-c", PLAYER, *arguments]
 
         monkeypatch.setattr(machine, "command_line", command_line)
