@@ -89,7 +89,9 @@ def _find(runtime: Path) -> Leftovers:
     return Leftovers(
         processes=tuple(
             (pid, process.name_of(pid))
-            for pid in sorted(int(each.name) for each in Path("/proc").glob("[0-9]*"))
+            for pid in sorted(
+                int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()
+            )
             if _is_left(pid, runtime)
         ),
         namespaces=tuple(
