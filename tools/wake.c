@@ -1,15 +1,18 @@
 /* The probe's wake, measured from C: what Python adds to it is the difference.
  *
- *     wake gup-write|healthy COUNT
+ *     wake gup-write|healthy COUNT DEADLINE_S
  *
- * Prints nanoseconds from the signal until KVM_RUN is back, one a line. The vCPU and its memory are
- * those of bench_lib/kvm/vcpu.py; only the clocks and what stands around them are another's.
+ * Prints nanoseconds from the signal until KVM_RUN is back, one a line. Exits with status 3 after a
+ * wake that did not come by its deadline. The vCPU and its memory are those of
+ * bench_lib/kvm/vcpu.py; only the clocks and what stands around them are another's.
+ * tools/compare_wakes.py builds and runs it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -30,6 +33,7 @@
 #define LOW_BYTES 0x10000
 #define HUGE_PAGE (2ul << 20)
 #define ENTRIES 256
+#define HUNG 3
 
 static void must(long result, const char *what)
 {
@@ -194,14 +198,15 @@ int main(int argc, char **argv)
 {
 	static const uint8_t write_code[] = { 0x48, 0x89, 0x07, 0xeb, 0xfb };
 	static const uint8_t spin_code[] = { 0xeb, 0xfe };
-	int healthy, count, ends[2];
+	int healthy, count, deadline_ms, ends[2];
 	uint64_t back_ns;
 	pid_t pid;
 
-	if (argc != 3)
+	if (argc != 4)
 		return 2;
 	healthy = !strcmp(argv[1], "healthy");
 	count = atoi(argv[2]);
+	deadline_ms = 1000 * atoi(argv[3]);
 	must(pipe(ends), "pipe");
 	must(pid = fork(), "fork");
 	if (!pid) {
@@ -219,6 +224,7 @@ int main(int argc, char **argv)
 	if (read(ends[0], &back_ns, sizeof(back_ns)) != sizeof(back_ns))
 		return 1;
 	while (count--) {
+		struct pollfd back = { .fd = ends[0], .events = POLLIN };
 		uint64_t sent_ns;
 
 		if (!healthy)
@@ -226,6 +232,10 @@ int main(int argc, char **argv)
 		usleep(1000);
 		sent_ns = now_ns();
 		syscall(SYS_tgkill, pid, pid, SIGUSR1);
+		if (poll(&back, 1, deadline_ms) == 0) {
+			kill(pid, SIGKILL);
+			return HUNG;
+		}
 		if (read(ends[0], &back_ns, sizeof(back_ns)) != sizeof(back_ns))
 			return 1;
 		printf("%llu\n", (unsigned long long)(back_ns - sent_ns));

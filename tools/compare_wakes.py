@@ -1,0 +1,100 @@
+"""Compares the probe's clock with one in C: what Python adds to the time of a wake.
+
+    .venv/bin/python tools/compare_wakes.py [ROUNDS [WAKES]]
+
+In each round `kickbench probe` and `wake.c` call a vCPU back WAKES times each, and take turns to be
+the first. Prints for a vCPU that runs and for one that is stuck both medians in microseconds, how
+many wakes they are of, and the ratio probe / C. What Python adds depends on the processor, so there
+is no ratio that is right everywhere. A kernel that does not let go of the vCPU must do so for both.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench_lib import ownership
+from bench_lib.errors import KickbenchError
+from bench_lib.kvm import probe
+from bench_lib.ownership import Run
+from bench_lib.record import HUNG, Outcome
+from bench_lib.settings import Settings
+
+SOURCE = Path(__file__).with_name("wake.c")
+CASES = ("healthy", "gup-write")
+DEADLINE_S = 10
+"""Seconds until a wake has hung. Only one that never comes takes as long."""
+
+NO_WAKE = 3
+"""The exit status of wake.c when a wake did not come."""
+
+
+def build(folder: Path) -> Path:
+    """Compile wake.c into `folder`."""
+    program = folder / "wake"
+    warnings = ("-Wall", "-Wextra", "-Werror")
+    subprocess.run(["cc", "-O2", *warnings, "-o", program, SOURCE], check=True)
+    return program
+
+
+def by_probe(run: Run, case: str, count: int) -> list[int] | None:
+    """Nanoseconds of each of the probe's wakes; None if one hung."""
+    (result,) = probe.run(run, probe.named([case]), count, DEADLINE_S, lambda _: None)
+    if result.outcome in HUNG:
+        return None
+    if result.outcome is not Outcome.RETURNED:
+        sys.exit(f"{case}: the probe measured nothing ({result.reason}).")
+    return list(result.wakes_ns)
+
+
+def by_c(program: Path, case: str, count: int) -> list[int] | None:
+    """Nanoseconds of each of the wakes of wake.c; None if one hung."""
+    done = subprocess.run(
+        [program, case, str(count), str(DEADLINE_S)], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode == NO_WAKE:
+        return None
+    if done.returncode != 0:
+        sys.exit(f"{case}: wake.c ended with status {done.returncode}.")
+    return [int(line) for line in done.stdout.split()]
+
+
+def compare(run: Run, program: Path, case: str, rounds: int, count: int) -> None:
+    """Time `case` from both, and print what it came to."""
+    ours: list[int] = []
+    theirs: list[int] = []
+    for number in range(rounds):
+        if number % 2:
+            c, python = by_c(program, case, count), by_probe(run, case, count)
+        else:
+            python, c = by_probe(run, case, count), by_c(program, case, count)
+        if python is None and c is None:
+            print(f"{case}: the vCPU does not come back, neither for the probe nor for C")
+            return
+        if python is None or c is None:
+            who = "the probe" if c is None else "C"
+            sys.exit(f"{case}: the vCPU comes back only for {who}.")
+        ours += python
+        theirs += c
+    median, floor = statistics.median(ours) / 1000, statistics.median(theirs) / 1000
+    print(
+        f"{case}: probe {median:.1f} us, C {floor:.1f} us, n = {len(ours)} each, "
+        f"ratio of medians {median / floor:.2f}"
+    )
+
+
+def main(rounds: int = 10, count: int = 100) -> None:
+    """Build wake.c, and compare in each case."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = build(Path(folder))
+        with ownership.measuring(Settings.from_environment().runtime) as run:
+            for case in CASES:
+                compare(run, program, case, rounds, count)
+
+
+if __name__ == "__main__":
+    try:
+        main(*map(int, sys.argv[1:]))
+    except KickbenchError as error:
+        sys.exit(str(error))
