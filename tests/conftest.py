@@ -54,11 +54,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"FAILED, for CI skips nothing: {skip}")
 
 
+@pytest.fixture(autouse=True)
+def _no_setting_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither kickbench's settings nor those of output, from whoever runs the tests."""
+    for name in [*os.environ]:
+        if name.startswith("KICKBENCH_") or name in {"COLUMNS", "FORCE_COLOR", "LANGUAGE"}:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+
+
 @pytest.fixture
 def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty history, which is the working folder, and no setting from outside."""
-    for name in [name for name in os.environ if name.startswith("KICKBENCH_")]:
-        monkeypatch.delenv(name)
+    """An empty history, which is the working folder."""
     shutil.copy(CHECKOUT / "asv.conf.json", tmp_path)
     (tmp_path / "kernels.json").write_text('{"schema": 1, "kernels": []}')
     shutil.copytree(CHECKOUT / "benchmarks", tmp_path / "benchmarks")
