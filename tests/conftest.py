@@ -16,6 +16,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 NO_KVM = "no usable KVM"
 """How the one reason to skip that CI accepts begins."""
 
+HANG_S = 240
+"""Seconds that a test waits for what comes sooner or later on every machine: only a hang takes as
+long. It is below pytest's own limit (pyproject.toml), whose traceback says less."""
+
 _unwelcome_skips: list[str] = []
 
 # The first example imports what the others have; and machines are shared.

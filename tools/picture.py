@@ -16,6 +16,9 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+LIMIT_S = 120
+"""How long the page may take until something is on it; tenths of a second."""
+
 LOWEST = 1500
 """Of the page that is shown; what evidence goes on below is left out."""
 
@@ -35,7 +38,7 @@ def main(site: Path, folder: Path, release: str) -> None:
         )
 
     def choose(selector: str) -> None:
-        waiting = WebDriverWait(driver, 10)
+        waiting = WebDriverWait(driver, LIMIT_S)
         waiting.until(lambda _: driver.find_elements(By.CSS_SELECTOR, selector))
         driver.find_element(By.CSS_SELECTOR, selector).click()
 
@@ -45,7 +48,7 @@ def main(site: Path, folder: Path, release: str) -> None:
             driver.get((site.absolute() / "index.html").as_uri())
             choose(f'#matrix button[aria-label^="{release}"][aria-label*=", stop in blackhole"]')
             choose("#dots .dot")
-            WebDriverWait(driver, 10).until(
+            WebDriverWait(driver, LIMIT_S).until(
                 lambda _: driver.find_elements(By.CSS_SELECTOR, "#survival .line")
             )
             height = driver.execute_script("return document.documentElement.scrollHeight")

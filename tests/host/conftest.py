@@ -6,28 +6,68 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from bench_lib import ownership
-from bench_lib.network import link
 from bench_lib.ownership import Run
 from bench_lib.settings import CHECKOUT
 from bench_lib.trial import leftovers
+from tests.conftest import HANG_S
 
 KICKBENCH = Path(sys.executable).parent / "kickbench"
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+GUEST = "qemu-system-x86"
+WORKER = "python"
+"""The names of guests and of the probe's workers in /proc/PID/comm, which has room for 15 bytes."""
+
+
+def processes(runtime: Path, *names: str) -> list[int]:
+    """The processes with these names that a test with this runtime folder has started.
+
+    Found without the code that is tested: by their working folder and their output, which are in
+    the test's own folder. Runs beside the tests have others. To read these links takes no lock of
+    the process, unlike its command line and environment.
+    """
+    ours = runtime.parent
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "comm").read_text().strip() in names and any(
+                (folder / link).readlink().is_relative_to(ours) for link in ("cwd", "fd/1")
+            ):
+                found.append(int(folder.name))
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            continue
+    return found
+
+
 def all_that_is_left(runtime: Path) -> list[str]:
-    """What there is of any run with this runtime folder, living ones included."""
+    """What there is of any run with this runtime folder, living processes included."""
     found = leftovers.find(runtime).lines() if runtime.exists() else []
-    named = [name for name in link.existing() if ownership.run_of_name(name)]
-    # Without the code that is tested: by the name that every guest has.
-    guests = subprocess.run(["pgrep", "-f", "guest=kickbench-"], capture_output=True, text=True)
-    return [*found, *named, *guests.stdout.split()]
+    return [
+        *found,
+        *(f"process {pid}, which may be alive" for pid in processes(runtime, GUEST, WORKER)),
+    ]
+
+
+@contextmanager
+def more_huge_pages(count: int) -> Iterator[None]:
+    """Reserve so many more, and give them back."""
+    reserved = Path("/proc/sys/vm/nr_hugepages")
+    before = int(reserved.read_text())
+    reserved.write_text(str(before + count))
+    got = int(reserved.read_text()) - before
+    try:
+        assert got == count, f"this machine has memory for {got} more huge pages, not for {count}"
+        yield
+    finally:
+        reserved.write_text(str(int(reserved.read_text()) - got))
 
 
 @pytest.fixture
@@ -44,7 +84,7 @@ def kickbench(clean_host: Path) -> Command:
     def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # type: ignore[call-overload, no-any-return]
             [KICKBENCH, *arguments],
-            **{"capture_output": True, "text": True, "timeout": 100, "check": False, **options},
+            **{"capture_output": True, "text": True, "timeout": HANG_S, "check": False, **options},
         )
 
     return run
@@ -64,7 +104,7 @@ def run_driver(script: str, *arguments: str) -> subprocess.CompletedProcess[str]
         [sys.executable, path, *arguments],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HANG_S,
         check=False,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
     )

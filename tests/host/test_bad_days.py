@@ -13,6 +13,7 @@ from bench_lib.network import link
 from bench_lib.record import Outcome
 from bench_lib.trial import leftovers
 from bench_lib.trial.timeline import STAGES
+from tests.conftest import HANG_S
 from tests.host.conftest import Command, all_that_is_left
 
 DRIVER = Path(__file__).with_name("driver.py")
@@ -25,7 +26,7 @@ def _drive(scenario: str, stage: str, action: str) -> subprocess.CompletedProces
         [sys.executable, DRIVER, scenario, stage, action],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HANG_S,
         check=False,
     )
 
@@ -44,6 +45,8 @@ def test_after_a_kill_in_any_stage_clean_leaves_nothing(
     ended = leftovers.end(runtime)
     assert ended.folders == left.folders
     assert not all_that_is_left(runtime)
+    (run_id,) = (folder.name for folder in left.folders)
+    assert not [name for name in link.existing() if run_id in name]
     assert not RECORDS.exists()
 
 
@@ -100,7 +103,7 @@ def test_clean_ends_a_process_that_outlived_its_run(
         assert f"process {sleeper.pid} (sleep)" in kickbench("clean", "--dry-run").stdout
         assert sleeper.exit_status is None
         assert f"ended process {sleeper.pid} (sleep)" in kickbench("clean").stdout
-        assert sleeper.reaped_within(60)
+        assert sleeper.reaped_within(HANG_S)
         assert sleeper.exit_status == -9
 
 

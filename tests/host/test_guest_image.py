@@ -14,10 +14,9 @@ from bench_lib.guest.workloads.firmware import Firmware
 from bench_lib.ownership import Run
 from bench_lib.record import Shape
 from bench_lib.settings import CHECKOUT, Settings
+from tests.conftest import HANG_S
 
 FOLDER = CHECKOUT / "guest-images"
-LIMIT_S = 60
-
 every_image = pytest.mark.parametrize("name", image.manifest(FOLDER))
 
 
@@ -33,7 +32,7 @@ def test_every_vcpu_marks_its_passes_and_finds_its_memory_whole(
     run: Run, name: str, vcpus: int
 ) -> None:
     async def main() -> None:
-        deadline = Deadline.after(LIMIT_S)
+        deadline = Deadline.after(HANG_S)
         async with qemu.started(run, _config(run, name, vcpus), deadline) as guest:
             await guest.during(guest.serial.passes(vcpus, 5, deadline))
             assert set(guest.serial.marks.passes) == set(range(vcpus))
@@ -61,7 +60,7 @@ def test_a_page_that_was_changed_from_outside_is_reported(
     monkeypatch.setattr(qemu, "command_line", planted)
 
     async def main() -> None:
-        deadline = Deadline.after(LIMIT_S)
+        deadline = Deadline.after(HANG_S)
         async with qemu.started(run, config, deadline) as guest:
 
             def damaged() -> list[MemoryDamage] | None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,19 +18,24 @@ from bench_lib.deadline import Deadline
 from bench_lib.kvm import probe, userfault
 from bench_lib.ownership import Run
 from bench_lib.record import Backing, Entry, Outcome
-from tests.host.conftest import KICKBENCH, Command, all_that_is_left
+from tests.conftest import HANG_S
+from tests.host.conftest import (
+    KICKBENCH,
+    WORKER,
+    Command,
+    all_that_is_left,
+    more_huge_pages,
+    processes,
+)
 
 FEW = ("-n", "20")
 
 
 @pytest.fixture
 def huge_pages() -> Iterator[None]:
-    """One for each case that needs any, and afterwards as many as before."""
-    reserved = Path("/proc/sys/vm/nr_hugepages")
-    before = reserved.read_text()
-    reserved.write_text(str(int(before) + 2))
-    yield
-    reserved.write_text(before)
+    """As many as one worker needs, and one more, for the kernel may be late to free one."""
+    with more_huge_pages(2):
+        yield
 
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -130,37 +134,43 @@ def test_a_closed_pipe_is_no_traceback(clean_host: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_storm_of_signals_is_told_and_not_scored(start: Start) -> None:
+def test_a_storm_of_signals_is_told_and_not_scored(start: Start, runtime: Path) -> None:
     """Signals from elsewhere would pass for wakes, and swallow the probe's own."""
     running = start("-n", "1000000", "--case", "gup-write", "--json", stdout=subprocess.PIPE)
     # Not before it has blocked them, or the first would end it.
-    worker = _stuck_worker()
+    worker = _stuck_worker(runtime)
     storm = subprocess.Popen(
         ["sh", "-c", f"while kill -USR1 {worker} 2>/dev/null; do :; done"],
         stderr=subprocess.DEVNULL,
     )
-    said, _ = running.communicate(timeout=30)
-    storm.wait(timeout=30)
+    said, _ = running.communicate(timeout=HANG_S)
+    storm.wait(timeout=HANG_S)
     assert running.returncode == errors.ProbeFailed.exit_status
     (case,) = json.loads(said)["cases"]
     assert case["outcome"] == Outcome.LOST
     assert case["reason"].startswith(f"Process {storm.pid} signalled the worker too")
 
 
-def test_a_worker_that_was_stopped_for_a_while_measures_on(start: Start) -> None:
-    """A stop and its end call the vCPU back too, but nobody has asked for that wake."""
-    running = start("-n", "3000", "--case", "gup-write", "--json", stdout=subprocess.PIPE)
-    worker = _stuck_worker()
-    for _ in range(5):
-        os.kill(worker, signal.SIGSTOP)
-        time.sleep(0.05)
-        os.kill(worker, signal.SIGCONT)
-        time.sleep(0.05)
-    said, _ = running.communicate(timeout=60)
-    assert running.returncode == 0
-    (case,) = json.loads(said)["cases"]
-    assert (case["outcome"], case["n"]) == (Outcome.RETURNED, 3000)
-    assert min(case["wakes_ns"]) > 0
+def test_a_worker_that_was_stopped_for_a_while_measures_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop and its end call the vCPU back too, but nobody has asked for that wake.
+
+    It is one that every kernel lets go of, or it could not be stopped.
+    """
+    wake = probe._WAKES[probe.Wake.SIGUSR1]
+
+    def stopped_and_called(worker: probe._Worker, deadline_s: float) -> int | None:
+        for number, state in ((signal.SIGSTOP, os.WSTOPPED), (signal.SIGCONT, os.WCONTINUED)):
+            os.kill(worker.pid, number)
+            os.waitid(os.P_PID, worker.pid, state)
+        return wake(worker, deadline_s)
+
+    monkeypatch.setitem(probe._WAKES, probe.Wake.SIGUSR1, stopped_and_called)
+    (result,) = probe.run(run, probe.named(["async-pf"]), 20, HANG_S, lambda _: None)
+    assert result.outcome is Outcome.RETURNED, result.reason
+    assert len(result.wakes_ns) == 20
+    assert min(result.wakes_ns) > 0
 
 
 def test_what_this_kernel_lacks_is_left_out_with_the_reason(
@@ -186,21 +196,16 @@ def test_a_wake_after_the_deadline_is_no_hang(run: Run, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("case", ["gup-write", "uaccess"])
 def test_a_probe_that_is_killed_leaves_nothing(start: Start, runtime: Path, case: str) -> None:
-    running = start("-n", "100000", "--case", case, "--deadline", "60")
+    running = start("-n", "1000000", "--case", case, "--deadline", str(HANG_S))
     if case == "uaccess":
-        # Until it has been called, and spins.
-        worker = _worker()
-        deadline = Deadline.after(20)
-        while not (now := threads.observe(worker, worker)).called or now.cpu_ns < 10**9:
-            assert not deadline.passed
+        _spinning_worker(runtime)
     else:
-        _stuck_worker()
+        _stuck_worker(runtime)
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
-    deadline = Deadline.after(20)
-    while _workers():
+    deadline = Deadline.after(HANG_S)
+    while processes(runtime, WORKER):
         assert not deadline.passed
-        time.sleep(0.05)
     subprocess.run([KICKBENCH, "clean"], check=True, capture_output=True)
     assert not all_that_is_left(runtime)
 
@@ -209,36 +214,38 @@ def test_a_probe_that_is_killed_leaves_nothing(start: Start, runtime: Path, case
 def test_a_probe_that_is_interrupted_undoes_all_itself(
     start: Start, runtime: Path, number: signal.Signals
 ) -> None:
-    running = start("-n", "100000", "--case", "gup-write", stderr=subprocess.PIPE)
-    _stuck_worker()
+    running = start("-n", "1000000", "--case", "gup-write", stderr=subprocess.PIPE)
+    _stuck_worker(runtime)
     running.send_signal(number)
-    _, said = running.communicate(timeout=30)
+    _, said = running.communicate(timeout=HANG_S)
     assert running.returncode == 128 + number
     assert f"Interrupted by {number.name}" in said
-    assert not _workers()
     assert not all_that_is_left(runtime)
 
 
-def _worker() -> int:
+def _worker(runtime: Path) -> int:
     """The worker, once there is one."""
-    deadline = Deadline.after(20)
-    while not (workers := _workers()):
+    deadline = Deadline.after(HANG_S)
+    while not (workers := processes(runtime, WORKER)):
         assert not deadline.passed
-        time.sleep(0.05)
-    return int(workers[0])
+    return workers[0]
 
 
-def _stuck_worker() -> int:
+def _stuck_worker(runtime: Path) -> int:
     """The worker, once its vCPU is stuck."""
-    worker = _worker()
-    deadline = Deadline.after(20)
+    worker = _worker(runtime)
+    deadline = Deadline.after(HANG_S)
     while Path(f"/proc/{worker}/wchan").read_text() != "handle_userfault":
         assert not deadline.passed
     return worker
 
 
-def _workers() -> list[str]:
-    found = subprocess.run(
-        ["pgrep", "-f", "bench_lib.kvm.worker"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.split()
+def _spinning_worker(runtime: Path) -> int:
+    """The worker, once it was called and has burnt CPU time for it since."""
+    worker = _worker(runtime)
+    deadline = Deadline.after(HANG_S)
+    while not (called := threads.observe(worker, worker)).called:
+        assert not deadline.passed
+    while threads.observe(worker, worker).cpu_ns == called.cpu_ns:
+        assert not deadline.passed
+    return worker

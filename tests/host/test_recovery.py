@@ -21,7 +21,7 @@ from bench_lib.record import (
     Shape,
 )
 from bench_lib.settings import Settings
-from bench_lib.trial import batch
+from bench_lib.trial import batch, recovery
 from bench_lib.trial.case import Case
 from bench_lib.trial.requests.description import REQUESTS
 from bench_lib.trial.requests.monitors import Stop
@@ -136,7 +136,8 @@ def test_a_guest_that_dies_in_its_recovery_takes_no_measurement_with_it(
 def test_a_recovery_over_a_link_that_stays_cut_fails_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("KICKBENCH_STAGING", "6")
+    go_on = recovery._go_on
+    monkeypatch.setattr(recovery, "_go_on", lambda scene, limit_s: go_on(scene, 2.0))
 
     async def nothing(self: Blackhole, scene: MigrationScene) -> None:
         pass

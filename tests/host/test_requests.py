@@ -40,7 +40,7 @@ from bench_lib.trial.case import Case
 from bench_lib.trial.requests.request import Request
 from bench_lib.trial.requests.table import MAKERS
 from bench_lib.trial.scenarios.description import SCENARIOS, Stuck
-from tests.host.conftest import Command
+from tests.host.conftest import Command, more_huge_pages
 
 pytestmark = pytest.mark.usefixtures("clean_host", "runtime")
 
@@ -113,13 +113,9 @@ HUGE = Case(ScenarioName.BLACKHOLE, RequestName.STOP, Shape(backing=Backing.HUGE
 
 @pytest.fixture
 def huge_pages() -> Iterator[None]:
-    """As many as two guests need, and afterwards as many as before."""
-    reserved = Path("/proc/sys/vm/nr_hugepages")
-    before = reserved.read_text()
-    reserved.write_text(str(int(before) + HUGE.huge_pages))
-    assert setup.free_huge_pages() >= HUGE.huge_pages, "this machine's memory is too fragmented"
-    yield
-    reserved.write_text(before)
+    """As many as two guests need."""
+    with more_huge_pages(HUGE.huge_pages):
+        yield
 
 
 @pytest.mark.usefixtures("huge_pages")
@@ -145,7 +141,6 @@ def test_with_interrupts_enabled_a_missing_page_is_asynchronous() -> None:
 def test_an_emulated_guest_spins_and_one_that_is_not_emulated_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("KICKBENCH_STAGING", "8")
     monkeypatch.setenv("KICKBENCH_DEADLINE", "2")
     made = trial(Case(ScenarioName.BLACKHOLE, RequestName.STOP, Shape(image="uaccess")))
     if Path("/sys/module/kvm_pvm").exists():
@@ -189,7 +184,6 @@ def test_a_kick_that_is_not_taken_is_seen_pending(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on a kernel without the flag, where nothing else differs for sigusr1."""
-    monkeypatch.setenv("KICKBENCH_DEADLINE", "0.3")
     monkeypatch.setattr(look, "_signals", lambda status: 1 << (signal.SIGUSR1 - 1))
     made = trial(Case(ScenarioName.BLACKHOLE, RequestName.SIGUSR1))
     assert made.outcome is Outcome.ASLEEP

@@ -18,6 +18,7 @@ from selenium.webdriver.chrome.service import Service
 
 from bench_lib import record
 from bench_lib.record import Host, Kernel, Outcome, Record, ScenarioName
+from tests.conftest import HANG_S
 from tests.make import record as make
 
 ASV = Path(sys.executable).parent / "asv"
@@ -72,7 +73,11 @@ def publish(history: Path) -> Publish:
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [ASV, "publish", *arguments], capture_output=True, text=True, timeout=100, check=False
+            [ASV, "publish", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=HANG_S,
+            check=False,
         )
 
     return run

@@ -20,6 +20,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from bench_lib import record
 from bench_lib.record import Outcome
 from bench_lib.settings import CHECKOUT
+from tests.conftest import HANG_S
 from tests.make import record as make
 from tests.site.conftest import ASV, EVIL, KERNELS, LOST, Browser, Publish, records
 
@@ -46,7 +47,7 @@ def server(site: Path, history: Path) -> Iterator[str]:
 
 
 def wait(browser: Browser, until: Callable[[], object]) -> None:
-    WebDriverWait(browser.driver, 10).until(lambda _: until())
+    WebDriverWait(browser.driver, HANG_S).until(lambda _: until())
 
 
 def one(browser: Browser, selector: str) -> WebElement:
@@ -209,7 +210,7 @@ def test_the_page_is_no_wider_than_its_window(browser: Browser, site: Path, widt
 def test_pictures_are_taken(site: Path, tmp_path: Path) -> None:
     """Those of the README, by the tool that takes them."""
     tool = CHECKOUT / "tools" / "picture.py"
-    subprocess.run([sys.executable, tool, site, tmp_path], check=True, timeout=100)
+    subprocess.run([sys.executable, tool, site, tmp_path], check=True, timeout=HANG_S)
     for width in (1280, 400):
         header = (tmp_path / f"kernels-{width}.png").read_bytes()[:24]
         assert header[:8] == b"\x89PNG\r\n\x1a\n"

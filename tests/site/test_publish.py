@@ -11,6 +11,7 @@ import pytest
 
 from bench_lib import record
 from bench_lib.asv_bridge import publish as publishing
+from tests.conftest import HANG_S
 from tests.make import record as make
 from tests.site.conftest import ASV, KERNELS, Publish, add_asv_results, records
 
@@ -109,7 +110,7 @@ def test_a_site_behind_a_link(site: Path, history: Path, publish: Publish, tmp_p
 def test_two_at_once_make_one_site(site: Path, history: Path) -> None:
     before = _contents(site)
     both = [subprocess.Popen([ASV, "publish"], stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [each.wait(timeout=60) for each in both] == [0, 0]
+    assert [each.wait(timeout=HANG_S) for each in both] == [0, 0]
     assert _contents(site) == before
     assert not list(site.parent.glob(".html*"))
 
@@ -122,7 +123,7 @@ def test_one_waits_for_another(site: Path) -> None:
         while not any("->" in line and f":{lock} " in line for line in _locks()):
             assert second.poll() is None, "it has not waited"
         assert not list(site.parent.glob(f"{LEFT}*"))
-    assert second.wait(timeout=60) == 0
+    assert second.wait(timeout=HANG_S) == 0
 
 
 def _locks() -> list[str]:
