@@ -12,6 +12,9 @@ import pytest
 
 from bench_lib.settings import Settings
 
+HANG_S = 1500
+"""Seconds that a test waits for a command that boots labs: only a hang takes as long."""
+
 KICKBENCH = Path(sys.executable).parent / "kickbench"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -38,6 +41,9 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
 def clean_host(history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A history and runtime folder of the test's own; afterwards nothing may be left."""
     monkeypatch.setenv("KICKBENCH_CACHE", str(CACHE))
+    # Some 20 s and 6 s under emulation, and several times as long beside other work.
+    monkeypatch.setenv("KICKBENCH_LAB_BOOT", "600")
+    monkeypatch.setenv("KICKBENCH_STAGING", "90")
     yield history
     left = subprocess.run(
         ["pgrep", "-f", "--", f"path={runtime}"], capture_output=True, text=True, check=False
@@ -52,7 +58,7 @@ def kickbench(clean_host: Path) -> Command:
     def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # type: ignore[call-overload, no-any-return]
             [KICKBENCH, *arguments],
-            **{"capture_output": True, "text": True, "timeout": 280, "check": False, **options},
+            **{"capture_output": True, "text": True, "timeout": HANG_S, "check": False, **options},
         )
 
     return run

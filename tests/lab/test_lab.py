@@ -13,46 +13,61 @@ import pytest
 from bench_lib import record
 from bench_lib.cli.kernels import bootable
 from bench_lib.deadline import Deadline
-from bench_lib.lab import trials
+from bench_lib.lab import machine, trials
+from bench_lib.lab.trials import BOOTS_AT_MOST
 from bench_lib.record import Entry, Outcome, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import leftovers
 from bench_lib.trial.case import Case
-from tests.lab.conftest import KICKBENCH, Command
+from tests.lab.conftest import HANG_S, KICKBENCH, Command
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(HANG_S + 300)
 
 LOST = 62
 """Exit status when a lab has died."""
 
 RECORDS = Path(".asv/records.jsonl")
 
+TRIALS = 4
+"""One emulated trial in twelve is lost by itself, all of four once in twenty thousand times."""
+
 
 def steadily(kickbench: Command, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command again if its lab dies: emulated ones do now and then by themselves."""
-    for _ in range(3):
+    """Run a command again if its lab dies: emulated ones do now and then by themselves.
+
+    `kickbench trial` does so itself; a command that is not known to bear it is run only once.
+    """
+    for _ in range(BOOTS_AT_MOST):
         done = kickbench(*arguments)
-        if done.returncode != LOST:
+        if done.returncode != LOST or machine.accelerator() != "tcg":
             break
     return done
 
 
+HANGS_S, ANSWERS_S = "10", "300"
+"""Deadlines: one that hangs is waited for so long each time, and an answer may take its time."""
+
+
 @pytest.mark.parametrize(
-    "kernel, outcome, state",
-    [("debian/6.1", Outcome.ASLEEP, "D"), ("debian/6.12", Outcome.RETURNED, "S")],
+    "kernel, outcome, state, deadline",
+    [
+        ("debian/6.1", Outcome.ASLEEP, "D", HANGS_S),
+        ("debian/6.12", Outcome.RETURNED, "S", ANSWERS_S),
+    ],
 )
 def test_stop_hangs_without_the_flag_and_returns_with_it(
-    kickbench: Command, kernel: str, outcome: Outcome, state: str
+    kickbench: Command, kernel: str, outcome: Outcome, state: str, deadline: str
 ) -> None:
     done = kickbench(
         "trial", "--kernel", kernel, "--scenario", "blackhole", "--request", "stop",
-        "-n", "3", "--deadline", "3", "--json",
+        "-n", str(TRIALS), "--deadline", deadline, "--json",
     )  # fmt: skip
     trials = json.loads(done.stdout)
+    assert len(trials) == TRIALS, done.stderr
     # Emulated guests die now and then; a trial that is lost for it says nothing of the kernel.
     scored = [made for made in trials if made["outcome"] != Outcome.LOST]
-    assert len(scored) >= 2, done.stderr
-    assert done.returncode == (0 if len(scored) == 3 else 4)
+    assert scored, done.stderr
+    assert done.returncode == (0 if len(scored) == TRIALS else 4)
     for made in scored:
         assert made["outcome"] == outcome
         assert made["kernel"]["release"].startswith(kernel.removeprefix("debian/"))
@@ -140,7 +155,15 @@ def _kill_labs(runtime: Path) -> None:
 def test_a_lab_that_is_killed_in_mid_trial_is_a_lost_trial(clean_host: Path, runtime: Path) -> None:
     """And the trials after it are made in a new lab."""
     with _start(
-        "trial", "--kernel", "debian/6.12", "--scenario", "idle", "--request", "stop", "-n", "4"
+        "trial",
+        "--kernel",
+        "debian/6.12",
+        "--scenario",
+        "idle",
+        "--request",
+        "stop",
+        "-n",
+        str(TRIALS),
     ) as running:
         assert running.stdout is not None
         for line in running.stdout:
@@ -149,12 +172,11 @@ def test_a_lab_that_is_killed_in_mid_trial_is_a_lost_trial(clean_host: Path, run
                 break
         rest = running.stdout.read()
     assert running.returncode == 4, rest
-    lost, *made = record.read(RECORDS)[0]
-    assert lost.outcome is Outcome.LOST
-    assert len(made) == 3
-    assert Outcome.RETURNED in {each.outcome for each in made}
-    assert lost.reason is not None
-    assert "The lab was lost" in lost.reason
+    records = record.read(RECORDS)[0]
+    assert len(records) == TRIALS
+    killed = [made for made in records if "The lab was lost" in (made.reason or "")]
+    assert {made.outcome for made in killed} == {Outcome.LOST}
+    assert Outcome.RETURNED in {made.outcome for made in records}
 
 
 def test_a_lab_dies_with_whoever_booted_it(clean_host: Path, runtime: Path) -> None:
@@ -163,7 +185,7 @@ def test_a_lab_dies_with_whoever_booted_it(clean_host: Path, runtime: Path) -> N
         assert any("runs on" in line for line in running.stdout)
         assert leftovers.find(runtime).processes == ()
         running.kill()
-    deadline = Deadline.after(20)
+    deadline = Deadline.after(HANG_S)
     while processes := leftovers.find(runtime).processes:
         assert not deadline.passed, processes
     leftovers.end(runtime)
@@ -220,17 +242,17 @@ def test_a_probe_that_is_killed_while_its_vcpu_cannot_be_leaves_nothing(
 ) -> None:
     """On 6.1 the stuck thread takes no signal but SIGKILL, which it gets as its parent dies."""
     script = f"""
-        {KICKBENCH} probe --case gup-write --deadline 60 & probe=$!
+        {KICKBENCH} probe --case gup-write --deadline {HANG_S} & probe=$!
         worker() {{ pgrep -f '[b]ench_lib.kvm.worker'; }}  # not this shell, which has the word too
-        for turn in $(seq 200); do
+        while kill -0 $probe; do
             grep -q handle_userfault /proc/$(worker)/wchan &&
                 grep -q 'SigPnd:.*[1-9a-f]' /proc/$(worker)/status && break
             sleep 0.2
         done 2>/dev/null
         grep State: /proc/$(worker)/status
         kill -KILL $probe
-        for turn in $(seq 50); do worker || break; sleep 0.2; done
-        worker || echo nothing is left
+        while worker; do sleep 0.2; done
+        echo nothing is left
     """
     done = steadily(kickbench, "lab", "run", "debian/6.1", "--", "sh", "-c", script)
     assert "State:\tD" in done.stdout
@@ -250,12 +272,16 @@ ENDS_OR_STOPS = [
 """Requests that need the vCPU; `stop` has tests of its own."""
 
 
+def _needs_the_flag(case: Case) -> bool:
+    """Whether the request is answered only by a kernel that has it."""
+    stuck = case.scenario is not ScenarioName.DEGRADED and case.shape.image != "async-pf"
+    return stuck and case.request in {*ENDS_OR_STOPS, RequestName.STOP}
+
+
 @pytest.mark.parametrize("kernel, flag", [("debian/6.1", False), ("debian/6.12", True)])
 def test_what_operators_ask_hangs_without_the_flag_and_the_guest_survives_that(
     clean_host: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch, kernel: str, flag: bool
 ) -> None:
-    monkeypatch.setenv("KICKBENCH_DEADLINE", "3" if not flag else "20")
-    settings = Settings.from_environment()
     cases = [
         *(Case(ScenarioName.BLACKHOLE, request) for request in ENDS_OR_STOPS),
         Case(ScenarioName.BLACKHOLE, RequestName.SIGKILL),
@@ -266,21 +292,29 @@ def test_what_operators_ask_hangs_without_the_flag_and_the_guest_survives_that(
         Case(ScenarioName.BLACKHOLE, RequestName.STOP, Shape(vcpus=2), recover=True),
         Case(ScenarioName.BLACKHOLE, RequestName.GDB_ATTACH, recover=True),
     ]
-    records = trials.run(
-        bootable(settings, kernel), cases, settings, lambda record: None, lambda facts: None
-    )
+    made_of: dict[Case, record.Record] = {}
+    for deadline, alike in (
+        (HANGS_S, [case for case in cases if not flag and _needs_the_flag(case)]),
+        (ANSWERS_S, [case for case in cases if flag or not _needs_the_flag(case)]),
+    ):
+        if not alike:
+            continue
+        monkeypatch.setenv("KICKBENCH_DEADLINE", deadline)
+        settings = Settings.from_environment()
+        build = bootable(settings, kernel)
+        records = trials.run(build, alike, settings, lambda record: None, lambda facts: None)
+        made_of |= dict(zip(alike, records, strict=True))
     # Emulated guests die now and then; a trial that is lost for it says nothing of the kernel.
-    scored = {case: made for case, made in zip(cases, records, strict=True) if made.reason is None}
-    assert len(scored) >= len(cases) - 2, [made.reason for made in records]
+    # One in twelve does, so half of them do once in a hundred thousand times.
+    scored = {case: made for case, made in made_of.items() if made.outcome is not Outcome.LOST}
+    assert 2 * len(scored) > len(cases), [made.reason for made in made_of.values()]
     for case, made in scored.items():
         if case.scenario is ScenarioName.DEGRADED:
             # Pages come, each after a while; how long that is depends on the kernel.
             assert made.outage == "netem-degraded"
             continue
-        hangs = not flag and case.request in {*ENDS_OR_STOPS, RequestName.STOP}
-        path = Entry.GUP
-        if case.shape.image == "async-pf":
-            hangs, path = False, Entry.ASYNC_PF
+        hangs = not flag and _needs_the_flag(case)
+        path = Entry.ASYNC_PF if case.shape.image == "async-pf" else Entry.GUP
         assert made.outcome is (Outcome.ASLEEP if hangs else Outcome.RETURNED), case
         assert {each.entry for each in made.evidence.vcpus} == {path}
         if case.recover:
