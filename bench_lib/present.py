@@ -24,7 +24,7 @@ from rich.text import Text
 from bench_lib import doctor
 from bench_lib.doctor import Status
 from bench_lib.kvm.probe import Result
-from bench_lib.record import HUNG, Host, Kernel, Outcome, Record
+from bench_lib.record import FAILED, HUNG, Host, Kernel, Outcome, Record, Thread
 from bench_lib.verdict.gate import Comparison, Gate, Verdict
 from bench_lib.verdict.inference import Ratio
 from bench_lib.verdict.pairing import host_name
@@ -60,11 +60,20 @@ def wait(value: Wait | None) -> str:
     return f"> {duration(value.ns)}" if value.censored else duration(value.ns)
 
 
+def count(number: int, noun: str) -> str:
+    """1 boot, 2 boots."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def trial_line(record: Record) -> str:
     """One trial in one line."""
-    parts = [f"{record.request} in {record.scenario}{record.shape.unusual}: {record.outcome}"]
+    parts = [f"{record.key.name}: {record.outcome}"]
     if record.outcome in HUNG:
         parts.append(f"no answer in {duration(record.deadline_ns)}")
+        if record.late_ns is not None:
+            parts.append(f"answered after {duration(record.late_ns)}, too late")
+        if (blocking := record.evidence.blocking) is not None:
+            parts.append(f"blocked by {_blocker(blocking)}")
     elif record.latency_ns is not None:
         parts.append(f"after {duration(record.latency_ns)}")
     if record.reason:
@@ -79,14 +88,25 @@ def trial_line(record: Record) -> str:
         f"vCPU {thread.vcpu} {thread.state} {thread.wchan} {thread.entry}"
         for thread in record.evidence.vcpus
     )
+    if record.survivors:
+        parts.append(f"did not end when killed: {', '.join(record.survivors)}")
     return f"#{record.seq} " + ", ".join(parts)
 
 
+def _blocker(thread: Thread) -> str:
+    """A thread that explains a hang: vCPU 0 D handle_userfault (gup, userfault)."""
+    return f"{thread.label} {thread.state} {thread.wchan} ({thread.entry}, {thread.waits_for})"
+
+
 def outcomes(row: Row) -> str:
-    """8 of 8 returned; 3 of 8 returned, 5 asleep."""
+    """8 of 8 returned; 3 of 8 returned, 5 asleep; 8 of 8 refused (median 1.20 ms, worst 17 ms)."""
     counted = [f"{row.outcomes[each]} {each}" for each in Outcome if row.outcomes[each]]
     first, _, rest = counted[0].partition(" ")
-    return ", ".join([f"{first} of {row.trials} {rest}", *counted[1:]])
+    counted[0] = f"{first} of {row.trials} {rest}"
+    if row.refused_median is not None:
+        times = f" (median {wait(row.refused_median)}, worst {wait(row.refused_worst)})"
+        counted = [f"{each}{times if each.endswith(Outcome.REFUSED) else ''}" for each in counted]
+    return ", ".join(counted)
 
 
 def report(
@@ -96,7 +116,7 @@ def report(
     differences: Sequence[Difference],
 ) -> None:
     """A table for each kernel and host, and where the time of the trials went."""
-    for kernel, host in dict.fromkeys((row.kernel, row.host) for row in rows):
+    for kernel, host in _places(rows):
         _heading(console, kernel, host)
         for each in differences:
             if (each.kernel, each.host) == (kernel, host):
@@ -109,21 +129,26 @@ def report(
         table.add_column("worst", justify="right", no_wrap=True)
         table.add_column("vCPUs before it")
         for row in rows:
-            if (row.kernel, row.host) == (kernel, host):
+            if (row.kernel, row.key.host) == (kernel, host):
                 seen = (row.states, row.wchans, row.entries)
                 table.add_row(
-                    row.request,
-                    row.scenario + row.shape.unusual,
+                    row.key.request,
+                    row.key.place,
                     outcomes(row),
                     wait(row.median),
                     wait(row.worst),
                     " ".join("/".join(values) for values in seen) if row.states else "-",
-                    style="bold red" if any(row.outcomes[outcome] for outcome in HUNG) else None,
+                    style="bold red" if row.failed else None,
                 )
         console.print(table)
         for pace in paces:
             if (pace.kernel, pace.host) == (kernel, host):
                 console.print(_pace_line(pace), highlight=False, soft_wrap=True)
+
+
+def _places(rows: Sequence[Row]) -> list[tuple[Kernel, Host]]:
+    """The kernels and hosts that the rows are of, in the order of their first."""
+    return list(dict.fromkeys((row.kernel, row.key.host) for row in rows))
 
 
 def _difference_line(each: Difference) -> Text:
@@ -142,17 +167,17 @@ def _heading(console: Console, kernel: Kernel, host: Host) -> None:
 
 def matrix(console: Console, rows: Sequence[Row]) -> None:
     """A table for each kernel and host: requests down, scenarios across."""
-    for kernel, host in dict.fromkeys((row.kernel, row.host) for row in rows):
+    for kernel, host in _places(rows):
         _heading(console, kernel, host)
-        mine = [row for row in rows if (row.kernel, row.host) == (kernel, host)]
-        scenarios = list(dict.fromkeys(row.scenario for row in mine))
-        cells = {(row.request, row.scenario): row for row in mine}
+        mine = [row for row in rows if (row.kernel, row.key.host) == (kernel, host)]
+        places = list(dict.fromkeys(row.key.place for row in mine))
+        cells = {(row.key.request, row.key.place): row for row in mine}
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("request", no_wrap=True)
-        for scenario in scenarios:
-            table.add_column(scenario)
-        for request in dict.fromkeys(row.request for row in mine):
-            table.add_row(request, *(_cell(cells.get((request, each))) for each in scenarios))
+        for place in places:
+            table.add_column(place)
+        for request in dict.fromkeys(row.key.request for row in mine):
+            table.add_row(request, *(_cell(cells.get((request, each))) for each in places))
         console.print(table)
     console.print(
         "vCPU state and fault path before the request; the median, a bound where it hung",
@@ -166,11 +191,12 @@ def _cell(row: Row | None) -> str:
     if row is None:
         return "-"
     ended = [each for each in Outcome if row.outcomes[each]]
-    count = f" {row.outcomes[ended[0]]}/{row.trials}" if row.trials > 1 else ""
-    first = f"{ended[0]}{count}" if len(ended) == 1 else outcomes(row)
+    number = f" {row.outcomes[ended[0]]}/{row.trials}" if row.trials > 1 else ""
+    first = f"{ended[0]}{number}" if len(ended) == 1 else outcomes(row)
     seen = " ".join("/".join(values) for values in (row.states, row.entries))
-    text = f"{first} {wait(row.median)} {seen}".rstrip(" -")
-    if any(row.outcomes[each] for each in HUNG):
+    usual = row.refused_median if ended == [Outcome.REFUSED] else row.median
+    text = f"{first} {wait(usual)} {seen}".rstrip(" -")
+    if row.failed:
         return f"[bold red]{text}[/]"
     return f"[yellow]{text}[/]" if row.outcomes[Outcome.LOST] else text
 
@@ -186,8 +212,7 @@ def recoveries(console: Console, rows: Sequence[Recoveries]) -> None:
         ):
             if ns is not None:
                 parts.append(f"{what} {duration(ns)}")
-        where = f"{row.scenario}{row.shape.unusual}"
-        text = f"recovered after {row.request} in {where}: {', '.join(parts)}"
+        text = f"recovered after {row.key.name}: {', '.join(parts)}"
         if row.failed:
             text = f"[bold red]{row.failed} of {row.asked} NOT RECOVERED[/]; {text}"
         if row.damaged:
@@ -212,7 +237,7 @@ VERDICT_STYLE = {
 
 def gate(console: Console, found: Gate) -> None:
     """A table for each host, why a row did not pass below it, and a sentence."""
-    for host in dict.fromkeys(row.host for row in found.rows):
+    for host in dict.fromkeys(row.key.host for row in found.rows):
         console.print(
             f"\n[bold]{escape(found.base.release)} -> {escape(found.candidate.release)}[/], "
             f"{host.kind} ({host.accelerator}) on {escape(host.machine)}",
@@ -222,13 +247,13 @@ def gate(console: Console, found: Gate) -> None:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         for name in ("request", "scenario", "baseline", "candidate", "ratio", "hangs", "verdict"):
             table.add_column(name, no_wrap=name in {"request", "scenario", "verdict"})
-        rows = [row for row in found.rows if row.host == host]
+        rows = [row for row in found.rows if row.key.host == host]
         for row in rows:
             sides = (row.base, row.candidate)
             table.add_row(
-                row.request,
-                row.scenario + row.shape.unusual,
-                *(f"{wait(each.median)} ({_boots(each.boots)})" for each in sides),
+                row.key.request,
+                row.key.place,
+                *(f"{wait(each.median)} ({count(each.boots, 'boot')})" for each in sides),
                 _ratio(row.ratio),
                 _hangs(row),
                 Text(row.verdict, style=VERDICT_STYLE[row.verdict]),
@@ -236,7 +261,7 @@ def gate(console: Console, found: Gate) -> None:
         console.print(table)
         for row in rows:
             if row.reasons:
-                console.print(Text(f"{row.name}: {'; '.join(row.reasons)}"), soft_wrap=True)
+                console.print(Text(f"{row.key.name}: {'; '.join(row.reasons)}"), soft_wrap=True)
     if found.emulated:
         console.print(
             "Emulated (tcg): hangs are judged, milliseconds are not, and limits are ten times as "
@@ -249,25 +274,26 @@ def gate(console: Console, found: Gate) -> None:
     for note in found.notes:
         console.print(Text(f"Differs between the two: {note}"), soft_wrap=True)
     if found.unread:
-        text = f"{found.unread} lines of the record file could not be read and are in none of it."
+        text = f"{count(found.unread, 'line')} of the record file could not be read."
         console.print(Text(text, "yellow"), soft_wrap=True)
     console.print(
         Text(f"{found.verdict}: {found.sentence}", VERDICT_STYLE[found.verdict]), soft_wrap=True
     )
 
 
-def _boots(number: int) -> str:
-    return f"{number} boot{'' if number == 1 else 's'}"
-
-
 def _hangs(row: Comparison) -> str:
-    """0/10 -> 0/10, < 45 %: trials that hung, and boots of the candidate that still may."""
-    counts = " -> ".join(
-        f"{each.hung}/{each.trials - each.lost}" for each in (row.base, row.candidate)
-    )
-    if row.hang_bound is None or row.hang_bound == 1:
-        return counts
-    return f"{counts}, < {row.hang_bound:.0%}"
+    """0/10 -> 0/10, < 45 %: trials that hung, and boots of the candidate that still may.
+
+    Where there are refusals, they follow.
+    """
+    sides = (row.base, row.candidate)
+    text = " -> ".join(f"{each.hung}/{each.trials - each.lost}" for each in sides)
+    if row.hang_bound is not None and row.hang_bound < 1:
+        text += f", < {row.hang_bound:.0%}"
+    if any(each.refused for each in sides):
+        refused = " -> ".join(f"{each.refused}/{each.trials - each.lost}" for each in sides)
+        text += f"; refused {refused}"
+    return text
 
 
 def _ratio(ratio: Ratio | None) -> str:
@@ -309,7 +335,7 @@ def probe_row(console: Console, width: int, result: Result) -> None:
     console.print(
         f"{result.case:{width}} {result.outcome or 'skipped':9} {median:>9} {worst:>9} "
         f"{len(result.wakes_ns):>5}  {escape(' '.join(filter(None, seen)))}",
-        style="bold red" if result.outcome in HUNG else None,
+        style="bold red" if result.outcome in FAILED else None,
         highlight=False,
         soft_wrap=True,
     )

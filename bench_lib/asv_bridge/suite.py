@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,7 +10,16 @@ from bench_lib.asv_bridge.progress import Progress
 from bench_lib.errors import KickbenchError, MemoryDamaged, TrialLost, UnknownKernel
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.lab import trials
-from bench_lib.record import HUNG, SCORED, Backing, Record, RequestName, ScenarioName, Shape
+from bench_lib.record import (
+    FAILED,
+    SCORED,
+    Backing,
+    Outcome,
+    Record,
+    RequestName,
+    ScenarioName,
+    Shape,
+)
 from bench_lib.settings import Settings
 from bench_lib.trial import batch, case, preflight
 from bench_lib.trial.case import CORE_SCENARIOS, Case
@@ -82,7 +92,12 @@ class RequestSuite:
     tenth more a regression, and `asv continuous` would fail by chance.
 
     A hung trial is stored at its deadline and counted beside it, never as NaN (which no
-    comparison of asv sees) or infinity (which `asv publish` does not survive).
+    comparison of asv sees) or infinity (which `asv publish` does not survive). So is one whose QEMU
+    died. A refused trial is counted alone.
+
+    The version stays 2 though refusals were counted as lost before, and deaths and hangs that
+    nothing explained too: where a result has none of these, it is what it would be today, and
+    another version would take all earlier points off asv's graphs.
     """
 
     request: RequestName
@@ -129,7 +144,8 @@ class RequestSuite:
             progress.close()
         for each in records:
             if each.damaged:
-                raise MemoryDamaged(f"Trial {each.seq} of run {each.run_id}: {each.reason}")
+                damage = each.recovery.damage if each.recovery else None
+                raise MemoryDamaged(f"Trial {each.seq} of run {each.run_id}: {damage}")
         found = {
             value: [
                 each for each in records if (each.scenario, each.shape) == (of.scenario, of.shape)
@@ -145,19 +161,32 @@ class RequestSuite:
     def track_latency(
         self, records: dict[str, list[Record]], value: str
     ) -> dict[str, object] | float:
-        """Time until the answer, a sample a trial. asv makes median and interval of them."""
-        samples = [record.waited_ns / NS_PER_S for record in scored(records[value])]
-        if len(samples) == 1:
-            return samples[0]  # asv would give it an interval without end
+        """Time until the answer, a sample a trial. asv makes median and interval of them.
+
+        Where every trial was refused there is no such time, and NaN is how asv notes that.
+        """
+        samples = [
+            record.waited_ns / NS_PER_S
+            for record in scored(records[value])
+            if record.outcome is not Outcome.REFUSED
+        ]
+        if len(samples) < 2:  # of one asv would give an interval without end
+            return samples[0] if samples else math.nan
         return {"samples": samples, "number": 1}
 
     track_latency.unit = "seconds"  # type: ignore[attr-defined]
 
     def track_hung(self, records: dict[str, list[Record]], value: str) -> int:
-        """Trials without an answer before the deadline."""
-        return sum(record.outcome in HUNG for record in records[value])
+        """Trials without an answer before the deadline, those included whose QEMU died."""
+        return sum(record.outcome in FAILED for record in records[value])
 
     track_hung.unit = "trials"  # type: ignore[attr-defined]
+
+    def track_refused(self, records: dict[str, list[Record]], value: str) -> int:
+        """Trials whose answer was an error."""
+        return sum(record.outcome is Outcome.REFUSED for record in records[value])
+
+    track_refused.unit = "trials"  # type: ignore[attr-defined]
 
     def track_lost(self, records: dict[str, list[Record]], value: str) -> int:
         """Trials that gave no measurement and count in none of the other numbers."""

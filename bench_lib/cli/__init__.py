@@ -73,8 +73,8 @@ def report_command(as_json: bool) -> None:
     if as_json:
         text = msgspec.json.encode(
             {
-                "rows": rows,
-                "recoveries": summary.recoveries(records),
+                "rows": [summary.flat(each) for each in rows],
+                "recoveries": [summary.flat(each) for each in summary.recoveries(records)],
                 "paces": paces,
                 "differences": differences,
             }

@@ -32,7 +32,7 @@ from bench_lib.lab.machine import Facts
 from bench_lib.record import Kernel, Record, RequestName
 from bench_lib.settings import Settings
 from bench_lib.verdict import gate as judging
-from bench_lib.verdict import junit
+from bench_lib.verdict import junit, summary
 from bench_lib.verdict.gate import Gate, Verdict
 from bench_lib.verdict.pairing import NS_PER_S, check_alike
 from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
@@ -158,7 +158,7 @@ def gate(
                 limits,
                 alike=not whatever_differs,
             )
-        held = {row.request for row in found.rows if row.limit_ns is not None}
+        held = {row.key.request for row in found.rows if row.limit_ns is not None}
         _check_limits(held, limits)
     except KickbenchError as error:
         if report is not None:
@@ -260,7 +260,8 @@ def _until_settled(
     for number, boots in enumerate(looks, start=1):
         settling.boot(settings, builds, boots, _say_record, _say_boot)
         found = judge(settling.lab_records(settings, builds), kernels, terms)
-        text = f"look {number} of {len(looks)}, {boots} boots of each: {found.verdict}"
+        each = f"{present.count(boots, 'boot')} of each"
+        text = f"look {number} of {len(looks)}, {each}: {found.verdict}"
         click.echo(f"kickbench: {text}", err=True)
         if found.verdict is not Verdict.INCONCLUSIVE:
             break
@@ -291,7 +292,9 @@ def _limits(given: Sequence[str]) -> dict[RequestName, int]:
 
 def to_json(found: Gate) -> bytes:
     """The gate as an object; what nothing bounds is null."""
-    return msgspec.json.encode({**msgspec.to_builtins(found), "boots_needed": found.boots_needed})
+    rows = [summary.flat(each) for each in found.rows]
+    whole = {**msgspec.to_builtins(found), "rows": rows, "boots_needed": found.boots_needed}
+    return msgspec.json.encode(whole)
 
 
 def _write(path: Path, text: bytes) -> None:

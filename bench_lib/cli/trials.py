@@ -84,8 +84,8 @@ def trial(
       kickbench trial --scenario paused --request ctrl-c --kernel debian/6.1
       kickbench trial --scenario link-down --request stop --recover --vcpus 4
 
-    Exits 0 when every trial gave a measurement, hung ones included, 4 when one was lost or a guest
-    could not be recovered, and 5 when a guest found its memory damaged.
+    Exits 0 when every trial gave a measurement, be it a hang or a refusal, 4 when one was lost or a
+    guest could not be recovered, and 5 when a guest found its memory damaged.
     """
     settings = _with_deadline(Settings.from_environment(), limit)
     asked = Case(
@@ -213,7 +213,7 @@ def tell_damage(records: Sequence[Record]) -> bool:
     for each in damaged:
         click.echo(
             f"kickbench: MEMORY DAMAGED: the guest of trial {each.seq} of run {each.run_id} "
-            f"({each.request} in {each.scenario}) found a page changed. "
+            f"({each.key.name}) found a page changed. "
             f"{each.recovery.damage if each.recovery and each.recovery.damage else ''}".rstrip(),
             err=True,
         )

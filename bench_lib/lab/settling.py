@@ -13,10 +13,11 @@ from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, machine
 from bench_lib.lab.campaign import Campaign
 from bench_lib.lab.machine import Facts
-from bench_lib.record import Host, Record, RequestName
+from bench_lib.record import SCHEMA, Host, Record, RequestName
 from bench_lib.settings import Settings
 from bench_lib.trial.case import CORE_SCENARIOS, Case, interleaved
 from bench_lib.verdict import inference
+from bench_lib.verdict.pairing import check_schemas
 from bench_lib.verdict.terms import DEFAULT_TERMS
 
 FIRST_LOOK = 6
@@ -68,6 +69,7 @@ def check_as_now(records: Sequence[Record], settings: Settings) -> None:
     """
     if not records:
         return
+    check_schemas(records, [SCHEMA])
     with ownership.measuring(settings.runtime) as owner:
         asked = features.ask(owner, settings.qemu, Deadline.after(settings.staging_s))
         qemu = interrupt.run(asked).version

@@ -4,7 +4,8 @@
 
 const kickbench = (() => {
   const ROWS_AT_ONCE = 50;
-  const SIGNS = { returned: "✓", mixed: "◐", hung: "✕", lost: "·" };
+  const SIGNS = { returned: "✓", mixed: "◐", hung: "✕", refused: "⊘", lost: "·" };
+  const FAILED = ["asleep", "spinning", "unanswered", "died"];
   const SVG = "http://www.w3.org/2000/svg";
   const byId = (id) => document.getElementById(id);
 
@@ -35,17 +36,27 @@ const kickbench = (() => {
     return ns < 1e9 ? `${Math.round(ns / 1e6)} ms` : `${(ns / 1e9).toFixed(1)} s`;
   };
 
+  const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+
+  // Trials that a lab was lost in before it said which boot it was belong to no boot.
+  const bootsOf = (trials) => [...new Set(trials.map((each) => each.boot).filter(Boolean))];
+
   const kind = (cell) => {
-    if (cell.total === cell.lost) return "lost";
-    if (cell.hung === 0) return "returned";
-    return cell.hung === cell.total - cell.lost ? "hung" : "mixed";
+    const made = cell.total - cell.lost;
+    if (made === 0) return "lost";
+    if (cell.hung === made) return "hung";
+    if (cell.refused === made) return "refused";
+    return cell.hung + cell.refused === 0 ? "returned" : "mixed";
   };
+
+  const others = (cell) =>
+    `${cell.refused ? `, ${cell.refused} refused` : ""}${cell.lost ? `, ${cell.lost} lost` : ""}`;
 
   const median = (cell) =>
     cell.ns === null ? "-" : `${cell.censored ? "> " : ""}${duration(cell.ns)}`;
 
   const column = (number) => data.columns[number];
-  const columnName = (number) => `${column(number).request} in ${column(number).scenario}${column(number).shape}`;
+  const columnName = (number) => `${column(number).request} in ${column(number).place}`;
   const rowName = (row) => `${row.release}, ${row.kind} (${row.accelerator}) on ${row.machine}`;
 
   // The matrix
@@ -58,14 +69,13 @@ const kickbench = (() => {
       return td;
     }
     const what = kind(cell);
-    const lost = cell.lost ? `, ${cell.lost} lost` : "";
     const button = make(
       "button",
       { class: what, type: "button", tabindex: "-1", "aria-selected": "false", "data-row": row.id, "data-column": number },
       `${SIGNS[what]} ${median(cell)}`,
-      make("small", {}, `${cell.hung}/${cell.total - cell.lost} hung${lost}`),
+      make("small", {}, `${cell.hung}/${cell.total - cell.lost} hung${others(cell)}`),
     );
-    button.setAttribute("aria-label", `${row.release}, ${columnName(number)}: ${what}, median ${median(cell)}, ${cell.hung} of ${cell.total - cell.lost} hung${lost}`);
+    button.setAttribute("aria-label", `${row.release}, ${columnName(number)}: ${what}, median ${median(cell)}, ${cell.hung} of ${cell.total - cell.lost} hung${others(cell)}`);
     td.append(button);
     return td;
   };
@@ -74,7 +84,7 @@ const kickbench = (() => {
     make(
       "tr",
       {},
-      make("th", { scope: "row", title: row.version }, row.release, make("small", {}, `${row.kind} (${row.accelerator}), ${row.boots} boots`)),
+      make("th", { scope: "row", title: row.version }, row.release, make("small", {}, `${row.kind} (${row.accelerator}), ${count(row.boots, "boot")}`)),
       ...data.columns.map((_, number) => cellOf(row, number)),
     );
 
@@ -174,9 +184,8 @@ const kickbench = (() => {
       if (selected.row !== row || selected.number !== number) return;
       const trials = all.filter((each) => each.column === number);
       const cell = row.cells[number];
-      const boots = new Set(trials.map((each) => each.boot)).size;
       byId("summary").textContent =
-        `${rowName(row)}; ${row.version}. ${cell.total} trials in ${boots} boots: median ${median(cell)}, ${cell.hung} hung, ${cell.lost} lost.`;
+        `${rowName(row)}; ${row.version}. ${count(cell.total, "trial")} in ${count(bootsOf(trials).length, "boot")}: median ${median(cell)}, ${cell.hung} hung${others(cell)}.`;
       const reasons = [...new Set(trials.filter((each) => each.reason !== null).map((each) => `${each.outcome}: ${each.reason}`))];
       byId("reasons").replaceChildren(...reasons.map((each) => make("li", {}, each)));
       drawDots(trials);
@@ -195,8 +204,8 @@ const kickbench = (() => {
 
   // The plots
 
-  const scored = (trials) => trials.filter((each) => ["returned", "asleep", "spinning"].includes(each.outcome));
-  const hung = (trial) => trial.outcome === "asleep" || trial.outcome === "spinning";
+  const hung = (trial) => FAILED.includes(trial.outcome);
+  const waited = (trials) => trials.filter((each) => each.outcome === "returned" || hung(each));
 
   const LEFT = 70;
   const RIGHT = 20;
@@ -233,7 +242,8 @@ const kickbench = (() => {
   const empty = (place) => byId(place).replaceChildren(make("p", { class: "hint" }, "Nothing was measured."));
 
   const drawDots = (trials) => {
-    const boots = [...new Set(trials.map((each) => each.boot))];
+    const boots = bootsOf(trials);
+    if (trials.some((each) => !each.boot)) boots.push("");
     // Room for every trial of a boot, for those that hung have all the same time.
     const most = Math.max(...boots.map((boot) => trials.filter((each) => each.boot === boot).length));
     const gap = Math.min(16, 400 / most);
@@ -243,13 +253,12 @@ const kickbench = (() => {
     const x = timeAxis(svg, trials, width, height);
     boots.forEach((boot, number) => {
       const y = TOP + lane * (number + 0.5);
-      svg.append(draw("text", { x: 4, y: y + 4 }, `boot ${number + 1}`));
+      svg.append(draw("text", { x: 4, y: y + 4 }, boot ? `boot ${number + 1}` : "no boot"));
       svg.append(draw("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y, y2: y }));
       const here = trials.filter((each) => each.boot === boot);
       here.forEach((trial, index) => {
         const at = y + gap * (index - (here.length - 1) / 2);
-        const measured = scored([trial]).length > 0;
-        svg.append(dotOf(trial, measured ? x(trial.waited_ns) : LEFT + 8, at));
+        svg.append(dotOf(trial, trial.outcome === "lost" ? LEFT + 8 : x(trial.waited_ns), at));
       });
     });
     svg.querySelector(".dot").setAttribute("tabindex", "0");
@@ -261,7 +270,9 @@ const kickbench = (() => {
     if (hung(trial)) {
       dot = draw("path", { d: `M${x} ${y - 7}l7 7l-7 7l-7 -7z`, class: "dot hung" });
       what = `${trial.outcome}, no answer in ${duration(trial.waited_ns)}`;
-    } else if (!scored([trial]).length) {
+    } else if (trial.outcome === "refused") {
+      dot = draw("path", { d: `M${x} ${y - 7}l7 13h-14z`, class: "dot refused" });
+    } else if (trial.outcome === "lost") {
       dot = draw("rect", { x: x - 5, y: y - 5, width: 10, height: 10, class: "dot lost" });
       what = `${trial.outcome}, nothing measured`;
     }
@@ -308,7 +319,7 @@ const kickbench = (() => {
   };
 
   const drawSurvival = (all) => {
-    const ours = scored(all);
+    const ours = waited(all);
     if (!ours.length) return empty("survival");
     const other = data.rows.find((each) => each.id === byId("against").value);
     const finish = (theirs) => {
@@ -329,32 +340,42 @@ const kickbench = (() => {
     if (!other) return finish([]);
     const { row, number } = selected;
     load(other.id, (trials) => {
-      if (selected.row === row && selected.number === number && byId("against").value === other.id) finish(scored(trials.filter((each) => each.column === number)));
+      if (selected.row === row && selected.number === number && byId("against").value === other.id) finish(waited(trials.filter((each) => each.column === number)));
     });
     return undefined;
   };
 
   const outcome = (trial) => {
-    if (hung(trial)) return `${trial.outcome}, no answer in ${duration(trial.deadline_ns)}`;
-    const after = trial.outcome === "lost" ? "" : ` after ${duration(trial.waited_ns)}`;
-    return `${trial.outcome}${after}${trial.reason === null ? "" : `: ${trial.reason}`}`;
+    const why = trial.reason === null ? "" : `: ${trial.reason}`;
+    if (trial.outcome === "lost" || trial.outcome === "died") return `${trial.outcome}${why}`;
+    if (!hung(trial)) return `${trial.outcome} after ${duration(trial.waited_ns)}${why}`;
+    const late = trial.late_ns === null ? "" : `; answered after ${duration(trial.late_ns)}, too late`;
+    return `${trial.outcome}, no answer in ${duration(trial.deadline_ns)}${late}${why}`;
+  };
+
+  const look = (thread, when) => {
+    const cpu = when === "before" ? "" : `, ${duration(thread.cpu_ns)} of CPU since`;
+    const signals = thread.signals.length ? `, pending ${thread.signals.join(" ")}` : "";
+    const blocks = thread.blocks ? "; it blocks the answer" : "";
+    const where = `state ${thread.state}, ${thread.wchan}, entry ${thread.entry}, waits for ${thread.waits_for}`;
+    return [
+      make("h4", thread.blocks ? { class: "blocks" } : {}, `${thread.label} ${when === "before" ? "just before the request" : "at the end"}: ${where}${signals}${cpu}${blocks}`),
+      make("pre", { tabindex: "0" }, thread.stack.join("\n") || "(in user mode or in the guest)"),
+    ];
   };
 
   const evidence = (trial) => {
     const facts = [
       ["trial", `${trial.seq} of run ${trial.run_id}, ${trial.started}`],
-      ["boot", trial.boot],
+      ["boot", trial.boot || "none"],
       ["outcome", outcome(trial)],
       ["outage", trial.outage ?? "none"],
       ["QEMU", trial.qemu ?? "unknown"],
-    ];
+      ["pending for all of QEMU", trial.pending.join(" ")],
+      ["did not end when killed", trial.survivors.join(", ")],
+    ].filter(([, text]) => text);
     const table = make("table", {}, ...facts.map(([name, text]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, text))));
-    const looks = ["before", "after"].flatMap((when) =>
-      trial.evidence[when].flatMap((thread) => [
-        make("h4", {}, `vCPU ${thread.vcpu} ${when === "before" ? "just before the request" : "at the end"}: state ${thread.state}, ${thread.wchan}, path ${thread.entry}${thread.cpu_ns === undefined ? "" : `, ${duration(thread.cpu_ns)} of CPU since`}`),
-        make("pre", { tabindex: "0" }, thread.stack.join("\n") || "(in user mode or in the guest)"),
-      ]),
-    );
+    const looks = ["before", "after"].flatMap((when) => trial[when].flatMap((thread) => look(thread, when)));
     byId("evidence").replaceChildren(table, ...looks);
   };
 
@@ -362,9 +383,9 @@ const kickbench = (() => {
 
   const matrix = (given) => {
     data = given;
-    const names = (cell) => cell && { ns: cell[0], censored: cell[1], total: cell[2], hung: cell[3], lost: cell[4] };
+    const names = (cell) => cell && { ns: cell[0], censored: cell[1], total: cell[2], hung: cell[3], lost: cell[4], refused: cell[5] };
     for (const row of data.rows) row.cells = row.cells.map(names);
-    const head = make("tr", {}, make("th", { scope: "col" }, "kernel"), ...data.columns.map((each) => make("th", { scope: "col" }, each.request, make("small", {}, `${each.scenario}${each.shape}`))));
+    const head = make("tr", {}, make("th", { scope: "col" }, "kernel"), ...data.columns.map((each) => make("th", { scope: "col" }, each.request, make("small", {}, each.place))));
     byId("matrix").tHead.replaceChildren(head);
     for (const each of document.querySelectorAll(".legend li")) each.dataset.sign = `${SIGNS[each.className]} `;
     render();

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,22 @@ import msgspec
 
 from bench_lib.kernel import version
 from bench_lib.kernel.ledger import version_key
-from bench_lib.record import HUNG, Host, Kernel, Outcome, Record, RequestName, ScenarioName, Shape
+from bench_lib.record import (
+    Host,
+    Kernel,
+    Key,
+    ManagerName,
+    Outcome,
+    Record,
+    RequestName,
+    ScenarioName,
+    Thread,
+)
 from bench_lib.verdict import summary
 from bench_lib.verdict.summary import Row
 
 FILES = {"kernels.html": "index.html", "kernels.css": "kernels.css", "kernels.js": "kernels.js"}
 """What the page consists of, and what it is called in the site."""
-
-Column = tuple[RequestName, ScenarioName, Shape]
 
 
 def write(folder: Path, records: Sequence[Record], *, history: bool) -> None:
@@ -44,14 +52,13 @@ def write(folder: Path, records: Sequence[Record], *, history: bool) -> None:
         {
             "history": history,
             "columns": [
-                {"request": request, "scenario": scenario, "shape": of.unusual}
-                for request, scenario, of in columns
+                {"request": each.request, "place": each.place} for each in columns.values()
             ],
             "rows": [_row(kernel, host, groups[kernel, host], columns) for kernel, host in order],
         },
     )
     (folder / "trials").mkdir(exist_ok=True)
-    numbers = {column: number for number, column in enumerate(columns)}
+    numbers = {name: number for number, name in enumerate(columns)}
     for (kernel, host), group in groups.items():
         name = _id(kernel, host)
         trials = [_trial(each, numbers) for each in group]
@@ -67,15 +74,24 @@ def _write_script(path: Path, function: str, *arguments: object) -> None:
     path.write_text(f"kickbench.{function}({text});\n", encoding="utf-8")
 
 
-def _columns(records: Iterable[Record]) -> list[Column]:
-    """Those that have records, in the order that requests and scenarios are defined in."""
-    requests, scenarios = list(RequestName), list(ScenarioName)
+def _columns(records: Iterable[Record]) -> dict[str, Key]:
+    """Those that have records, by their names: a key of any host for each.
 
-    def order(column: Column) -> Any:
-        request, scenario, of = column
-        return requests.index(request), scenarios.index(scenario), msgspec.json.encode(of)
+    They are in the order that requests, scenarios and managers are defined in.
+    """
+    requests, scenarios, managers = list(RequestName), list(ScenarioName), list(ManagerName)
 
-    return sorted({(each.request, each.scenario, each.shape) for each in records}, key=order)
+    def order(item: tuple[str, Key]) -> Any:
+        _, key = item
+        return (
+            requests.index(key.request),
+            scenarios.index(key.scenario),
+            managers.index(key.manager),
+            msgspec.json.encode(key.shape),
+        )
+
+    keys = {each.key for each in records}
+    return dict(sorted({key.name: key for key in keys}.items(), key=order))
 
 
 def _id(kernel: Kernel, host: Host) -> str:
@@ -83,9 +99,9 @@ def _id(kernel: Kernel, host: Host) -> str:
 
 
 def _row(
-    kernel: Kernel, host: Host, records: Sequence[Record], columns: Sequence[Column]
+    kernel: Kernel, host: Host, records: Sequence[Record], columns: Iterable[str]
 ) -> dict[str, object]:
-    rows = {(row.request, row.scenario, row.shape): row for row in summary.rows(records)}
+    rows = {row.key.name: row for row in summary.rows(records)}
     return {
         "id": _id(kernel, host),
         "release": kernel.release,
@@ -99,24 +115,26 @@ def _row(
     }
 
 
-def _cell(row: Row) -> tuple[int | None, bool, int, int, int]:
-    """The median and whether it is only a bound; of how many trials how many hung and were lost.
+def _cell(row: Row) -> tuple[int | None, bool, int, int, int, int]:
+    """The median and whether it is only a bound; how many trials there are, and how many of them
+    hung or died, were lost, and were refused. Where all were refused, the median is of that.
 
-    Without names, for there are many cells.
+    Without names, because there are many cells.
     """
+    median = row.median or row.refused_median
     return (
-        row.median.ns if row.median else None,
-        row.median is not None and row.median.censored,
+        median.ns if median else None,
+        median is not None and median.censored,
         row.trials,
-        sum(row.outcomes[each] for each in HUNG),
-        # Of no measurement, whatever the reason.
-        row.outcomes[Outcome.LOST] + row.outcomes[Outcome.REFUSED],
+        row.failed,
+        row.outcomes[Outcome.LOST],
+        row.outcomes[Outcome.REFUSED],
     )
 
 
-def _trial(record: Record, columns: dict[Column, int]) -> dict[str, object]:
+def _trial(record: Record, columns: Mapping[str, int]) -> dict[str, object]:
     return {
-        "column": columns[record.request, record.scenario, record.shape],
+        "column": columns[record.key.name],
         "boot": record.boot_id,
         "outcome": record.outcome,
         "reason": record.reason,
@@ -127,5 +145,23 @@ def _trial(record: Record, columns: dict[Column, int]) -> dict[str, object]:
         "started": record.started,
         "outage": record.outage,
         "qemu": record.qemu,
-        "evidence": record.evidence,
+        "late_ns": record.late_ns,
+        "survivors": record.survivors,
+        "pending": record.evidence.pending,
+        "before": [_thread(each) for each in record.evidence.before],
+        "after": [_thread(each, record.evidence.blocker) for each in record.evidence.after],
+    }
+
+
+def _thread(thread: Thread, blocker: int | None = None) -> dict[str, object]:
+    return {
+        "label": thread.label,
+        "state": thread.state,
+        "wchan": thread.wchan,
+        "entry": thread.entry,
+        "waits_for": thread.waits_for,
+        "signals": thread.signals,
+        "cpu_ns": thread.cpu_ns,
+        "stack": thread.stack,
+        "blocks": thread.tid == blocker,
     }

@@ -105,8 +105,8 @@ FAILED = HUNG | {Outcome.DIED}
 ANSWERED = frozenset({Outcome.RETURNED, Outcome.REFUSED})
 """Outcomes that have a latency."""
 
-SCORED = FAILED | {Outcome.RETURNED}
-"""Outcomes that say something about the host."""
+SCORED = ANSWERED | FAILED
+"""Outcomes of a request that was made: they say something about the host."""
 
 
 class Entry(StrEnum):

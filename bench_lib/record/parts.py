@@ -221,10 +221,15 @@ class Key:
     shape: Shape
 
     @property
+    def place(self) -> str:
+        """Where the request was made, without the host: blackhole (4 vCPUs)."""
+        by = "" if self.manager is ManagerName.QEMU else f" by {self.manager}"
+        return f"{self.scenario}{by}{self.shape.unusual}"
+
+    @property
     def name(self) -> str:
         """What the trials are of, without the host: stop in blackhole (4 vCPUs)."""
-        by = "" if self.manager is ManagerName.QEMU else f" by {self.manager}"
-        return f"{self.request} in {self.scenario}{by}{self.shape.unusual}"
+        return f"{self.request} in {self.place}"
 
 
 @dataclass(frozen=True)

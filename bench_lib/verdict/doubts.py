@@ -9,7 +9,7 @@ from bench_lib.verdict import inference
 from bench_lib.verdict.inference import Ratio
 from bench_lib.verdict.pairing import NS_PER_S
 from bench_lib.verdict.terms import Terms
-from bench_lib.verdict.tested import Row
+from bench_lib.verdict.tested import Tested
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,14 @@ class Doubt:
     boots: float
 
 
-def _all_hang(row: Row) -> bool:
-    """Whether no trial of either kernel was answered: nothing became worse, nor could it."""
+def _all_hang(row: Tested) -> bool:
+    """Whether all trials of either kernel hung or died: nothing became worse, nor could it."""
     return all(side.hung == side.trials - side.lost for side in (row.base, row.candidate))
 
 
-def doubts(row: Row, terms: Terms, family: int, ratio: Ratio | None, bound: float) -> list[Doubt]:
+def doubts(
+    row: Tested, terms: Terms, family: int, ratio: Ratio | None, bound: float
+) -> list[Doubt]:
     """All of a row that no test has rejected.
 
     :param family: tests of the whole gate.
@@ -34,13 +36,14 @@ def doubts(row: Row, terms: Terms, family: int, ratio: Ratio | None, bound: floa
     """
     return [
         *_of_hangs(row, terms, family, bound),
+        *_of_refusals(row, terms, family),
         *_of_lateness(row, terms),
         *_of_time(row, terms, ratio),
         *_of_stalls(row, terms),
     ]
 
 
-def _of_hangs(row: Row, terms: Terms, family: int, bound: float) -> list[Doubt]:
+def _of_hangs(row: Tested, terms: Terms, family: int, bound: float) -> list[Doubt]:
     if _all_hang(row):
         least = inference.boots_to_estimate(terms.confidence)
         if min(row.base.boots, row.candidate.boots) < least:
@@ -51,7 +54,8 @@ def _of_hangs(row: Row, terms: Terms, family: int, bound: float) -> list[Doubt]:
     )
     if ours > theirs:
         text = f"{ours:.0%} of its trials hang, and {theirs:.0%} of the baseline's"
-        return [Doubt(text, _boots_to_tell(row, terms, family))]
+        now = inference.more_hangs(row.even_base, row.even_candidate)
+        return [Doubt(text, _boots_to_tell(row, terms, family, now))]
     before = inference.hanging_boots(row.even_base)
     if bound <= max(terms.hanging, inference.bound_below(before, row.base.boots, terms.confidence)):
         return []
@@ -60,7 +64,29 @@ def _of_hangs(row: Row, terms: Terms, family: int, bound: float) -> list[Doubt]:
     return [Doubt(text, inference.boots_to_bound(terms.hanging, terms.confidence, hanging))]
 
 
-def _of_stalls(row: Row, terms: Terms) -> list[Doubt]:
+def refuses_more(row: Tested) -> bool:
+    """Whether the candidate refuses in the place of answers of the baseline, in this sample.
+
+    If it only refuses in the place of hangs, it does not.
+    """
+    ours, theirs = row.candidate_boots, row.base_boots
+    return inference.unreturned_share(ours) > inference.unreturned_share(
+        theirs
+    ) and inference.refused_share(ours) > inference.refused_share(theirs)
+
+
+def _of_refusals(row: Tested, terms: Terms, family: int) -> list[Doubt]:
+    if not refuses_more(row):
+        return []
+    ours, theirs = (
+        inference.refused_share(boots) for boots in (row.candidate_boots, row.base_boots)
+    )
+    text = f"{ours:.0%} of its trials are refused, and {theirs:.0%} of the baseline's"
+    now = inference.more_refusals(row.even_base, row.even_candidate)
+    return [Doubt(text, _boots_to_tell(row, terms, family, now))]
+
+
+def _of_stalls(row: Tested, terms: Terms) -> list[Doubt]:
     if row.stall_ns is None:
         return []
     ours = inference.stalling_boots(row.candidate_boots, row.stall_ns)
@@ -79,15 +105,17 @@ def _of_stalls(row: Row, terms: Terms) -> list[Doubt]:
     return [Doubt(text, enough)]
 
 
-def _boots_to_tell(row: Row, terms: Terms, family: int) -> float:
-    """Boots with which the same difference would be rejected, as far as that can be foreseen."""
-    now = inference.more_hangs(row.even_base, row.even_candidate)
+def _boots_to_tell(row: Tested, terms: Terms, family: int, now: float) -> float:
+    """Boots with which the same difference would be rejected, as far as that can be foreseen.
+
+    :param now: its p value with the boots that there are.
+    """
     boots = min(row.base.boots, row.candidate.boots)
     least = inference.boots_to_reject(family, terms.alpha_a_look)
     return max(least, inference.boots_for_p(now, terms.alpha_a_look / family, boots))
 
 
-def _of_lateness(row: Row, terms: Terms) -> list[Doubt]:
+def _of_lateness(row: Tested, terms: Terms) -> list[Doubt]:
     if row.limit_ns is None or _all_hang(row):
         return []
     late = inference.late_boots(row.candidate_boots, row.limit_ns)
@@ -103,14 +131,14 @@ def _of_lateness(row: Row, terms: Terms) -> list[Doubt]:
     return [Doubt(text, enough)]
 
 
-def _of_time(row: Row, terms: Terms, ratio: Ratio | None) -> list[Doubt]:
+def _of_time(row: Tested, terms: Terms, ratio: Ratio | None) -> list[Doubt]:
     if ratio is None or ratio.high <= terms.tolerance or _all_hang(row):
         return []
     longest = "any number of" if math.isinf(ratio.high) else f"{ratio.high:.2f}"
     return [Doubt(f"it may take up to {longest} times as long", _boots_for(ratio, terms, row))]
 
 
-def _boots_for(ratio: Ratio, terms: Terms, row: Row) -> float:
+def _boots_for(ratio: Ratio, terms: Terms, row: Tested) -> float:
     """Boots of either kernel that would bring the interval to one side of the tolerance.
 
     By its width, which shrinks with the root of their number.

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bench_lib.record import HUNG, Host, Kernel, Record, RequestName, ScenarioName, Shape
+from bench_lib.record import FAILED, Host, Kernel, Key, Record
 from bench_lib.verdict import inference
-from bench_lib.verdict.doubts import doubts
+from bench_lib.verdict.doubts import doubts, refuses_more
 from bench_lib.verdict.inference import Ratio
-from bench_lib.verdict.pairing import NS_PER_S, Key, host_name, key_name, paired
+from bench_lib.verdict.pairing import NS_PER_S, host_name, paired
 from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
-from bench_lib.verdict.tested import Row, Side, tested
+from bench_lib.verdict.tested import Side, Tested, tested
 
 
 class Verdict(StrEnum):
@@ -26,28 +26,26 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Comparison:
-    """One request in one scenario, under both kernels on one host.
+    """The trials of one key under both kernels.
 
     :ivar ratio: how many times as long the candidate takes; None where nothing was scored, or
         milliseconds mean nothing.
     :ivar hang_bound: the share of the candidate's boots with a hang that is still possible.
-    :ivar p_hangs: adjusted for the whole family, as are `p_slower`, `p_stalls` and `p_late`. None
-        where there is no such test.
+    :ivar p_hangs: adjusted for the whole family, as are `p_refusals`, `p_slower`, `p_stalls` and
+        `p_late`. None where there is no such test.
     :ivar limit_ns: the absolute one that was applied.
     :ivar reasons: for the verdict, in words.
     :ivar boots_needed: of either kernel, which would settle it; None where it is settled or no
         number would.
     """
 
-    host: Host
-    request: RequestName
-    scenario: ScenarioName
-    shape: Shape
+    key: Key
     base: Side
     candidate: Side
     ratio: Ratio | None
     hang_bound: float | None
     p_hangs: float | None
+    p_refusals: float | None
     p_slower: float | None
     p_stalls: float | None
     p_late: float | None
@@ -55,11 +53,6 @@ class Comparison:
     verdict: Verdict
     reasons: tuple[str, ...]
     boots_needed: int | None
-
-    @property
-    def name(self) -> str:
-        """What it is of, for people."""
-        return key_name(Key(self.host, self.request, self.scenario, self.shape))
 
 
 @dataclass(frozen=True)
@@ -132,17 +125,18 @@ def compare(
 
 def _elsewhere(alone: Sequence[Record]) -> str | None:
     """What speaks against a pass on hosts that the baseline was not measured on."""
-    bad = [each for each in alone if each.outcome in HUNG or each.damaged]
+    bad = [each for each in alone if each.outcome in FAILED or each.damaged]
     if not bad:
         return None
     where = ", ".join(sorted({host_name(each.host) for each in bad}))
     return (
-        f"{len(bad)} of its {len(alone)} trials on other hosts hung or damaged memory ({where}), "
+        f"{len(bad)} of its {len(alone)} trials on other hosts hung, died or damaged memory "
+        f"({where}), "
         "and the baseline was not measured there"
     )
 
 
-def _judged(row: Row, terms: Terms, family: int) -> Comparison:
+def _judged(row: Tested, terms: Terms, family: int) -> Comparison:
     ratio = None
     bound = None
     if row.base_boots and row.candidate_boots:
@@ -152,15 +146,13 @@ def _judged(row: Row, terms: Terms, family: int) -> Comparison:
             ratio = inference.ratio(row.base_boots, row.candidate_boots, terms.confidence)
     verdict, reasons, needed = _verdict(row, terms, family, ratio, bound)
     return Comparison(
-        host=row.key.host,
-        request=row.key.request,
-        scenario=row.key.scenario,
-        shape=row.key.shape,
+        key=row.key,
         base=row.base,
         candidate=row.candidate,
         ratio=ratio,
         hang_bound=bound,
         p_hangs=row.p.get("hangs"),
+        p_refusals=row.p.get("refusals"),
         p_slower=row.p.get("slower"),
         p_stalls=row.p.get("stalls"),
         p_late=row.p.get("late"),
@@ -172,7 +164,7 @@ def _judged(row: Row, terms: Terms, family: int) -> Comparison:
 
 
 def _verdict(
-    row: Row, terms: Terms, family: int, ratio: Ratio | None, bound: float | None
+    row: Tested, terms: Terms, family: int, ratio: Ratio | None, bound: float | None
 ) -> tuple[Verdict, tuple[str, ...], int | None]:
     """The verdict of a row, why, and how many boots of either kernel would settle it."""
     if row.candidate.damaged:
@@ -196,10 +188,12 @@ def _verdict(
     return Verdict.INCONCLUSIVE, tuple(each.text for each in found), enough
 
 
-def _failures(row: Row, terms: Terms) -> tuple[str, ...]:
+def _failures(row: Tested, terms: Terms) -> tuple[str, ...]:
     found = []
     if row.p["hangs"] < terms.alpha_a_look:
-        found.append("hangs more often")
+        found.append(f"hangs{' or dies' if row.candidate.died else ''} more often")
+    if row.p.get("refusals", 1.0) < terms.alpha_a_look and refuses_more(row):
+        found.append("refuses more often")
     if row.p.get("late", 1.0) < terms.alpha_a_look:
         assert row.limit_ns is not None
         found.append(f"has no answer within {row.limit_ns / NS_PER_S:g} s")
@@ -228,7 +222,7 @@ def _sentence(base: Kernel, candidate: Kernel, verdict: Verdict, rows: Sequence[
             f"comparisons it is no worse; hangs in up to {bound:.0%} of boots are not ruled out."
         )
     first = deciding[0]
-    why = f"{first.name}: {'; '.join(first.reasons)}"
+    why = f"{first.key.name}: {'; '.join(first.reasons)}"
     more = f" (and {len(deciding) - 1} more)" if len(deciding) > 1 else ""
     if verdict is Verdict.FAIL:
         return f"{candidate.release} must not follow {base.release}: {why}{more}."

@@ -29,17 +29,23 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Boot:
-    """The scored trials of one boot. :ivar waits_ns: of each, the deadline where it hung.
+    """The scored trials of one boot.
 
-    :ivar hung: whether it did.
+    :ivar waits_ns: of each, until its answer or refusal, or its deadline where it had none.
+    :ivar hung: whether it had none, because it hung or QEMU died. :ivar refused: whether it was
+        refused.
     """
 
     waits_ns: tuple[int, ...]
     hung: tuple[bool, ...]
+    refused: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        return len(self.hung)
 
 
 def more_hangs(base: Sequence[Boot], candidate: Sequence[Boot]) -> float:
-    """P value: does the candidate hang more often?
+    """P value: does the candidate hang or die more often?
 
     Exact one-sided permutation test of the mean share of hung trials a boot. Assumes that, were
     the kernels alike, any boot could have been of either. Source: Good, Permutation, Parametric,
@@ -47,6 +53,37 @@ def more_hangs(base: Sequence[Boot], candidate: Sequence[Boot]) -> float:
     exact test.
     """
     return _permuted([_share(each) for each in base], [_share(each) for each in candidate])
+
+
+def more_refusals(base: Sequence[Boot], candidate: Sequence[Boot]) -> float:
+    """P value: does the candidate refuse where the baseline does what it is asked?
+
+    Exact one-sided permutation test of the mean share of trials a boot that did not return, as
+    `more_hangs`. A refusal in the place of a hang is so no difference, and one in the place of an
+    answer is.
+    """
+    return _permuted(
+        [_unreturned(each) for each in base], [_unreturned(each) for each in candidate]
+    )
+
+
+def unrefused(boots: Sequence[Boot]) -> list[Boot]:
+    """The boots without their refused trials, which waited for something else than the others.
+
+    A boot that has no other trial is left out.
+    """
+    found = []
+    for boot in boots:
+        kept = [number for number, refused in enumerate(boot.refused) if not refused]
+        if kept:
+            found.append(
+                Boot(
+                    tuple(boot.waits_ns[each] for each in kept),
+                    tuple(boot.hung[each] for each in kept),
+                    (False,) * len(kept),
+                )
+            )
+    return found
 
 
 def slower(base: Sequence[Boot], candidate: Sequence[Boot], tolerance: float = 1.0) -> float:
@@ -57,10 +94,11 @@ def slower(base: Sequence[Boot], candidate: Sequence[Boot], tolerance: float = 1
     Wilcoxon-Mann-Whitney test with whole boots moved; same assumption and source as `more_hangs`.
     No answer is so never earlier than any, and one outlier no more than the last rank. The
     baseline's waits are taken times the tolerance, so what is within it is rejected no more often
-    than what is alike.
+    than what is alike. Trials that were refused are left out.
     """
     from scipy import stats
 
+    base, candidate = unrefused(base), unrefused(candidate)
     deadline_ns = min(
         (
             wait
@@ -100,12 +138,9 @@ def even(base: Sequence[Boot], candidate: Sequence[Boot]) -> tuple[list[Boot], l
     exchanging them would be wrong. The first trials of a boot stay; which those are says nothing
     of what they found.
     """
-    usual = min(
-        sorted(len(boot.hung) for boot in boots)[(len(boots) - 1) // 2]
-        for boots in (base, candidate)
-    )
+    usual = min(sorted(map(len, boots))[(len(boots) - 1) // 2] for boots in (base, candidate))
     ours, theirs = (
-        [Boot(boot.waits_ns[:usual], boot.hung[:usual]) for boot in boots]
+        [Boot(boot.waits_ns[:usual], boot.hung[:usual], boot.refused[:usual]) for boot in boots]
         for boots in (base, candidate)
     )
     return ours, theirs
@@ -132,7 +167,11 @@ def _permuted(base: Sequence[float], candidate: Sequence[float]) -> float:
 
 
 def _share(boot: Boot) -> float:
-    return sum(boot.hung) / len(boot.hung)
+    return sum(boot.hung) / len(boot)
+
+
+def _unreturned(boot: Boot) -> float:
+    return (sum(boot.hung) + sum(boot.refused)) / len(boot)
 
 
 def hanging_share(boots: Sequence[Boot]) -> float:
@@ -140,15 +179,29 @@ def hanging_share(boots: Sequence[Boot]) -> float:
     return fmean(map(_share, boots))
 
 
+def refused_share(boots: Sequence[Boot]) -> float:
+    """The share of refused trials, every boot counting the same."""
+    return fmean(sum(boot.refused) / len(boot) for boot in boots)
+
+
+def unreturned_share(boots: Sequence[Boot]) -> float:
+    """The share of trials that were refused, hung or died, every boot counting the same."""
+    return fmean(map(_unreturned, boots))
+
+
 def _stalls(boot: Boot, stall_ns: float) -> list[bool]:
     return [
-        wait > stall_ns and not hung for wait, hung in zip(boot.waits_ns, boot.hung, strict=True)
+        wait > stall_ns and not hung and not refused
+        for wait, hung, refused in zip(boot.waits_ns, boot.hung, boot.refused, strict=True)
     ]
 
 
 def usual_wait_ns(boots: Sequence[Boot]) -> float:
-    """The median wait of all trials, one without an answer counting as its deadline."""
-    return median(wait for boot in boots for wait in boot.waits_ns)
+    """The median wait of all trials that were not refused; one without an answer counts as its
+    deadline. Infinite where all were refused.
+    """
+    waits = [wait for boot in unrefused(boots) for wait in boot.waits_ns]
+    return median(waits) if waits else math.inf
 
 
 def hanging_boots(boots: Sequence[Boot]) -> int:
@@ -185,7 +238,9 @@ def bound_below(hits: int, boots: int, confidence: float = CONFIDENCE) -> float:
 
 
 def late_boots(boots: Sequence[Boot], limit_ns: float) -> int:
-    """Boots with a trial that waited longer than that; one without an answer did."""
+    """Boots with a trial that waited longer than that, be it for a refusal; one without an answer
+    did.
+    """
     return sum(
         any(hung or wait > limit_ns for wait, hung in zip(boot.waits_ns, boot.hung, strict=True))
         for boot in boots
@@ -218,14 +273,20 @@ class Ratio:
     high: float
 
 
-def ratio(base: Sequence[Boot], candidate: Sequence[Boot], confidence: float = CONFIDENCE) -> Ratio:
+def ratio(
+    base: Sequence[Boot], candidate: Sequence[Boot], confidence: float = CONFIDENCE
+) -> Ratio | None:
     """The Hodges-Lehmann estimate of the ratio, with its exact interval.
 
     Of the median waits of all pairs of boots: the median ratio, and those between which the
     Mann-Whitney distribution leaves so much. Assumes that the kernels' waits differ by a factor and
     in nothing else. A median wait that is a deadline bounds a ratio from one side only. Source:
-    Hollander, Wolfe and Chicken, Nonparametric Statistical Methods (2014), 4.2 and 4.3.
+    Hollander, Wolfe and Chicken, Nonparametric Statistical Methods (2014), 4.2 and 4.3. Trials
+    that were refused are left out; None where a side has no others.
     """
+    base, candidate = unrefused(base), unrefused(candidate)
+    if not base or not candidate:
+        return None
     pairs = [_pair(ours, theirs) for ours in candidate for theirs in base]
     lows = sorted(low for low, _ in pairs)
     highs = sorted(high for _, high in pairs)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from bench_lib.record import ManagerName
 from bench_lib.verdict.gate import Comparison, Gate, Verdict
 from bench_lib.verdict.pairing import host_name
 
@@ -58,9 +59,11 @@ def _suite(name: str, cases: Sequence[ElementTree.Element], said: str) -> bytes:
 
 
 def _case(row: Comparison) -> ElementTree.Element:
-    name = f"{row.request}{row.shape.unusual}"
-    host = f"{row.host.machine}.{row.host.kind}-{row.host.accelerator}"
-    place = f"kickbench.{host}.{row.scenario}"
+    key = row.key
+    by = "" if key.manager is ManagerName.QEMU else f" by {key.manager}"
+    name = f"{key.request}{by}{key.shape.unusual}"
+    host = f"{key.host.machine}.{key.host.kind}-{key.host.accelerator}"
+    place = f"kickbench.{host}.{key.scenario}"
     text = "; ".join(row.reasons)
     if row.verdict is Verdict.FAIL:
         case = _failed(place, name, "failure", text, row.verdict)

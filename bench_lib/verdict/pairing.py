@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bench_lib.errors import CannotCompare
-from bench_lib.record import Host, Kernel, Record, RequestName, ScenarioName, Shape
+from bench_lib.record import SCHEMA, SCORED, Host, Kernel, Key, Outcome, Record, ScenarioName
 from bench_lib.verdict.summary import SETUP_FIELDS, said
 
 NS_PER_S = 1_000_000_000
@@ -22,19 +23,26 @@ ONE_KIND = "What is native and what a lab measured is never compared; measure bo
 WHATEVER = "--whatever-differs compares them all the same."
 
 
-@dataclass(frozen=True)
-class Key:
-    """What makes trials comparable."""
+def scored(record: Record) -> bool:
+    """Whether a trial says something about the host.
 
-    host: Host
-    request: RequestName
-    scenario: ScenarioName
-    shape: Shape
+    In schema 1 a refusal did not, and records of that schema are judged as they always were.
+    """
+    return record.outcome in SCORED and not _unclear(record)
+
+
+def _unclear(record: Record) -> bool:
+    """Whether a trial of an older schema could be another outcome today.
+
+    What returned or hung then does so today as well. What was lost then may count as a hang or a
+    death today, and what was refused counted as lost.
+    """
+    return record.schema < SCHEMA and record.outcome in {Outcome.LOST, Outcome.REFUSED}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The records of either kernel, of one request in one scenario on one host."""
+    """The records of one key under either kernel."""
 
     key: Key
     base: tuple[Record, ...]
@@ -56,7 +64,7 @@ class Pairs:
     notes: tuple[str, ...]
 
 
-Side = dict[Key, list[Record]]
+ByKey = dict[Key, list[Record]]
 
 
 def check_alike(records: Sequence[Record], base: Kernel, candidate: Kernel) -> None:
@@ -103,7 +111,7 @@ def paired(
         if missing := [key for key in has if key.host in both and key not in side]:
             raise CannotCompare(
                 f"{kernel.release} lacks what {other.release} has: "
-                f"{_listed(map(key_name, missing))}."
+                f"{_listed(key.name for key in missing)}."
             )
     pairs = tuple(
         Pair(key, tuple(found), tuple(sides[1][key]))
@@ -126,25 +134,21 @@ def host_name(host: Host) -> str:
     return f"{host.machine} ({host.kind}, {host.accelerator})"
 
 
-def key_name(key: Key) -> str:
-    """What it is of, for people."""
-    return f"{key.request} in {key.scenario}{key.shape.unusual}"
-
-
-def _grouped(records: Iterable[Record], kernel: Kernel, *, anywhere: bool) -> Side:
-    side: Side = {}
+def _grouped(records: Iterable[Record], kernel: Kernel, *, anywhere: bool) -> ByKey:
+    side: ByKey = {}
     for record in records:
         if record.kernel == kernel:
-            host = record.host
+            key = record.key
             if anywhere:
-                host = Host(host.kind, host.accelerator, "any host")
-            key = Key(host, record.request, record.scenario, record.shape)
+                host = dataclasses.replace(key.host, machine="any host")
+                key = dataclasses.replace(key, host=host)
             side.setdefault(key, []).append(record)
     return side
 
 
 def _check_pair(pair: Pair) -> None:
     """:raise CannotCompare: not all of the records were made with the same."""
+    check_schemas([*pair.base, *pair.candidate])
     read: tuple[tuple[str, Callable[[Record], object]], ...] = (
         ("QEMUs", lambda record: record.qemu),
         ("deadlines", lambda record: f"{record.deadline_ns / NS_PER_S:g} s"),
@@ -157,9 +161,28 @@ def _check_pair(pair: Pair) -> None:
         found = {of(record) for record in (*pair.base, *pair.candidate)} - {None, False}
         if len(found) > 1:
             raise CannotCompare(
-                f"The records of {key_name(pair.key)} were made with differing {what}: "
+                f"The records of {pair.key.name} were made with differing {what}: "
                 f"{_listed(found)}. {WHATEVER}"
             )
+
+
+def check_schemas(records: Sequence[Record], schemas: Iterable[int] = ()) -> None:
+    """Refuse records of several schemas where their outcomes may not mean the same.
+
+    That is where a record of an older schema is lost or refused; see `_unclear`.
+
+    :param schemas: of records that are still to be added to these.
+    :raise CannotCompare: there are such records.
+    """
+    if len({record.schema for record in records} | set(schemas)) < 2:
+        return
+    if unclear := [record for record in records if _unclear(record)]:
+        names = _listed({each.key.name for each in unclear})
+        raise CannotCompare(
+            f"Of {names} there are trials ({len(unclear)}) that an older kickbench recorded as "
+            "lost or refused, and that might count as hangs or refusals today. Measure both "
+            f"kernels anew, into a record file of its own (KICKBENCH_RECORDS). {WHATEVER}"
+        )
 
 
 def _notes(pairs: Sequence[Pair]) -> tuple[str, ...]:

@@ -7,19 +7,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from statistics import median
 
+import msgspec
+
 from bench_lib.record import (
-    HUNG,
+    FAILED,
     SCORED,
     Entry,
     Host,
     Kernel,
+    Key,
     Outcome,
     Record,
     Recovery,
-    RequestName,
     ScenarioName,
     Setup,
-    Shape,
+    WaitsFor,
 )
 
 SETUP_FIELDS = tuple(each.name for each in fields(Setup) if each.name != "load")
@@ -36,87 +38,103 @@ class Wait:
 
 @dataclass(frozen=True)
 class Row:
-    """The trials of one request to guests of one shape in one scenario, on one kernel and host.
+    """The trials of one key under one kernel.
 
     :ivar outcomes: how many trials ended each way.
-    :ivar median: of those that returned or hung, hung ones counting as their deadline; None if
-        there are none. `worst` likewise.
-    :ivar states: thread states of vCPUs just before the request; `wchans` and `entries` too.
+    :ivar median: of the trials that returned, hung or died; one without an answer counts as its
+        deadline. None if there are none. `worst` likewise.
+    :ivar refused_median: of the trials that were refused; None if there are none. `refused_worst`
+        likewise.
+    :ivar states: thread states of vCPUs just before the request; `wchans`, `entries` and
+        `waits_for` too.
     :ivar mechanisms: how the network was broken.
     """
 
     kernel: Kernel
-    host: Host
-    scenario: ScenarioName
-    request: RequestName
-    shape: Shape
+    key: Key
     trials: int
     outcomes: dict[Outcome, int]
     median: Wait | None
     worst: Wait | None
+    refused_median: Wait | None
+    refused_worst: Wait | None
     states: tuple[str, ...]
     wchans: tuple[str, ...]
     entries: tuple[Entry, ...]
+    waits_for: tuple[WaitsFor, ...]
     mechanisms: tuple[str, ...]
+
+    @property
+    def failed(self) -> int:
+        """Trials that hung or died."""
+        return sum(self.outcomes[each] for each in FAILED)
 
 
 def rows(records: Iterable[Record]) -> list[Row]:
-    """A row for each combination that has records, in the order of their first."""
-    groups: dict[tuple[Kernel, Host, ScenarioName, RequestName, Shape], list[Record]] = {}
+    """A row for each kernel and key that has records, in the order of their first."""
+    groups: dict[tuple[Kernel, Key], list[Record]] = {}
     for record in records:
-        key = (record.kernel, record.host, record.scenario, record.request, record.shape)
-        groups.setdefault(key, []).append(record)
-    return [_row(group) for group in groups.values()]
+        groups.setdefault((record.kernel, record.key), []).append(record)
+    return [_row(kernel, key, group) for (kernel, key), group in groups.items()]
 
 
-def _row(group: Sequence[Record]) -> Row:
-    first = group[0]
+def _row(kernel: Kernel, key: Key, group: Sequence[Record]) -> Row:
     scored = [record for record in group if record.outcome in SCORED]
+    refused = [record for record in scored if record.outcome is Outcome.REFUSED]
+    others = [record for record in scored if record.outcome is not Outcome.REFUSED]
     seen = [thread for record in scored for thread in record.evidence.vcpus]
     counts = Counter(record.outcome for record in group)
     return Row(
-        kernel=first.kernel,
-        host=first.host,
-        scenario=first.scenario,
-        request=first.request,
-        shape=first.shape,
+        kernel=kernel,
+        key=key,
         trials=len(group),
         outcomes={outcome: counts[outcome] for outcome in Outcome},
-        median=median_wait(scored),
-        worst=_worst(scored),
+        median=median_wait(others),
+        worst=_worst(others),
+        refused_median=median_wait(refused),
+        refused_worst=_worst(refused),
         states=tuple(sorted({thread.state for thread in seen})),
         wchans=tuple(sorted({thread.wchan for thread in seen})),
         entries=tuple(sorted({thread.entry for thread in seen})),
+        waits_for=tuple(sorted({thread.waits_for for thread in seen})),
         mechanisms=tuple(sorted({record.outage for record in scored if record.outage})),
     )
 
 
+def flat(summed: object) -> dict[str, object]:
+    """A row as JSON has it: the parts of its key stand beside its other fields."""
+    fields: dict[str, object] = msgspec.to_builtins(summed)
+    key = fields.pop("key")
+    assert isinstance(key, dict)
+    return {**key, **fields}
+
+
 def _wait(record: Record) -> Wait:
-    return Wait(record.waited_ns, censored=record.outcome in HUNG)
+    return Wait(record.waited_ns, censored=record.outcome in FAILED)
 
 
 def _order(wait: Wait) -> tuple[bool, int]:
-    """A hung trial waited longer than any that returned, however early it gave up."""
+    """A trial without an answer waited longer than any that had one, however early it gave up."""
     return wait.censored, wait.ns
 
 
-def _worst(scored: Sequence[Record]) -> Wait | None:
+def _worst(records: Sequence[Record]) -> Wait | None:
     """The longest that anybody waited; a bound as soon as anybody waited in vain."""
-    waits = [_wait(record) for record in scored]
+    waits = [_wait(record) for record in records]
     if not waits:
         return None
     return Wait(max(wait.ns for wait in waits), any(wait.censored for wait in waits))
 
 
-def median_wait(scored: Sequence[Record]) -> Wait | None:
+def median_wait(records: Sequence[Record]) -> Wait | None:
     """The middle one; of two middle ones their mean.
 
     Where one of the middle ones hung it is a bound, and no more is claimed than all that hung
     support: the earliest that one of them gave up.
     """
-    if not scored:
+    if not records:
         return None
-    waits = sorted(map(_wait, scored), key=_order)
+    waits = sorted(map(_wait, records), key=_order)
     low, high = waits[(len(waits) - 1) // 2], waits[len(waits) // 2]
     if not high.censored:
         return Wait((low.ns + high.ns) // 2, censored=False)
@@ -226,7 +244,7 @@ def _pace(key: tuple[Kernel, Host, ScenarioName], group: Sequence[Record]) -> Pa
 
 @dataclass(frozen=True)
 class Recoveries:
-    """How the guests of one request in one scenario on one kernel and host did afterwards.
+    """How the guests of one key did afterwards, under one kernel.
 
     :ivar asked: trials that measured something and were to be recovered.
     :ivar whole: of these, those whose guest found all its memory as it had left it; `failed`, those
@@ -237,10 +255,7 @@ class Recoveries:
     """
 
     kernel: Kernel
-    host: Host
-    scenario: ScenarioName
-    request: RequestName
-    shape: Shape
+    key: Key
     asked: int
     whole: int
     damaged: int
@@ -251,15 +266,15 @@ class Recoveries:
 
 
 def recoveries(records: Iterable[Record]) -> list[Recoveries]:
-    """One for each combination that has any. Damaged ones come first."""
-    groups: dict[tuple[Kernel, Host, ScenarioName, RequestName, Shape], list[Recovery]] = {}
+    """One for each kernel and key that has any. Damaged ones come first."""
+    groups: dict[tuple[Kernel, Key], list[Recovery]] = {}
     for record in records:
         if record.recovery is not None:
-            key = (record.kernel, record.host, record.scenario, record.request, record.shape)
-            groups.setdefault(key, []).append(record.recovery)
+            groups.setdefault((record.kernel, record.key), []).append(record.recovery)
     found = [
         Recoveries(
-            *key,
+            kernel,
+            key,
             asked=len(group),
             whole=sum(each.memory == "whole" for each in group),
             damaged=sum(each.memory == "damaged" for each in group),
@@ -268,7 +283,7 @@ def recoveries(records: Iterable[Record]) -> list[Recoveries]:
             next_pass_ns=_middle(each.next_pass_ns for each in group),
             answered_ns=_middle(each.answered_ns for each in group),
         )
-        for key, group in groups.items()
+        for (kernel, key), group in groups.items()
     ]
     return sorted(found, key=lambda each: (-each.damaged, -each.failed))
 

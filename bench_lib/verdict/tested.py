@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench_lib.errors import CannotCompare
-from bench_lib.record import HUNG, SCORED, Record
+from bench_lib.record import FAILED, Key, Outcome, Record
 from bench_lib.verdict import inference
 from bench_lib.verdict.inference import Boot
-from bench_lib.verdict.pairing import NS_PER_S, Key, Pair
+from bench_lib.verdict.pairing import NS_PER_S, Pair, scored
 from bench_lib.verdict.summary import Wait, median_wait
 from bench_lib.verdict.terms import Terms
 
@@ -19,25 +19,28 @@ EMULATED = 10
 
 @dataclass(frozen=True)
 class Side:
-    """One kernel in a row.
+    """One kernel in a pair.
 
     :ivar boots: with a trial that measured something.
-    :ivar hung: scored trials without an answer.
-    :ivar lost: trials that measured nothing: lost, or refused.
+    :ivar hung: trials without an answer, be it that QEMU died; `died` are those alone.
+    :ivar refused: trials whose answer was an error.
+    :ivar lost: trials that measured nothing.
     :ivar damaged: trials whose guest found its memory changed.
-    :ivar median: of the scored.
+    :ivar median: of the trials that were neither lost nor refused.
     """
 
     boots: int
     trials: int
     hung: int
+    died: int
+    refused: int
     lost: int
     damaged: int
     median: Wait | None
 
 
 @dataclass(frozen=True)
-class Row:
+class Tested:
     """A pair, by boot, and what the tests say of it.
 
     :ivar even_base: for tests of one against the other, as `even_candidate`; see `inference.even`.
@@ -66,7 +69,7 @@ def _emulated(key: Key) -> bool:
     return key.host.accelerator == "tcg"
 
 
-def tested(pair: Pair, terms: Terms) -> Row:
+def tested(pair: Pair, terms: Terms) -> Tested:
     """A pair by boot, tested; its p values are not adjusted yet.
 
     :raise CannotCompare: a limit is beyond the deadline.
@@ -81,6 +84,10 @@ def tested(pair: Pair, terms: Terms) -> Row:
     if base and candidate:
         alike = inference.even(base, candidate)
         p["hangs"] = inference.more_hangs(*alike)
+        # Asked only where there is a refusal at all, on whichever side: whether there is one does
+        # not depend on which kernel a boot was of.
+        if any(any(boot.refused) for boots in alike for boot in boots):
+            p["refusals"] = inference.more_refusals(*alike)
         if not _emulated(pair.key):
             stall_ns = terms.stall * inference.usual_wait_ns(base)
             p["slower"] = inference.slower(*alike, terms.tolerance)
@@ -88,7 +95,7 @@ def tested(pair: Pair, terms: Terms) -> Row:
     if candidate and limit_ns is not None:
         p["late"] = inference.beyond(candidate, limit_ns, terms.late)
     sides = _side(pair.base, base), _side(pair.candidate, candidate)
-    return Row(pair.key, *sides, base, candidate, *alike, limit_ns, stall_ns, p)
+    return Tested(pair.key, *sides, base, candidate, *alike, limit_ns, stall_ns, p)
 
 
 def _limit(key: Key, deadline_ns: int, terms: Terms) -> int | None:
@@ -113,25 +120,33 @@ def _boots(records: Sequence[Record], deadline_ns: int) -> list[Boot]:
     """The scored trials by boot. Later than the deadline is without an answer."""
     by_boot: dict[str, list[Record]] = {}
     for record in records:
-        if record.outcome in SCORED:
+        if scored(record):
             by_boot.setdefault(record.boot_id, []).append(record)
-    return [
-        Boot(
-            # At least 1, for a file may have been edited, and ratios are of what is above 0.
-            tuple(max(1, min(each.waited_ns, deadline_ns)) for each in group),
-            tuple(each.outcome in HUNG or each.waited_ns > deadline_ns for each in group),
-        )
-        for group in by_boot.values()
-    ]
+    return [_boot(group, deadline_ns) for group in by_boot.values()]
+
+
+def _boot(group: Sequence[Record], deadline_ns: int) -> Boot:
+    hung = [each.outcome in FAILED or each.waited_ns > deadline_ns for each in group]
+    return Boot(
+        # At least 1, for a file may have been edited, and ratios are of what is above 0.
+        tuple(max(1, min(each.waited_ns, deadline_ns)) for each in group),
+        tuple(hung),
+        tuple(
+            each.outcome is Outcome.REFUSED and not late
+            for each, late in zip(group, hung, strict=True)
+        ),
+    )
 
 
 def _side(records: Sequence[Record], boots: Sequence[Boot]) -> Side:
-    scored = [record for record in records if record.outcome in SCORED]
+    measured = [record for record in records if scored(record)]
     return Side(
         boots=len(boots),
         trials=len(records),
         hung=sum(sum(boot.hung) for boot in boots),
-        lost=len(records) - len(scored),
+        died=sum(record.outcome is Outcome.DIED for record in records),
+        refused=sum(sum(boot.refused) for boot in boots),
+        lost=len(records) - len(measured),
         damaged=sum(record.damaged for record in records),
-        median=median_wait(scored),
+        median=median_wait([each for each in measured if each.outcome is not Outcome.REFUSED]),
     )

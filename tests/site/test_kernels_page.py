@@ -18,9 +18,10 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from bench_lib import record
-from bench_lib.record import Outcome
+from bench_lib.record import Entry, Evidence, Outcome, Record, Role, ScenarioName, WaitsFor
 from bench_lib.settings import CHECKOUT
 from tests.conftest import HANG_S
+from tests.make import STUCK, thread
 from tests.make import record as make
 from tests.site.conftest import ASV, EVIL, KERNELS, LOST, Browser, Publish, records
 
@@ -102,7 +103,8 @@ def test_a_cell_leads_to_its_trials_and_these_to_their_evidence(
     every(browser, "#dots .dot")[0].click()
     evidence = one(browser, "#evidence").text
     assert "asleep, no answer in 5.0 s" in evidence
-    assert "state S, handle_userfault, path gup" in evidence
+    assert "vCPU 0 just before the request: state S, handle_userfault, entry gup" in evidence
+    assert "waits for userfault" in evidence
     assert "handle_userfault\n__get_user_pages\nhva_to_pfn" in evidence
 
 
@@ -148,6 +150,71 @@ def test_who_gave_up_early_waits_no_longer(
     )
     shares = [(none - float(y)) / (none - whole) for y in re.findall(r"V([\d.]+)", path)]
     assert shares == pytest.approx([2 / 3, 0])
+
+
+def publish_alone(history: Path, publish: Publish, *made: Record) -> str:
+    """A site of these records; the address of its page."""
+    record.append(history / ".asv" / "records.jsonl", *made)
+    assert publish().returncode == 0
+    return (history / ".asv" / "html" / "index.html").as_uri()
+
+
+def test_what_was_refused_is_shown_apart(browser: Browser, history: Path, publish: Publish) -> None:
+    refused = make(Outcome.REFUSED, 30.0, reason="The lock is held.")
+    alone = dataclasses.replace(refused, scenario=ScenarioName.PAUSED)
+    open_page(browser, publish_alone(history, publish, make(), refused, alone))
+    some, all_ = (each.text for each in every(browser, "#matrix button"))
+    assert some == "◐ 1.00 ms\n0/2 hung, 1 refused"
+    assert all_ == "⊘ 30 ms\n0/1 hung, 1 refused"
+    every(browser, "#matrix button")[0].click()
+    wait(browser, lambda: len(every(browser, "#dots .dot")) == 2)
+    (dot,) = every(browser, "#dots .dot.refused")
+    dot.click()
+    assert "refused after 30 ms: The lock is held." in one(browser, "#evidence").text
+    # Of the two only the answer is among those that still waited.
+    wait(browser, lambda: every(browser, "#survival .line"))
+    assert (one(browser, "#survival .line").get_attribute("d") or "").count("V") == 1
+
+
+def test_the_thread_that_blocks_an_answer_is_marked(
+    browser: Browser, history: Path, publish: Publish
+) -> None:
+    stuck = thread("D", "handle_userfault", STUCK, Entry.GUP, WaitsFor.USERFAULT)
+    main = dataclasses.replace(
+        stuck, tid=10, role=Role.MAIN, vcpu=None, state="S", wchan="futex_wait_queue", stack=()
+    )
+    made = dataclasses.replace(
+        make(Outcome.ASLEEP),
+        evidence=Evidence((stuck,), (main, stuck), pending=("SIGTERM",), blocker=stuck.tid),
+        late_ns=6_200_000_000,
+        survivors=("QEMU 4711",),
+    )
+    open_page(browser, publish_alone(history, publish, made))
+    every(browser, "#matrix button")[0].click()
+    wait(browser, lambda: every(browser, "#dots .dot"))
+    every(browser, "#dots .dot")[0].click()
+    blocker = one(browser, "#evidence h4.blocks").text
+    assert blocker.startswith("vCPU 0 at the end: state D, handle_userfault, entry gup")
+    assert blocker.endswith("it blocks the answer")
+    text = one(browser, "#evidence").text
+    assert "main at the end: state S, futex_wait_queue" in text
+    assert "asleep, no answer in 5.0 s; answered after 6.2 s, too late" in text
+    assert "SIGTERM" in text
+    assert "QEMU 4711" in text
+
+
+def test_a_lab_that_was_lost_before_it_was_up_is_no_boot(
+    browser: Browser, history: Path, publish: Publish
+) -> None:
+    lost = dataclasses.replace(make(Outcome.LOST, reason="It did not come up."), boot_id="")
+    open_page(browser, publish_alone(history, publish, make(), make(), lost))
+    (head,) = every(browser, "#matrix tbody th")
+    assert head.text.endswith(", 1 boot")
+    every(browser, "#matrix button")[0].click()
+    wait(browser, lambda: len(every(browser, "#dots .dot")) == 3)
+    assert "3 trials in 1 boot: median" in one(browser, "#summary").text
+    labels = [each.text for each in every(browser, "#dots svg > text")]
+    assert labels[-2:] == ["boot 1", "no boot"]
 
 
 def test_all_can_be_done_with_keys(browser: Browser, site: Path) -> None:

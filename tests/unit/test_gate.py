@@ -289,9 +289,104 @@ def test_one_boot_never_passes() -> None:
         assert found.boots_needed is not None
 
 
-def test_refused_trials_measured_nothing() -> None:
-    refused = [dataclasses.replace(make(Outcome.REFUSED, 1.0, kernel=NEW), host=NATIVE)] * 4
-    found = judged([*steady(OLD, 6), *steady(NEW, 6), *refused])
+def refusing(kernel: Kernel, count: int, ms: float = 2.0, **options: object) -> list[Record]:
+    rows = steady(kernel, count, ms, **options)
+    return [dataclasses.replace(each, outcome=Outcome.REFUSED) for each in rows]
+
+
+def test_a_candidate_that_refuses_where_the_baseline_answered_fails() -> None:
+    found = judged([*steady(OLD, 6), *refusing(NEW, 6)])
+    assert found.verdict is Verdict.FAIL
+    (row,) = found.rows
+    assert row.reasons == ("refuses more often",)
+    assert (row.candidate.refused, row.candidate.lost, row.candidate.median) == (12, 0, None)
+    assert row.ratio is None
+
+
+def test_a_candidate_that_no_longer_refuses_is_no_worse() -> None:
+    assert judged([*refusing(OLD, 6), *steady(NEW, 6)]).verdict is Verdict.PASS
+
+
+def test_what_is_always_refused_passes_after_itself_given_enough_boots() -> None:
+    found = judged([*refusing(OLD, 6), *refusing(NEW, 6)])
+    assert found.verdict is Verdict.PASS
+    found = judged([*refusing(OLD, 2), *refusing(NEW, 2)])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.boots_needed == 5
+
+
+def test_a_refusal_is_no_worse_than_a_hang_and_a_hang_is_worse_than_a_refusal() -> None:
+    terms = Terms(limits_ns={})
+    assert judged([*hanging(OLD, 6), *refusing(NEW, 6)], terms).verdict is Verdict.PASS
+    found = judged([*refusing(OLD, 6), *hanging(NEW, 6)], terms)
+    assert found.verdict is Verdict.FAIL
+    assert found.rows[0].reasons == ("hangs more often",)
+
+
+def test_a_few_refusals_that_were_not_there_before_are_no_pass() -> None:
+    found = judged([*steady(OLD, 6), *steady(NEW, 5), *refusing(NEW, 1, boot="last")])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    (row,) = found.rows
+    assert row.reasons == ("17% of its trials are refused, and 0% of the baseline's",)
+
+
+def test_a_refusal_that_takes_longer_than_the_limit_is_late() -> None:
+    found = judged([*refusing(OLD, 6), *refusing(NEW, 6, 3_000.0)])
+    assert found.verdict is Verdict.FAIL
+    assert found.rows[0].reasons == ("has no answer within 1 s",)
+
+
+def test_no_refusal_costs_no_evidence() -> None:
+    """There is one test less to adjust for, so what was settled before still is."""
+    found = judged([*steady(OLD, 6), *steady(NEW, 6)])
+    assert found.rows[0].p_refusals is None
+
+
+def test_a_death_of_qemu_is_judged_as_a_hang() -> None:
+    dying = [dataclasses.replace(each, outcome=Outcome.DIED) for each in hanging(NEW, 6)]
+    found = judged([*steady(OLD, 6), *dying])
+    assert found.verdict is Verdict.FAIL
+    (row,) = found.rows
+    assert row.reasons[0] == "hangs or dies more often"
+    assert (row.candidate.hung, row.candidate.died) == (12, 12)
+    found = judged([*hanging(OLD, 6), *dying], Terms(limits_ns={}))
+    assert found.verdict is Verdict.PASS
+
+
+def test_a_hang_that_nothing_explains_is_judged_as_any_other() -> None:
+    silent = [dataclasses.replace(each, outcome=Outcome.UNANSWERED) for each in hanging(NEW, 6)]
+    assert judged([*steady(OLD, 6), *silent]).verdict is Verdict.FAIL
+
+
+def of_schema_1(records: Sequence[Record]) -> list[Record]:
+    return [dataclasses.replace(each, schema=1) for each in records]
+
+
+def test_schemas_are_compared_where_their_outcomes_mean_the_same() -> None:
+    assert judged([*of_schema_1(steady(OLD, 6)), *steady(NEW, 6)]).verdict is Verdict.PASS
+    assert judged([*of_schema_1(hanging(OLD, 6)), *steady(NEW, 6)]).verdict is Verdict.PASS
+    # Half of one kernel's boots were made before kickbench was updated.
+    mixed = [*of_schema_1(steady(NEW, 3)), *steady(NEW, 3, boot="new")]
+    assert judged([*steady(OLD, 6), *mixed]).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("outcome", [Outcome.LOST, Outcome.REFUSED])
+def test_what_an_older_schema_lost_or_refused_is_not_compared_with_a_newer(
+    outcome: Outcome,
+) -> None:
+    one = [dataclasses.replace(make(outcome, kernel=OLD), host=NATIVE)]
+    old = of_schema_1([*steady(OLD, 12), *one])
+    with pytest.raises(CannotCompare, match=r"^Of stop in blackhole .* Measure both"):
+        judged([*old, *steady(NEW, 12)])
+    assert judged([*old, *steady(NEW, 12)], whatever_differs=True).verdict is Verdict.PASS
+    assert judged([*old, *of_schema_1(steady(NEW, 12))]).verdict is Verdict.PASS
+    # Today's lost trials are lost for certain.
+    new = [*steady(NEW, 12), dataclasses.replace(one[0], kernel=NEW, outcome=Outcome.LOST)]
+    assert judged([*of_schema_1(steady(OLD, 12)), *new]).verdict is Verdict.PASS
+
+
+def test_refusals_of_schema_1_measure_nothing_as_ever() -> None:
+    found = judged(of_schema_1([*steady(OLD, 6), *steady(NEW, 6), *refusing(NEW, 2, boot="r")]))
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.rows[0].candidate.lost == 4
 
@@ -448,6 +543,7 @@ class TestCommand:
         assert said["verdict"] == "fail"
         assert said["rows"][0]["ratio"]["high"] is None
         assert said["rows"][0]["candidate"]["hung"] == 12
+        assert (said["rows"][0]["request"], said["rows"][0]["manager"]) == ("stop", "qemu")
 
     def test_a_file_edited_by_hand_costs_its_damaged_lines(self, records: Path) -> None:
         record.append(records, *steady(OLD, 6), *steady(NEW, 6))

@@ -1,6 +1,7 @@
 """The statistics, against closed forms, textbooks, scipy's tests, and their own promises."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,14 +10,30 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bench_lib.verdict import inference
-from bench_lib.verdict.inference import Boot
+from bench_lib.verdict.inference import Boot, Ratio
 
 DEADLINE = 5_000
 
 
+def boot(waits: Sequence[int], hung: Sequence[bool] = (), refused: Sequence[bool] = ()) -> Boot:
+    """A boot whose trials were all answered, unless it says otherwise."""
+    none = (False,) * len(waits)
+    return Boot(tuple(waits), tuple(hung) or none, tuple(refused) or none)
+
+
 def boots(*medians: int, hung: bool = False) -> list[Boot]:
     """A boot of two trials for each of `medians`."""
-    return [Boot((each, each), (hung, hung)) for each in medians]
+    return [boot((each, each), (hung, hung)) for each in medians]
+
+
+def ratio(base: Sequence[Boot], candidate: Sequence[Boot]) -> Ratio:
+    """The ratio of kernels of which both answer."""
+    found = inference.ratio(base, candidate)
+    assert found is not None
+    return found
+
+
+REFUSING = [boot((5, 6), refused=(True, True))] * 4
 
 
 HANGING = boots(*[DEADLINE] * 4, hung=True)
@@ -33,7 +50,7 @@ def test_all_against_none_is_the_most_extreme_of_all_arrangements() -> None:
 @given(st.integers(0, 5), st.integers(0, 5))
 def test_with_a_trial_a_boot_hangs_are_tested_as_fisher_does(base: int, candidate: int) -> None:
     def sample(hung: int) -> list[Boot]:
-        return [Boot((DEADLINE,), (number < hung,)) for number in range(5)]
+        return [boot((DEADLINE,), (number < hung,)) for number in range(5)]
 
     table = np.array([[candidate, 5 - candidate], [base, 5 - base]])
     expected = stats.fisher_exact(table, alternative="greater").pvalue
@@ -42,9 +59,7 @@ def test_with_a_trial_a_boot_hangs_are_tested_as_fisher_does(base: int, candidat
 
 @given(st.lists(st.integers(1, 10**6), min_size=10, max_size=10, unique=True))
 def test_with_a_trial_a_boot_ranks_are_tested_as_mann_and_whitney_do(waits: list[int]) -> None:
-    base, candidate = (
-        [Boot((wait,), (False,)) for wait in half] for half in (waits[:5], waits[5:])
-    )
+    base, candidate = ([boot((wait,)) for wait in half] for half in (waits[:5], waits[5:]))
     expected = stats.mannwhitneyu(waits[5:], waits[:5], alternative="greater", method="exact")
     assert inference.slower(base, candidate) == pytest.approx(expected.pvalue)
 
@@ -58,7 +73,7 @@ def test_what_is_within_the_tolerance_is_not_slower() -> None:
 
 def test_trials_of_one_boot_count_no_more_than_one() -> None:
     """Ten times the trials are no more evidence where all that varies is the boot."""
-    many = [Boot(boot.waits_ns * 10, boot.hung * 10) for boot in HANGING]
+    many = [boot(each.waits_ns * 10, each.hung * 10) for each in HANGING]
     assert inference.more_hangs(FINE, many) == inference.more_hangs(FINE, HANGING)
 
 
@@ -81,7 +96,7 @@ def test_what_none_of_a_number_of_boots_still_allows(boots_: int) -> None:
 
 
 def test_a_bound_on_boots_counts_boots_not_trials() -> None:
-    once = [Boot((1, DEADLINE), (False, True)), *boots(1, 1, 1)]
+    once = [boot((1, DEADLINE), (False, True)), *boots(1, 1, 1)]
     assert inference.hanging_boots(once) == 1
 
 
@@ -97,8 +112,8 @@ def test_the_boots_that_bound_a_share_do_and_one_fewer_does_not(hanging: float) 
 
 
 def test_a_tail_that_medians_do_not_see_is_seen() -> None:
-    tailed = [Boot((10, 10, 10, 9_000), (False,) * 4)] * 5
-    plain = [Boot((10, 10, 10, 11), (False,) * 4)] * 5
+    tailed = [boot((10, 10, 10, 9_000))] * 5
+    plain = [boot((10, 10, 10, 11))] * 5
     assert inference.slower(plain, tailed, 1.25) > 0.05
     assert inference.more_stalls(plain, tailed, 100) == pytest.approx(1 / 252)
     assert inference.stalling_boots(tailed, 100) == 5
@@ -107,9 +122,9 @@ def test_a_tail_that_medians_do_not_see_is_seen() -> None:
 
 
 def test_boots_that_are_tested_against_each_other_are_of_one_size() -> None:
-    many, few = [Boot((1,) * 8, (False,) * 8)] * 3, [*boots(1, 1, 1), Boot((1,), (False,))]
+    many, few = [boot((1,) * 8)] * 3, [*boots(1, 1, 1), boot((1,))]
     ours, theirs = inference.even(many, few)
-    assert {len(boot.hung) for boot in ours} == {2}
+    assert {len(each) for each in ours} == {2}
     assert theirs == few
 
 
@@ -120,12 +135,39 @@ def test_boots_of_differing_sizes_are_rarely_told_apart(sizes: tuple[int, int]) 
 
     def draw(size: int) -> list[Boot]:
         hung = [tuple(bool(each) for each in random.random(size) < 0.9) for _ in range(6)]
-        return [Boot((1,) * size, each) for each in hung]
+        return [boot((1,) * size, each) for each in hung]
 
     drawn = [inference.even(*map(draw, sizes)) for _ in range(400)]
     rejected = sum(inference.more_hangs(*each) <= 0.05 for each in drawn)
     # Three standard deviations above 5 %.
     assert rejected <= 33
+
+
+def test_a_refusal_in_the_place_of_an_answer_is_worse_and_one_in_the_place_of_a_hang_is_not() -> (
+    None
+):
+    assert inference.more_refusals(FINE, REFUSING) == pytest.approx(1 / math.comb(8, 4))
+    assert inference.more_refusals(HANGING, REFUSING) == 1
+    assert inference.more_refusals(REFUSING, FINE) == 1
+    assert inference.more_refusals(REFUSING, REFUSING) == 1
+    assert inference.more_hangs(FINE, REFUSING) == 1
+    # And a hang in the place of a refusal is a hang more.
+    assert inference.more_hangs(REFUSING, HANGING) == pytest.approx(1 / math.comb(8, 4))
+
+
+def test_the_times_of_refusals_are_never_among_those_of_answers() -> None:
+    some = [boot((10, 1, 12), refused=(False, True, False)), *REFUSING]
+    assert inference.unrefused(some) == [boot((10, 12))]
+    assert inference.usual_wait_ns(some) == 11
+    assert inference.usual_wait_ns(REFUSING) == math.inf
+    assert inference.ratio(FINE, REFUSING) is None
+    assert inference.ratio(REFUSING, FINE) is None
+    assert inference.slower(FINE, REFUSING) == inference.slower(REFUSING, FINE) == 1
+    mixed = [boot((*each.waits_ns, 9_000), refused=(False, False, True)) for each in FINE]
+    assert inference.ratio(FINE, mixed) == inference.ratio(FINE, FINE)
+    assert inference.stalling_boots(mixed, 100) == 0
+    # But an operator who waits long for a refusal waits long.
+    assert inference.late_boots(mixed, 100) == 4
 
 
 def test_a_limit_is_exceeded_by_what_never_came() -> None:
@@ -140,18 +182,18 @@ def test_a_limit_is_exceeded_by_what_never_came() -> None:
     [(3, 3, 0), (4, 4, 1), (5, 5, 3), (6, 6, 6), (7, 7, 9), (8, 8, 14), (10, 10, 24), (4, 8, 5)],
 )
 def test_how_many_pairs_lie_outside(base: int, candidate: int, outside: int) -> None:
-    ratio = inference.ratio(boots(*[10] * base), boots(*range(1000, 1000 + candidate)))
+    found = ratio(boots(*[10] * base), boots(*range(1000, 1000 + candidate)))
     pairs = sorted(ours / 10 for ours in range(1000, 1000 + candidate) for _ in range(base))
-    assert ratio.low == (pairs[outside - 1] if outside else 0)
-    assert ratio.high == (pairs[-outside] if outside else math.inf)
+    assert found.low == (pairs[outside - 1] if outside else 0)
+    assert found.high == (pairs[-outside] if outside else math.inf)
 
 
 def test_a_ratio_is_bounded_from_one_side_where_there_was_no_answer() -> None:
-    hangs_now = inference.ratio(FINE, HANGING)
+    hangs_now = ratio(FINE, HANGING)
     assert hangs_now.low == pytest.approx(5000 / 13)
     assert hangs_now.at_least == pytest.approx(5000 / 11.5, rel=0.01)
     assert hangs_now.at_most == hangs_now.high == math.inf
-    answered_now = inference.ratio(HANGING, FINE)
+    answered_now = ratio(HANGING, FINE)
     assert (answered_now.low, answered_now.at_least) == (0, 0)
     assert answered_now.high == pytest.approx(13 / 5000)
 
@@ -162,11 +204,11 @@ waits = st.lists(
     max_size=6,
 ).map(
     lambda drawn: [
-        Boot(
-            tuple(DEADLINE if hung else wait for wait, hung in boot),
-            tuple(hung for _, hung in boot),
+        boot(
+            tuple(DEADLINE if hung else wait for wait, hung in trials),
+            tuple(hung for _, hung in trials),
         )
-        for boot in drawn
+        for trials in drawn
     ]
 )
 
@@ -175,9 +217,9 @@ waits = st.lists(
 def test_whatever_is_measured_what_is_said_makes_sense(
     base: list[Boot], candidate: list[Boot]
 ) -> None:
-    ratio = inference.ratio(base, candidate)
-    assert 0 <= ratio.low <= ratio.at_least <= ratio.at_most <= ratio.high
-    for test in (inference.more_hangs, inference.slower):
+    found = ratio(base, candidate)
+    assert 0 <= found.low <= found.at_least <= found.at_most <= found.high
+    for test in (inference.more_hangs, inference.more_refusals, inference.slower):
         assert 0 < test(base, candidate) <= 1
 
 
@@ -199,6 +241,25 @@ def test_the_least_number_of_boots_with_which_a_test_can_reject() -> None:
     assert inference.boots_to_reject(9, 0.05) == 5
 
 
+@pytest.mark.parametrize("hanging", [0.0, 0.3])
+def test_kernels_that_refuse_alike_are_rarely_told_apart(hanging: float) -> None:
+    """With refusals that some boots have more of than others, and with and without hangs."""
+    random = np.random.default_rng(3)
+
+    def draw() -> list[Boot]:
+        found = []
+        for share in random.beta(1, 1, 5):  # a boot's own
+            hung = [bool(each) for each in random.random(4) < hanging]
+            refused = [bool(each) for each in random.random(4) < share]
+            none = [not a and b for a, b in zip(hung, refused, strict=True)]
+            found.append(boot((1,) * 4, hung, none))
+        return found
+
+    rejected = sum(inference.more_refusals(draw(), draw()) <= 0.05 for _ in range(1000))
+    # Three standard deviations above 5 %.
+    assert rejected <= 71
+
+
 def test_kernels_that_are_alike_are_rarely_told_apart() -> None:
     """A thousand times two samples of the same: the p value keeps its promise."""
     random = np.random.default_rng(1)
@@ -206,10 +267,7 @@ def test_kernels_that_are_alike_are_rarely_told_apart() -> None:
     def draw() -> list[Boot]:
         level = 1e6 * random.lognormal(0, 0.5, 5)  # a boot's own
         return [
-            Boot(
-                tuple(int(each * noise) for noise in random.lognormal(0, 0.1, 2)),
-                (False,) * 2,
-            )
+            boot(tuple(int(each * noise) for noise in random.lognormal(0, 0.1, 2)))
             for each in level
         ]
 

@@ -19,7 +19,7 @@ from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, machine, settling
 from bench_lib.lab.campaign import Campaign
-from bench_lib.record import Host, Kernel, Outcome
+from bench_lib.record import Evidence, Host, Kernel, Outcome
 from bench_lib.settings import Settings
 from tests.make import record as make
 
@@ -115,7 +115,15 @@ def test_a_limit_for_what_will_not_be_measured_is_refused_before_any_boot(
 
 
 @pytest.mark.parametrize(
-    ("changes", "what"), [({"qemu": "10.0.0"}, "QEMU 10.0.0"), ({"deadline_ns": 1}, "deadline")]
+    ("changes", "what"),
+    [
+        ({"qemu": "10.0.0"}, "QEMU 10.0.0"),
+        ({"deadline_ns": 1}, "deadline"),
+        (
+            {"schema": 1, "outcome": Outcome.LOST, "latency_ns": None, "evidence": Evidence()},
+            "an older kickbench recorded as lost or refused",
+        ),
+    ],
 )
 def test_records_that_no_more_can_be_added_to_are_refused_before_any_boot(
     history: Path,

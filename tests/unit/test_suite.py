@@ -45,6 +45,31 @@ def test_a_lost_trial_is_counted_and_scored_nowhere() -> None:
     assert Suite().track_lost(records, "blackhole") == 1
 
 
+def test_refusals_are_a_number_of_their_own_and_no_sample() -> None:
+    refused = record(Outcome.REFUSED, 30.0)
+    records = _of(RETURNED, refused, refused)
+    assert Suite().track_latency(records, "blackhole") == 0.002
+    assert Suite().track_refused(records, "blackhole") == 2
+    assert Suite().track_lost(records, "blackhole") == 0
+    assert Suite().track_hung(records, "blackhole") == 0
+    # asv's own word for a number that does not apply; the other numbers tell why.
+    assert math.isnan(Suite().track_latency(_of(refused), "blackhole"))  # type: ignore[arg-type]
+
+
+def test_a_death_is_stored_as_a_hang_is() -> None:
+    records = _of(RETURNED, record(Outcome.DIED), record(Outcome.UNANSWERED))
+    latency = Suite().track_latency(records, "blackhole")
+    assert latency == {"samples": [0.002, 5.0, 5.0], "number": 1}
+    assert Suite().track_hung(records, "blackhole") == 2
+    assert Suite().track_lost(records, "blackhole") == 0
+
+
+def test_requests_that_are_all_refused_are_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = record(Outcome.REFUSED, 30.0)
+    monkeypatch.setattr(batch, "run", lambda cases, settings, on_record: [refused, refused])
+    assert Suite().measure() == {"blackhole": [refused, refused]}
+
+
 def test_one_sample_is_a_number_without_an_interval() -> None:
     latency = Suite().track_latency(_of(HUNG), "blackhole")
     assert isinstance(latency, float)

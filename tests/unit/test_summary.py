@@ -1,6 +1,8 @@
 import dataclasses
 
-from bench_lib.record import Entry, Kernel, Outcome, Record, ScenarioName, Setup
+import pytest
+
+from bench_lib.record import FAILED, Entry, Kernel, Outcome, Record, ScenarioName, Setup
 from bench_lib.verdict import summary
 from bench_lib.verdict.summary import Wait
 from tests.make import MS, record
@@ -48,10 +50,38 @@ def test_no_more_is_claimed_than_deadlines_that_differ_support() -> None:
     assert row.median == Wait(1_000 * MS, censored=True)
 
 
-def test_lost_and_refused_trials_are_never_scored() -> None:
-    (row,) = summary.rows([record(Outcome.LOST), record(Outcome.REFUSED, 30_000.0)])
+def test_lost_trials_are_never_scored() -> None:
+    (row,) = summary.rows([record(Outcome.LOST)])
+    assert row.median is row.worst is row.refused_median is None
+    assert row.states == ()
+
+
+def test_refusals_are_summed_up_apart_from_answers() -> None:
+    refused = [record(Outcome.REFUSED, ms) for ms in (10.0, 30.0)]
+    (row,) = summary.rows([record(latency_ms=2.0), *refused])
+    assert row.median == row.worst == Wait(2 * MS, censored=False)
+    assert row.refused_median == Wait(20 * MS, censored=False)
+    assert row.refused_worst == Wait(30 * MS, censored=False)
+    (row,) = summary.rows(refused)
     assert row.median is None
-    assert row.worst is None
+
+
+@pytest.mark.parametrize("outcome", sorted(FAILED))
+def test_whatever_ends_without_an_answer_is_known_of_up_to_its_deadline(outcome: Outcome) -> None:
+    (row,) = summary.rows([record(outcome)])
+    assert row.median == row.worst == HUNG
+    assert row.failed == 1
+
+
+def test_a_row_in_json_has_the_parts_of_its_key_beside_the_others() -> None:
+    (row,) = summary.rows([record()])
+    found = summary.flat(row)
+    assert set(found) == {
+        "kernel", "host", "scenario", "request", "manager", "shape", "trials", "outcomes", "median",
+        "worst", "refused_median", "refused_worst", "states", "wchans", "entries", "waits_for",
+        "mechanisms",
+    }  # fmt: skip
+    assert (found["request"], found["waits_for"]) == ("stop", ("userfault",))
 
 
 def test_the_pace_leaves_out_lost_trials() -> None:

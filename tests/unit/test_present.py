@@ -1,0 +1,71 @@
+"""Records and sums of them, as people read them."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console
+
+from bench_lib import present
+from bench_lib.record import Entry, Evidence, Outcome, Record, Shape, WaitsFor
+from bench_lib.verdict import summary
+from tests.make import MS, STUCK, record, thread
+
+
+def hung(**changes: object) -> Record:
+    stuck = thread("D", "handle_userfault", STUCK, Entry.GUP, WaitsFor.USERFAULT)
+    evidence = Evidence((stuck,), (stuck,), blocker=stuck.tid)
+    made = record(Outcome.ASLEEP)
+    return dataclasses.replace(made, evidence=evidence, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("made", "line"),
+    [
+        (
+            record(latency_ms=1.5),
+            "returned, after 1.50 ms, by netem, vCPU 0 S handle_userfault gup",
+        ),
+        (
+            record(Outcome.REFUSED, 30_000.0, reason="The lock is held."),
+            "refused, after 30.0 s, The lock is held., by netem, vCPU 0 S handle_userfault gup",
+        ),
+        (
+            hung(),
+            "asleep, no answer in 5.0 s, blocked by vCPU 0 D handle_userfault (gup, userfault), "
+            "by netem, vCPU 0 D handle_userfault gup",
+        ),
+        (
+            hung(late_ns=6_200 * MS, survivors=("QEMU 4711 of the source",)),
+            "asleep, no answer in 5.0 s, answered after 6.2 s, too late, blocked by vCPU 0 D "
+            "handle_userfault (gup, userfault), by netem, vCPU 0 D handle_userfault gup, "
+            "did not end when killed: QEMU 4711 of the source",
+        ),
+        (
+            record(Outcome.DIED, reason="QEMU was ended by SIGSEGV."),
+            "died, QEMU was ended by SIGSEGV., by netem, vCPU 0 S handle_userfault gup",
+        ),
+    ],
+)
+def test_a_trial_in_one_line(made: Record, line: str) -> None:
+    assert present.trial_line(made) == f"#1 stop in blackhole: {line}"
+
+
+def test_a_row_tells_how_long_refusals_took_apart_from_answers() -> None:
+    refused = [record(Outcome.REFUSED, ms) for ms in (10.0, 30.0)]
+    (row,) = summary.rows([record(latency_ms=2.0), *refused])
+    assert present.outcomes(row) == "1 of 3 returned, 2 refused (median 20 ms, worst 30 ms)"
+    (row,) = summary.rows(refused)
+    assert present.outcomes(row) == "2 of 2 refused (median 20 ms, worst 30 ms)"
+
+
+def test_the_matrix_has_a_column_for_each_guest_too() -> None:
+    other = dataclasses.replace(record(Outcome.DIED), shape=Shape(vcpus=4))
+    console = Console(file=io.StringIO(), width=200)
+    present.matrix(console, summary.rows([record(), other]))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "blackhole (4 vCPUs)" in text
+    assert "died > 5.0 s" in text
+    assert "returned 1.00 ms" in text
