@@ -12,9 +12,7 @@ from asv.util import UserError
 from bench_lib.errors import LedgerError
 from bench_lib.host import identity
 from bench_lib.kernel.ledger import Build, Ledger, describe
-
-SHORTEST_PREFIX = 4
-"""Digits of an id that name a build, as in git."""
+from bench_lib.kernel.names import meant
 
 
 class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
@@ -47,31 +45,29 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
         return self._ledger.including(self.booted)
 
     @cached_property
-    def _by_name(self) -> dict[str, Build]:
-        """Each build by its tag, its release where it is the first of that, and its id."""
-        found: dict[str, Build] = {}
-        for build in self._builds:
-            for name in (self._ledger.tag(build), build.release, build.id):
-                found.setdefault(name, build)
-        return found
+    def _by_id(self) -> dict[str, Build]:
+        """What asv asks for most, once for each result."""
+        return {build.id: build for build in self._builds}
 
     def build(self, name: str | None) -> Build:
         """The build that is called so; the booted one for the branch, HEAD and None.
+
+        Of several builds of a release its name means the one that has it as its tag.
 
         :raise NoSuchNameError: there is none.
         """
         if name in (None, "HEAD", self._default_branch):
             return self.booted
         assert name is not None
-        if name in self._by_name:
-            return self._by_name[name]
-        stream = [build for build in self._builds if build.stream == name]
-        if stream:
-            return stream[-1]
-        found = [build for build in self._builds if build.id.startswith(name)]
-        if len(name) >= SHORTEST_PREFIX and len(found) == 1:
-            return found[0]
-        raise NoSuchNameError(name)
+        if name in self._by_id:
+            return self._by_id[name]
+        found = meant(name, self._builds)
+        if not found:
+            raise NoSuchNameError(name)
+        if "/" in name:
+            return found[-1]
+        tagged = [build for build in found if self._ledger.tag(build) == f"v{build.release}"]
+        return (tagged or found)[0]
 
     def checkout(self, path: str, commit_hash: str) -> None:
         """Nothing: a kernel has no working tree here."""

@@ -24,9 +24,9 @@ from bench_lib.errors import (
     UnknownRequest,
     UsageError,
 )
-from bench_lib.host import identity
-from bench_lib.kernel import version
-from bench_lib.kernel.ledger import version_key
+from bench_lib.kernel.ledger import describe
+from bench_lib.kernel.names import BOOTED, meant
+from bench_lib.kernel.store import Bootable, Store
 from bench_lib.lab import settling
 from bench_lib.lab.machine import Facts
 from bench_lib.record import Kernel, Record, RequestName
@@ -126,7 +126,8 @@ def gate(
       kickbench gate debian/6.1 debian/6.12 --boots-until-settled 20
 
     Kernels are those of the records: a release, its tag (v...), the newest of a stream
-    (debian/6.1), or `booted`.
+    (debian/6.1), or `booted`. With --boots-until-settled a kernel that has no records yet is the
+    newest that is fetched, or else the newest at apt. Which release it was is printed.
 
     Exits 0 on pass, 1 on fail, 2 when it is inconclusive, 3 when the two cannot be compared.
     """
@@ -147,11 +148,14 @@ def gate(
             )
 
         if most_boots is None:
-            found = judge(records, [known(name, records) for name in (base, candidate)], terms)
+            kernels = [known(name, records) for name in (base, candidate)]
+            _say_releases((base, candidate), kernels)
+            found = judge(records, kernels, terms)
         else:
             found = _until_settled(
                 settings,
                 (base, candidate),
+                records,
                 most_boots,
                 terms,
                 judge,
@@ -206,15 +210,7 @@ def known(name: str, records: Sequence[Record]) -> Kernel:
     :raise CannotCompare: there is none, or more than one.
     """
     kernels = list(dict.fromkeys(each.kernel for each in records))
-    release = name.removeprefix("v")
-    if name == "booted":
-        fitting = [each for each in kernels if each == identity.booted()]
-    elif "/" in name:
-        stream = [each for each in kernels if version.stream(each) == name]
-        newest = max((each.release for each in stream), key=version_key, default=None)
-        fitting = [each for each in stream if each.release == newest]
-    else:
-        fitting = [each for each in kernels if each.release == release]
+    fitting = meant(name, map(describe, kernels))
     if not fitting:
         there = ", ".join(sorted({each.release for each in kernels})) or "none yet"
         raise CannotCompare(
@@ -227,12 +223,35 @@ def known(name: str, records: Sequence[Record]) -> Kernel:
             f"There are records of {len(fitting)} builds of {fitting[0].release} ({builds}); keep "
             "those apart in record files of their own (KICKBENCH_RECORDS)."
         )
-    return fitting[0]
+    return fitting[0].kernel
+
+
+def _to_boot(settings: Settings, name: str, records: Sequence[Record]) -> Bootable:
+    """The build that `name` means: of the recorded kernels, or else of those that are fetched.
+
+    So a name means the same with and without more boots, and apt is asked only where neither has
+    such a kernel, or for the very package of one that is not here.
+    """
+    cache = Store.of(settings)
+    recorded = [describe(kernel) for kernel in dict.fromkeys(each.kernel for each in records)]
+    fetched = sorted((each.build for each in cache.all()), key=lambda build: build.date)
+    for builds in (recorded, fetched):
+        if found := meant(name, builds):
+            return cache.find_build(found[-1]) or bootable(settings, found[-1].release)
+    return bootable(settings, name)
+
+
+def _say_releases(names: Sequence[str], kernels: Sequence[Kernel]) -> None:
+    """Print which releases were meant, where the names are not those."""
+    for name, kernel in zip(names, kernels, strict=True):
+        if name.removeprefix("v") != kernel.release:
+            click.echo(f"kickbench: {name} is {kernel.release}", err=True)
 
 
 def _until_settled(
     settings: Settings,
     names: Sequence[str],
+    records: Sequence[Record],
     most: int,
     terms: Terms,
     judge: Callable[[Sequence[Record], Sequence[Kernel], Terms], Gate],
@@ -246,10 +265,11 @@ def _until_settled(
 
     :param alike: whether that includes what was made with something else.
     """
-    if "booted" in names:
+    if BOOTED in names:
         raise CannotCompare("The lab boots kernels that are fetched; `booted` is not one of them.")
-    builds = [bootable(settings, name) for name in names]
+    builds = [_to_boot(settings, name, records) for name in names]
     kernels = [build.build.kernel for build in builds]
+    _say_releases(names, kernels)
     there = settling.lab_records(settings, builds)
     _check_limits({each.request for each in settling.cases(there)}, limits)
     if alike:

@@ -9,10 +9,11 @@ import msgspec
 from rich.console import Console
 
 from bench_lib import interrupt, present, record
-from bench_lib.errors import FetchFailed, KernelUnusable, ProgramMissing, UnknownKernel
+from bench_lib.errors import FetchFailed, KernelUnusable, ProgramMissing
 from bench_lib.host import identity
 from bench_lib.kernel import debian, image
 from bench_lib.kernel.ledger import Build, Ledger, version_key
+from bench_lib.kernel.names import meant, unknown
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.settings import Settings
 
@@ -25,25 +26,24 @@ def bootable(settings: Settings, name: str) -> Bootable:
     :raise Interrupted: by a signal; the cache is as it was.
     """
     cache = Store.of(settings)
-    here = [each.build.release for each in cache.all()]
-    if name.startswith("debian/"):
-        release = _newest(cache, name)
-    elif name.removeprefix("v") in here:
-        release = name.removeprefix("v")
-    else:
-        release = debian.resolve(name, [*here, *debian.releases()])
-    return cache.find(release) or _fetch(cache, release)
-
-
-def _newest(cache: Store, stream: str) -> str:
-    """The newest release of a stream; of those that are here, if apt cannot be asked."""
-    try:
-        return debian.resolve(stream, [])
-    except (UnknownKernel, FetchFailed, ProgramMissing):
-        here = [each.build.release for each in cache.all() if each.build.stream == stream]
+    fetched = sorted((each.build for each in cache.all()), key=lambda build: build.date)
+    here = meant(name, fetched)
+    # Only apt knows which release of a stream of Debian's is the newest.
+    if not here or name.startswith("debian/"):
+        try:
+            offers = debian.offers()
+        except (FetchFailed, ProgramMissing):
+            if not here:
+                raise
+            offers = []
+        if offered := meant(name, offers):
+            release = offered[-1].release
+            return cache.find(release) or _fetch(cache, release)
         if not here:
-            raise
-        return max(here, key=version_key)
+            raise unknown(name, [*fetched, *offers], "in the cache or at apt")
+    found = cache.find_build(here[-1])
+    assert found is not None
+    return found
 
 
 def _fetch(cache: Store, release: str) -> Bootable:
@@ -101,14 +101,14 @@ def _rows(settings: Settings) -> list[present.KernelRow]:
     ]
     known = {row.release for row in rows}
     try:
-        offered = [each for each in debian.releases() if each not in known]
+        offered = [each for each in debian.offers() if each.release not in known]
     except (FetchFailed, ProgramMissing):
         offered = []
     rows += [
         present.KernelRow(
-            release=each,
+            release=each.release,
             date="",
-            stream=f"debian/{'.'.join(each.split('.')[:2])}",
+            stream=each.stream,
             source="apt",
             fetched=False,
             booted=False,

@@ -19,6 +19,7 @@ from bench_lib.errors import (
     UnknownRequest,
     UnknownScenario,
 )
+from bench_lib.kernel.names import BOOTED
 from bench_lib.lab import trials
 from bench_lib.lab.machine import Facts
 from bench_lib.record import Backing, Outcome, Record, RequestName, ScenarioName, Shape
@@ -26,9 +27,6 @@ from bench_lib.settings import SETS, Settings
 from bench_lib.trial import batch, case, preflight
 from bench_lib.trial.case import CORE_SCENARIOS, Case
 from bench_lib.verdict import summary
-
-BOOTED = "booted"
-"""What the booted kernel is called where the lab's have names."""
 
 MATRIX_CORE = (*CORE_SCENARIOS, ScenarioName.PAUSED_TIMEOUT, ScenarioName.PAUSED_COMMAND)
 

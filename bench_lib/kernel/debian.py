@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench_lib.deadline import Deadline
-from bench_lib.errors import FetchFailed, ProgramMissing, ToolFailed, UnknownKernel
+from bench_lib.errors import FetchFailed, ProgramMissing, ToolFailed
 from bench_lib.kernel.ledger import version_key
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.process import DEATH_LIMIT_S, run_tool
@@ -49,33 +49,21 @@ def releases() -> list[str]:
     return sorted(found, key=version_key)
 
 
-def resolve(name: str, known: Iterable[str]) -> str:
-    """The release that `name` means: a release, its tag, or the newest of a stream.
+@dataclass(frozen=True)
+class Offer:
+    """A kernel that apt has a package of. :ivar id: nobody here has seen the build yet."""
 
-    :param name: 6.1.0-41-amd64, v6.1.0-41-amd64, linux-image-6.1.0-41-amd64, debian/6.1.
-    :param known: releases that exist, here or at apt.
-    :raise UnknownKernel: it is none of them; the sentence names the nearest.
-    """
-    candidates = sorted(set(known), key=version_key)
-    if name.startswith("debian/"):
-        series = name.removeprefix("debian/")
-        packaged = [each for each in releases() if each.startswith(f"{series}.")]
-        if packaged:
-            return packaged[-1]
-        streams = sorted({f"debian/{'.'.join(each.split('.')[:2])}" for each in releases()})
-        raise UnknownKernel(
-            f"apt knows no kernel of {name}; there is {', '.join(streams) or 'none'}. "
-            "If that is an old list, run `apt-get update`."
-        )
-    release = name.removeprefix("linux-image-").removeprefix("v")
-    if release in candidates:
-        return release
-    near = difflib.get_close_matches(release, candidates, n=3, cutoff=0.3)
-    nearest = f" The nearest known: {', '.join(near)}." if near else ""
-    raise UnknownKernel(
-        f"There is no kernel {name!r} in the cache or at apt.{nearest} "
-        "`kickbench kernels list` shows all."
-    )
+    release: str
+    id: str = ""
+
+    @property
+    def stream(self) -> str:
+        return f"debian/{'.'.join(self.release.split('.')[:2])}"
+
+
+def offers() -> list[Offer]:
+    """What apt knows a package of; see `releases`."""
+    return [Offer(release) for release in releases()]
 
 
 def fetch(store: Store, release: str, on_bytes: Callable[[int, int], None]) -> Bootable:

@@ -536,9 +536,13 @@ class TestCommand:
     def test_streams_and_json(self, records: Path) -> None:
         other = Kernel("6.12.117+deb12-amd64", "#1 SMP Debian 6.12.117-1~deb12u1 (2026-11-14)")
         record.append(records, *steady(OLD, 6), *hanging(NEW, 6), *steady(other, 6))
-        code, output = self.invoke("debian/6.12", "debian/6.1", "--json")
-        assert code == 1
-        said = msgspec.json.decode(output)
+        done = CliRunner().invoke(main, ["gate", "debian/6.12", "debian/6.1", "--json"])
+        assert done.exit_code == 1
+        assert done.stderr.splitlines() == [
+            "kickbench: debian/6.12 is 6.12.117+deb12-amd64",
+            "kickbench: debian/6.1 is 6.1.0-56-amd64",
+        ]
+        said = msgspec.json.decode(done.stdout)
         assert said["candidate"]["release"] == NEW.release
         assert said["verdict"] == "fail"
         assert said["rows"][0]["ratio"]["high"] is None

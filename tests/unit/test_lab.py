@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from bench_lib.cli import main
-from bench_lib.errors import FetchFailed, KernelUnusable, UnknownKernel
-from bench_lib.kernel import debian, image, store
+from bench_lib.errors import FetchFailed, KernelUnusable
+from bench_lib.kernel import image, store
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import NEEDED, Bootable, Store
 from bench_lib.lab.campaign import Campaign, schedule
@@ -121,14 +121,6 @@ def test_modules_that_depmod_fails_on_are_not_kept(
     with pytest.raises(FetchFailed, match=r"depmod.* failed: no room; gave up$"):
         Store(tmp_path / "cache").add_image(make.vmlinuz(tmp_path / "vmlinuz"), modules)
     assert not list((tmp_path / "cache").iterdir())
-
-
-def test_a_name_that_is_nearly_right_is_told_the_nearest() -> None:
-    known = ["6.1.0-40-amd64", "6.1.0-41-amd64", "6.12.94+deb12-amd64"]
-    assert debian.resolve("v6.1.0-41-amd64", known) == "6.1.0-41-amd64"
-    assert debian.resolve("linux-image-6.1.0-40-amd64", known) == "6.1.0-40-amd64"
-    with pytest.raises(UnknownKernel, match=r"nearest known: 6\.1\.0-41-amd64"):
-        debian.resolve("6.1.0-41-amd46", known)
 
 
 def test_boots_are_interleaved() -> None:

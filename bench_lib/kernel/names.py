@@ -1,0 +1,85 @@
+"""What users call kernels: one meaning for every command, over the kernels that it can take."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
+
+from bench_lib.errors import UnknownKernel
+from bench_lib.host import identity
+from bench_lib.kernel.ledger import describe, version_key
+
+BOOTED = "booted"
+"""What the kernel that runs this process is called where others have names."""
+
+SHORTEST_ID = 4
+"""Digits of an id that name a build, as in git."""
+
+_ID = re.compile(f"[0-9a-f]{{{SHORTEST_ID},40}}")
+
+
+class Named(Protocol):
+    """A kernel that can be named.
+
+    :ivar release: as `uname -r` gives it. :ivar stream: the series that it is one of.
+    :ivar id: of the build; "" for one that nobody here has seen yet.
+    """
+
+    @property
+    def release(self) -> str: ...
+    @property
+    def stream(self) -> str: ...
+    @property
+    def id(self) -> str: ...
+
+
+Candidate = TypeVar("Candidate", bound=Named)
+
+
+def meant(name: str, candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The kernels that `name` means: none, one, or all builds of one release.
+
+    A name is `booted`; a release, with or without `v` or `linux-image-` before it; a release's tag
+    with the first digits of a build's id (v6.1.0+0123abcd); the first digits of an id, or all; or a
+    stream (debian/6.1), which means its newest release.
+
+    :return: in the order of `candidates`.
+    """
+    known = list(candidates)
+    if name == BOOTED:
+        booted = describe(identity.booted()).id
+        return [each for each in known if each.id == booted]
+    if "/" in name:
+        stream = [each for each in known if each.stream == name]
+        newest = max((each.release for each in stream), key=version_key, default=None)
+        return [each for each in stream if each.release == newest]
+    release = name.removeprefix("linux-image-").removeprefix("v")
+    if found := [each for each in known if each.release == release]:
+        return found
+    if found := [each for each in known if f"{each.release}+{each.id[:8]}" == release]:
+        return found
+    if _ID.fullmatch(name):
+        found = [each for each in known if each.id.startswith(name)]
+        return found if len({each.id for each in found}) == 1 else []
+    return []
+
+
+def unknown(name: str, candidates: Sequence[Named], where: str) -> UnknownKernel:
+    """The error for a name that means none of the candidates; it names the nearest.
+
+    :param where: the candidates are.
+    """
+    if "/" in name:
+        streams = sorted({each.stream for each in candidates})
+        return UnknownKernel(
+            f"There is no kernel of {name} {where}; there is {', '.join(streams) or 'none'}. "
+            "If apt's list is old, run `apt-get update`."
+        )
+    releases = sorted({each.release for each in candidates}, key=version_key)
+    near = difflib.get_close_matches(name.removeprefix("v"), releases, n=3, cutoff=0.3)
+    nearest = f" The nearest known: {', '.join(near)}." if near else ""
+    return UnknownKernel(
+        f"There is no kernel {name!r} {where}.{nearest} `kickbench kernels list` shows all."
+    )
