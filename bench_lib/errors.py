@@ -38,6 +38,7 @@
     │   ├── LabUnavailable
     │   └── LabLost
     ├── ImageError                  a guest image is not what the manifest says
+    ├── InternalError               a defect of kickbench itself
     ├── Interrupted                 a signal ended the run
     ├── ProbeFailed                 a case of the probe measured nothing
     └── TrialLost                   no measurement was made; counted, never scored
@@ -57,6 +58,8 @@
 The message of each is a whole sentence that says what to do, for a person who has not read
 the code. ``TrialLost`` and what is under it ends a trial, not a run.
 """
+
+from __future__ import annotations
 
 import signal
 
@@ -289,6 +292,20 @@ class ImageError(KickbenchError):
     """A guest image is missing or is not what the manifest says."""
 
     exit_status = 50
+
+
+class InternalError(KickbenchError):
+    """A defect of kickbench itself; no statement about any kernel."""
+
+    exit_status = 70
+
+    @classmethod
+    def of(cls, error: Exception) -> InternalError:
+        """The same for an error that nothing was prepared for."""
+        return cls(
+            f"This is a defect of kickbench, please report it: {type(error).__name__}: {error}. "
+            "`kickbench -v` and the same command again show where it happened."
+        )
 
 
 class Interrupted(KickbenchError):

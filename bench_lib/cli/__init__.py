@@ -9,13 +9,17 @@ import msgspec
 
 from bench_lib import __version__, present, record
 from bench_lib.cli import doctor, gate, kernels, lab, probe, trials
-from bench_lib.errors import KickbenchError, LabLost, LeftoversRemain
+from bench_lib.errors import InternalError, KickbenchError, LabLost, LeftoversRemain
 from bench_lib.settings import Settings
 from bench_lib.verdict import summary
 
 
 class _Group(click.Group):
-    """Turns our errors into one sentence and their exit status."""
+    """Turns our errors into one sentence and their exit status.
+
+    So does it with an error that is a defect of ours: Python's own status for one is 1, which is a
+    verdict of `gate` and of `doctor`. Its traceback is for whoever asks for it with -v.
+    """
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -31,6 +35,12 @@ class _Group(click.Group):
                 err=True,
             )
             ctx.exit(130)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:  # whatever it is, its status must mean nothing else
+            logging.getLogger(__name__).debug("", exc_info=True)
+            click.echo(f"kickbench: {InternalError.of(error)}", err=True)
+            ctx.exit(InternalError.exit_status)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 import sys
 from collections.abc import Callable, Container, Sequence
@@ -43,7 +42,7 @@ NO_LIMIT = "none"
 
 
 class _Command(click.Command):
-    """Statuses of 0 to 2 are verdicts and nothing else: bad usage is click's 2, an accident 1."""
+    """Statuses of 0 to 2 are verdicts and nothing else, so bad usage, click's 2, has another."""
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         try:
@@ -58,12 +57,6 @@ class _Command(click.Command):
             raise CannotCompare(error.format_message()) from None
         except (UsageError, KernelError, StoreError) as error:
             raise CannotCompare(str(error)) from None
-        except (KickbenchError, click.exceptions.Exit, click.Abort):
-            raise
-        except Exception as error:
-            logging.getLogger(__name__).debug("", exc_info=True)
-            what = f"{type(error).__name__}: {error}"
-            raise CannotCompare(f"This should not happen, please report it: {what}") from error
 
 
 @click.command("gate", cls=_Command)

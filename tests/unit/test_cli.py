@@ -8,8 +8,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from bench_lib import record as files
 from bench_lib.cli import kernels, main
-from bench_lib.errors import LabLost, MemoryDamaged, RecordNotWritten, UnknownKernel
+from bench_lib.errors import InternalError, LabLost, MemoryDamaged, RecordNotWritten, UnknownKernel
 from bench_lib.lab import trials
 from bench_lib.record import Record, Recovery, RequestName
 from bench_lib.trial import batch, preflight
@@ -114,3 +115,21 @@ def test_a_request_that_lacks_something_is_left_out_with_a_word(
     assert shown.exit_code == 0
     assert "gdb-attach is left out: gdb is not installed." in shown.output
     assert {each.request for each in asked} == set(RequestName) - {RequestName.GDB_ATTACH}
+
+
+@pytest.mark.parametrize("words", [["report"], ["gate", "6.1", "6.12"]])
+def test_a_defect_has_a_status_of_its_own_and_no_traceback(
+    history: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Python's own would be 1, which is a verdict."""
+
+    def broken(path: Path) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(files, "read", broken)
+    shown = CliRunner().invoke(main, words)
+    assert shown.exit_code == InternalError.exit_status == 70
+    assert shown.output == (
+        "kickbench: This is a defect of kickbench, please report it: ZeroDivisionError: division "
+        "by zero. `kickbench -v` and the same command again show where it happened.\n"
+    )
