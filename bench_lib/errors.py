@@ -9,7 +9,8 @@
     │   ├── BadDeadline
     │   ├── BadShape
     │   ├── UnknownCase
-    │   └── NotRecoverable
+    │   ├── NotRecoverable
+    │   └── OtherHistory
     ├── HostError                   this host cannot run trials
     │   ├── KvmUnavailable
     │   ├── NotRoot
@@ -110,6 +111,12 @@ class NotRecoverable(UsageError):
     """A recovery was asked for where there is no guest or no migration left to recover."""
 
     exit_status = 14
+
+
+class OtherHistory(UsageError):
+    """asv works on another history than KICKBENCH_HISTORY names."""
+
+    exit_status = 16
 
 
 class HostError(KickbenchError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_lib.deadline import seconds
-from bench_lib.errors import BadDeadline, UsageError
+from bench_lib.errors import BadDeadline, OtherHistory, UsageError
 
 SETS = ("core", "full")
 """How much is measured where nobody says it trial by trial."""
@@ -129,6 +129,21 @@ class Settings:
             failure=Path(failure) if failure else None,
             progress=Path(progress) if progress else None,
         )
+
+    @classmethod
+    def of_history(cls, folder: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read the settings for a history that is given, as asv's is by its own configuration.
+
+        :raise OtherHistory: KICKBENCH_HISTORY names another, so records would be kept in one and
+            kernels and results in the other.
+        """
+        named = environ.get("KICKBENCH_HISTORY")
+        if named and Path(named).resolve() != folder.resolve():
+            raise OtherHistory(
+                f"asv keeps its history in {folder}, and KICKBENCH_HISTORY is {named}; run asv "
+                "there, or unset KICKBENCH_HISTORY."
+            )
+        return cls.from_environment({**environ, "KICKBENCH_HISTORY": str(folder)})
 
     def exported(self) -> dict[str, str]:
         """The paths as environment variables, for a process with another working folder."""

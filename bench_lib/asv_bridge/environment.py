@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
@@ -60,6 +59,14 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
     def create(self) -> None:
         """Nothing: Python is this one."""
 
+    @staticmethod
+    def settings() -> Settings:
+        """The settings, for the history in this folder, to which asv has gone.
+
+        :raise OtherHistory: they name another.
+        """
+        return Settings.of_history(Path.cwd())
+
     def benchmark_variables(self) -> dict[str, str]:
         """What else a benchmark process is told."""
         return {}
@@ -69,7 +76,7 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
 
         It ends when asv dies, and leaves word when it could not measure; see `suite`.
         """
-        settings = dataclasses.replace(Settings.from_environment(), history=Path.cwd())
+        settings = self.settings()
         with tempfile.TemporaryDirectory() as folder:
             failure = Path(folder) / "failure"
             env = {

@@ -8,7 +8,6 @@ from bench_lib import ownership
 from bench_lib.asv_bridge.environment import KernelEnvironment, refuse
 from bench_lib.asv_bridge.repo import KernelRepo
 from bench_lib.errors import KickbenchError, WrongKernel
-from bench_lib.settings import Settings
 from bench_lib.trial import preflight
 
 
@@ -32,7 +31,7 @@ class KernelHost(KernelEnvironment):
                 WrongKernel.exit_status,
             )
         try:
-            settings = Settings.from_environment()
+            settings = self.settings()
             preflight.check(settings)
             ownership.refuse_if_busy(settings.runtime)
         except KickbenchError as error:

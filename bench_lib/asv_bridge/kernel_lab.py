@@ -10,7 +10,6 @@ from bench_lib.asv_bridge.repo import KernelRepo
 from bench_lib.errors import KickbenchError, UnknownKernel
 from bench_lib.kernel.store import Store
 from bench_lib.lab import machine
-from bench_lib.settings import Settings
 
 
 class KernelLab(KernelEnvironment):
@@ -29,7 +28,7 @@ class KernelLab(KernelEnvironment):
     def install_project(self, conf: Any, repo: KernelRepo, commit_hash: str) -> None:
         """Refuse a run of kernels that are not all here, before anything of it is run."""
         try:
-            settings = Settings.from_environment()
+            settings = self.settings()
             store = Store.of(settings)
             for each in [commit_hash, *repo.requested]:
                 build = repo.build(each)

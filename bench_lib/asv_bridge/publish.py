@@ -26,8 +26,9 @@ from asv.publishing import OutputPublisher
 from asv.util import UserError
 
 from bench_lib import record
+from bench_lib.asv_bridge.environment import refuse
 from bench_lib.asv_bridge.repo import KernelRepo
-from bench_lib.errors import StoreError
+from bench_lib.errors import KickbenchError, StoreError
 from bench_lib.kernel.ledger import Build
 from bench_lib.pages import kernels
 from bench_lib.settings import Settings
@@ -68,7 +69,7 @@ class KernelsPage(OutputPublisher):  # type: ignore[misc]  # asv has no types
 
 def _write_kernels(site: Path, *, history: bool) -> None:
     try:
-        records, damaged = record.read(Settings.from_environment().records)
+        records, damaged = record.read(Settings.of_history(Path.cwd()).records)
     except StoreError as error:
         raise UserError(str(error)) from None
     for each in damaged:
@@ -166,6 +167,10 @@ _publish = Publish.run.__func__
 
 def _run(cls: type, /, conf: Any, *arguments: object, **options: object) -> None:
     """Asv's own, into a folder that takes the old one's place when all is there."""
+    try:
+        Settings.of_history(Path.cwd())
+    except KickbenchError as error:
+        refuse(str(error), error.exit_status)
     # Where a link leads, for the link is to stay.
     site = Path(conf.html_dir).resolve()
     prefix = f".{site.name}.kickbench-publish-"

@@ -72,7 +72,7 @@ def test_the_main_job(asv: Command, kickbench: Command) -> None:
     assert latency["params"] == [["'idle'", "'blackhole'", "'paused'"]]
     assert all(0 < value < 60 for value in latency["result"])
     assert set(data["results"]) == {
-        *(f"vm_stop.Stop.track_{name}" for name in ("latency", "hung", "lost")),
+        *(f"vm_stop.Stop.track_{name}" for name in ("latency", "hung", "refused", "lost")),
         *(f"kvm_run.Wake.track_{name}" for name in ("wake", "hung")),
     }
 
@@ -91,6 +91,29 @@ def test_the_main_job(asv: Command, kickbench: Command) -> None:
     graphs = list(Path(".asv/html/graphs").rglob("vm_stop.Stop.track_latency.json"))
     assert graphs
     assert all(json.loads(graph.read_text())[0][0] == 0 for graph in graphs)
+
+
+@pytest.mark.parametrize("words", [("run", "--bench", "vm_stop"), ("publish",)])
+def test_another_history_than_that_of_asv_is_refused(
+    asv: Command, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Or its records would be kept there, and its kernels and results here."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = asv(*words, env={**os.environ, "KICKBENCH_HISTORY": str(elsewhere)})
+    assert done.returncode == 16, done.stdout + done.stderr
+    assert f"KICKBENCH_HISTORY is {elsewhere}" in done.stdout + done.stderr
+    assert not list(elsewhere.iterdir())
+    assert not _results()
+
+
+def test_records_are_kept_beside_a_list_of_kernels_that_is_begun_anew(
+    asv: Command, tmp_path: Path
+) -> None:
+    Path("kernels.json").unlink()
+    assert asv("run", "--bench", "track_latency").returncode == 0
+    assert Path("kernels.json").exists()
+    assert Path(".asv/records.jsonl").exists()
 
 
 def test_a_range_of_the_booted_kernel_alone_is_run(asv: Command) -> None:
