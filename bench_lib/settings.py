@@ -71,6 +71,9 @@ class Settings:
     full: bool
     """KICKBENCH_SET: whether `asv run` measures every scenario (`full`), or the few that tell most
     (`core`)."""
+    lists_full: bool
+    """KICKBENCH_LISTED: set by `asv_bridge` for its benchmarks: whether they name all values of
+    their parameters (`full`), or only those that KICKBENCH_SET has them measure."""
     staging_s: float
     """KICKBENCH_STAGING: seconds until a trial that is not yet staged and proved is lost."""
     lab_memory_mib: int
@@ -104,6 +107,7 @@ class Settings:
                 raise UsageError(f"{name}: {error}") from None
 
         history = path("KICKBENCH_HISTORY", _nearest_history())
+        chosen = _one_of("KICKBENCH_SET", environ.get("KICKBENCH_SET", "core"), SETS)
         qemu = environ.get("KICKBENCH_QEMU", QEMU)
         progress = environ.get("KICKBENCH_PROGRESS")
         inside = environ.get("KICKBENCH_LAB", "").partition(":")
@@ -117,7 +121,8 @@ class Settings:
             runtime=path("KICKBENCH_RUNTIME", Path("/run/kickbench")),
             qemu=str(Path(qemu).absolute()) if "/" in qemu else qemu,
             trials=_positive("KICKBENCH_TRIALS", environ.get("KICKBENCH_TRIALS", "8")),
-            full=_one_of("KICKBENCH_SET", environ.get("KICKBENCH_SET", "core"), SETS) == "full",
+            full=chosen == "full",
+            lists_full="full" in {chosen, environ.get("KICKBENCH_LISTED")},
             deadline_s=duration("KICKBENCH_DEADLINE", "5"),
             staging_s=duration("KICKBENCH_STAGING", "30"),
             lab_memory_mib=_positive(

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +14,7 @@ from asv import util
 from asv.console import log
 from asv.environment import Environment
 
+from bench_lib.asv_bridge import selection
 from bench_lib.settings import Settings
 
 
@@ -34,6 +36,7 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
     ) -> None:
         self._requirements: dict[str, str] = {}  # asv reads it (through `name`) before it sets it
         self._installed: str | None = None
+        self._results = Path(conf.results_dir)
         super().__init__(conf, python, {}, tagged_env_vars)
 
     @property
@@ -67,6 +70,14 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
         """
         return Settings.of_history(Path.cwd())
 
+    @cached_property
+    def _lists_full(self) -> bool:
+        """Whether benchmarks list all values of their parameters; see `selection`.
+
+        Once for all processes of a run, because asv numbers the values.
+        """
+        return self.settings().full or selection.holds_full(self._results)
+
     def benchmark_variables(self) -> dict[str, str]:
         """What else a benchmark process is told."""
         return {}
@@ -83,6 +94,7 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
                 **kwargs.pop("env", os.environ),
                 **self._global_env_vars,
                 **settings.exported(),
+                "KICKBENCH_LISTED": "full" if self._lists_full else "core",
                 "KICKBENCH_PROGRESS": f"/proc/{os.getpid()}/fd/2",
                 "KICKBENCH_FAILURE": str(failure),
                 **self.benchmark_variables(),

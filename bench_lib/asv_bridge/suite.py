@@ -28,8 +28,8 @@ NS_PER_S = 1e9
 
 
 def scenarios(settings: Settings) -> tuple[str, ...]:
-    """What requests are measured in. Plain names, for asv shows a parameter as repr() gives it."""
-    return tuple(each.value for each in (ScenarioName if settings.full else CORE_SCENARIOS))
+    """What requests are made in. Plain names, for asv shows a parameter as repr() gives it."""
+    return tuple(each.value for each in (ScenarioName if settings.lists_full else CORE_SCENARIOS))
 
 
 GUESTS = {
@@ -46,8 +46,19 @@ CORE_GUESTS = ("1 vCPU", "4 vCPUs")
 
 
 def guests(settings: Settings) -> tuple[str, ...]:
-    """The guests that a request is measured with."""
-    return tuple(GUESTS) if settings.full else CORE_GUESTS
+    """The guests that a request is made to."""
+    return tuple(GUESTS) if settings.lists_full else CORE_GUESTS
+
+
+def measured(values: Sequence[str], settings: Settings) -> tuple[str, ...]:
+    """Of all values of a parameter, those that KICKBENCH_SET has measured.
+
+    A benchmark with values of its own has all of them measured.
+    """
+    for whole, core in ((tuple(ScenarioName), CORE_SCENARIOS), (tuple(GUESTS), CORE_GUESTS)):
+        if tuple(values) == whole and not settings.full:
+            return tuple(str(each) for each in core)
+    return tuple(values)
 
 
 @contextmanager
@@ -135,7 +146,7 @@ class RequestSuite:
         return preflight.lacking(self.request, lab=settings.kernel is not None)
 
     def _measure(self, settings: Settings) -> dict[str, list[Record]]:
-        by_value = {value: self.case(value) for value in self.params}
+        by_value = {value: self.case(value) for value in measured(self.params, settings)}
         cases = case.interleaved(list(by_value.values()), settings.trials)
         progress = Progress(settings.progress, len(cases))
         try:

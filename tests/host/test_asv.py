@@ -14,9 +14,10 @@ import pytest
 
 from bench_lib.host import identity
 from bench_lib.kernel.ledger import Ledger, describe
-from bench_lib.record import Kernel
+from bench_lib.record import Kernel, ScenarioName
 from bench_lib.settings import CHECKOUT
 from tests.conftest import HANG_S
+from bench_lib.trial.case import CORE_SCENARIOS
 from tests.host.conftest import Command
 
 ASV = Path(sys.executable).parent / "asv"
@@ -91,6 +92,37 @@ def test_the_main_job(asv: Command, kickbench: Command) -> None:
     graphs = list(Path(".asv/html/graphs").rglob("vm_stop.Stop.track_latency.json"))
     assert graphs
     assert all(json.loads(graph.read_text())[0][0] == 0 for graph in graphs)
+
+
+def _latencies() -> dict[str, float]:
+    """What is kept of `stop`, by scenario."""
+    (result,) = _results()
+    data = json.loads(result.read_text())
+    columns = data["results"]["vm_stop.Stop.track_latency"]
+    latency = dict(zip(data["result_columns"], columns, strict=False))
+    (values,) = latency["params"]
+    return dict(zip(values, latency["result"], strict=True))
+
+
+def test_a_plain_run_keeps_what_a_full_one_measured_before(asv: Command) -> None:
+    full = {**os.environ, "KICKBENCH_SET": "full", "KICKBENCH_TRIALS": "1"}
+    done = asv("run", "--bench", "track_latency", env=full)
+    assert done.returncode == 0, done.stdout + done.stderr
+    before = _latencies()
+    assert list(before) == [repr(each.value) for each in ScenarioName]
+
+    done = asv("run", "--bench", "track_latency")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6/6" in done.stderr  # of the three scenarios of the core set, and of no others
+    after = _latencies()
+    again = {repr(each.value) for each in CORE_SCENARIOS}
+    assert list(after) == list(before)
+    assert {value for value in after if after[value] != before[value]} == again
+
+    done = asv("run", "--bench", "vm_stop.*flapping")
+    assert done.returncode == 1
+    assert "KICKBENCH_SET=full" in done.stdout + done.stderr
+    assert _latencies() == after
 
 
 @pytest.mark.parametrize("words", [("run", "--bench", "vm_stop"), ("publish",)])

@@ -1,16 +1,17 @@
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from bench_lib.asv_bridge import suite
+from bench_lib.asv_bridge import selection, suite
 from bench_lib.errors import TrialLost
 from bench_lib.record import Outcome, Record, RequestName, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.trial import batch
-from bench_lib.trial.case import Case
+from bench_lib.trial.case import CORE_SCENARIOS, Case
 from tests.make import record
 
 
@@ -118,6 +119,7 @@ def test_guests_have_trials_of_their_own(monkeypatch: pytest.MonkeyPatch) -> Non
         params = tuple(suite.GUESTS)
 
     monkeypatch.setenv("KICKBENCH_TRIALS", "2")
+    monkeypatch.setenv("KICKBENCH_SET", "full")
     monkeypatch.setattr(batch, "run", run)
     records = Guests().measure()
     assert {value: len(group) for value, group in records.items()} == dict.fromkeys(suite.GUESTS, 2)
@@ -134,3 +136,49 @@ def test_a_request_that_this_host_cannot_make_is_left_out(
     assert Attach().measure() == {}
     with pytest.raises(NotImplementedError, match="gdb is not installed"):
         Attach().setup({}, "blackhole")
+
+
+@pytest.mark.parametrize(
+    ("which", "count"), [("core", len(CORE_SCENARIOS)), ("full", len(ScenarioName))]
+)
+def test_of_all_values_that_are_listed_the_set_is_measured(
+    history: Path, monkeypatch: pytest.MonkeyPatch, which: str, count: int
+) -> None:
+    """They are listed so that asv keeps what it has of the others."""
+    monkeypatch.setenv("KICKBENCH_LISTED", "full")
+    monkeypatch.setenv("KICKBENCH_SET", which)
+    monkeypatch.setenv("KICKBENCH_TRIALS", "1")
+    seen: list[Case] = []
+
+    def run(cases: list[Case], settings: Settings, on_record: object) -> list[Record]:
+        seen.extend(cases)
+        return [record(scenario=case.scenario) for case in cases]
+
+    class All(Suite):
+        params = suite.scenarios(Settings.from_environment())
+
+    assert All.params == tuple(ScenarioName)
+    monkeypatch.setattr(batch, "run", run)
+    assert len(All().measure()) == len(seen) == count
+
+
+def test_a_benchmark_with_values_of_its_own_has_all_of_them_measured(history: Path) -> None:
+    settings = Settings.from_environment()
+    assert suite.measured(("postcopy", "degraded"), settings) == ("postcopy", "degraded")
+    assert suite.measured(tuple(suite.GUESTS), settings) == suite.CORE_GUESTS
+
+
+@pytest.mark.parametrize(
+    ("values", "full"),
+    [(["idle", "blackhole"], False), (["idle", "degraded"], True), (["1 vCPU", "memfd"], True)],
+)
+def test_a_history_with_results_of_the_full_set_is_known_by_them(
+    tmp_path: Path, values: list[str], full: bool
+) -> None:
+    assert not selection.holds_full(tmp_path / "not there yet")
+    (tmp_path / "host").mkdir()
+    kept = {"results": {"vm_stop": [[0.1, 0.2], [[repr(each) for each in values]]]}}
+    (tmp_path / "host" / "kernel.json").write_text(json.dumps(kept))
+    code = {"code": "params = (\"'degraded'\",)"}
+    (tmp_path / "benchmarks.json").write_text(json.dumps(code))
+    assert selection.holds_full(tmp_path) is full
