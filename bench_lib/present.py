@@ -29,6 +29,7 @@ from bench_lib.verdict.gate import Comparison, Gate, Verdict
 from bench_lib.verdict.inference import Ratio
 from bench_lib.verdict.pairing import host_name
 from bench_lib.verdict.summary import Difference, Pace, Recoveries, Row, Wait
+from bench_lib.verdict.tested import Side
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
@@ -253,7 +254,7 @@ def gate(console: Console, found: Gate) -> None:
             table.add_row(
                 row.key.request,
                 row.key.place,
-                *(f"{wait(each.median)} ({count(each.boots, 'boot')})" for each in sides),
+                *(f"{_usual(each)} ({count(each.boots, 'boot')})" for each in sides),
                 _ratio(row.ratio),
                 _hangs(row),
                 Text(row.verdict, style=VERDICT_STYLE[row.verdict]),
@@ -279,6 +280,11 @@ def gate(console: Console, found: Gate) -> None:
     console.print(
         Text(f"{found.verdict}: {found.sentence}", VERDICT_STYLE[found.verdict]), soft_wrap=True
     )
+
+
+def _usual(side: Side) -> str:
+    """The median wait; where all trials were refused, that."""
+    return "refused" if side.median is None and side.refused else wait(side.median)
 
 
 def _hangs(row: Comparison) -> str:

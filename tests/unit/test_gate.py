@@ -570,6 +570,14 @@ class TestCommand:
         assert code == CannotCompare.exit_status
         assert "1 records are not understood here" in output
 
+    def test_refusals_are_shown_beside_hangs(self, records: Path) -> None:
+        record.append(records, *steady(OLD, 6), *refusing(NEW, 6))
+        code, output = self.invoke(OLD.release, NEW.release)
+        assert code == 1
+        (row,) = [line for line in output.splitlines() if line.startswith(" stop")]
+        words = " ".join(row.split())
+        assert "1.01 ms (6 boots) refused (6 boots) - 0/12 -> 0/12, < 39%;" in words
+
     def test_a_limit_that_nothing_is_held_to_is_no_pass(self, records: Path) -> None:
         record.append(records, *steady(OLD, 6), *steady(NEW, 6))
         code, output = self.invoke(OLD.release, NEW.release, "--limit", "quit=2s")
