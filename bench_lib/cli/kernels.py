@@ -58,8 +58,8 @@ def _fetch(cache: Store, release: str) -> Bootable:
 def kernels() -> None:
     """Kernel builds: which there are, and getting them.
 
-    NAME is a release (6.1.0-41-amd64), its tag (v6.1.0-41-amd64) or the newest of a stream
-    (debian/6.1), here and wherever a command takes a kernel.
+    NAME is a release (6.1.0-41-amd64), its tag (v6.1.0-41-amd64), the first digits of a build's id,
+    or the newest of a stream (debian/6.1), here and wherever a command takes a kernel.
     """
 
 

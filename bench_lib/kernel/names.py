@@ -56,7 +56,7 @@ def meant(name: str, candidates: Iterable[Candidate]) -> list[Candidate]:
         newest = max((each.release for each in stream), key=version_key, default=None)
         return [each for each in stream if each.release == newest]
     release = name.removeprefix("linux-image-").removeprefix("v")
-    if found := [each for each in known if each.release == release]:
+    if found := [each for each in known if each.release in {name, release}]:
         return found
     if found := [each for each in known if f"{each.release}+{each.id[:8]}" == release]:
         return found
