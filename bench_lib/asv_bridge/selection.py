@@ -17,10 +17,8 @@ from typing import Any
 from asv.benchmarks import Benchmarks
 from asv.util import UserError
 
-from bench_lib.asv_bridge.suite import CORE_GUESTS, GUESTS, measured
-from bench_lib.record import ScenarioName
+from bench_lib.asv_bridge.suite import CORE, CORE_GUESTS, FULL, GUESTS, measured
 from bench_lib.settings import Settings
-from bench_lib.trial.case import CORE_SCENARIOS
 
 _discover = Benchmarks.discover.__func__
 
@@ -30,8 +28,8 @@ def holds_full(results: Path) -> bool:
 
     :param results: asv's folder of them.
     """
-    values = {*ScenarioName, *GUESTS} - {*CORE_SCENARIOS, *CORE_GUESTS}
-    words = [json.dumps(repr(str(value))).encode() for value in values]
+    values = {*FULL, *GUESTS} - {*CORE, *CORE_GUESTS}
+    words = [json.dumps(repr(value)).encode() for value in values]
     return any(
         word in text
         for text in (path.read_bytes() for path in results.rglob("*.json"))

@@ -27,9 +27,14 @@ from bench_lib.trial.case import CORE_SCENARIOS, Case
 NS_PER_S = 1e9
 
 
+# Plain names, because asv shows a parameter as repr() gives it.
+FULL = tuple(each.value for each in ScenarioName)
+CORE = tuple(each.value for each in CORE_SCENARIOS)
+
+
 def scenarios(settings: Settings) -> tuple[str, ...]:
-    """What requests are made in. Plain names, for asv shows a parameter as repr() gives it."""
-    return tuple(each.value for each in (ScenarioName if settings.lists_full else CORE_SCENARIOS))
+    """What requests are made in."""
+    return FULL if settings.lists_full else CORE
 
 
 GUESTS = {
@@ -55,10 +60,9 @@ def measured(values: Sequence[str], settings: Settings) -> tuple[str, ...]:
 
     A benchmark with values of its own has all of them measured.
     """
-    for whole, core in ((tuple(ScenarioName), CORE_SCENARIOS), (tuple(GUESTS), CORE_GUESTS)):
-        if tuple(values) == whole and not settings.full:
-            return tuple(str(each) for each in core)
-    return tuple(values)
+    given = tuple(values)
+    cores = {FULL: CORE, tuple(GUESTS): CORE_GUESTS}
+    return given if settings.full else cores.get(given, given)
 
 
 @contextmanager
