@@ -17,8 +17,8 @@ from bench_lib.host import identity
 from bench_lib.kernel.ledger import Ledger, describe
 from bench_lib.record import Kernel, ScenarioName
 from bench_lib.settings import CHECKOUT
-from tests.conftest import HANG_S
 from bench_lib.trial.case import CORE_SCENARIOS
+from tests.conftest import HANG_S
 from tests.host.conftest import Command
 
 ASV = Path(sys.executable).parent / "asv"
