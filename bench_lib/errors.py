@@ -40,6 +40,14 @@
     │   └── LabLost
     ├── ImageError                  a guest image is not what the manifest says
     ├── InternalError               a defect of kickbench itself
+    ├── ExplainError                a running guest cannot be explained
+    │   ├── ProcessGone
+    │   ├── NotAVmm
+    │   ├── ProcessHidden
+    │   ├── ProcessEnded
+    │   ├── NoSuchGuest
+    │   ├── GuestNameAmbiguous
+    │   └── ProcessBlocked
     ├── Interrupted                 a signal ended the run
     ├── ProbeFailed                 a case of the probe measured nothing
     └── TrialLost                   no measurement was made; counted, never scored
@@ -304,7 +312,7 @@ class ImageError(KickbenchError):
 class InternalError(KickbenchError):
     """A defect of kickbench itself; no statement about any kernel."""
 
-    exit_status = 70
+    exit_status = 90
 
     @classmethod
     def of(cls, error: Exception) -> InternalError:
@@ -313,6 +321,54 @@ class InternalError(KickbenchError):
             f"This is a defect of kickbench, please report it: {type(error).__name__}: {error}. "
             "`kickbench -v` and the same command again show where it happened."
         )
+
+
+class ExplainError(KickbenchError):
+    """A running guest cannot be explained."""
+
+    exit_status = 70
+
+
+class ProcessGone(ExplainError):
+    """There is no such process."""
+
+    exit_status = 71
+
+
+class NotAVmm(ExplainError):
+    """The process runs no vCPU."""
+
+    exit_status = 72
+
+
+class ProcessHidden(ExplainError):
+    """The process is another user's, and may not be looked into."""
+
+    exit_status = 73
+
+
+class ProcessEnded(ExplainError):
+    """The process ended while it was looked at."""
+
+    exit_status = 74
+
+
+class NoSuchGuest(ExplainError):
+    """No running guest has that name."""
+
+    exit_status = 75
+
+
+class GuestNameAmbiguous(ExplainError):
+    """Several running guests have that name."""
+
+    exit_status = 76
+
+
+class ProcessBlocked(ExplainError):
+    """The kernel keeps whoever looks at the process waiting."""
+
+    exit_status = 77
 
 
 class Interrupted(KickbenchError):

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from bench_lib import __version__, present, record
-from bench_lib.cli import doctor, gate, kernels, lab, probe, trials
+from bench_lib.cli import doctor, explain, gate, kernels, lab, probe, trials
 from bench_lib.errors import InternalError, KickbenchError, LabLost, LeftoversRemain
 from bench_lib.settings import Settings
 from bench_lib.verdict import summary
@@ -52,6 +52,7 @@ def main(verbose: bool) -> None:
     \b
     Examples:
       kickbench doctor
+      kickbench explain
       kickbench trial --scenario blackhole --request stop -n 8
       kickbench matrix --kernel booted --kernel debian/6.1
       kickbench report
@@ -126,5 +127,6 @@ main.add_command(trials.matrix)
 main.add_command(probe.probe)
 main.add_command(gate.gate)
 main.add_command(doctor.doctor)
+main.add_command(explain.explain)
 main.add_command(kernels.kernels)
 main.add_command(lab.lab)

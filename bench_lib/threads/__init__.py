@@ -15,7 +15,7 @@ from bench_lib.threads.look import (
     tracer_of,
 )
 from bench_lib.threads.roles import Part, evidence, roles
-from bench_lib.threads.stack import entry, waits_for
+from bench_lib.threads.stack import entry, in_futex, polls, waits_for
 
 __all__ = [
     "ASLEEP",
@@ -27,10 +27,12 @@ __all__ = [
     "blame",
     "entry",
     "evidence",
+    "in_futex",
     "kick",
     "observe",
     "observe_all",
     "pending",
+    "polls",
     "roles",
     "spin",
     "tracer_of",

@@ -55,10 +55,13 @@ def _vcpus(pid: int, states: Sequence[ThreadState]) -> dict[int, int | None]:
     """The vCPU threads by what they do, else by their names."""
     found: dict[int, int | None] = {}
     for state in states:
-        number = _inside(pid, state.tid)
+        in_kvm = not _KVM_FRAMES.isdisjoint(state.stack)
+        # KVM's own threads in the process (kvm-nx-lpage-recovery) show the system call of their
+        # maker for ever.
+        number = _inside(pid, state.tid) if in_kvm or not state.stack else None
         if number is None and (named := _COMM.fullmatch(state.name)):
             number = int(named[1])
-        if number is not None or _KVM_FRAMES.intersection(state.stack):
+        if (number is not None and number not in found.values()) or in_kvm:
             found[state.tid] = number
     unnamed = [tid for tid, number in found.items() if number is None]
     if len(unnamed) == 1:

@@ -74,6 +74,16 @@ def test_a_thread_is_known_by_the_vcpu_that_it_waits_in(proc: Path) -> None:
     assert [parts[tid] for tid in (11, 12, 13)] == [Part(Role.VCPU, 3), *[Part(Role.OTHER)] * 2]
 
 
+def test_a_thread_of_kvm_itself_is_no_vcpu(proc: Path) -> None:
+    (proc / "fd/28").symlink_to("anon_inode:kvm-vcpu:0")
+    for tid in (11, 12, 13):
+        _in_ioctl(proc, tid, 28, 0xAE80)
+    own = thread(12, "kvm-nx-lpage-re", ("vhost_task_fn", "ret_from_fork", "ret_from_fork_asm"))
+    vcpu, unseen = thread(11, "CPU 0/KVM", ("kvm_vcpu_ioctl",)), thread(13, "kvm-nx-lpage-re")
+    parts = threads.roles(PID, [vcpu, own, unseen])
+    assert [parts[tid].role for tid in (11, 12, 13)] == [Role.VCPU, Role.OTHER, Role.OTHER]
+
+
 def test_the_one_vcpu_that_is_left_is_the_one_that_has_no_number(proc: Path) -> None:
     for number in range(2):
         (proc / f"fd/{number + 20}").symlink_to(f"anon_inode:kvm-vcpu:{number}")

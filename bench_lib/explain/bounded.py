@@ -1,0 +1,117 @@
+"""Reads what the kernel shows of processes, in a process of its own that may be given up.
+
+Any file of another process in /proc may block for as long as a stuck thread of it holds a lock:
+mmap_lock for its command line, exec_update_lock (while it executes another program) even for its
+state. Such a wait ends with SIGKILL, so it is left to a child.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import struct
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from typing import Any, TypeVar
+
+import msgspec
+
+from bench_lib.deadline import Deadline
+
+T = TypeVar("T")
+
+_LENGTH = struct.Struct("<I")
+
+
+class Blocked(Enum):
+    """No answer: the kernel let the reader wait."""
+
+    BLOCKED = "blocked"
+
+
+BLOCKED = Blocked.BLOCKED
+
+
+def each(
+    pids: Sequence[int], read: Callable[[int], T], kind: Any, limit_s: float
+) -> Iterator[tuple[int, T | Blocked]]:
+    """Call `read` with each process id, in a child.
+
+    :param kind: the type of what it returns, for msgspec.
+    :param limit_s: seconds that each call may take; where it takes longer, the child is given up
+        and another one goes on with the next process.
+    """
+    left = list(pids)
+    while left:
+        with _Child(left, read) as child:
+            while left:
+                data = child.next(limit_s)
+                yield (
+                    left.pop(0),
+                    BLOCKED if data is None else msgspec.msgpack.decode(data, type=kind),
+                )
+                if data is None:
+                    break
+
+
+class _Child:
+    """A process that reads, and writes what it got to a pipe."""
+
+    def __init__(self, pids: Sequence[int], read: Callable[[int], object]) -> None:
+        self._output, theirs = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _serve(theirs, pids, read)
+        os.close(theirs)
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def next(self, limit_s: float) -> bytes | None:
+        """What it read next; None where it did not within the limit.
+
+        :raise RuntimeError: it failed; its traceback is on stderr.
+        """
+        deadline = Deadline.after(limit_s)
+        length = self._read(_LENGTH.size, deadline)
+        return None if length is None else self._read(_LENGTH.unpack(length)[0], deadline)
+
+    def _read(self, size: int, deadline: Deadline) -> bytes | None:
+        data = b""
+        while len(data) < size:
+            if not select.select([self._output], [], [], deadline.remaining_s)[0]:
+                return None
+            more = os.read(self._output, size - len(data))
+            if not more:
+                raise RuntimeError("The process that looks at others has failed.")
+            data += more
+        return data
+
+    def __exit__(self, *_: object) -> None:
+        """Kill the child. One that cannot even be killed is left to init, and not waited for."""
+        os.close(self._output)
+        os.kill(self._pid, signal.SIGKILL)
+        pidfd = os.pidfd_open(self._pid)
+        ended = select.select([pidfd], [], [], 0.5)[0]
+        os.close(pidfd)
+        if ended:
+            os.waitpid(self._pid, 0)
+
+
+def _serve(output: int, pids: Sequence[int], read: Callable[[int], object]) -> None:
+    """What the child does; does not return."""
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        for pid in pids:
+            data = msgspec.msgpack.encode(read(pid))
+            data = _LENGTH.pack(len(data)) + data
+            while data:
+                data = data[os.write(output, data) :]
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+        os._exit(1)
+    # Without the parent's clean-up, which is not the child's to do.
+    os._exit(0)

@@ -1,0 +1,310 @@
+"""What it means that the threads of a VMM are where they are. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from bench_lib.explain.vmm import OpenFile, Seen, Vmm
+from bench_lib.record import Entry, Role, WaitsFor
+from bench_lib.threads import ASLEEP, SPINNING_SHARE, in_futex, polls
+
+CALLS_VCPUS = ("stop", "Ctrl-C", "SIGTERM", "quit", "gdb", "info registers")
+"""Requests that every vCPU has to leave the kernel for."""
+
+MONITOR = ("query-status and other commands that leave the vCPUs alone",)
+OUT_OF_BAND = (
+    "out-of-band commands (migrate-pause, migrate-recover, yank) where the monitor has them on",
+)
+KILL = "SIGKILL"
+
+_UNKILLABLE = frozenset(
+    {
+        "shmem_swapin_folio",
+        "nfs_vm_page_mkwrite",
+        "folio_wait_writeback",
+        "wait_on_page_writeback",
+        "fuse_vma_close",
+        "synchronize_srcu",
+        "__synchronize_srcu",
+        "vhost_vring_ioctl",
+    }
+)
+"""Functions that sleep so that not even SIGKILL ends it. From the sources of Linux 6.1 to 7.3."""
+
+_REASONS = {
+    Entry.GUP: "KVM wants to map a page of the guest's memory",
+    Entry.UACCESS: "the kernel itself touched a page while it copied from or to memory",
+    Entry.GPC: "KVM wants a page that it keeps mapped, such as kvmclock's",
+    Entry.ASYNC_PF: "KVM has halted it",
+    Entry.USER: "it touched a page in user mode",
+    Entry.SYSCALL: "it is in a system call",
+    Entry.NONE: "it is in the kernel",
+}
+
+_WAITS = {
+    WaitsFor.USERFAULT: "a userfaultfd handler has not delivered the page (after the switch of a "
+    "postcopy migration that is for the source to do)",
+    WaitsFor.FUSE: "a FUSE server does not answer",
+    WaitsFor.NFS: "an NFS server does not answer",
+    WaitsFor.SWAP: "the swap device does not answer",
+    WaitsFor.PAGE_CACHE: "the file system or device that the page's file is on does not answer",
+    WaitsFor.LOCK: "another thread holds a lock that it needs",
+    WaitsFor.NOTHING: "its stack does not show what it waits for",
+}
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What threads that are stuck alike mean.
+
+    :ivar tids: of them. :ivar who: what people call them.
+    :ivar sentence: what they wait for, and whether a signal gets through.
+    :ivar hangs: requests that will not be answered. :ivar works: those that will be.
+    :ivar free: what frees them.
+    """
+
+    tids: tuple[int, ...]
+    who: str
+    sentence: str
+    hangs: tuple[str, ...]
+    works: tuple[str, ...]
+    free: tuple[str, ...]
+
+
+def explain(vmm: Vmm) -> list[Meaning]:
+    """A meaning for all threads that are stuck in the same way, vCPUs first."""
+    groups: dict[tuple[object, ...], list[Seen]] = {}
+    for thread in sorted(vmm.threads, key=lambda seen: seen.role is not Role.VCPU):
+        if stuck(thread):
+            same = (thread.role, thread.state, thread.stack, thread.wchan, thread.called)
+            groups.setdefault(same, []).append(thread)
+    return [_meaning(vmm, group) for group in groups.values()]
+
+
+def spins(thread: Seen) -> bool:
+    """Whether it burns CPU time in the kernel though it is called."""
+    return thread.called and thread.cpu_share > SPINNING_SHARE
+
+
+def stuck(thread: Seen) -> bool:
+    """Whether something outside keeps the thread from going on."""
+    if spins(thread):
+        return True
+    if thread.state not in ASLEEP or polls(thread.frames) or in_futex(thread.frames):
+        return False
+    if thread.entry is Entry.ASYNC_PF:
+        # A guest that has nothing to do looks the same, and a signal ends both.
+        return thread.still and thread.called
+    waits = thread.waits_for is not WaitsFor.NOTHING
+    return thread.still and (thread.state == "D" or waits)
+
+
+def _meaning(vmm: Vmm, alike: Sequence[Seen]) -> Meaning:
+    first = alike[0]
+    hangs, works = _requests(vmm, first)
+    return Meaning(
+        tuple(thread.tid for thread in alike),
+        _who(alike),
+        f"{_state(first)}: {_reason(first)}.",
+        hangs,
+        works,
+        tuple(_free(vmm, first)),
+    )
+
+
+def _who(alike: Sequence[Seen]) -> str:
+    if len(alike) == 1 or alike[0].role is not Role.VCPU:
+        return ", ".join(thread.label for thread in alike)
+    numbers = sorted(thread.vcpu for thread in alike if thread.vcpu is not None)
+    unknown = len(alike) - len(numbers)
+    parts = [_ranges(numbers), f"{unknown} unknown" if unknown else ""]
+    return f"vCPUs {', '.join(part for part in parts if part)}"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """0-3, 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _state(thread: Seen) -> str:
+    if spins(thread):
+        return (
+            f"spins ({thread.cpu_share:.0%} of a CPU) with {_callers(thread)} waiting, because the "
+            "kernel's fault handler tries again for ever"
+        )
+    if thread.state == "D":
+        reach = "only SIGKILL reaches it"
+        if thread.stack is None:
+            reach = "at most SIGKILL reaches it"
+        elif _unkillable(thread):
+            reach = "not even SIGKILL reaches it"
+        return f"sleeps in state D, where {reach}"
+    if thread.called:
+        return f"sleeps in state S, but does not take {_callers(thread)}"
+    if thread.waits_for is WaitsFor.FUSE:
+        return "sleeps in state S, but the first signal only moves it into state D"
+    if thread.entry is Entry.UACCESS:
+        return "sleeps in state S, but the first signal only makes it spin"
+    if thread.entry is None:
+        return "sleeps in state S; whether a signal gets through shows only in its stack"
+    return "sleeps in state S, in which a signal ends the wait"
+
+
+def _callers(thread: Seen) -> str:
+    return " and ".join(thread.signals) or "a signal or a tracer"
+
+
+def _reason(thread: Seen) -> str:
+    if thread.waits_for is WaitsFor.NOTHING and spins(thread):
+        return "its stack changes too fast to show what it waits for"
+    if thread.entry is None and thread.waits_for is WaitsFor.NOTHING:
+        return "what it waits for shows only in its stack, which only root may read"
+    begin = "it is in the kernel" if thread.entry is None else _REASONS[thread.entry]
+    return f"{begin}, and {_WAITS[thread.waits_for]} ({thread.wchan})"
+
+
+def _unkillable(thread: Seen) -> bool:
+    frames = {frame.split(".")[0] for frame in thread.frames}
+    return bool(frames & _UNKILLABLE) or thread.waits_for is WaitsFor.FUSE
+
+
+def _gets_through(thread: Seen) -> bool:
+    """Whether a signal ends the wait, as far as that can be told beforehand."""
+    return (
+        thread.state == "S"
+        and not thread.called
+        and thread.entry in {Entry.GUP, Entry.USER, Entry.SYSCALL}
+        and thread.waits_for is WaitsFor.USERFAULT
+    )
+
+
+def _requests(vmm: Vmm, thread: Seen) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Requests that will not be answered, and that will be."""
+    main = next((each for each in vmm.threads if each.role is Role.MAIN), None)
+    loop = _main_loop(main)
+    hangs: tuple[str, ...] = ()
+    works: tuple[str, ...] = ()
+    if _gets_through(thread):
+        works += CALLS_VCPUS
+    elif thread.role is Role.VCPU or thread is main:
+        hangs += CALLS_VCPUS
+    else:
+        hangs += ("gdb", *(("quit", "SIGTERM") if thread.state == "D" else ()))
+    if loop is Loop.WAITS:
+        hangs += ("query-status (the main loop waits as well)",)
+    elif loop is Loop.TURNS:
+        works += MONITOR
+    works += OUT_OF_BAND
+    if thread.state == "D" and _unkillable(thread):
+        hangs += (KILL,)
+    elif thread.waits_for is WaitsFor.FUSE:
+        hangs += (f"{KILL} (once the server has taken the request)",)
+    elif thread.state != "D" or thread.stack is not None:
+        works += (KILL,)
+    return hangs, works
+
+
+class Loop(Enum):
+    """What the main loop does, which serves the monitor."""
+
+    TURNS = "turns"
+    WAITS = "waits"
+    HIDDEN = "hidden"
+
+
+def _main_loop(main: Seen | None) -> Loop:
+    if main is None or (main.stack is None and main.wchan == "0" and main.state != "R"):
+        return Loop.HIDDEN
+    return Loop.TURNS if polls(main.frames) or main.state == "R" else Loop.WAITS
+
+
+def _free(vmm: Vmm, thread: Seen) -> Sequence[str]:
+    """Commands and steps that end the wait."""
+    return _FREE[thread.waits_for](vmm, thread)
+
+
+def _recover(vmm: Vmm, thread: Seen) -> Sequence[str]:
+    return (
+        "If the source is only stopped: kill -CONT its process.",
+        "Else recover the migration. Destination, on a monitor with out-of-band commands: "
+        '{"exec-oob": "migrate-pause"}, then {"exec-oob": "migrate-recover", "arguments": {"uri": '
+        '"tcp:ADDRESS:PORT"}}. Source: {"execute": "migrate", "arguments": {"uri": '
+        '"tcp:ADDRESS:PORT", "resume": true}}.',
+    )
+
+
+def _fuse(vmm: Vmm, thread: Seen) -> Sequence[str]:
+    files = [each for each in vmm.files if each.kind.startswith("fuse")]
+    aborts = [f"echo 1 > /sys/fs/fuse/connections/{each.device}/abort" for each in files]
+    return (
+        "Let the FUSE server answer (kill -CONT it, if it is stopped).",
+        "Last resort, which loses what was not written and fails the guest's access: "
+        + (" or ".join(dict.fromkeys(aborts)) or "echo 1 > /sys/fs/fuse/connections/N/abort")
+        + " (where that folder is empty, first mount -t fusectl fusectl /sys/fs/fuse/connections)",
+    )
+
+
+def _nfs(vmm: Vmm, thread: Seen) -> Sequence[str]:
+    return (
+        "Let the NFS server answer, or bring back the way to it.",
+        "Last resort, which fails the guest's access: umount -f the mount.",
+    )
+
+
+def _file(vmm: Vmm, thread: Seen) -> Sequence[str]:
+    steps: list[str] = []
+    if vmm.files:
+        steps.append(f"Open on a file system with a server: {_named(vmm.files)}.")
+        kinds = {each.kind[:3] for each in vmm.files}
+        steps.extend(_fuse(vmm, thread) if "fus" in kinds else ())
+        steps.extend(_nfs(vmm, thread) if "nfs" in kinds else ())
+    else:
+        steps.append("Let the file system or device answer; `dmesg` may name it.")
+    return steps
+
+
+def _named(files: Sequence[OpenFile]) -> str:
+    return ", ".join(f"{each.path} ({each.kind})" for each in files)
+
+
+def _swap(vmm: Vmm, thread: Seen) -> Sequence[str]:
+    return (
+        "Let the swap device answer; `swapon --show` names it. swapoff does not help: it has to "
+        "read the pages as well.",
+    )
+
+
+def _holder(vmm: Vmm, thread: Seen) -> Sequence[str]:
+    others = [
+        each
+        for each in vmm.threads
+        if each is not thread and stuck(each)
+        if each.waits_for not in {WaitsFor.LOCK, WaitsFor.NOTHING}
+    ]
+    if not others:
+        return ("It goes on when the lock is free; which thread holds it cannot be told.",)
+    names = " or ".join(each.label for each in others)
+    return (f"It goes on when {names} does, which most likely holds the lock: free that first.",)
+
+
+def _unknown(vmm: Vmm, thread: Seen) -> Sequence[str]:
+    return ("Its stack is all that is known; `dmesg` may say more.",)
+
+
+_FREE: dict[WaitsFor, Callable[[Vmm, Seen], Sequence[str]]] = {
+    WaitsFor.USERFAULT: _recover,
+    WaitsFor.FUSE: _fuse,
+    WaitsFor.NFS: _nfs,
+    WaitsFor.PAGE_CACHE: _file,
+    WaitsFor.SWAP: _swap,
+    WaitsFor.LOCK: _holder,
+    WaitsFor.NOTHING: _unknown,
+}

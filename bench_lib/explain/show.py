@@ -1,0 +1,87 @@
+"""Explanations as people and programs read them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from bench_lib.explain.meaning import Meaning, explain
+from bench_lib.explain.vmm import NO_STACKS, Seen, Vmm
+
+WIDTH = 100
+"""Columns of a sentence. Commands are not broken inside of a word."""
+
+MANY = 24
+"""Threads from which on those that are neither vCPUs nor stuck are only counted."""
+
+
+def lines(vmm: Vmm) -> Iterator[str]:
+    """One VMM for people."""
+    called = f"guest {vmm.name}" if vmm.name else "a guest without a name"
+    pending = f", {' '.join(vmm.pending)} pending" if vmm.pending else ""
+    yield f"process {vmm.pid} ({vmm.program}), {called}{pending}"
+    meanings = explain(vmm)
+    shown, left = _worth_showing(vmm, meanings)
+    width = max((len(thread.label) for thread in shown), default=0)
+    for thread in shown:
+        yield f"  {thread.label:<{width}}  {_thread(thread)}"
+    if left:
+        yield f"  and {left} other threads, none of them stuck"
+    for hidden in vmm.hidden:
+        yield f"  not seen: {hidden}"
+    if not meanings and NO_STACKS in vmm.hidden:
+        yield "  Nothing is seen to be stuck, but without stacks a sleep in state S tells nothing."
+    elif not meanings:
+        yield "  Nothing is stuck."
+    for meaning in meanings:
+        yield ""
+        yield from _wrapped("  ", f"{meaning.who} {meaning.sentence}")
+        if meaning.hangs:
+            yield from _wrapped("    no answer   ", ", ".join(meaning.hangs))
+        if meaning.works:
+            yield from _wrapped("    still work  ", ", ".join(meaning.works))
+        for number, step in enumerate(meaning.free):
+            yield from _wrapped("                " if number else "    to free it  ", step)
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _worth_showing(vmm: Vmm, meanings: Sequence[Meaning]) -> tuple[list[Seen], int]:
+    """The threads to list, and how many are left out."""
+    threads = sorted(vmm.threads, key=lambda seen: (seen.role != "vcpu", seen.vcpu or 0))
+    if len(threads) <= MANY:
+        return threads, 0
+    of_interest = {tid for meaning in meanings for tid in meaning.tids}
+    shown = [each for each in threads if each.role != "other" or each.tid in of_interest]
+    return shown, len(threads) - len(shown)
+
+
+def _thread(thread: Seen) -> str:
+    entry = "?" if thread.entry is None else thread.entry
+    signals = f" {','.join(thread.signals)} pending" if thread.signals else ""
+    busy = f" {thread.cpu_share:.0%} CPU" if thread.cpu_share >= 0.01 else ""
+    return f"{thread.state} {thread.wchan} {entry}/{thread.waits_for}{signals}{busy}"
+
+
+def as_json(vmms: Sequence[Vmm], missed: Sequence[str]) -> str:
+    """The same for programs, and every stack."""
+    return msgspec.json.format(
+        msgspec.json.encode(
+            {
+                "vmms": [{**msgspec.to_builtins(vmm), "meanings": explain(vmm)} for vmm in vmms],
+                "not_seen": missed,
+            }
+        ),
+        indent=2,
+    ).decode()

@@ -1,0 +1,210 @@
+"""What an operator is told about guests that are stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench_lib import errors
+from bench_lib.deadline import Deadline
+from bench_lib.guest import image
+from bench_lib.record import RequestName, ScenarioName
+from bench_lib.settings import Settings
+from bench_lib.trial import batch
+from bench_lib.trial.case import Case
+from bench_lib.trial.requests.monitors import Stop
+from tests.host.conftest import KICKBENCH
+
+MIB = 1 << 20
+MEMORY_MIB = 64
+LIMIT_S = 20
+
+
+class FuseServer:
+    """The file system of fuse_server.py, on a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        script = Path(__file__).with_name("fuse_server.py")
+        self._process = subprocess.Popen(
+            [sys.executable, script, folder, str(MEMORY_MIB * MIB)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._heard("up")
+
+    def tell(self, word: str) -> None:
+        """`hold` or `answer`; returns once it is in force."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{word}\n")
+        self._process.stdin.flush()
+        self._heard(word)
+
+    def _heard(self, word: str) -> None:
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == f"{word}\n"
+
+    def end(self) -> None:
+        self._process.communicate(timeout=LIMIT_S)
+
+
+class Qemu:
+    """A guest of the image `gup` that has not begun to run."""
+
+    def __init__(self, name: str, memory: Path) -> None:
+        backend = f"memory-backend-file,id=memory,size={MEMORY_MIB}M,share=on,mem-path={memory}"
+        gup = image.load(Settings.from_environment().images, "gup")
+        self.process = subprocess.Popen(
+            ["qemu-system-x86_64", "-name", f"guest={name},debug-threads=on", "-S",
+             "-no-user-config", "-nodefaults", "-display", "none", "-machine",
+             "pc,memory-backend=memory", "-accel", "kvm", "-cpu", "qemu64,-pni",
+             "-m", f"{MEMORY_MIB}M", "-object", backend, "-no-reboot",
+             *gup.qemu_arguments(MEMORY_MIB, 1), "-qmp", "stdio"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        self._line()
+        self.execute("qmp_capabilities")
+
+    def execute(self, command: str) -> None:
+        """Send a command and wait for its answer."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"execute": command}))
+        self.process.stdin.flush()
+        while "return" not in self._line():
+            pass
+
+    def _line(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return line
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=LIMIT_S)
+
+
+@pytest.fixture
+def fuse(tmp_path: Path) -> Iterator[FuseServer]:
+    """Mounted at tmp_path/mounted."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    server = FuseServer(folder)
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def stranded(fuse: FuseServer, tmp_path: Path) -> Iterator[Qemu]:
+    """A running guest whose memory is on a file system that does not answer."""
+    name = f"explained-{os.getpid()}"
+    qemu = Qemu(name, tmp_path / "mounted" / "memory")
+    try:
+        fuse.tell("hold")
+        qemu.execute("cont")
+        yield qemu
+    finally:
+        # First the stall, for what is in the kernel because of it may not be killed.
+        fuse.tell("answer")
+        qemu.end()
+
+
+def explain(*arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*prefix, KICKBENCH, "explain", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def vcpu_of(text: str) -> dict[str, Any]:
+    """The thread of vCPU 0 of the only VMM."""
+    (vmm,) = json.loads(text)["vmms"]
+    (vcpu,) = [each for each in vmm["threads"] if each["role"] == "vcpu"]
+    assert vcpu["vcpu"] == 0
+    assert isinstance(vcpu, dict)
+    return vcpu
+
+
+def stuck(pid: int) -> str:
+    """What is told once vCPU 0 is seen to be stuck."""
+    limit = Deadline.after(LIMIT_S)
+    while not limit.passed:
+        done = explain(str(pid), "--json")
+        assert done.returncode == 0, done.stderr
+        if vcpu_of(done.stdout)["still"]:
+            return done.stdout
+    pytest.fail(f"vCPU 0 was not seen stuck: {done.stdout}")
+
+
+def test_a_guest_whose_memory_is_on_a_file_system_that_does_not_answer(stranded: Qemu) -> None:
+    told = stuck(stranded.process.pid)
+    vcpu = vcpu_of(told)
+    assert (vcpu["state"], vcpu["entry"], vcpu["waits_for"]) == ("D", "gup", "page-cache")
+    (vmm,) = json.loads(told)["vmms"]
+    (file,) = vmm["files"]
+    assert file["kind"] == "fuse"
+    (meaning,) = vmm["meanings"]
+    assert meaning["who"] == "vCPU 0"
+    assert "stop" in meaning["hangs"]
+    assert "SIGKILL" in meaning["works"]
+    assert any(each.startswith("query-status") for each in meaning["works"])
+    stranded.execute("query-status")
+    number = os.minor(Path(file["path"]).parent.stat().st_dev)
+    assert f"echo 1 > /sys/fs/fuse/connections/{number}/abort" in meaning["free"][-1]
+
+
+def test_a_guest_is_found_by_its_name_and_without_any(stranded: Qemu) -> None:
+    pid = stranded.process.pid
+    stuck(pid)
+    named = explain(f"explained-{os.getpid()}")
+    assert named.returncode == 0, named.stderr
+    assert named.stdout.startswith(f"process {pid} (qemu-system-x86), guest explained-")
+    assert "vCPU 0 sleeps in state D, where only SIGKILL reaches it" in named.stdout
+    assert f"process {pid} " in explain().stdout
+    gone = explain("no-such-guest")
+    assert gone.returncode == errors.NoSuchGuest.exit_status
+    assert f"explained-{os.getpid()}" in gone.stderr
+
+
+def test_another_user_is_told_what_could_not_be_seen(stranded: Qemu) -> None:
+    stuck(stranded.process.pid)
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    done = explain(str(stranded.process.pid), prefix=nobody)
+    assert done.returncode == 0, done.stderr
+    assert "not seen: kernel stacks, which only root may read" in done.stdout
+    assert "vCPU 0" in done.stdout
+    other = explain(str(os.getppid()), prefix=nobody)
+    assert other.returncode == errors.ProcessHidden.exit_status
+
+
+def test_a_guest_that_is_stuck_in_postcopy(
+    clean_host: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    send = Stop.send
+
+    async def explain_and_send(self: Stop) -> None:
+        told.append(await asyncio.to_thread(stuck, self.guest.child.pid))
+        await send(self)
+
+    monkeypatch.setattr(Stop, "send", explain_and_send)
+    monkeypatch.setenv("KICKBENCH_DEADLINE", "20")
+    case = Case(ScenarioName.BLACKHOLE, RequestName.STOP)
+    (made,) = batch.run([case], Settings.from_environment(), on_record=lambda record: None)
+    assert told, made.reason
+    vcpu = vcpu_of(told[0])
+    assert (vcpu["entry"], vcpu["waits_for"]) == ("gup", "userfault")
+    (meaning,) = json.loads(told[0])["vmms"][0]["meanings"]
+    assert any("migrate-recover" in step for step in meaning["free"])

@@ -1,0 +1,326 @@
+"""What an operator is told, and what is done about processes that cannot be looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bench_lib import errors
+from bench_lib.cli import main
+from bench_lib.explain import bounded, meaning, show, vmm
+from bench_lib.explain.bounded import BLOCKED
+from bench_lib.explain.meaning import Meaning
+from bench_lib.explain.vmm import OpenFile, Seen, Vmm
+from bench_lib.record import Entry, Role, WaitsFor
+
+POLL = ("poll_schedule_timeout.constprop.0", "do_sys_poll", "__x64_sys_ppoll")
+FUTEX = ("futex_do_wait", "__futex_wait", "futex_wait", "do_futex")
+GUP = ("handle_userfault", "__get_user_pages", "hva_to_pfn", "kvm_arch_vcpu_ioctl_run")
+UACCESS = ("handle_userfault", "exc_page_fault", "asm_exc_page_fault", "kvm_arch_vcpu_ioctl_run")
+
+
+def thread(
+    role: Role,
+    state: str,
+    stack: tuple[str, ...],
+    entry: Entry,
+    waits_for: WaitsFor = WaitsFor.NOTHING,
+    *,
+    tid: int = 1,
+    vcpu: int | None = None,
+    called: bool = False,
+    cpu_share: float = 0.0,
+) -> Seen:
+    signals = ("SIGUSR1",) if called else ()
+    wchan = stack[0] if stack else "0"
+    name = "qemu" if role is Role.MAIN else "thread"
+    still = state in "SD" and cpu_share == 0
+    return Seen(tid, role, vcpu, name, state, wchan, stack, entry, waits_for, signals, called,
+                still, cpu_share)  # fmt: skip
+
+
+IDLE_LOOP = thread(Role.MAIN, "S", POLL, Entry.SYSCALL)
+WAITING_LOOP = thread(Role.MAIN, "S", FUTEX, Entry.SYSCALL)
+
+
+def vcpu(
+    state: str,
+    stack: tuple[str, ...],
+    entry: Entry,
+    waits_for: WaitsFor,
+    number: int = 0,
+    *,
+    called: bool = False,
+    cpu_share: float = 0.0,
+) -> Seen:
+    return thread(Role.VCPU, state, stack, entry, waits_for, tid=10 + number, vcpu=number,
+                  called=called, cpu_share=cpu_share)  # fmt: skip
+
+
+def told(*threads: Seen, files: tuple[OpenFile, ...] = ()) -> list[Meaning]:
+    return meaning.explain(Vmm(1, "web", "qemu", 0, threads, files=files))
+
+
+def test_a_vcpu_in_d_answers_nothing_that_needs_it() -> None:
+    (only,) = told(IDLE_LOOP, vcpu("D", GUP, Entry.GUP, WaitsFor.USERFAULT))
+    assert only.who == "vCPU 0"
+    assert only.sentence.startswith("sleeps in state D, where only SIGKILL reaches it: KVM wants")
+    assert set(only.hangs) == {"stop", "Ctrl-C", "SIGTERM", "quit", "gdb", "info registers"}
+    assert "SIGKILL" in only.works
+    assert any("out-of-band" in each for each in only.works)
+    assert any(each.startswith("query-status") for each in only.works)
+    assert any("migrate-recover" in step and '"resume": true' in step for step in only.free)
+
+
+def test_a_vcpu_that_a_signal_reaches_answers_everything() -> None:
+    (only,) = told(IDLE_LOOP, vcpu("S", GUP, Entry.GUP, WaitsFor.USERFAULT))
+    assert only.hangs == ()
+    assert "stop" in only.works
+    assert "a signal ends the wait" in only.sentence
+
+
+def test_state_s_is_no_proof_once_a_signal_waits() -> None:
+    (only,) = told(IDLE_LOOP, vcpu("S", GUP, Entry.GUP, WaitsFor.USERFAULT, called=True))
+    assert "does not take SIGUSR1" in only.sentence
+    assert "stop" in only.hangs
+
+
+def test_the_kernels_own_access_spins_at_the_first_signal() -> None:
+    (before,) = told(IDLE_LOOP, vcpu("S", UACCESS, Entry.UACCESS, WaitsFor.USERFAULT))
+    assert "the first signal only makes it spin" in before.sentence
+    assert "stop" in before.hangs
+    spinning = vcpu("R", (), Entry.NONE, WaitsFor.NOTHING, called=True, cpu_share=0.98)
+    (after,) = told(WAITING_LOOP, spinning)
+    assert after.sentence.startswith("spins (98% of a CPU) with SIGUSR1 waiting")
+
+
+def test_a_main_loop_that_waits_takes_the_monitor_with_it() -> None:
+    clock = ("handle_userfault", "hva_to_pfn", "__kvm_gpc_refresh")
+    (only,) = told(WAITING_LOOP, vcpu("D", clock, Entry.GPC, WaitsFor.USERFAULT))
+    assert any(each.startswith("query-status") for each in only.hangs)
+    assert not any(each.startswith("query-status") for each in only.works)
+    assert any("out-of-band" in each for each in only.works)
+
+
+def test_a_fuse_read_in_state_s_is_lost_at_the_first_signal() -> None:
+    stack = ("request_wait_answer", "fuse_read_folio", "filemap_fault", "hva_to_pfn")
+    on_fuse = OpenFile("/mnt/memory", "fuse.sshfs", 51)
+    (only,) = told(IDLE_LOOP, vcpu("S", stack, Entry.GUP, WaitsFor.FUSE), files=(on_fuse,))
+    assert "the first signal only moves it into state D" in only.sentence
+    assert any(each.startswith("SIGKILL (once") for each in only.hangs)
+    assert any("/sys/fs/fuse/connections/51/abort" in step for step in only.free)
+
+
+def test_the_file_system_of_a_page_that_does_not_come_is_named() -> None:
+    stack = ("folio_wait_bit_common", "filemap_fault", "hva_to_pfn")
+    stuck = vcpu("D", stack, Entry.GUP, WaitsFor.PAGE_CACHE)
+    (nfs,) = told(IDLE_LOOP, stuck, files=(OpenFile("/nfs/memory", "nfs4", 60),))
+    assert nfs.free[0] == "Open on a file system with a server: /nfs/memory (nfs4)."
+    assert "NFS" in nfs.free[1]
+    (unknown,) = told(IDLE_LOOP, stuck)
+    assert unknown.free == ("Let the file system or device answer; `dmesg` may name it.",)
+
+
+def test_not_even_sigkill_ends_a_write_back_or_swapped_out_shared_memory() -> None:
+    stack = ("folio_wait_bit_common", "shmem_swapin_folio", "shmem_fault", "hva_to_pfn")
+    (only,) = told(IDLE_LOOP, vcpu("D", stack, Entry.GUP, WaitsFor.SWAP))
+    assert "not even SIGKILL reaches it" in only.sentence
+    assert "SIGKILL" in only.hangs
+    assert "SIGKILL" not in only.works
+
+
+def test_the_thread_that_holds_a_lock_is_named() -> None:
+    stack = ("folio_wait_bit_common", "filemap_fault", "hva_to_pfn")
+    holder = vcpu("D", stack, Entry.GUP, WaitsFor.PAGE_CACHE)
+    waiter = thread(Role.MAIN, "D", ("vm_mmap_pgoff",), Entry.SYSCALL, WaitsFor.LOCK)
+    first, second = told(holder, waiter)
+    assert (first.who, second.who) == ("vCPU 0", "main")
+    assert second.free[0].startswith("It goes on when vCPU 0 does")
+    (alone,) = told(waiter)
+    assert "cannot be told" in alone.free[0]
+
+
+def test_vcpus_that_are_stuck_alike_are_told_once() -> None:
+    vcpus = [vcpu("D", GUP, Entry.GUP, WaitsFor.USERFAULT, number) for number in (0, 1, 2, 5)]
+    (only,) = told(IDLE_LOOP, *vcpus)
+    assert only.who == "vCPUs 0-2, 5"
+    assert only.tids == (10, 11, 12, 15)
+
+
+def test_a_guest_that_does_nothing_is_not_stuck() -> None:
+    halted = vcpu("S", ("kvm_vcpu_block", "kvm_vcpu_halt"), Entry.ASYNC_PF, WaitsFor.NOTHING)
+    stopped = vcpu("S", FUTEX, Entry.SYSCALL, WaitsFor.NOTHING, 1)
+    assert told(IDLE_LOOP, halted, stopped) == []
+
+
+def test_without_stacks_nothing_is_claimed() -> None:
+    hidden = Seen(1, Role.VCPU, 0, "CPU 0/KVM", "S", "0", None, None, WaitsFor.NOTHING, still=True)
+    seen = Vmm(1, None, "qemu", 107, (hidden,), hidden=(vmm.NO_STACKS,))
+    text = "\n".join(show.lines(seen))
+    assert "not seen: kernel stacks, which only root may read" in text
+    assert "a sleep in state S tells nothing" in text
+    assert "Nothing is stuck" not in text
+
+
+def test_without_stacks_state_d_is_all_that_is_said() -> None:
+    main = Seen(1, Role.MAIN, None, "qemu", "S", "0", None, None, WaitsFor.NOTHING, still=True)
+    hidden = Seen(2, Role.VCPU, 0, "CPU 0/KVM", "D", "0", None, None, WaitsFor.NOTHING, still=True)
+    (only,) = told(main, hidden)
+    assert "at most SIGKILL reaches it" in only.sentence
+    assert "stop" in only.hangs
+    assert not any("query-status" in each or "SIGKILL" in each for each in only.works + only.hangs)
+
+
+def test_json_says_what_its_description_says() -> None:
+    seen = Vmm(7, "web", "qemu", 0, (vcpu("D", GUP, Entry.GUP, WaitsFor.USERFAULT),))
+    (read,) = json.loads(show.as_json([seen], ["something"]))["vmms"]
+    text = CliRunner().invoke(main, ["explain", "--help"]).output
+    for key in (*read, *read["threads"][0], *read["meanings"][0]):
+        assert key in text, key
+
+
+@pytest.mark.parametrize(
+    "value, name",
+    [
+        ("web", "web"),
+        ("guest=web,debug-threads=on", "web"),
+        ("debug-threads=on,guest=web", "web"),
+        ("guest=a,,b,debug-threads=on", "a,b"),
+        ("process=qemu", None),
+    ],
+)
+def test_the_name_of_a_guest_is_read_as_qemu_reads_it(value: str, name: str | None) -> None:
+    assert vmm.guest_name(value) == name
+
+
+def test_a_reader_that_the_kernel_keeps_waiting_is_given_up_and_the_next_is_read() -> None:
+    def read(number: int) -> int:
+        if number == 2:
+            time.sleep(3600)
+        return number * 10
+
+    found = list(bounded.each([1, 2, 3], read, int, 0.3))
+    assert found == [(1, 10), (2, BLOCKED), (3, 30)]
+
+
+@pytest.fixture
+def sees_vcpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process looks like one with a vCPU."""
+    monkeypatch.setattr(vmm, "_links", lambda folder: {"9": "anon_inode:kvm-vcpu:0"})
+
+
+def _fails(pid: int | str, error: type[errors.ExplainError]) -> str:
+    done = CliRunner().invoke(main, ["explain", str(pid)])
+    assert done.exit_code == error.exit_status, done.output
+    sentence = done.stderr.strip()
+    assert sentence.startswith("kickbench: ")
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_a_process_that_is_not_there() -> None:
+    assert _fails(2**22, errors.ProcessGone) == "kickbench: There is no process 4194304."
+
+
+def test_a_process_that_runs_no_vcpu() -> None:
+    assert "runs no vCPU" in _fails(os.getpid(), errors.NotAVmm)
+
+
+def test_a_process_of_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(folder: Path) -> dict[str, str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(vmm, "_links", forbidden)
+    assert "run as root" in _fails(os.getpid(), errors.ProcessHidden)
+
+
+@pytest.mark.parametrize(
+    "error", [ProcessLookupError("no process"), OSError(22, "Invalid argument")]
+)
+def test_a_process_that_ends_while_it_is_looked_at(
+    sees_vcpus: None, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def ended(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(vmm, "_on_servers", ended)
+    assert "ended while" in _fails(os.getpid(), errors.ProcessEnded)
+
+
+def test_a_process_that_the_kernel_does_not_show(
+    sees_vcpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vmm, "_on_servers", lambda *_: time.sleep(3600))
+    monkeypatch.setattr(vmm, "LIMIT_S", 0.5)
+    assert "did not show process" in _fails(os.getpid(), errors.ProcessBlocked)
+
+
+def _guests(monkeypatch: pytest.MonkeyPatch, *found: Vmm) -> None:
+    monkeypatch.setattr(vmm, "all_of_them", lambda: (list(found), []))
+
+
+def test_a_name_that_no_guest_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    unread = Vmm(8, None, "qemu", 0, (), hidden=(vmm.NO_NAME,))
+    _guests(monkeypatch, Vmm(7, "web", "qemu", 0, ()), unread)
+    sentence = _fails("db", errors.NoSuchGuest)
+    assert "running here: web." in sentence
+    assert "The name of process 8 cannot be read" in sentence
+
+
+def test_a_name_that_two_guests_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    _guests(monkeypatch, Vmm(7, "web", "qemu", 0, ()), Vmm(8, "web", "qemu", 0, ()))
+    assert "the processes 7, 8" in _fails("web", errors.GuestNameAmbiguous)
+
+
+def test_a_name_that_cannot_be_read_does_not_hide_the_threads(
+    sees_vcpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vmm, "_name", lambda pid: time.sleep(3600))
+    monkeypatch.setattr(vmm, "NAME_LIMIT_S", 0.2)
+    seen = vmm.by_pid(os.getpid())
+    assert seen.name is None
+    assert vmm.NO_NAME in seen.hidden
+    assert seen.threads
+
+
+def test_five_hundred_threads_are_seen_and_not_all_listed(sees_vcpus: None) -> None:
+    program = (
+        "import threading, time\n"
+        "for _ in range(499):\n"
+        "    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "print('up', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            child.stdout.readline()
+            seen = vmm.by_pid(child.pid)
+        finally:
+            child.kill()
+    assert len(seen.threads) == 500
+    text = list(show.lines(seen))
+    assert len(text) < 10
+    assert "  and 499 other threads, none of them stuck" in text
+
+
+def test_watch_looks_again_until_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    _guests(monkeypatch, Vmm(7, "web", "qemu", 0, (IDLE_LOOP,)))
+    monkeypatch.setattr(time, "sleep", sleep)
+    done = CliRunner().invoke(main, ["explain", "--watch"])
+    assert done.exit_code == 0
+    assert done.output.count("process 7 (qemu), guest web") == 3
