@@ -1,7 +1,10 @@
 """One look at a thread, or at all threads of a process.
 
-Only files are read that the kernel gives without the process's mmap_lock. Others (cmdline, environ,
-maps, smaps) block for as long as a stuck thread holds it.
+Only files are read that the kernel gives without the process's mmap_lock. Others (cmdline, environ)
+block for as long as a stuck thread holds it. While a process executes another program, which may
+wait for a file system, its exec_update_lock is held, and the files that are read here block as well
+(stat, stack, wchan, syscall; measured on 6.18): who looks at strangers does so in a child, see
+`explain.bounded`.
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from bench_lib import errors
+from bench_lib import errors, threads
 from bench_lib.deadline import Deadline
 from bench_lib.guest import image
-from bench_lib.record import RequestName, ScenarioName
+from bench_lib.record import RequestName, ScenarioName, WaitsFor
 from bench_lib.settings import Settings
 from bench_lib.trial import batch
 from bench_lib.trial.case import Case
@@ -187,6 +187,88 @@ def test_another_user_is_told_what_could_not_be_seen(stranded: Qemu) -> None:
     assert "vCPU 0" in done.stdout
     other = explain(str(os.getppid()), prefix=nobody)
     assert other.returncode == errors.ProcessHidden.exit_status
+
+
+@pytest.fixture
+def locked(fuse: FuseServer, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with a vCPU, of which one thread holds mmap_lock and another one waits for it."""
+    script = Path(__file__).with_name("locked.py")
+    child = subprocess.Popen(
+        [sys.executable, script, tmp_path / "mounted" / "memory"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    )
+    try:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"up\n"
+        fuse.tell("hold")
+        for step, waits_for in ((b"0", WaitsFor.FUSE), (b"1", WaitsFor.LOCK)):
+            child.stdin.write(step)
+            limit = Deadline.after(LIMIT_S)
+            while waits_for not in {each.waits_for for each in threads.observe_all(child.pid)}:
+                assert not limit.passed
+        yield child
+    finally:
+        fuse.tell("answer")
+        child.kill()
+        child.communicate(timeout=LIMIT_S)
+
+
+def test_a_process_whose_memory_lock_is_held_is_explained_without_its_name(
+    locked: subprocess.Popen[bytes],
+) -> None:
+    done = explain(str(locked.pid), "--json")
+    assert done.returncode == 0, done.stderr
+    (vmm,) = json.loads(done.stdout)["vmms"]
+    assert vmm["name"] is None
+    assert any("command line cannot be read" in each for each in vmm["hidden"])
+    holds, waits = vmm["meanings"]
+    waiting = [each["waits_for"] for each in vmm["threads"] if each["tid"] in waits["tids"]]
+    assert waiting == ["lock"]
+    assert waits["free"][0].startswith(f"It goes on when {holds['who']} does")
+    assert "not even SIGKILL" in holds["sentence"]
+
+
+EXECUTES = """
+import mmap, os, sys
+memory = mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 1 << 20)
+memory[0] = 1
+os.write(1, b"up\\n")
+os.read(0, 1)
+os.execvp("sleep", ["sleep", "60"])
+"""
+"""As it executes the other program its memory is unmapped, and that page is written first."""
+
+
+def test_a_process_that_the_kernel_does_not_show_keeps_nobody_waiting(
+    fuse: FuseServer, tmp_path: Path
+) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", EXECUTES, tmp_path / "mounted" / "memory"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    )
+    try:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"up\n"
+        fuse.tell("hold")
+        child.stdin.write(b"!")
+        limit = Deadline.after(LIMIT_S)
+        while (done := explain(str(child.pid))).returncode == errors.NotAVmm.exit_status:
+            assert not limit.passed
+        assert done.returncode == errors.ProcessBlocked.exit_status, done.stderr
+        assert f"did not show process {child.pid}" in done.stderr
+        everything = explain()
+        assert everything.returncode == 0
+        assert f"Process {child.pid} could not be looked at" in everything.stderr
+    finally:
+        fuse.tell("answer")
+        child.kill()
+        child.communicate(timeout=LIMIT_S)
 
 
 def test_a_guest_that_is_stuck_in_postcopy(
