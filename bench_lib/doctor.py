@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from bench_lib import interrupt, ownership, ptrace, threads
+from bench_lib import architecture, interrupt, ownership, ptrace, threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import (
     HostBusy,
@@ -38,7 +38,7 @@ from bench_lib.network import link, outage
 from bench_lib.ownership import Run
 from bench_lib.process import run_tool
 from bench_lib.record import Backing, RequestName, ScenarioName, Setup, Shape
-from bench_lib.settings import CHECKOUT, QEMU, Settings
+from bench_lib.settings import CHECKOUT, Settings
 from bench_lib.trial import leftovers, preflight
 from bench_lib.trial.case import Case
 
@@ -253,7 +253,7 @@ def _qemu(settings: Settings) -> Iterator[Row]:
 
     # The setting is one of its own, whatever is installed.
     mend = "unset KICKBENCH_QEMU"
-    if settings.qemu == QEMU:
+    if settings.qemu == architecture.qemu_program():
         mend = _install("qemu-system-x86")
     try:
         # It needs no lock, for a QEMU that only answers disturbs nobody.

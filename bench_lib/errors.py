@@ -219,7 +219,7 @@ class EvidenceHidden(HostError):
 
 
 class UnknownArchitecture(HostError):
-    """A CPU architecture that kickbench does not know."""
+    """kickbench does not know this machine's CPU architecture, or has no guests for it."""
 
     exit_status = 35
 

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench_lib import architecture
 from bench_lib.deadline import seconds
 from bench_lib.errors import BadDeadline, OtherHistory, UsageError
 
 SETS = ("core", "full")
 """How much is measured where nobody says it trial by trial."""
-
-QEMU = "qemu-system-x86_64"
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -108,7 +107,7 @@ class Settings:
 
         history = path("KICKBENCH_HISTORY", _nearest_history())
         chosen = _one_of("KICKBENCH_SET", environ.get("KICKBENCH_SET", "core"), SETS)
-        qemu = environ.get("KICKBENCH_QEMU", QEMU)
+        qemu = environ.get("KICKBENCH_QEMU", architecture.qemu_program())
         progress = environ.get("KICKBENCH_PROGRESS")
         inside = environ.get("KICKBENCH_LAB", "").partition(":")
         failure = environ.get("KICKBENCH_FAILURE")

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from bench_lib import process
+from bench_lib import architecture, process
 from bench_lib.deadline import Deadline
 from bench_lib.errors import BadShape, MonitorFailed, QemuTooOld
 from bench_lib.guest.monitor import Monitor
-from bench_lib.guest.qemu import MACHINE, last_words
+from bench_lib.guest.qemu import last_words
 from bench_lib.ownership import Run
 from bench_lib.record import Shape
 
@@ -67,7 +67,8 @@ async def check(run: Run, qemu: str, shapes: Iterable[Shape], deadline: Deadline
         raise QemuTooOld(f"{qemu}, {features.version}, lacks {', '.join(missing)}.")
     for shape in shapes:
         if shape.vcpus > features.max_vcpus:
-            raise BadShape(f"{qemu}'s machine {MACHINE} has at most {features.max_vcpus} vCPUs.")
+            machine = architecture.for_trials().machine
+            raise BadShape(f"{qemu}'s machine {machine} has at most {features.max_vcpus} vCPUs.")
 
 
 async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
@@ -101,11 +102,12 @@ async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
             raise QemuTooOld(
                 f"{qemu} does not answer as later ones do{last_words(log) or f': {error}'}."
             ) from None
+    machine = architecture.for_trials().machine
     most = next(
-        (each["cpu-max"] for each in machines if MACHINE in {each["name"], each.get("alias")}), None
+        (each["cpu-max"] for each in machines if machine in {each["name"], each.get("alias")}), None
     )
     if most is None:
-        raise QemuTooOld(f"{qemu} has no machine {MACHINE}.")
+        raise QemuTooOld(f"{qemu} has no machine {machine}.")
     return Features(
         version=monitor.qemu_version,
         commands=frozenset(each["name"] for each in commands),

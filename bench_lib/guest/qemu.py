@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench_lib import process
+from bench_lib import architecture, process
 from bench_lib.deadline import Deadline, together
 from bench_lib.errors import GuestDied, MonitorFailed
 from bench_lib.guest import monitor, serial
@@ -22,9 +22,6 @@ from bench_lib.ownership import Run
 from bench_lib.record import Backing, Shape
 
 T = TypeVar("T")
-
-MACHINE = "pc"
-"""QEMU's name for the machine that guests are."""
 
 SIGNS_OF_DEATH = (MonitorFailed, GuestDied)
 """What may be seen of a dying QEMU before its exit is: a closed monitor, a missing thread."""
@@ -54,7 +51,8 @@ def _memory(shape: Shape) -> list[str]:
     """What makes the guest's memory what the shape says; nothing for QEMU's own default."""
     if shape.backing is Backing.ANONYMOUS:
         return []
-    huge = ",hugetlb=on,hugetlbsize=2M" if shape.backing is Backing.HUGETLB else ""
+    size = f"{architecture.for_trials().huge_page_mib}M"
+    huge = f",hugetlb=on,hugetlbsize={size}" if shape.backing is Backing.HUGETLB else ""
     memory = f"memory-backend-memfd,id=memory,size={shape.memory_mib}M,share=on{huge}"
     return ["-object", memory, "-machine", "memory-backend=memory"]
 
@@ -67,6 +65,7 @@ def command_line(
     The descriptors are connected sockets: no paths in a file system, nothing to wait for,
     and nobody else can connect.
     """
+    ours = architecture.for_trials()
     # fmt: off
     return [
         config.qemu,
@@ -75,9 +74,8 @@ def command_line(
         # No devices but those named here: each costs time at start, and disks would make
         # `stop` wait for their flush.
         "-no-user-config", "-nodefaults", "-display", "none",
-        "-machine", MACHINE, "-accel", "kvm",
-        # -cpu host does not work on every KVM (kvm_pvm aborts it); pni is not offered by kvm_pvm.
-        "-cpu", "qemu64,-pni",
+        "-machine", ours.machine, "-accel", "kvm",
+        "-cpu", ours.cpu,
         "-smp", str(config.shape.vcpus),
         "-m", f"{config.shape.memory_mib}M",
         # A guest that resets is broken; a QEMU that ends is noticed at once.

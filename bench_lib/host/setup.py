@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from bench_lib import architecture
 from bench_lib.record import Setup
 
 SYSTEM = Path("/sys/devices/system/cpu")
 MODULES = Path("/sys/module")
-HUGE_PAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
-
-KVM_MODULES = ("kvm_intel", "kvm_amd", "kvm_pvm")
-"""KVM for each kind of processor, and the one for virtual machines that have none."""
+HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
 
 
 def of_this_machine() -> Setup:
@@ -28,7 +26,7 @@ def of_this_machine() -> Setup:
         smt=_is_one(SYSTEM / "smt/active"),
         thp=_chosen(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
         huge_pages=huge_pages(),
-        ptrace_scope=_number(Path("/proc/sys/kernel/yama/ptrace_scope")),
+        ptrace_scope=ptrace_scope(),
         unprivileged_userfaultfd=_is_one(Path("/proc/sys/vm/unprivileged_userfaultfd")),
         mitigations=_mitigations(),
         load=round(os.getloadavg()[0], 2),
@@ -37,14 +35,25 @@ def of_this_machine() -> Setup:
 
 def kvm_module() -> str | None:
     """The module of KVM that is loaded for this processor."""
-    return next((name for name in KVM_MODULES if (MODULES / name).exists()), None)
+    return next((name for name in _kvm_modules() if (MODULES / name).exists()), None)
 
 
 def nested() -> bool | None:
     """Whether guests may use KVM; None where KVM has no such switch."""
-    values = [_text(MODULES / name / "parameters/nested") for name in KVM_MODULES]
+    values = [_text(MODULES / name / "parameters/nested") for name in _kvm_modules()]
     known = [value for value in values if value is not None]
     return any(value in {"1", "Y"} for value in known) if known else None
+
+
+def _kvm_modules() -> list[str]:
+    """The names of those that there are for this architecture; none where it has no row."""
+    row = architecture.find()
+    return [module.name for module in row.kvm_modules] if row else []
+
+
+def ptrace_scope() -> int | None:
+    """Whom Yama lets trace whom; None without Yama."""
+    return _number(Path("/proc/sys/kernel/yama/ptrace_scope"))
 
 
 def turbo() -> bool | None:
@@ -60,13 +69,16 @@ def memory_mib(name: str) -> int | None:
 
 
 def huge_pages() -> int | None:
-    """Huge pages of 2 MiB that there are; None where the kernel has none such."""
-    return _number(HUGE_PAGES / "nr_hugepages")
+    """Huge pages, of the size that guests use, that there are; None where the kernel has none."""
+    row = architecture.find()
+    return _number(_huge_pages() / "nr_hugepages") if row and row.trials else None
 
 
 def free_huge_pages() -> int:
     """Those of them that nobody has, nor has been promised."""
-    free, promised = (_number(HUGE_PAGES / f"{which}_hugepages") for which in ("free", "resv"))
+    if huge_pages() is None:
+        return 0
+    free, promised = (_number(_huge_pages() / f"{which}_hugepages") for which in ("free", "resv"))
     return (free or 0) - (promised or 0)
 
 
@@ -78,7 +90,12 @@ def more_huge_pages(needed: int, tee: str = "tee") -> str:
     Not the sysctl, which is about whatever size is the default; and never fewer than there are.
     """
     wanted = (huge_pages() or 0) - free_huge_pages() + needed
-    return f"echo {wanted} | {tee} {HUGE_PAGES / 'nr_hugepages'}"
+    return f"echo {wanted} | {tee} {_huge_pages() / 'nr_hugepages'}"
+
+
+def _huge_pages() -> Path:
+    """:raise UnknownArchitecture: no guests can be started on this machine."""
+    return HUGE_PAGES / f"hugepages-{architecture.for_trials().huge_page_mib * 1024}kB"
 
 
 def _governor() -> str | None:

@@ -49,7 +49,8 @@ class Label(StrEnum):
 
 def label(modules: Path) -> Label:
     """The label of a build. :param modules: its folder lib/modules/RELEASE."""
-    path = next(modules.glob("kernel/arch/x86/kvm/kvm.ko*"), None)
+    # There is one architecture's, the build's own.
+    path = next(modules.glob("kernel/arch/*/kvm/kvm.ko*"), None)
     return _label(lambda: _section(_unpacked(path)), split=True) if path else Label.UNKNOWN
 
 

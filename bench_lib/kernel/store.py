@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench_lib import architecture
 from bench_lib.errors import FetchFailed, KernelUnusable, ProgramMissing
 from bench_lib.kernel import btf, image
 from bench_lib.kernel.ledger import Build, describe
@@ -144,13 +145,16 @@ class Store:
         return self._add(copy, str(vmlinuz))
 
     def add_tree(self, tree: Path) -> Bootable:
-        """Take image and modules out of a kernel tree that has been built."""
-        bzimage = tree / "arch" / "x86" / "boot" / "bzImage"
-        release = image.identity(bzimage).release
+        """Take image and modules out of a kernel tree that has been built.
+
+        :raise UnknownArchitecture: the lab boots no kernels on this machine.
+        """
+        built = tree / architecture.for_trials().kernel_image
+        release = image.identity(built).release
 
         def install(into: Path) -> None:
             (into / "boot").mkdir()
-            shutil.copyfile(bzimage, into / "boot" / f"vmlinuz-{release}")
+            shutil.copyfile(built, into / "boot" / f"vmlinuz-{release}")
             _run(["make", "-C", str(tree), "modules_install", f"INSTALL_MOD_PATH={into}"])
 
         return self._add(install, str(tree))

@@ -5,6 +5,7 @@ What a kernel does with a stuck vCPU is what is measured, so no test here says t
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_lib import ptrace
+from bench_lib import architecture, ptrace
 from bench_lib.errors import (
     BadShape,
     HugepagesMissing,
@@ -174,8 +175,14 @@ def test_a_qemu_without_preempt(monkeypatch: pytest.MonkeyPatch) -> None:
         trial(Case(ScenarioName.BLACKHOLE, RequestName.STOP, Shape(preempt=True)))
 
 
+def _guests_of(monkeypatch: pytest.MonkeyPatch, machine: str) -> None:
+    """Have guests of another of QEMU's machines."""
+    other = dataclasses.replace(architecture.for_trials(), machine=machine)
+    monkeypatch.setattr(architecture, "for_trials", lambda: other)
+
+
 def test_more_vcpus_than_the_machine_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "MACHINE", "none")
+    _guests_of(monkeypatch, "none")
     with pytest.raises(BadShape, match="at most 1 vCPUs"):
         trial(Case(ScenarioName.IDLE, RequestName.STOP, Shape(vcpus=2)))
 
@@ -225,6 +232,6 @@ def test_a_gdb_that_has_not_asked_yet_is_no_hang(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_qemu_without_the_machine_of_our_guests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "MACHINE", "nothing")
+    _guests_of(monkeypatch, "nothing")
     with pytest.raises(QemuTooOld, match="has no machine nothing"):
         trial(Case(ScenarioName.IDLE, RequestName.STOP))

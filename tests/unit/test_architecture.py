@@ -1,0 +1,42 @@
+import platform
+
+import pytest
+
+from bench_lib import architecture
+from bench_lib.errors import UnknownArchitecture
+from bench_lib.host import setup
+from bench_lib.settings import Settings
+
+
+def _machine(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: name)
+
+
+def test_a_machine_without_a_row_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    _machine(monkeypatch, "riscv64")
+    with pytest.raises(UnknownArchitecture, match=r"does not know the architecture riscv64; .*x86"):
+        architecture.for_trials()
+
+
+def test_a_machine_without_guest_images_is_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _machine(monkeypatch, "aarch64")
+    with pytest.raises(UnknownArchitecture, match=r"no guest images for aarch64; .* on x86_64"):
+        architecture.for_trials()
+
+
+@pytest.mark.parametrize("name", ["riscv64", "aarch64"])
+def test_what_does_not_start_a_guest_works_on_every_machine(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Reports and gates are made of records, wherever they come from."""
+    _machine(monkeypatch, name)
+    settings = Settings.from_environment({"HOME": "/"})
+    assert settings.qemu == f"qemu-system-{name}"
+    found = setup.of_this_machine()
+    assert (found.kvm, found.nested, found.huge_pages) == (None, None, None)
+
+
+def test_rows_are_found_by_the_name_that_the_kernel_gives() -> None:
+    assert all(name == row.name for name, row in architecture.ARCHITECTURES.items())
