@@ -29,10 +29,9 @@ from bench_lib.errors import (
     ToolFailed,
 )
 from bench_lib.guest import debugger, features
-from bench_lib.host import identity, setup
+from bench_lib.host import device, identity, setup, userfaultfd
 from bench_lib.kernel import btf
 from bench_lib.kernel.store import Store
-from bench_lib.kvm import device, userfault
 from bench_lib.lab import machine
 from bench_lib.network import link, outage
 from bench_lib.ownership import Run
@@ -50,9 +49,6 @@ BUILD_MIB = 1024
 
 BUSY = 0.5
 """Runnable threads a CPU from which on a host is not left to the measurement."""
-
-KVM_BY_FLAG = {"vmx": "kvm_intel", "svm": "kvm_amd"}
-"""The module for a processor that says so of itself in /proc/cpuinfo."""
 
 PTRACE_NEVER = 3
 """Of kernel.yama.ptrace_scope: nobody may trace, and nobody may change that."""
@@ -193,7 +189,9 @@ def _kvm(facts: Setup) -> Row:
     mend = None
     if not device.DEVICE.exists():
         flags = set(Path("/proc/cpuinfo").read_text().split())
-        module = next((name for flag, name in KVM_BY_FLAG.items() if flag in flags), None)
+        row = architecture.find()
+        known = row.kvm_modules if row else ()
+        module = next((each.name for each in known if each.flag in flags), None)
         mend = _as_root(f"modprobe {module}") if module else None
 
     def check() -> str:
@@ -229,7 +227,7 @@ def nesting_row(facts: Setup) -> Row:
 
 def _userfaultfd() -> Row:
     def check() -> str:
-        userfault.check()
+        userfaultfd.check()
         return "handles the kernel's own faults"
 
     # Others than root need none of it, for trials take root.

@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 
 from bench_lib.errors import HostError
-from bench_lib.kvm import device
+from bench_lib.host import device
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 NO_KVM = "no usable KVM"

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from bench_lib import architecture
+from bench_lib.errors import HugepagesMissing
 from bench_lib.record import Setup
 
 SYSTEM = Path("/sys/devices/system/cpu")
@@ -80,6 +81,21 @@ def free_huge_pages() -> int:
         return 0
     free, promised = (_number(_huge_pages() / f"{which}_hugepages") for which in ("free", "resv"))
     return (free or 0) - (promised or 0)
+
+
+def check_huge_pages(needed: int) -> None:
+    """Refuse a host that has fewer for guests.
+
+    :raise HugepagesMissing: the sentence says how to have them.
+    """
+    there = free_huge_pages()
+    if there < needed:
+        size_mib = architecture.for_trials().huge_page_mib
+        pages = "1 free huge page" if needed == 1 else f"{needed} free huge pages"
+        raise HugepagesMissing(
+            f"The guests need {pages} of {size_mib} MiB, and this host has {there}: "
+            f"`{more_huge_pages(needed)}` makes room for them."
+        )
 
 
 def more_huge_pages(needed: int, tee: str = "tee") -> str:

@@ -19,11 +19,11 @@ from enum import StrEnum
 
 import msgspec
 
-from bench_lib import process, threads
+from bench_lib import architecture, process, threads
 from bench_lib.deadline import Deadline
-from bench_lib.errors import ProbeFailed, UnknownCase, UserfaultfdForbidden
-from bench_lib.host import setup
-from bench_lib.kvm import device, userfault
+from bench_lib.errors import HugepagesMissing, ProbeFailed, UnknownCase, UserfaultfdForbidden
+from bench_lib.host import device, setup, userfaultfd
+from bench_lib.kvm import userfault
 from bench_lib.kvm.worker import MOMENT, PRESENT
 from bench_lib.ownership import Run
 from bench_lib.ptrace import PTRACE_CONT, PTRACE_INTERRUPT, PTRACE_SEIZE, WALL, ptrace
@@ -273,8 +273,9 @@ def run(
     :param deadline_s: seconds until a wake has hung.
     :raise HostError: nothing can be probed here.
     """
+    architecture.for_trials()
     device.check()
-    userfault.check()
+    userfaultfd.check()
     results = []
     with _apart() as cpus:
         for case in cases:
@@ -352,13 +353,13 @@ def _probe(
 
 def _cannot_be_tried(case: ProbeCase) -> str | None:
     """Why not, where this host or its kernel has not what a case takes."""
-    if case.backing is Backing.HUGETLB and setup.free_huge_pages() < 1:
-        return f"no huge page is free: `{setup.more_huge_pages(1)}`"
-    if case.mode != PRESENT:
-        try:
-            userfault.check(case.mode, case.backing)
-        except UserfaultfdForbidden as error:
-            return str(error)
+    try:
+        if case.backing is Backing.HUGETLB:
+            setup.check_huge_pages(1)
+        if case.mode != PRESENT:
+            userfaultfd.check(userfault.FEATURES[case.mode, case.backing])
+    except (HugepagesMissing, UserfaultfdForbidden) as error:
+        return str(error)
     return None
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench_lib.errors import KvmUnavailable
-from bench_lib.kvm.device import DEVICE, KVM_CREATE_VCPU, KVM_CREATE_VM
+from bench_lib.host.device import DEVICE, KVM_CREATE_VCPU, KVM_CREATE_VM
 
 KVM_GET_VCPU_MMAP_SIZE = 0xAE04
 KVM_SET_USER_MEMORY_REGION = 0x4020AE46

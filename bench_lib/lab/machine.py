@@ -22,9 +22,8 @@ from typing import Any
 from bench_lib import process
 from bench_lib.deadline import Deadline
 from bench_lib.errors import DeadlinePassed, KvmUnavailable, LabLost, LabUnavailable
-from bench_lib.host import setup
+from bench_lib.host import device, setup
 from bench_lib.kernel.store import Bootable
-from bench_lib.kvm import device
 from bench_lib.ownership import Run
 from bench_lib.settings import CHECKOUT, Settings
 

@@ -7,12 +7,10 @@ import shutil
 from collections.abc import Callable, Sequence
 
 from bench_lib import ptrace
-from bench_lib.errors import HostError, HugepagesMissing, NotRoot, ProgramMissing
+from bench_lib.errors import HostError, NotRoot, ProgramMissing
 from bench_lib.guest import debugger
-from bench_lib.guest.workloads.description import HUGE_MIB
-from bench_lib.host import setup
+from bench_lib.host import device, setup
 from bench_lib.host.needs import Need
-from bench_lib.kvm import device
 from bench_lib.record import RequestName
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
@@ -51,7 +49,7 @@ def check(settings: Settings, cases: Sequence[Case] = ()) -> None:
     needs = {need for case in cases for need in needs_of(case)}
     for need in (each for each in Need if each in needs):
         _CHECKS[need]()
-    _check_huge_pages(max((case.huge_pages for case in cases), default=0))
+    setup.check_huge_pages(max((case.huge_pages for case in cases), default=0))
 
 
 def needs_of(case: Case) -> frozenset[Need]:
@@ -72,12 +70,3 @@ def lacking(request: RequestName, *, lab: bool) -> str | None:
     except HostError as error:
         return None if lab else str(error)
     return None
-
-
-def _check_huge_pages(needed: int) -> None:
-    there = setup.free_huge_pages()
-    if there < needed:
-        raise HugepagesMissing(
-            f"The guests need {needed} free huge pages of {HUGE_MIB} MiB, and this host has "
-            f"{there}: `{setup.more_huge_pages(needed)}` makes room for them."
-        )

@@ -15,6 +15,7 @@ import pytest
 
 from bench_lib import errors, threads
 from bench_lib.deadline import Deadline
+from bench_lib.host import userfaultfd
 from bench_lib.kvm import probe, userfault
 from bench_lib.ownership import Run
 from bench_lib.record import Backing, Entry, Outcome
@@ -106,14 +107,14 @@ def test_no_kvm_device(clean_host: Path) -> None:
 
 def test_a_userfaultfd_that_lacks_something(clean_host: Path) -> None:
     with pytest.raises(errors.UserfaultfdForbidden, match="lacks what is asked for"):
-        userfault.open_descriptor(features=1 << 63)
+        userfaultfd.open_descriptor(features=1 << 63)
 
 
 def test_userfaultfd_is_forbidden(clean_host: Path) -> None:
     """To nobody, unless the sysctl allows it."""
     code = (
-        "import os; from bench_lib.kvm import userfault; os.setuid(65534);\n"
-        "try: userfault.open_descriptor()\n"
+        "import os; from bench_lib.host import userfaultfd; os.setuid(65534);\n"
+        "try: userfaultfd.open_descriptor()\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

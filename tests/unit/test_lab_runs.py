@@ -15,10 +15,9 @@ from click.testing import CliRunner
 from bench_lib import record
 from bench_lib.cli import kernels, main
 from bench_lib.errors import KvmUnavailable, LabError, LabLost, LabUnavailable
-from bench_lib.host import setup
+from bench_lib.host import device, setup
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable
-from bench_lib.kvm import device
 from bench_lib.lab import campaign, machine, trials
 from bench_lib.lab.campaign import Campaign
 from bench_lib.record import Outcome, Record, RequestName, ScenarioName

@@ -6,6 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from bench_lib import architecture
 from bench_lib.errors import KvmUnavailable
 
 DEVICE = Path("/dev/kvm")
@@ -27,7 +28,7 @@ def check(device: Path = DEVICE) -> None:
         fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         raise KvmUnavailable(
-            f"There is no {device}: load kvm_intel or kvm_amd (virtualization may be off in the "
+            f"There is no {device}: {_missing()} (virtualization may be off in the "
             "firmware, or this machine is a virtual one without nesting)."
         ) from None
     except PermissionError:
@@ -50,3 +51,10 @@ def check(device: Path = DEVICE) -> None:
         ) from None
     finally:
         os.close(fd)
+
+
+def _missing() -> str:
+    """What gives a machine such a device; those of KVM's modules that a processor may be for."""
+    row = architecture.find()
+    names = [module.name for module in row.kvm_modules if module.flag] if row else []
+    return f"load {' or '.join(names)}" if names else "boot a kernel with KVM"
