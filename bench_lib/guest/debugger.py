@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-import shutil
 import signal
 import threading
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from bench_lib import process
 from bench_lib.deadline import Deadline
-from bench_lib.errors import DebuggerFailed, GuestDied, ProgramMissing
+from bench_lib.errors import DebuggerFailed, GuestDied
 from bench_lib.guest import gdb_mi
 from bench_lib.ownership import Run
 from bench_lib.ptrace import PTRACE_DETACH, PTRACE_INTERRUPT, PTRACE_SEIZE, WALL, ptrace
@@ -29,12 +28,6 @@ GDB = [
     "-iex", "set auto-solib-add off",
     "-iex", "set debuginfod enabled off",
 ]  # fmt: skip
-
-
-def check_gdb() -> None:
-    """:raise ProgramMissing: there is no gdb."""
-    if shutil.which(GDB[0]) is None:
-        raise ProgramMissing(f"{GDB[0]} is not installed; `make bench` installs it.")
 
 
 class Gdb:

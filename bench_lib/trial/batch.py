@@ -9,7 +9,7 @@ from bench_lib.deadline import Deadline
 from bench_lib.guest import features, image
 from bench_lib.guest.workloads.firmware import Firmware
 from bench_lib.host import identity, setup
-from bench_lib.host.needs import Need
+from bench_lib.host.need import Need
 from bench_lib.migration import QemuManager
 from bench_lib.network import link, outage
 from bench_lib.ownership import Run

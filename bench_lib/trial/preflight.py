@@ -2,59 +2,37 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from bench_lib import ptrace
-from bench_lib.errors import HostError, NotRoot, ProgramMissing
-from bench_lib.guest import debugger
-from bench_lib.host import device, setup
-from bench_lib.host.needs import Need
+from bench_lib.errors import HostError
+from bench_lib.host import needs, setup
+from bench_lib.host.need import PROGRAMS, Need
 from bench_lib.record import RequestName
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
 from bench_lib.trial.requests.description import REQUESTS
-from bench_lib.trial.scenarios.description import SCENARIOS
+from bench_lib.trial.scenarios.description import MIGRATION, SCENARIOS
 
-TOOLS = ("ip", "tc", "ss")
-
-
-def _programs(*names: str) -> None:
-    for name in names:
-        if shutil.which(name) is None:
-            raise ProgramMissing(f"{name} is not installed; `make bench` installs it.")
-
-
-_CHECKS: dict[Need, Callable[[], None]] = {
-    Need.NETWORK: lambda: _programs(*TOOLS),
-    Need.GDB: debugger.check_gdb,
-    Need.PTRACE: ptrace.check,
-    Need.PTRACE_SIBLING: lambda: ptrace.check(sibling=True),
-}
-
-
-def check(settings: Settings, cases: Sequence[Case] = ()) -> None:
-    """Refuse a host on which no trial could succeed, or not every one of `cases`.
-
-    :raise HostError: the class and the sentence say what is missing.
-    """
-    device.check()
-    if os.geteuid() != 0:
-        raise NotRoot(
-            "Trials make network namespaces and read kernel stacks, which needs root: "
-            "run this with sudo."
-        )
-    _programs(settings.qemu)
-    needs = {need for case in cases for need in needs_of(case)}
-    for need in (each for each in Need if each in needs):
-        _CHECKS[need]()
-    setup.check_huge_pages(max((case.huge_pages for case in cases), default=0))
+ALWAYS = frozenset({Need.ARCHITECTURE, Need.KVM, Need.ROOT, Need.QEMU, Need.STACKS})
+"""What every trial needs."""
 
 
 def needs_of(case: Case) -> frozenset[Need]:
-    """What a host must have for a trial of this case."""
+    """What a trial of this case needs beside what every trial does."""
     return SCENARIOS[case.scenario].needs | REQUESTS[case.request].needs
+
+
+def check(settings: Settings, cases: Sequence[Case] | None = None) -> None:
+    """Refuse a host on which not every one of `cases` could succeed.
+
+    :param cases: None where they are not known yet; then what migrations need is checked as well.
+    :raise HostError: the class and the sentence say what is missing.
+    """
+    if cases is None:
+        needs.check_all(ALWAYS | MIGRATION, settings)
+        return
+    needs.check_all(ALWAYS.union(*map(needs_of, cases)), settings)
+    setup.check_huge_pages(max((case.huge_pages for case in cases), default=0))
 
 
 def lacking(request: RequestName, *, lab: bool) -> str | None:
@@ -62,11 +40,9 @@ def lacking(request: RequestName, *, lab: bool) -> str | None:
 
     :param lab: of a lab on this host, which has its programs, but rights of its own.
     """
+    wanted = REQUESTS[request].needs
     try:
-        for need in sorted(REQUESTS[request].needs):
-            _CHECKS[need]()
-    except ProgramMissing as error:
-        return str(error)
+        needs.check_all(wanted & PROGRAMS if lab else wanted, Settings.from_environment())
     except HostError as error:
-        return None if lab else str(error)
+        return str(error)
     return None

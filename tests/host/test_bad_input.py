@@ -13,6 +13,11 @@ import pytest
 
 from bench_lib import errors, record
 from bench_lib.errors import KickbenchError
+from bench_lib.host import needs
+from bench_lib.record import RequestName, ScenarioName
+from bench_lib.settings import Settings
+from bench_lib.trial import preflight
+from bench_lib.trial.case import Case
 from tests.host.conftest import KICKBENCH, Command
 from tests.make import record as make
 
@@ -122,6 +127,15 @@ def test_a_program_that_is_missing(kickbench: Command, path_without: Path, name:
     (path_without / name).unlink()
     done = kickbench(*TRIAL, env={**os.environ, "PATH": str(path_without)})
     assert f"{name} is not installed" in _refused(done, errors.ProgramMissing)
+
+
+def test_a_guest_that_is_left_alone_needs_no_program_that_makes_links(
+    path_without: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in needs.TOOLS:
+        (path_without / name).unlink()
+    monkeypatch.setenv("PATH", str(path_without))
+    preflight.check(Settings.from_environment(), [Case(ScenarioName.IDLE, RequestName.STOP)])
 
 
 def test_a_tc_that_cuts_nothing(kickbench: Command, path_without: Path) -> None:

@@ -23,7 +23,7 @@ from bench_lib.errors import (
     QemuTooOld,
 )
 from bench_lib.guest import debugger, features
-from bench_lib.host import setup
+from bench_lib.host import needs, setup
 from bench_lib.record import (
     SCORED,
     Backing,
@@ -154,7 +154,7 @@ def test_an_emulated_guest_spins_and_one_that_is_not_emulated_is_lost(
 
 
 def test_gdb_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(debugger, "GDB", ["no-such-gdb"])
+    monkeypatch.setattr(needs, "GDB", "no-such-gdb")
     with pytest.raises(ProgramMissing, match="no-such-gdb is not installed"):
         trial(Case(ScenarioName.IDLE, RequestName.GDB_ATTACH))
 

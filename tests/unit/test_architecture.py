@@ -4,8 +4,10 @@ import pytest
 
 from bench_lib import architecture
 from bench_lib.errors import UnknownArchitecture
-from bench_lib.host import setup
+from bench_lib.host import needs, setup
+from bench_lib.host.need import Need
 from bench_lib.settings import Settings
+from bench_lib.trial import preflight
 
 
 def _machine(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -15,15 +17,15 @@ def _machine(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 def test_a_machine_without_a_row_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     _machine(monkeypatch, "riscv64")
     with pytest.raises(UnknownArchitecture, match=r"does not know the architecture riscv64; .*x86"):
-        architecture.for_trials()
+        preflight.check(Settings.from_environment({"HOME": "/"}))
 
 
-def test_a_machine_without_guest_images_is_refused_in_a_sentence(
+def test_a_machine_without_guest_images_is_refused_before_anything_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _machine(monkeypatch, "aarch64")
     with pytest.raises(UnknownArchitecture, match=r"no guest images for aarch64; .* on x86_64"):
-        architecture.for_trials()
+        preflight.check(Settings.from_environment({"HOME": "/"}))
 
 
 @pytest.mark.parametrize("name", ["riscv64", "aarch64"])
@@ -36,6 +38,16 @@ def test_what_does_not_start_a_guest_works_on_every_machine(
     assert settings.qemu == f"qemu-system-{name}"
     found = setup.of_this_machine()
     assert (found.kvm, found.nested, found.huge_pages) == (None, None, None)
+
+
+@pytest.mark.parametrize("name", ["riscv64", "aarch64"])
+@pytest.mark.parametrize("need", Need)
+def test_the_doctor_has_an_answer_for_every_need_on_every_machine(
+    monkeypatch: pytest.MonkeyPatch, name: str, need: Need
+) -> None:
+    _machine(monkeypatch, name)
+    assert needs.lost(need)
+    needs.mend(need, Settings.from_environment({"HOME": "/"}))
 
 
 def test_rows_are_found_by_the_name_that_the_kernel_gives() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from bench_lib import doctor
-from bench_lib.doctor import Row, Status
+from bench_lib.doctor import Row, Status, lab, links
 from bench_lib.lab import machine
 from bench_lib.network import outage
 from bench_lib.record import Setup
@@ -42,7 +42,7 @@ def test_what_is_missing_decides_what_runs(name: str, native: bool, lab: bool) -
 def _links(**answers: str | None) -> list[Row]:
     found: dict[str, str | None] = dict.fromkeys(NAMES)
     found |= {name.replace("_", "-"): answer for name, answer in answers.items()}
-    return list(doctor.outage_rows(found))
+    return list(links.of_survey(found))
 
 
 def test_any_mechanism_cuts_as_well() -> None:
@@ -62,7 +62,7 @@ def test_a_module_that_nests_is_not_reloaded_for_want_of_its_device(
 ) -> None:
     """A container sees the module of its host, and has no /dev/kvm unless it is given one."""
     monkeypatch.setattr(machine, "accelerator", lambda: "tcg")
-    row = doctor.nesting_row(Setup(kvm="kvm_intel", nested=True))
+    row = lab.nesting(Setup(kvm="kvm_intel", nested=True))
     assert row.status is Status.DEGRADED
     assert row.found.startswith("kvm_intel nests, but /dev/kvm does not work")
     assert row.mend is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench_lib.host.needs import Need
+from bench_lib.host.need import Need
 from bench_lib.record import RequestName
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from bench_lib.host.needs import Need
+from bench_lib.host.need import Need
 from bench_lib.record import ScenarioName
 
 SOON_S = 0.005
@@ -44,10 +44,12 @@ class ScenarioDescription:
     apart_s: float = SOON_S
 
 
-_NETWORK = frozenset({Need.NETWORK})
-_STUCK = ScenarioDescription(_NETWORK, Stuck.ON_PATH)
-_RUNS = ScenarioDescription(_NETWORK, Stuck.RUNS)
-_ANYWHERE = ScenarioDescription(_NETWORK, Stuck.ANYWHERE)
+MIGRATION = frozenset({Need.NETWORK, Need.NAMESPACES, Need.USERFAULTFD})
+"""What scenarios with a migration need, over a link that is made and broken for them."""
+
+_STUCK = ScenarioDescription(MIGRATION, Stuck.ON_PATH)
+_RUNS = ScenarioDescription(MIGRATION, Stuck.RUNS)
+_ANYWHERE = ScenarioDescription(MIGRATION, Stuck.ANYWHERE)
 
 SCENARIOS: dict[ScenarioName, ScenarioDescription] = {
     ScenarioName.IDLE: ScenarioDescription(
@@ -55,7 +57,7 @@ SCENARIOS: dict[ScenarioName, ScenarioDescription] = {
     ),
     ScenarioName.POSTCOPY: _RUNS,
     ScenarioName.BLACKHOLE: _STUCK,
-    ScenarioName.BLACKHOLE_RETURN: ScenarioDescription(_NETWORK, Stuck.ON_PATH, apart_s=LATER_S),
+    ScenarioName.BLACKHOLE_RETURN: ScenarioDescription(MIGRATION, Stuck.ON_PATH, apart_s=LATER_S),
     ScenarioName.LINK_DOWN: _STUCK,
     ScenarioName.PAUSED: _STUCK,
     ScenarioName.PAUSED_TIMEOUT: _STUCK,
@@ -64,7 +66,7 @@ SCENARIOS: dict[ScenarioName, ScenarioDescription] = {
     ScenarioName.FLAPPING: _STUCK,
     ScenarioName.FROZEN_SOURCE: _ANYWHERE,
     ScenarioName.DEAD_SOURCE: ScenarioDescription(
-        _NETWORK,
+        MIGRATION,
         Stuck.ANYWHERE,
         unrecoverable="the guest is lost for good: its missing pages died with the source",
     ),

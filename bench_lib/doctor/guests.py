@@ -1,0 +1,122 @@
+"""Rows about guests and what is asked of them, under the booted kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench_lib import interrupt, ownership
+from bench_lib.deadline import Deadline
+from bench_lib.doctor.row import Row, Status, of_need, tried
+from bench_lib.errors import HostError
+from bench_lib.guest import features
+from bench_lib.host import identity, needs, setup
+from bench_lib.host.need import Need
+from bench_lib.kernel import btf
+from bench_lib.ownership import Run
+from bench_lib.record import Backing, RequestName, ScenarioName, Shape
+from bench_lib.settings import Settings
+from bench_lib.trial.case import Case
+
+QEMU_LIMIT_S = 20.0
+"""How long QEMU may take to say what it can."""
+
+
+def machine(settings: Settings) -> Iterator[Row]:
+    """What the kernel and its rights are."""
+    yield _kernel()
+    for need in (Need.ARCHITECTURE, Need.ROOT, Need.KVM):
+        yield of_need(need, settings)
+
+
+def evidence(settings: Settings) -> Iterator[Row]:
+    """What strands a guest, and what shows that it is."""
+    for need in (Need.USERFAULTFD, Need.STACKS):
+        yield of_need(need, settings)
+
+
+def _kernel() -> Row:
+    kernel = identity.booted()
+    label = btf.booted_label()
+    return Row(
+        "kernel",
+        Status.FINE,
+        f"{kernel.release} {kernel.version}; its types say interruptible: {label}",
+    )
+
+
+def qemu(settings: Settings) -> Iterator[Row]:
+    """The program, and what it says that it can do."""
+    row = of_need(Need.QEMU, settings)
+    if row.status is not Status.FINE:
+        yield row
+        return
+
+    async def ask(run: Run) -> features.Features:
+        return await features.ask(run, settings.qemu, Deadline.after(QEMU_LIMIT_S))
+
+    try:
+        # It needs no lock, for a QEMU that only answers disturbs nobody.
+        with tempfile.TemporaryDirectory() as folder, ownership.measuring(Path(folder)) as run:
+            found = interrupt.run(ask(run))
+    except HostError as error:
+        mend = needs.mend(Need.QEMU, settings)
+        yield Row(Need.QEMU, Status.MISSING, str(error), needs.lost(Need.QEMU), mend)
+        return
+    if missing := found.missing():
+        yield Row(
+            Need.QEMU,
+            Status.MISSING,
+            f"{found.version} lacks {', '.join(missing)}",
+            "no migration; KICKBENCH_QEMU may name a later one",
+        )
+        return
+    yield Row(Need.QEMU, Status.FINE, f"{found.version}, up to {found.max_vcpus} vCPUs")
+    if found.missing(preempt=True):
+        yield Row(
+            "preemption",
+            Status.DEGRADED,
+            f"QEMU {found.version} has no {features.PREEMPT}",
+            "no guests of --preempt; it came with QEMU 7.1",
+        )
+    else:
+        yield Row("preemption", Status.FINE, features.PREEMPT)
+
+
+def debuggers(settings: Settings) -> Iterator[Row]:
+    """What requests of debuggers take."""
+    yield of_need(Need.GDB, settings, Status.DEGRADED)
+    row = of_need(Need.PTRACE, settings, Status.DEGRADED)
+    if row.status is Status.FINE:
+        row = of_need(Need.PTRACE_SIBLING, settings, Status.DEGRADED, name=Need.PTRACE)
+    if row.status is not Status.FINE and setup.ptrace_scope() == needs.PTRACE_NEVER:
+        boot = "kernel.yama.ptrace_scope can only be set lower by a boot"
+        row = dataclasses.replace(row, means=f"{row.means}; {boot}")
+    yield row
+
+
+def huge_pages() -> Row:
+    """Those that the usual pair of guests takes."""
+    usual = Case(
+        ScenarioName.BLACKHOLE, RequestName.STOP, Shape(backing=Backing.HUGETLB)
+    ).huge_pages
+
+    def check() -> str:
+        setup.check_huge_pages(usual)
+        return f"{setup.free_huge_pages()} free"
+
+    def mend() -> str | None:
+        if setup.huge_pages() is None:
+            return None  # this kernel has none of that size
+        return setup.more_huge_pages(usual, "tee" if os.geteuid() == 0 else "sudo tee")
+
+    return tried(
+        "huge pages",
+        check,
+        Status.DEGRADED,
+        f"no guests of backing {Backing.HUGETLB}, which take {usual}",
+        mend,
+    )

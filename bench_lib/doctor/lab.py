@@ -1,0 +1,116 @@
+"""Rows about the lab, which runs other kernels."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+
+from bench_lib import architecture
+from bench_lib.doctor.row import Row, Status
+from bench_lib.errors import HostError, KernelError, LabUnavailable, ToolFailed
+from bench_lib.host import device, setup, shell
+from bench_lib.kernel.store import Store
+from bench_lib.lab import machine
+from bench_lib.process import run_tool
+from bench_lib.record import Setup
+from bench_lib.settings import CHECKOUT, Settings
+
+VIRTME, MEMORY, DISK = "virtme-ng", "lab memory", "lab disk"
+
+BUILD_MIB = 1024
+"""Of disk that a kernel takes at the most while it is fetched and unpacked."""
+
+STEP_MIB = 64
+"""What is proposed is a multiple of it, and as much less than there is, which changes."""
+
+LEAST_LAB_MIB = 1024
+"""With less memory a lab does not boot and run trials."""
+
+
+def nesting(facts: Setup) -> Row:
+    """What the lab runs on, and why. :param facts: of this machine."""
+    name = facts.kvm
+    if machine.accelerator() == "kvm":
+        return Row("nesting", Status.FINE, "the lab's kernels run on KVM")
+    row = architecture.find()
+    nests = row is not None and any(each.name == name and each.nests for each in row.kvm_modules)
+    why = "KVM does not nest here"
+    mend = None
+    keep = ""
+    if facts.nested:
+        why = f"{name} nests, but {device.DEVICE} does not work (see kvm)"
+    elif nests:
+        mend = shell.as_root(f"sh -c 'modprobe -r {name} && modprobe {name} nested=1'")
+        keep = f"; the line `options {name} nested=1` in /etc/modprobe.d keeps it over a boot"
+    elif name:
+        why = f"{name} has no nesting"
+    return Row(
+        "nesting",
+        Status.DEGRADED,
+        f"{why}; the lab's kernels are emulated (tcg)",
+        f"the lab tells who hangs, not how many milliseconds an answer takes{keep}",
+        mend,
+    )
+
+
+def libvirt() -> Row:
+    """Whether it is there."""
+    try:
+        found = f"libvirt {run_tool(['virsh', '--version']).strip()}"
+    except (ToolFailed, HostError):
+        found = "not installed"
+    return Row("libvirt", Status.FINE, f"{found}; no trial uses it")
+
+
+def virtme() -> Row:
+    """What boots a lab, with all that it calls."""
+    needed = {"udevadm": "udev", "busybox": "busybox-static", "modprobe": "kmod"}
+    missing = [package for name, package in needed.items() if shutil.which(name) is None]
+    if not (machine.BIN / "vng").exists():
+        return Row(
+            VIRTME,
+            Status.MISSING,
+            "not installed",
+            "no lab",
+            shlex.quote(str(CHECKOUT / "tools" / "set-up")),
+        )
+    if missing:
+        found = f"virtme-ng lacks {', '.join(missing)}"
+        return Row(VIRTME, Status.MISSING, found, "no lab boots", shell.install(*missing))
+    return Row(VIRTME, Status.FINE, "with all that it calls")
+
+
+def memory(settings: Settings) -> Row:
+    """Room for one."""
+    available_mib = setup.memory_mib("MemAvailable")
+    try:
+        machine.check_host(settings)
+    except LabUnavailable as error:
+        fits = ((available_mib or 0) - machine.SPARE_MIB) // STEP_MIB * STEP_MIB - STEP_MIB
+        mend = f"export KICKBENCH_LAB_MEMORY={fits}" if fits >= LEAST_LAB_MIB else None
+        return Row(MEMORY, Status.MISSING, str(error), "no lab boots", mend)
+    return Row(MEMORY, Status.FINE, f"{available_mib} MiB available")
+
+
+def disk(settings: Settings) -> Row:
+    """Kernels, and room for more."""
+    elsewhere = "export KICKBENCH_CACHE=/a/folder/with/more"
+    try:
+        there = next(each for each in (settings.cache, *settings.cache.parents) if each.exists())
+        free_mib = shutil.disk_usage(there).free >> 20
+        builds = len(Store.of(settings).all())
+    except PermissionError:
+        found = f"{settings.cache} is not this user's"
+        return Row(DISK, Status.MISSING, found, "no kernel can be fetched", elsewhere)
+    except KernelError as error:
+        return Row(DISK, Status.MISSING, str(error), "no lab boots")
+    found = f"{builds} kernels fetched; {free_mib} MiB free for more in {settings.cache}"
+    if free_mib >= BUILD_MIB:
+        return Row(DISK, Status.FINE, found)
+    return Row(
+        DISK,
+        Status.DEGRADED if builds else Status.MISSING,
+        found,
+        f"no kernel more can be fetched, for one takes up to {BUILD_MIB} MiB",
+        elsewhere,
+    )

@@ -1,0 +1,22 @@
+"""Commands for a person's shell, to be pasted as they are; kickbench itself runs none of them."""
+
+from __future__ import annotations
+
+import os
+
+
+def as_root(command: str) -> str:
+    """The command, with sudo where this user needs it."""
+    return command if os.geteuid() == 0 else f"sudo {command}"
+
+
+def write(value: str, path: str) -> str:
+    """What writes a value to a file of the kernel's. :param path: may be a pattern."""
+    return f"echo {value} | {as_root('tee')} {path}"
+
+
+def install(*packages: str) -> str:
+    """What installs Debian packages."""
+    # A new machine has no list of packages yet.
+    update, get = as_root("apt-get update"), as_root("apt-get install")
+    return f"{update} && {get} --yes --no-install-recommends {' '.join(packages)}"

@@ -1,0 +1,107 @@
+"""Preflight and the doctor answer alike: what one refuses, the other shows, in the same words."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench_lib import doctor, ptrace, threads
+from bench_lib.doctor import Status
+from bench_lib.errors import EvidenceHidden, HostError, PtraceForbidden
+from bench_lib.host import device, needs, userfaultfd
+from bench_lib.host.need import Need
+from bench_lib.record import RequestName, ScenarioName
+from bench_lib.settings import Settings
+from bench_lib.trial import preflight
+from bench_lib.trial.case import Case
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def _hide(pid: int, tid: int) -> None:
+    raise EvidenceHidden("This kernel has no /proc/1/stack.")
+
+
+def _forbid(request: int, tid: int, data: int = 0) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+def _forbid_siblings(*, sibling: bool = False) -> None:
+    if sibling:
+        raise PtraceForbidden("No process may be traced by a sibling of its.")
+
+
+BREAK: dict[Need, Break] = {
+    Need.ARCHITECTURE: lambda patch: patch.setattr(platform, "machine", lambda: "riscv64"),
+    Need.KVM: lambda patch: patch.setattr(device, "KVM_API_VERSION", 99),
+    Need.ROOT: lambda patch: patch.setattr(os, "geteuid", lambda: 1000),
+    Need.QEMU: lambda patch: patch.setenv("KICKBENCH_QEMU", "no-such-qemu"),
+    Need.NETWORK: lambda patch: patch.setattr(needs, "TOOLS", ("ip", "no-such-tc")),
+    # A flag that unshare(2) does not have.
+    Need.NAMESPACES: lambda patch: patch.setattr(needs, "CLONE_NEWNET", 1),
+    Need.USERFAULTFD: lambda patch: patch.setattr(userfaultfd, "UFFD_API", 0),
+    Need.STACKS: lambda patch: patch.setattr(threads, "observe", _hide),
+    Need.GDB: lambda patch: patch.setattr(needs, "GDB", "no-such-gdb"),
+    Need.PTRACE: lambda patch: patch.setattr(ptrace, "ptrace", _forbid),
+    Need.PTRACE_SIBLING: lambda patch: patch.setattr(ptrace, "check", _forbid_siblings),
+}
+"""What makes a host lack it."""
+
+ROWS = {Need.NAMESPACES: "outages", Need.PTRACE_SIBLING: "ptrace"}
+"""Where the row has another name than the need."""
+
+REQUESTS = {
+    Need.GDB: RequestName.GDB_ATTACH,
+    Need.PTRACE: RequestName.PTRACE_INTERRUPT,
+    Need.PTRACE_SIBLING: RequestName.GDB_ATTACH,
+}
+"""What needs it, where not every trial with a migration does."""
+
+
+@pytest.mark.usefixtures("history", "runtime")
+@pytest.mark.parametrize("need", Need)
+def test_what_preflight_refuses_the_doctor_shows_by_the_same_sentence(
+    monkeypatch: pytest.MonkeyPatch, need: Need
+) -> None:
+    BREAK[need](monkeypatch)
+    settings = Settings.from_environment()
+    case = Case(ScenarioName.BLACKHOLE, REQUESTS.get(need, RequestName.STOP))
+    with pytest.raises(HostError) as refused:
+        preflight.check(settings, [case])
+    rows = {row.name: row for row in doctor.examine(settings)}
+    row = rows[ROWS.get(need, need)]
+    assert row.status is not Status.FINE
+    assert row.found == str(refused.value)
+    assert row.means
+    if need not in REQUESTS:
+        assert not doctor.native_runs(list(rows.values()))
+
+
+@pytest.mark.usefixtures("history", "runtime")
+def test_a_debugger_that_may_only_trace_its_children_costs_one_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Yama's scope 1, for a user who may not override it."""
+    monkeypatch.setattr(ptrace, "check", _forbid_siblings)
+    settings = Settings.from_environment()
+    preflight.check(settings, [Case(ScenarioName.IDLE, RequestName.PTRACE_INTERRUPT)])
+    row = {row.name: row for row in doctor.examine(settings)}["ptrace"]
+    assert "gdb-attach" in row.means
+    assert "ptrace-interrupt" not in row.means
+
+
+def test_a_gdb_that_does_not_start_is_refused_before_the_first_trial(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As one whose libraries are not there, which is found on PATH all the same."""
+    broken = tmp_path / "gdb"
+    broken.write_text("#!/bin/sh\necho 'gdb: error while loading shared libraries' >&2\nexit 127\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    cases = [Case(ScenarioName.IDLE, RequestName.GDB_ATTACH)]
+    with pytest.raises(HostError, match=r"gdb does not start: .* error while loading"):
+        preflight.check(Settings.from_environment(), cases)

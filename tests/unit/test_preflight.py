@@ -1,0 +1,94 @@
+"""What each case needs of a host, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pytest
+
+from bench_lib.errors import HostError, ProgramMissing, PtraceForbidden
+from bench_lib.host import needs
+from bench_lib.host.need import Need
+from bench_lib.record import RequestName, ScenarioName
+from bench_lib.settings import Settings
+from bench_lib.trial import preflight
+from bench_lib.trial.case import Case
+
+SETTINGS = Settings.from_environment({"HOME": "/"})
+
+
+def _lacks(monkeypatch: pytest.MonkeyPatch, lacks: Collection[Need], error: HostError) -> None:
+    """A host that has everything else."""
+
+    def check(need: Need, settings: Settings) -> str:
+        if need in lacks:
+            raise error
+        return "there"
+
+    monkeypatch.setattr(needs, "check", check)
+
+
+LINKS = {Need.NETWORK, Need.NAMESPACES, Need.USERFAULTFD}
+
+
+def test_idle_needs_no_link_and_no_userfaultfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    _lacks(monkeypatch, LINKS, ProgramMissing("tc is not installed."))
+    preflight.check(SETTINGS, [Case(ScenarioName.IDLE, RequestName.STOP)])
+
+
+@pytest.mark.parametrize("scenario", sorted(set(ScenarioName) - {ScenarioName.IDLE}))
+@pytest.mark.parametrize("need", sorted(LINKS))
+def test_every_migration_needs_a_link(
+    monkeypatch: pytest.MonkeyPatch, scenario: ScenarioName, need: Need
+) -> None:
+    _lacks(monkeypatch, {need}, ProgramMissing("It is not there."))
+    cases = [Case(ScenarioName.IDLE, RequestName.STOP), Case(scenario, RequestName.STOP)]
+    with pytest.raises(ProgramMissing):
+        preflight.check(SETTINGS, cases)
+
+
+def test_cases_that_are_not_known_yet_may_be_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
+    _lacks(monkeypatch, {Need.NETWORK}, ProgramMissing("tc is not installed."))
+    with pytest.raises(ProgramMissing):
+        preflight.check(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "request_, need",
+    [
+        (RequestName.GDB_ATTACH, Need.GDB),
+        (RequestName.GDB_ATTACH, Need.PTRACE_SIBLING),
+        (RequestName.PTRACE_INTERRUPT, Need.PTRACE),
+    ],
+)
+def test_debuggers_need_what_they_are_made_with(
+    monkeypatch: pytest.MonkeyPatch, request_: RequestName, need: Need
+) -> None:
+    _lacks(monkeypatch, {need}, HostError("It is not there."))
+    with pytest.raises(HostError):
+        preflight.check(SETTINGS, [Case(ScenarioName.IDLE, request_)])
+    preflight.check(SETTINGS, [Case(ScenarioName.IDLE, RequestName.STOP)])
+
+
+def test_a_lab_has_the_programs_of_its_host_and_rights_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _lacks(monkeypatch, {Need.PTRACE_SIBLING}, PtraceForbidden("No process may be traced."))
+    assert preflight.lacking(RequestName.GDB_ATTACH, lab=False) == "No process may be traced."
+    assert preflight.lacking(RequestName.GDB_ATTACH, lab=True) is None
+    _lacks(monkeypatch, {Need.GDB}, ProgramMissing("gdb is not installed."))
+    assert preflight.lacking(RequestName.GDB_ATTACH, lab=True) == "gdb is not installed."
+
+
+def test_a_host_that_lacks_several_things_is_told_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Need] = []
+
+    def check(need: Need, settings: Settings) -> str:
+        asked.append(need)
+        return "there"
+
+    monkeypatch.setattr(needs, "check", check)
+    preflight.check(SETTINGS, [Case(ScenarioName.BLACKHOLE, RequestName.GDB_ATTACH)])
+    assert asked == [need for need in Need if need is not Need.PTRACE]
