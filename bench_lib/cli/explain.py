@@ -7,7 +7,7 @@ import time
 
 import click
 
-from bench_lib.explain import show, vmm
+from bench_lib.explain import find, show
 from bench_lib.explain.vmm import Vmm
 
 EVERY_S = 1.0
@@ -72,5 +72,5 @@ def _once(guest: str | None, *, as_json: bool) -> None:
 
 def _look(guest: str | None) -> tuple[list[Vmm], list[str]]:
     if guest is None:
-        return vmm.all_of_them()
-    return [vmm.by_pid(int(guest)) if guest.isdecimal() else vmm.by_name(guest)], []
+        return find.all_of_them()
+    return [find.by_pid(int(guest)) if guest.isdecimal() else find.by_name(guest)], []

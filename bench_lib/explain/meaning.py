@@ -168,7 +168,8 @@ def _reason(thread: Seen) -> str:
     if thread.entry is None and thread.waits_for is WaitsFor.NOTHING:
         return "what it waits for shows only in its stack, which only root may read"
     begin = "it is in the kernel" if thread.entry is None else _REASONS[thread.entry]
-    return f"{begin}, and {_WAITS[thread.waits_for]} ({thread.wchan})"
+    where = "" if thread.wchan == "0" else f" ({thread.wchan})"
+    return f"{begin}, and {_WAITS[thread.waits_for]}{where}"
 
 
 def _unkillable(thread: Seen) -> bool:

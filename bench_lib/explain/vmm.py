@@ -1,30 +1,17 @@
-"""Virtual machine monitors on this host, and their threads as the kernel shows them."""
+"""A virtual machine monitor, and its threads as the kernel shows them."""
 
 from __future__ import annotations
 
 import errno
-import itertools
-import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench_lib import threads
-from bench_lib.errors import (
-    EvidenceHidden,
-    GuestNameAmbiguous,
-    NoSuchGuest,
-    NotAVmm,
-    NotRoot,
-    ProcessBlocked,
-    ProcessEnded,
-    ProcessGone,
-    ProcessHidden,
-)
-from bench_lib.explain import bounded
-from bench_lib.explain.bounded import BLOCKED, Blocked
+from bench_lib.deadline import Deadline
+from bench_lib.errors import EvidenceHidden, NotRoot
 from bench_lib.record import Entry, Role, WaitsFor
 from bench_lib.threads import Part, ThreadState
 
@@ -34,16 +21,10 @@ APART_S = 0.1
 """Seconds between the two looks at each thread: one that sleeps in both, in the same place, and has
 burnt nothing, has slept all the time."""
 
-LIMIT_S = 2.0
-"""Seconds that the kernel may take to show one process; a thousandth of one is usual."""
-
-NAME_LIMIT_S = 0.5
-
 _VCPU_NAME = re.compile(r"CPU \d+/KVM")
 
 NO_STACKS = "kernel stacks, which only root may read: how a thread got into its wait is not known"
 NO_DESCRIPTORS = "open files: vCPUs are known by the names of their threads alone"
-NO_NAME = "the guest's name: the command line cannot be read while a thread holds mmap_lock"
 
 
 @dataclass(frozen=True)
@@ -127,104 +108,8 @@ class Look:
 GONE, OTHER, HIDDEN, ENDED = "gone", "no vmm", "hidden", "ended"
 
 
-def all_of_them() -> tuple[list[Vmm], list[str]]:
-    """Every VMM on this host, and what could not be seen, in sentences."""
-    pids = sorted(int(entry.name) for entry in PROC.iterdir() if entry.name.isdecimal())
-    found, missed, hidden = [], [], 0
-    for pid, result in _looks([pid for pid in pids if pid != os.getpid()]):
-        if isinstance(result, Look) and result.vmm is not None:
-            found.append(result.vmm)
-        elif not isinstance(result, Look):
-            missed.append(
-                f"Process {pid} could not be looked at: the kernel gave no answer within "
-                f"{LIMIT_S:g} s, as while it executes another program."
-            )
-        else:
-            hidden += result.why == HIDDEN
-    if hidden:
-        missed.append(
-            f"Processes that may not be looked into: {hidden}. If one of them is a VMM, it is "
-            "missing here; root sees more."
-        )
-    return _named(found), missed
-
-
-def by_pid(pid: int) -> Vmm:
-    """The VMM that is this process.
-
-    :raise ProcessGone: there is no such process. :raise NotAVmm: it runs no vCPU.
-    :raise ProcessHidden: this user may not see whether it does.
-    :raise ProcessEnded: it ended while it was looked at.
-    :raise ProcessBlocked: the kernel does not let it be looked at.
-    """
-    ((_, result),) = _looks([pid])
-    if not isinstance(result, Look):
-        raise ProcessBlocked(
-            f"The kernel did not show process {pid} within {LIMIT_S:g} s: a thread of it holds a "
-            "lock, as while it executes another program. Try again."
-        )
-    if result.vmm is None:
-        raise _REASONS[str(result.why)](pid)
-    return _named([result.vmm])[0]
-
-
-def by_name(name: str) -> Vmm:
-    """The VMM whose guest has this name.
-
-    :raise NoSuchGuest: there is none. :raise GuestNameAmbiguous: there are several.
-    """
-    found, missed = all_of_them()
-    named = [vmm for vmm in found if vmm.name == name]
-    if len(named) == 1:
-        return named[0]
-    if named:
-        pids = ", ".join(str(vmm.pid) for vmm in named)
-        raise GuestNameAmbiguous(
-            f"{len(named)} guests are called {name!r}, the processes {pids}; name one of those."
-        )
-    others = ", ".join(vmm.name for vmm in found if vmm.name) or "none with a name"
-    unread = [str(vmm.pid) for vmm in found if NO_NAME in vmm.hidden]
-    if unread:
-        missed.append(f"The name of process {', '.join(unread)} cannot be read; name the process.")
-    raise NoSuchGuest(" ".join([f"No guest is called {name!r}; running here: {others}.", *missed]))
-
-
-def _gone(pid: int) -> ProcessGone:
-    return ProcessGone(f"There is no process {pid}.")
-
-
-def _not_a_vmm(pid: int) -> NotAVmm:
-    return NotAVmm(
-        f"Process {pid} runs no vCPU of KVM; `kickbench explain` without an argument finds those "
-        "that do."
-    )
-
-
-def _hidden(pid: int) -> ProcessHidden:
-    return ProcessHidden(
-        f"Process {pid} belongs to another user, and whether it runs vCPUs may not be seen; run "
-        "as root."
-    )
-
-
-def _ended(pid: int) -> ProcessEnded:
-    return ProcessEnded(f"Process {pid} ended while it was looked at.")
-
-
-_REASONS: dict[str, Callable[[int], Exception]] = {
-    GONE: _gone,
-    OTHER: _not_a_vmm,
-    HIDDEN: _hidden,
-    ENDED: _ended,
-}
-
-
-def _looks(pids: Sequence[int]) -> list[tuple[int, Look | Blocked]]:
-    return list(bounded.each(pids, _look, Look, LIMIT_S))
-
-
-def _look(pid: int) -> Look:
-    """Look twice at a process. Runs in a child, for it may block."""
+def look(pid: int) -> Look:
+    """Look twice at a process. It may block: call it in a child, see `bounded`."""
     folder = PROC / str(pid)
     hidden = []
     try:
@@ -246,8 +131,13 @@ def _look(pid: int) -> Look:
         with_stacks = _stacks_are_readable(pid)
         before = threads.observe_all(pid, with_stacks=with_stacks)
         begin_ns = time.monotonic_ns()
-        time.sleep(APART_S)
-        after = threads.observe_all(pid, with_stacks=with_stacks)
+        deadline = Deadline.after(APART_S)
+        caught = _catch(before, deadline) if with_stacks else {}
+        time.sleep(deadline.remaining_s)
+        after = [
+            _where_it_was_caught(now, caught)
+            for now in threads.observe_all(pid, with_stacks=with_stacks)
+        ]
         elapsed_ns = time.monotonic_ns() - begin_ns
         parts = threads.roles(pid, after)
         files = _on_servers(folder, links.values())
@@ -300,6 +190,34 @@ def _stacks_are_readable(pid: int) -> bool:
     return True
 
 
+def _catch(before: Iterable[ThreadState], deadline: Deadline) -> dict[int, ThreadState]:
+    """Look at called threads until each was seen in a page fault.
+
+    One that spins there mostly shows no stack; between two tries it does.
+    """
+    caught = {}
+    left = {state.tid: state for state in before if state.called}
+    while left and not deadline.passed:
+        for tid, state in list(left.items()):
+            try:
+                now = threads.observe(state.pid, tid)
+            except ProcessLookupError:
+                del left[tid]
+                continue
+            if now.fault_path is not Entry.NONE:
+                caught[tid] = now
+                del left[tid]
+    return caught
+
+
+def _where_it_was_caught(now: ThreadState, caught: Mapping[int, ThreadState]) -> ThreadState:
+    """The thread with the stack by which it was caught, where it shows none that tells as much."""
+    then = caught.get(now.tid)
+    if then is None or now.fault_path is not Entry.NONE or threads.in_futex(now.stack):
+        return now
+    return replace(now, stack=then.stack, wchan=then.wchan)
+
+
 def _seen(
     now: ThreadState, then: ThreadState | None, elapsed_ns: int, part: Part, *, with_stack: bool
 ) -> Seen:
@@ -338,35 +256,3 @@ def _on_servers(folder: Path, paths: Iterable[str]) -> tuple[OpenFile, ...]:
             if path.startswith(f"{mount}/"):
                 found.add(OpenFile(path, kind, device))
     return tuple(sorted(found, key=lambda each: each.path))
-
-
-def _named(found: Sequence[Vmm]) -> list[Vmm]:
-    """The same, with the names of their guests."""
-    names = dict(bounded.each([vmm.pid for vmm in found], _name, str | None, NAME_LIMIT_S))
-    return [
-        replace(vmm, hidden=(*vmm.hidden, NO_NAME))
-        if (name := names[vmm.pid]) is BLOCKED
-        else replace(vmm, name=name)
-        for vmm in found
-    ]
-
-
-def _name(pid: int) -> str | None:
-    """The name that QEMU was given for its guest. Runs in a child, for it may block."""
-    try:
-        words = (PROC / f"{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return None
-    for option, value in itertools.pairwise(words):
-        if option in {"-name", "--name"}:
-            return guest_name(value)
-    return None
-
-
-def guest_name(value: str) -> str | None:
-    """The name in the value of QEMU's -name, in which a comma is written twice."""
-    for part in re.split(r"(?<!,),(?!,)", value):
-        key, equals, name = part.partition("=")
-        if not equals or key == "guest":
-            return (name if equals else key).replace(",,", ",")
-    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -269,6 +270,36 @@ def test_a_process_that_the_kernel_does_not_show_keeps_nobody_waiting(
         fuse.tell("answer")
         child.kill()
         child.communicate(timeout=LIMIT_S)
+
+
+def _child_of(parent: int) -> int | None:
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return int(children[0]) if children else None
+
+
+def test_a_vcpu_that_spins_is_caught_where_it_does(clean_host: Path, runtime: Path) -> None:
+    """Its stack is empty most of the time; this vCPU's thread has no name that tells, either."""
+    probe = subprocess.Popen(
+        [KICKBENCH, "probe", "--case", "uaccess", "-n", "1", "--deadline", "60"],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        limit = Deadline.after(LIMIT_S)
+        while not limit.passed:
+            worker = _child_of(probe.pid)
+            done = explain(str(worker), "--json")
+            meanings = json.loads(done.stdout)["vmms"][0]["meanings"] if done.stdout else []
+            spins = bool(meanings) and meanings[0]["sentence"].startswith("spins")
+            if spins and '"uaccess"' in done.stdout:
+                break
+        vcpu = vcpu_of(done.stdout)
+        assert (vcpu["entry"], vcpu["waits_for"]) == ("uaccess", "userfault")
+        assert vcpu["signals"] == ["SIGUSR1"]
+        assert "stop" in meanings[0]["hangs"]
+        assert "SIGKILL" in meanings[0]["works"]
+    finally:
+        probe.send_signal(signal.SIGINT)
+        probe.communicate(timeout=LIMIT_S)
 
 
 def test_a_guest_that_is_stuck_in_postcopy(

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from bench_lib import errors
 from bench_lib.cli import main
-from bench_lib.explain import bounded, meaning, show, vmm
+from bench_lib.explain import bounded, find, meaning, show, vmm
 from bench_lib.explain.bounded import BLOCKED
 from bench_lib.explain.meaning import Meaning
 from bench_lib.explain.vmm import OpenFile, Seen, Vmm
@@ -197,7 +197,7 @@ def test_json_says_what_its_description_says() -> None:
     ],
 )
 def test_the_name_of_a_guest_is_read_as_qemu_reads_it(value: str, name: str | None) -> None:
-    assert vmm.guest_name(value) == name
+    assert find.guest_name(value) == name
 
 
 def test_a_reader_that_the_kernel_keeps_waiting_is_given_up_and_the_next_is_read() -> None:
@@ -258,16 +258,16 @@ def test_a_process_that_the_kernel_does_not_show(
     sees_vcpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vmm, "_on_servers", lambda *_: time.sleep(3600))
-    monkeypatch.setattr(vmm, "LIMIT_S", 0.5)
+    monkeypatch.setattr(find, "LIMIT_S", 0.5)
     assert "did not show process" in _fails(os.getpid(), errors.ProcessBlocked)
 
 
 def _guests(monkeypatch: pytest.MonkeyPatch, *found: Vmm) -> None:
-    monkeypatch.setattr(vmm, "all_of_them", lambda: (list(found), []))
+    monkeypatch.setattr(find, "all_of_them", lambda: (list(found), []))
 
 
 def test_a_name_that_no_guest_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    unread = Vmm(8, None, "qemu", 0, (), hidden=(vmm.NO_NAME,))
+    unread = Vmm(8, None, "qemu", 0, (), hidden=(find.NO_NAME,))
     _guests(monkeypatch, Vmm(7, "web", "qemu", 0, ()), unread)
     sentence = _fails("db", errors.NoSuchGuest)
     assert "running here: web." in sentence
@@ -282,11 +282,11 @@ def test_a_name_that_two_guests_have(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_name_that_cannot_be_read_does_not_hide_the_threads(
     sees_vcpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vmm, "_name", lambda pid: time.sleep(3600))
-    monkeypatch.setattr(vmm, "NAME_LIMIT_S", 0.2)
-    seen = vmm.by_pid(os.getpid())
+    monkeypatch.setattr(find, "_name", lambda pid: time.sleep(3600))
+    monkeypatch.setattr(find, "NAME_LIMIT_S", 0.2)
+    seen = find.by_pid(os.getpid())
     assert seen.name is None
-    assert vmm.NO_NAME in seen.hidden
+    assert find.NO_NAME in seen.hidden
     assert seen.threads
 
 
@@ -302,7 +302,7 @@ def test_five_hundred_threads_are_seen_and_not_all_listed(sees_vcpus: None) -> N
         try:
             assert child.stdout is not None
             child.stdout.readline()
-            seen = vmm.by_pid(child.pid)
+            seen = find.by_pid(child.pid)
         finally:
             child.kill()
     assert len(seen.threads) == 500
