@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from bench_lib.asv_bridge.progress import Progress
 from bench_lib.errors import KickbenchError, MemoryDamaged, TrialLost, UnknownKernel
 from bench_lib.kernel.store import Bootable, Store
-from bench_lib.lab import trials
+from bench_lib.lab.trials import LabRunner
 from bench_lib.record import (
     FAILED,
     SCORED,
@@ -21,8 +21,10 @@ from bench_lib.record import (
     Shape,
 )
 from bench_lib.settings import Settings
-from bench_lib.trial import batch, case, preflight
-from bench_lib.trial.case import CORE_SCENARIOS, Case
+from bench_lib.trial import case, preflight
+from bench_lib.trial.batch import NativeRunner
+from bench_lib.trial.case import AT_SWITCH, CORE_SCENARIOS, PV_IMAGES, Case
+from bench_lib.trial.runner import Runner
 
 NS_PER_S = 1e9
 
@@ -55,13 +57,28 @@ def guests(settings: Settings) -> tuple[str, ...]:
     return tuple(GUESTS) if settings.lists_full else CORE_GUESTS
 
 
+SWITCHES = {
+    f"{scenario}, {image}": (scenario, Shape(image=image))
+    for scenario in AT_SWITCH
+    for image in (Shape().image, *PV_IMAGES)
+}
+"""What fails at the switch, and for which guest."""
+
+CORE_SWITCHES = tuple(name for name, (scenario, _) in SWITCHES.items() if scenario is AT_SWITCH[0])
+
+
+def switches(settings: Settings) -> tuple[str, ...]:
+    """What a request is made in at the switch."""
+    return tuple(SWITCHES) if settings.lists_full else CORE_SWITCHES
+
+
 def measured(values: Sequence[str], settings: Settings) -> tuple[str, ...]:
     """Of all values of a parameter, those that KICKBENCH_SET has measured.
 
     A benchmark with values of its own has all of them measured.
     """
     given = tuple(values)
-    cores = {FULL: CORE, tuple(GUESTS): CORE_GUESTS}
+    cores = {FULL: CORE, tuple(GUESTS): CORE_GUESTS, tuple(SWITCHES): CORE_SWITCHES}
     return given if settings.full else cores.get(given, given)
 
 
@@ -220,12 +237,24 @@ class GuestSuite(RequestSuite):
         return Case(ScenarioName.BLACKHOLE, self.request, GUESTS[value])
 
 
+class SwitchSuite(RequestSuite):
+    """The same where the migration fails at the switch, for guests that share a page with KVM."""
+
+    params = switches(Settings.from_environment())
+    param_names = ("switch",)
+
+    def case(self, value: str) -> Case:
+        scenario, shape = SWITCHES[value]
+        return Case(scenario, self.request, shape)
+
+
 def _run(cases: Sequence[Case], settings: Settings, progress: Progress) -> list[Record]:
     """Under the booted kernel, or in the lab under the one that asv asks for."""
     kernel = asked_for(settings)
-    if kernel is None:
-        return batch.run(cases, settings, on_record=progress.trial)
-    return trials.run(kernel, cases, settings, progress.trial, progress.booted)
+    runner: Runner = NativeRunner(settings)
+    if kernel is not None:
+        runner = LabRunner(kernel, settings, progress.booted)
+    return runner.run(cases, progress.trial)
 
 
 def scored(records: Sequence[Record]) -> list[Record]:

@@ -19,16 +19,24 @@ from bench_lib.errors import (
     UnknownRequest,
     UnknownScenario,
 )
+from bench_lib.guest.workloads.description import WORKLOADS
 from bench_lib.kernel.names import BOOTED
-from bench_lib.lab import trials
 from bench_lib.lab.machine import Facts
+from bench_lib.lab.trials import LabRunner
 from bench_lib.record import Backing, Outcome, Record, RequestName, ScenarioName, Shape
 from bench_lib.settings import SETS, Settings
-from bench_lib.trial import batch, case, preflight
-from bench_lib.trial.case import CORE_SCENARIOS, Case
+from bench_lib.trial import case, preflight
+from bench_lib.trial.batch import NativeRunner
+from bench_lib.trial.case import AT_SWITCH, CORE_SCENARIOS, PV_IMAGES, Case
+from bench_lib.trial.runner import Runner
 from bench_lib.verdict import summary
 
-MATRIX_CORE = (*CORE_SCENARIOS, ScenarioName.PAUSED_TIMEOUT, ScenarioName.PAUSED_COMMAND)
+MATRIX_CORE = (
+    *CORE_SCENARIOS,
+    ScenarioName.PAUSED_TIMEOUT,
+    ScenarioName.PAUSED_COMMAND,
+    AT_SWITCH[0],
+)
 
 
 @click.command("trial")
@@ -54,7 +62,7 @@ MATRIX_CORE = (*CORE_SCENARIOS, ScenarioName.PAUSED_TIMEOUT, ScenarioName.PAUSED
     "--image",
     default=Shape().image,
     metavar="NAME",
-    help="gup (default); async-pf and uaccess take other paths, which are no test of the flag.",
+    help=f"One of {', '.join(WORKLOADS)}; all but gup (default) get stuck on other paths.",
 )
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of records, nothing else.")
 @click.option("--kernel", metavar="NAME", help="Another kernel, in the lab; see `kernels --help`.")
@@ -121,9 +129,11 @@ def matrix(
 ) -> None:
     """Make every request in many scenarios, and show all in one table a kernel.
 
-    The core set is idle, blackhole, and paused in three ways; the full set is every scenario.
+    The core set is idle, blackhole, paused in three ways, and frozen-source; the full set is every
+    scenario. At the switch, guests that share a page with KVM have columns of their own.
+
     Kernels are named as everywhere, and `booted` is this one; the others run in the lab. A request
-    that this host lacks something for is left out, with a word.
+    that this host lacks something for is left out, with a sentence.
 
     \b
     Examples:
@@ -134,8 +144,15 @@ def matrix(
     scenarios = tuple(ScenarioName) if which == "full" else MATRIX_CORE
     chosen = names or (BOOTED,)
     requests = [each for each in RequestName if not _left_out(each, chosen)]
+    places = [(scenario, Shape()) for scenario in scenarios] + [
+        (scenario, Shape(image=image))
+        for scenario in scenarios
+        if scenario in AT_SWITCH
+        for image in PV_IMAGES
+    ]
     cases = case.interleaved(
-        [Case(scenario, request) for request in requests for scenario in scenarios], count
+        [Case(scenario, request, shape) for request in requests for scenario, shape in places],
+        count,
     )
     made: list[Record] = []
     with present.progress(Console(stderr=True), len(cases) * len(chosen), "trials") as done:
@@ -194,10 +211,10 @@ def run(
     builds = [None if name == BOOTED else kernels.bootable(settings, name) for name in names]
     try:
         for build in builds:
-            if build is None:
-                batch.run(cases, settings, on_record=kept)
-            else:
-                trials.run(build, cases, settings, on_record=kept, on_boot=on_boot)
+            runner: Runner = NativeRunner(settings)
+            if build is not None:
+                runner = LabRunner(build, settings, on_boot)
+            runner.run(cases, kept)
     except KickbenchError as error:
         if tell_damage(made):
             raise MemoryDamaged(str(error)) from None

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from bench_lib import interrupt, ownership, record
@@ -51,33 +52,36 @@ def environment(settings: Settings, lab: Lab) -> dict[str, str]:
     }
 
 
-def run(
-    kernel: Bootable,
-    cases: Sequence[Case],
-    settings: Settings,
-    on_record: Callable[[Record], None],
-    on_boot: Callable[[Facts], None],
-) -> list[Record]:
-    """Boot a kernel and run a trial of each of `cases` under it; like `trial.batch.run`.
+@dataclass(frozen=True)
+class LabRunner:
+    """Makes trials under another kernel, in a lab. :ivar on_boot: called once a lab is up."""
 
-    If the lab dies, the trial that ran is lost, with the reason, and the next is made in a new one,
-    until `BOOTS_AT_MOST` have died or, under emulation, not come up.
+    kernel: Bootable
+    settings: Settings
+    on_boot: Callable[[Facts], None]
 
-    :param on_boot: called once the lab is up.
-    :raise LabError: the lab did not come up, or no trial could be run in it.
-    :raise Interrupted: by a signal.
-    """
-    history = History(settings)
-    records: list[Record] = []
+    def run(self, cases: Sequence[Case], on_record: Callable[[Record], None]) -> list[Record]:
+        """Boot the kernel and make a trial of each of `cases` under it, in this order.
 
-    def keep(made: Record) -> None:
-        history.keep(made)
-        records.append(made)
-        on_record(made)
+        If the lab dies, the trial that ran is lost, with the reason, and the next is made in a new
+        one, until `BOOTS_AT_MOST` have died or, under emulation, not come up.
 
-    with ownership.measuring(settings.runtime) as owner:
-        interrupt.run(make(owner, kernel, cases, settings, keep, on_boot))
-    return records
+        :param on_record: called with each record once it is kept.
+        :raise LabError: the lab did not come up, or no trial could be run in it.
+        :raise Interrupted: by a signal.
+        """
+        history = History(self.settings)
+        records: list[Record] = []
+
+        def keep(made: Record) -> None:
+            history.keep(made)
+            records.append(made)
+            on_record(made)
+
+        with ownership.measuring(self.settings.runtime) as owner:
+            made = make(owner, self.kernel, cases, self.settings, keep, self.on_boot)
+            interrupt.run(made)
+        return records
 
 
 async def make(

@@ -12,15 +12,15 @@ from pathlib import Path
 from bench_lib import record
 from bench_lib.errors import KickbenchError
 from bench_lib.settings import Settings
-from bench_lib.trial import batch, case
+from bench_lib.trial import case
+from bench_lib.trial.batch import NativeRunner
 
 
 def main() -> int:
     """Exit as the command line does, but do not count lost trials: the records tell."""
     try:
-        batch.run(
+        NativeRunner(Settings.from_environment()).run(
             case.from_json(Path(sys.argv[1]).read_text()),
-            Settings.from_environment(),
             on_record=lambda made: print(record.to_line(made), flush=True),  # noqa: T201
         )
     except KickbenchError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from bench_lib import interrupt, ownership
 from bench_lib.deadline import Deadline
@@ -23,23 +24,27 @@ from bench_lib.trial.scenarios.description import SCENARIOS
 from bench_lib.trial.scene import Plan
 
 
-def run(
-    cases: Sequence[Case], settings: Settings, on_record: Callable[[Record], None]
-) -> list[Record]:
-    """Run a trial of each of `cases`, in this order.
+@dataclass(frozen=True)
+class NativeRunner:
+    """Makes trials under the booted kernel."""
 
-    Each record is appended to the record file before the next trial begins. SIGINT, SIGTERM
-    and SIGHUP end the trial that runs, with all that it has started, and those before it stay.
+    settings: Settings
 
-    :param on_record: called with each record once it is kept.
-    :raise HostError: this host cannot run trials; nothing was.
-    :raise BadShape: this host cannot have such a guest.
-    :raise RecordNotWritten: a record could not be kept; the trials before it are.
-    :raise Interrupted: by one of those signals.
-    """
-    preflight.check(settings, cases)
-    with ownership.measuring(settings.runtime) as owner:
-        return interrupt.run(_run(cases, settings, owner, on_record))
+    def run(self, cases: Sequence[Case], on_record: Callable[[Record], None]) -> list[Record]:
+        """Make a trial of each of `cases`, in this order.
+
+        Each record is appended to the record file before the next trial begins. SIGINT, SIGTERM
+        and SIGHUP end the trial that runs, with all that it has started, and those before it stay.
+
+        :param on_record: called with each record once it is kept.
+        :raise HostError: this host cannot run trials; nothing was.
+        :raise BadShape: this host cannot have such a guest.
+        :raise RecordNotWritten: a record could not be kept; the trials before it are.
+        :raise Interrupted: by one of those signals.
+        """
+        preflight.check(self.settings, cases)
+        with ownership.measuring(self.settings.runtime) as owner:
+            return interrupt.run(_run(cases, self.settings, owner, on_record))
 
 
 async def _run(

@@ -19,6 +19,12 @@ DEFAULT_SHAPE = Shape()
 CORE_SCENARIOS = (ScenarioName.IDLE, ScenarioName.BLACKHOLE, ScenarioName.PAUSED)
 """The control, and the two kinds of outage that differ for QEMU."""
 
+AT_SWITCH = (ScenarioName.FROZEN_SOURCE, ScenarioName.DEAD_SOURCE, ScenarioName.CUT_AT_SWITCH)
+"""What fails before the guest runs again; the first stands for the others."""
+
+PV_IMAGES = ("pv-steal-time", "pv-kvmclock")
+"""Guests that share a page with KVM, as Linux guests do. Only at the switch is it missing."""
+
 
 @dataclass(frozen=True)
 class Case:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import bench_lib
+from bench_lib import process
 from bench_lib.deadline import Deadline
 from bench_lib.errors import TrialLost
 from bench_lib.guest.workloads.workload import Watch
@@ -64,6 +65,7 @@ async def trial(plan: Plan, manager: Manager, seq: int, case: Case, limits: Limi
     timeline = Timeline()
     found = _Findings(Measurement())
     stack = AsyncExitStack()
+    before = {each.pid for each in process.survivors()}
     deadline = Deadline.after(limits.staging_s)
     staging = Staging(plan, seq, case, manager, timeline, deadline, stack)
     try:
@@ -106,6 +108,7 @@ async def trial(plan: Plan, manager: Manager, seq: int, case: Case, limits: Limi
         late_ns=measured.late_ns,
         kickbench=bench_lib.__version__,
         image_sha256=staging.workload.sha256,
+        survivors=tuple(str(each) for each in process.survivors() if each.pid not in before),
     )
 
 

@@ -86,7 +86,7 @@ def test_not_root(clean_host: Path, tmp_path: Path) -> None:
 def _drop_root(script: str) -> subprocess.CompletedProcess[str]:
     """Run a trial as nobody. The code is loaded first, for nobody may not read root's home."""
     code = (
-        "import os, sys; from bench_lib import cli; from bench_lib.trial import batch; "
+        "import os, sys; from bench_lib import cli; import bench_lib.trial.batch; "
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
         f"cli.main({list(TRIAL)!r})"
     )

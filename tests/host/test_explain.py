@@ -19,7 +19,7 @@ from bench_lib.deadline import Deadline
 from bench_lib.guest import image
 from bench_lib.record import RequestName, ScenarioName, WaitsFor
 from bench_lib.settings import Settings
-from bench_lib.trial import batch
+from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import Case
 from bench_lib.trial.requests.monitors import Stop
 from tests.host.conftest import KICKBENCH
@@ -315,7 +315,7 @@ def test_a_guest_that_is_stuck_in_postcopy(
     monkeypatch.setattr(Stop, "send", explain_and_send)
     monkeypatch.setenv("KICKBENCH_DEADLINE", "20")
     case = Case(ScenarioName.BLACKHOLE, RequestName.STOP)
-    (made,) = batch.run([case], Settings.from_environment(), on_record=lambda record: None)
+    (made,) = NativeRunner(Settings.from_environment()).run([case], lambda record: None)
     assert told, made.reason
     vcpu = vcpu_of(told[0])
     assert (vcpu["entry"], vcpu["waits_for"]) == ("gup", "userfault")

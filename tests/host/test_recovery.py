@@ -21,7 +21,8 @@ from bench_lib.record import (
     Shape,
 )
 from bench_lib.settings import Settings
-from bench_lib.trial import batch, recovery
+from bench_lib.trial import recovery
+from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import Case
 from bench_lib.trial.requests.description import REQUESTS
 from bench_lib.trial.requests.monitors import Stop
@@ -38,7 +39,7 @@ SURVIVED = [each for each in RequestName if not REQUESTS[each].ends_guest]
 
 def trial(case: Case) -> Record:
     """The record of one trial."""
-    (made,) = batch.run([case], Settings.from_environment(), on_record=lambda record: None)
+    (made,) = NativeRunner(Settings.from_environment()).run([case], lambda record: None)
     return made
 
 

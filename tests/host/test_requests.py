@@ -36,7 +36,7 @@ from bench_lib.record import (
 )
 from bench_lib.settings import Settings
 from bench_lib.threads import look
-from bench_lib.trial import batch
+from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import Case
 from bench_lib.trial.requests.request import Request
 from bench_lib.trial.requests.table import MAKERS
@@ -51,7 +51,7 @@ STUCK = [name for name, each in SCENARIOS.items() if each.proves is not Stuck.RU
 
 def trial(case: Case) -> Record:
     """The record of one trial."""
-    (made,) = batch.run([case], Settings.from_environment(), on_record=lambda record: None)
+    (made,) = NativeRunner(Settings.from_environment()).run([case], lambda record: None)
     return made
 
 

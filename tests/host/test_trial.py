@@ -17,7 +17,7 @@ from bench_lib.guest.serial import SerialLine
 from bench_lib.host import identity
 from bench_lib.record import Entry, Outcome, RequestName, Role, ScenarioName
 from bench_lib.settings import CHECKOUT, Settings
-from bench_lib.trial import batch
+from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import Case
 from tests.host.conftest import Command
 
@@ -80,10 +80,8 @@ def test_a_record_says_where_it_comes_from(kickbench: Command) -> None:
 
 def test_several_vcpus_are_all_proved_stuck(clean_host: Path, runtime: Path) -> None:
     shape = record.Shape(vcpus=2)
-    (made,) = batch.run(
-        [Case(ScenarioName.BLACKHOLE, RequestName.STOP, shape)],
-        Settings.from_environment(),
-        on_record=lambda record: None,
+    (made,) = NativeRunner(Settings.from_environment()).run(
+        [Case(ScenarioName.BLACKHOLE, RequestName.STOP, shape)], lambda record: None
     )
     assert made.outcome is not Outcome.LOST, made.reason
     assert [each.vcpu for each in made.evidence.vcpus] == [0, 1]
@@ -134,9 +132,8 @@ RESETTING = bytes.fromhex(
 def _lost(images: Path) -> str:
     """Why a trial was lost whose guest runs one of these images."""
     settings = dataclasses.replace(Settings.from_environment(), images=images)
-    (made,) = batch.run(
-        [Case(ScenarioName.IDLE, RequestName.STOP)], settings, on_record=lambda record: None
-    )
+    case = Case(ScenarioName.IDLE, RequestName.STOP)
+    (made,) = NativeRunner(settings).run([case], lambda record: None)
     assert made.outcome is Outcome.LOST
     assert made.reason is not None
     return made.reason

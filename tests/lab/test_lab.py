@@ -302,7 +302,8 @@ def test_what_operators_ask_hangs_without_the_flag_and_the_guest_survives_that(
         monkeypatch.setenv("KICKBENCH_DEADLINE", deadline)
         settings = Settings.from_environment()
         build = bootable(settings, kernel)
-        records = trials.run(build, alike, settings, lambda record: None, lambda facts: None)
+        runner = trials.LabRunner(build, settings, lambda facts: None)
+        records = runner.run(alike, lambda record: None)
         made_of |= dict(zip(alike, records, strict=True))
     # Emulated guests die now and then; a trial that is lost for it says nothing of the kernel.
     # One in twelve does, so half of them do once in a hundred thousand times.

@@ -9,7 +9,11 @@ from bench_lib.record import RequestName, ScenarioName
 from bench_lib.settings import Settings
 from tests.conftest import CHECKOUT
 
-MODULES = sorted(path.stem for path in (CHECKOUT / "benchmarks").glob("vm_*.py"))
+MODULES = sorted(
+    path.stem
+    for path in (CHECKOUT / "benchmarks").glob("vm_*.py")
+    if not path.stem.endswith("_at_switch")
+)
 
 
 def _suite(name: str) -> type[suite.RequestSuite]:
@@ -29,6 +33,13 @@ def test_every_request_is_measured_once_by_asv() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_is_named_after_its_request(name: str) -> None:
     assert name == f"vm_{_suite(name).request.replace('-', '_')}"
+
+
+def test_stop_is_measured_at_the_switch_as_well() -> None:
+    made = _suite("vm_stop_at_switch")()
+    cases = [made.case(value) for value in suite.SWITCHES]
+    assert {each.request for each in cases} == {RequestName.STOP}
+    assert len(set(cases)) == 9
 
 
 @pytest.mark.parametrize("which, count", [("core", 3), ("full", len(ScenarioName))])

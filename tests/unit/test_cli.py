@@ -13,7 +13,8 @@ from bench_lib.cli import kernels, main
 from bench_lib.errors import InternalError, LabLost, MemoryDamaged, RecordNotWritten, UnknownKernel
 from bench_lib.lab import trials
 from bench_lib.record import Record, Recovery, RequestName
-from bench_lib.trial import batch, preflight
+from bench_lib.trial import preflight
+from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import Case
 from tests.make import record
 
@@ -41,11 +42,11 @@ def test_damage_is_told_also_where_something_else_ends_the_run(
 ) -> None:
     damaged = dataclasses.replace(record(seq=3), recovery=Recovery(None, None, "damaged"))
 
-    def run(cases: object, settings: object, on_record: Callable[[Record], None]) -> None:
+    def run(self: NativeRunner, cases: object, on_record: Callable[[Record], None]) -> None:
         on_record(damaged)
         raise RecordNotWritten("The disk is full.")
 
-    monkeypatch.setattr(batch, "run", run)
+    monkeypatch.setattr(NativeRunner, "run", run)
     shown = CliRunner().invoke(main, ["trial", "--scenario", "paused", "--request", "stop"])
     assert shown.exit_code == MemoryDamaged.exit_status
     loud, sentence = (line for line in shown.output.splitlines() if line.startswith("kickbench: "))
@@ -60,14 +61,14 @@ MATRIX = ["matrix", "--kernel", "booted", "--kernel", "another"]
 def damaged(history: Path, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     """What the booted kernel gives, of which the guest found damage; another cannot be run."""
     made = [dataclasses.replace(record(seq=3), recovery=Recovery(None, None, "damaged"))]
-    monkeypatch.setattr(batch, "run", lambda cases, settings, on_record: on_record(made[0]))
+    monkeypatch.setattr(NativeRunner, "run", lambda self, cases, on_record: on_record(made[0]))
     monkeypatch.setattr(preflight, "lacking", lambda request, lab: None)
     monkeypatch.setattr(kernels, "bootable", lambda settings, name: name)
 
     def no_lab(*arguments: object, **options: object) -> None:
         raise LabLost("The lab did not come up.")
 
-    monkeypatch.setattr(trials, "run", no_lab)
+    monkeypatch.setattr(trials.LabRunner, "run", no_lab)
     return made
 
 
@@ -103,13 +104,13 @@ def test_a_request_that_lacks_something_is_left_out_with_a_word(
 ) -> None:
     asked: list[Case] = []
 
-    def run(cases: list[Case], settings: object, on_record: object) -> None:
+    def run(self: NativeRunner, cases: list[Case], on_record: object) -> None:
         asked.extend(cases)
 
     def lacking(request: RequestName, *, lab: bool) -> str | None:
         return "gdb is not installed." if request is RequestName.GDB_ATTACH else None
 
-    monkeypatch.setattr(batch, "run", run)
+    monkeypatch.setattr(NativeRunner, "run", run)
     monkeypatch.setattr(preflight, "lacking", lacking)
     shown = CliRunner().invoke(main, ["matrix"])
     assert shown.exit_code == 0

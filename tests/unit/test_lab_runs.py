@@ -82,7 +82,8 @@ def boots(history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 
 
 def _run(settings: Settings) -> list[Record]:
-    return trials.run(KERNEL, CASES, settings, lambda made: None, lambda facts: None)
+    runner = trials.LabRunner(KERNEL, settings, lambda facts: None)
+    return runner.run(CASES, lambda made: None)
 
 
 def test_a_lab_that_dies_after_its_last_record_has_lost_nothing(

@@ -10,7 +10,7 @@ from bench_lib.asv_bridge import selection, suite
 from bench_lib.errors import TrialLost
 from bench_lib.record import Outcome, Record, RequestName, ScenarioName
 from bench_lib.settings import Settings
-from bench_lib.trial import batch
+from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import CORE_SCENARIOS, Case
 from tests.make import record
 
@@ -67,7 +67,7 @@ def test_a_death_is_stored_as_a_hang_is() -> None:
 
 def test_requests_that_are_all_refused_are_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = record(Outcome.REFUSED, 30.0)
-    monkeypatch.setattr(batch, "run", lambda cases, settings, on_record: [refused, refused])
+    monkeypatch.setattr(NativeRunner, "run", lambda self, cases, on_record: [refused, refused])
     assert Suite().measure() == {"blackhole": [refused, refused]}
 
 
@@ -82,7 +82,7 @@ def test_trials_that_are_all_lost_are_a_failure_that_leaves_word(
 ) -> None:
     word = tmp_path / "failure"
     monkeypatch.setenv("KICKBENCH_FAILURE", str(word))
-    monkeypatch.setattr(batch, "run", lambda cases, settings, on_record: [LOST, LOST])
+    monkeypatch.setattr(NativeRunner, "run", lambda self, cases, on_record: [LOST, LOST])
     with pytest.raises(TrialLost):
         Suite().measure()
     assert word.read_text() == (
@@ -95,7 +95,7 @@ def test_trials_are_interleaved_over_scenarios_and_as_many_as_asked_for(
 ) -> None:
     seen: list[Case] = []
 
-    def run(cases: list[Case], settings: Settings, on_record: object) -> list[Record]:
+    def run(self: NativeRunner, cases: list[Case], on_record: object) -> list[Record]:
         seen.extend(cases)
         return [record(scenario=case.scenario) for case in cases]
 
@@ -103,14 +103,14 @@ def test_trials_are_interleaved_over_scenarios_and_as_many_as_asked_for(
         params = ("idle", "paused")
 
     monkeypatch.setenv("KICKBENCH_TRIALS", "3")
-    monkeypatch.setattr(batch, "run", run)
+    monkeypatch.setattr(NativeRunner, "run", run)
     records = Two().measure()
     assert [case.scenario for case in seen] == [ScenarioName.IDLE, ScenarioName.PAUSED] * 3
     assert {name: len(group) for name, group in records.items()} == {"idle": 3, "paused": 3}
 
 
 def test_guests_have_trials_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(cases: list[Case], settings: Settings, on_record: object) -> list[Record]:
+    def run(self: NativeRunner, cases: list[Case], on_record: object) -> list[Record]:
         assert {case.scenario for case in cases} == {ScenarioName.BLACKHOLE}
         return [dataclasses.replace(record(), shape=case.shape) for case in cases]
 
@@ -120,7 +120,7 @@ def test_guests_have_trials_of_their_own(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setenv("KICKBENCH_TRIALS", "2")
     monkeypatch.setenv("KICKBENCH_SET", "full")
-    monkeypatch.setattr(batch, "run", run)
+    monkeypatch.setattr(NativeRunner, "run", run)
     records = Guests().measure()
     assert {value: len(group) for value, group in records.items()} == dict.fromkeys(suite.GUESTS, 2)
     assert [each.shape.vcpus for each in records["8 vCPUs"]] == [8, 8]
@@ -150,7 +150,7 @@ def test_of_all_values_that_are_listed_the_set_is_measured(
     monkeypatch.setenv("KICKBENCH_TRIALS", "1")
     seen: list[Case] = []
 
-    def run(cases: list[Case], settings: Settings, on_record: object) -> list[Record]:
+    def run(self: NativeRunner, cases: list[Case], on_record: object) -> list[Record]:
         seen.extend(cases)
         return [record(scenario=case.scenario) for case in cases]
 
@@ -158,7 +158,7 @@ def test_of_all_values_that_are_listed_the_set_is_measured(
         params = suite.scenarios(Settings.from_environment())
 
     assert All.params == tuple(ScenarioName)
-    monkeypatch.setattr(batch, "run", run)
+    monkeypatch.setattr(NativeRunner, "run", run)
     assert len(All().measure()) == len(seen) == count
 
 
