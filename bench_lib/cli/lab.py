@@ -13,10 +13,11 @@ from bench_lib.cli.kernels import bootable
 from bench_lib.cli.names import named
 from bench_lib.cli.trials import tell_damage
 from bench_lib.errors import MemoryDamaged, UnknownRequest, UnknownScenario
+from bench_lib.guest.workloads.description import WORKLOADS
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, machine, trials
 from bench_lib.lab.machine import SHARE, Facts
-from bench_lib.record import Record, RequestName, ScenarioName
+from bench_lib.record import Record, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import case
 from bench_lib.trial.case import CORE_SCENARIOS
@@ -75,6 +76,9 @@ def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path |
     help="Default: idle, blackhole, paused.",
 )
 @click.option("--request", default=RequestName.STOP, metavar="NAME", help="Default: stop.")
+@click.option(
+    "--image", default=Shape().image, metavar="NAME", help=f"One of {', '.join(WORKLOADS)}."
+)
 @click.option("--name", default="", help="Tells campaigns apart that are otherwise the same.")
 def campaign_command(
     names: tuple[str, ...],
@@ -82,6 +86,7 @@ def campaign_command(
     count: int,
     scenarios: tuple[str, ...],
     request: str,
+    image: str,
     name: str,
 ) -> None:
     """Measure kernels over several boots each, for a boot is what a result can be trusted by.
@@ -90,8 +95,9 @@ def campaign_command(
     interrupted one was: a boot is kept whole or made again, and none is made twice.
 
     \b
-    Example:
+    Examples:
       kickbench lab campaign debian/6.1 debian/6.12 --boots 6
+      kickbench lab campaign debian/6.1 debian/6.12 --scenario frozen-source --image pv-steal-time
     """
     settings = Settings.from_environment()
     chosen = scenarios or CORE_SCENARIOS
@@ -100,6 +106,7 @@ def campaign_command(
             case.Case(
                 named(ScenarioName, each, UnknownScenario),
                 named(RequestName, request, UnknownRequest),
+                Shape(image=image),
             )
             for each in chosen
         ],

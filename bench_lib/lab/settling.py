@@ -110,7 +110,7 @@ def boot(
 
 
 def _case(made: Record) -> Case:
-    return Case(made.scenario, made.request, made.shape)
+    return Case(made.scenario, made.request, made.shape, manager=made.manager)
 
 
 def _boots(records: Sequence[Record], build: Bootable, cases: Sequence[Case]) -> int:

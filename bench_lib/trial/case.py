@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from bench_lib.errors import NotRecoverable
+from bench_lib.errors import ImageError, NotRecoverable
 from bench_lib.guest.workloads.description import HUGE_MIB, WORKLOADS
 from bench_lib.record import Backing, ManagerName, RequestName, ScenarioName, Shape
 from bench_lib.trial.requests.description import REQUESTS
@@ -32,6 +32,7 @@ class Case:
 
     :ivar recover: whether the guest is recovered after the request, and checks its memory.
     :ivar manager: who runs the guest.
+    :raise ImageError: there is no such guest.
     :raise BadShape: no guest can be of that shape.
     :raise NotRecoverable: nothing would be left to recover.
     """
@@ -43,9 +44,11 @@ class Case:
     manager: ManagerName = ManagerName.QEMU
 
     def __post_init__(self) -> None:
-        # One that is unknown is refused where images are loaded, with those that there are.
-        if (limits := WORKLOADS.get(self.shape.image)) is not None:
-            limits.check(self.shape)
+        if (limits := WORKLOADS.get(self.shape.image)) is None:
+            raise ImageError(
+                f"There is no guest image {self.shape.image!r}; there is {', '.join(WORKLOADS)}."
+            )
+        limits.check(self.shape)
         if self.recover and REQUESTS[self.request].ends_guest:
             raise NotRecoverable(
                 f"{self.request} ends the guest, so there is nothing to recover after it; "

@@ -1,9 +1,12 @@
 import pytest
 
-from bench_lib.errors import BadShape, NotRecoverable
+from bench_lib.errors import BadShape, ImageError, NotRecoverable
+from bench_lib.guest import image
+from bench_lib.guest.workloads.description import WORKLOADS
 from bench_lib.record import Backing, RequestName, ScenarioName, Shape
 from bench_lib.trial import case
 from bench_lib.trial.case import Case
+from tests.conftest import CHECKOUT
 
 
 @pytest.mark.parametrize(
@@ -14,6 +17,20 @@ from bench_lib.trial.case import Case
 def test_guests_that_cannot_be(shape: Shape) -> None:
     with pytest.raises(BadShape):
         Case(ScenarioName.IDLE, RequestName.STOP, shape)
+
+
+def test_a_guest_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(ImageError, match="no guest image 'gupp'; there is gup, "):
+        Case(ScenarioName.IDLE, RequestName.STOP, Shape(image="gupp"))
+
+
+def test_every_guest_image_is_described() -> None:
+    assert set(WORKLOADS) == set(image.manifest(CHECKOUT / "guest-images"))
+
+
+def test_a_guest_that_is_lost_for_good_is_not_recovered() -> None:
+    with pytest.raises(NotRecoverable, match="its missing pages died with the source"):
+        Case(ScenarioName.DEAD_SOURCE, RequestName.STOP, recover=True)
 
 
 def test_a_guest_that_runs_where_it_was_started_has_nothing_to_recover() -> None:
