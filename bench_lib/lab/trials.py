@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import bench_lib
 from bench_lib import interrupt, ownership, record
 from bench_lib.errors import LabError, LabLost
 from bench_lib.host import setup
@@ -184,4 +185,6 @@ def _lost(
         boot_id="",
         host=Host("lab", lab.facts.accelerator, platform.node()),
         started=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        manager=case.manager,
+        kickbench=bench_lib.__version__,
     )

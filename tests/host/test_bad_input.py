@@ -14,10 +14,6 @@ import pytest
 from bench_lib import errors, record
 from bench_lib.errors import KickbenchError
 from bench_lib.host import needs
-from bench_lib.record import RequestName, ScenarioName
-from bench_lib.settings import Settings
-from bench_lib.trial import preflight
-from bench_lib.trial.case import Case
 from tests.host.conftest import KICKBENCH, Command
 from tests.make import record as make
 
@@ -129,13 +125,15 @@ def test_a_program_that_is_missing(kickbench: Command, path_without: Path, name:
     assert f"{name} is not installed" in _refused(done, errors.ProgramMissing)
 
 
-def test_a_guest_that_is_left_alone_needs_no_program_that_makes_links(
-    path_without: Path, monkeypatch: pytest.MonkeyPatch
+def test_idle_runs_on_a_host_without_any_program_that_makes_links(
+    kickbench: Command, path_without: Path
 ) -> None:
     for name in needs.TOOLS:
         (path_without / name).unlink()
-    monkeypatch.setenv("PATH", str(path_without))
-    preflight.check(Settings.from_environment(), [Case(ScenarioName.IDLE, RequestName.STOP)])
+    idle = ("trial", "--scenario", "idle", "--request", "stop")
+    done = kickbench(*idle, env={**os.environ, "PATH": str(path_without)})
+    assert done.returncode == 0, done.stderr
+    assert "stop in idle: returned" in done.stdout
 
 
 def test_a_tc_that_cuts_nothing(kickbench: Command, path_without: Path) -> None:
