@@ -237,11 +237,14 @@ class Child:
     async def during(
         self, work: Coroutine[Any, Any, T], signs: tuple[type[Exception], ...] = ()
     ) -> T:
-        """Do `work` for as long as the process lives.
+        """Do `work` for as long as the process lives. With one that is dead it does not begin.
 
         :param signs: what `work` may raise because the process is dying, before its exit is seen.
         :raise Ended: the process ended before the work was done.
         """
+        if (status := self.exit_status) is not None:
+            work.close()
+            raise Ended(status)
         working = asyncio.ensure_future(work)
         exiting = asyncio.ensure_future(self.exited())
         try:

@@ -275,3 +275,18 @@ def test_a_process_that_ends_is_no_survivor(tmp_path: Path) -> None:
     assert child.survivor is None
     assert not process.lives(child.pid)
     assert child.pid not in {each.pid for each in process.survivors()}
+
+
+def test_nothing_is_begun_with_a_process_that_has_ended(tmp_path: Path) -> None:
+    begun = []
+
+    async def work() -> None:
+        begun.append(True)
+
+    with process.started(["sleep", "1000"], env=ENV, output=tmp_path / "log") as child:
+        child.signal(signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(process.Ended) as ended:
+            asyncio.run(child.during(work()))
+    assert ended.value.status == -signal.SIGKILL
+    assert not begun
