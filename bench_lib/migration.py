@@ -28,6 +28,9 @@ POSTCOPY_BANDWIDTH = 4096
 """Bytes a second that the source pushes on its own. QEMU's own tests of stuck postcopy use it:
 pages come only when they are asked for, so some are surely missing when the link is cut."""
 
+LOOK_S = 0.001
+"""Between two looks at what the source has sent, for which there is no event."""
+
 FOLLOWS_S = 2.0
 """How long a destination may take to notice that the source has given the connection up; it takes
 milliseconds, and under emulation tenths of a second."""
@@ -261,6 +264,20 @@ class Migration:
         await self.start_postcopy(deadline)
         for side in self.sides:
             await side.reaches(Phase.POSTCOPY, deadline)
+        # The source reports its phase before it switches over. Until it has, a connection that
+        # breaks fails the migration (postcopy_start() in QEMU 7.2: "Migration stream errored").
+        # Its main loop answers once the switch is nearly done, and pages are sent only after it.
+        sent = await self._pages_sent(deadline)
+        while await self._pages_sent(deadline) == sent:
+            if deadline.passed:
+                raise DeadlinePassed("The source sent no page after the switch in time.")
+            await asyncio.sleep(LOOK_S)
+
+    async def _pages_sent(self, deadline: Deadline) -> int:
+        """How many pages the source has sent so far."""
+        answer = await self.source.guest.control.execute("query-migrate", deadline=deadline)
+        ram = answer["ram"]
+        return int(ram["normal"]) + int(ram["duplicate"])
 
     async def _until_all_is_dirty(self, deadline: Deadline) -> None:
         """Send nothing more until each vCPU has written all of its memory once more.

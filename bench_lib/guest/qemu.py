@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from bench_lib import architecture, process
 from bench_lib.deadline import Deadline, together
-from bench_lib.errors import GuestDied, MonitorFailed
+from bench_lib.errors import DebuggerFailed, GuestDied, MonitorFailed
 from bench_lib.guest import monitor, serial
 from bench_lib.guest.gdbstub import GdbStub
 from bench_lib.guest.request_line import RequestLine
@@ -23,8 +23,9 @@ from bench_lib.record import Backing, Shape
 
 T = TypeVar("T")
 
-SIGNS_OF_DEATH = (MonitorFailed, GuestDied)
-"""What may be seen of a dying QEMU before its exit is: a closed monitor, a missing thread."""
+SIGNS_OF_DEATH = (MonitorFailed, GuestDied, DebuggerFailed)
+"""What may be seen of a dying QEMU before its exit is: a closed monitor, a missing thread, nothing
+that a debugger could trace."""
 
 
 @dataclass(frozen=True)
