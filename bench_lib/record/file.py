@@ -71,6 +71,8 @@ def _decode(line: bytes) -> Record | _No:
         if number > SCHEMA:
             why = f"schema {number} is newer than the {SCHEMA} known here; update kickbench"
             return _No(why, newer=True)
+        if number < schema1.SCHEMA:
+            return _No(f"not a record: there is no schema {number}")
         record = schema1.decode(line) if number == schema1.SCHEMA else _decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return _No(f"not a whole record ({error})")

@@ -7,7 +7,9 @@ readable (see `schema1`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
 
 from bench_lib.record.names import (
     Backing,
@@ -21,6 +23,9 @@ from bench_lib.record.names import (
 )
 
 SCHEMA = 2
+
+Nanoseconds = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""No trial takes 292 years, and Python cannot divide what is far above that."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ class Thread:
     waits_for: WaitsFor
     signals: tuple[str, ...] = ()
     called: bool = False
-    cpu_ns: int = 0
+    cpu_ns: Nanoseconds = 0
 
     @property
     def label(self) -> str:
@@ -176,8 +181,8 @@ class Stage:
     """A part of the trial, in nanoseconds since the trial began."""
 
     name: str
-    start_ns: int
-    end_ns: int
+    start_ns: Nanoseconds
+    end_ns: Nanoseconds
 
 
 @dataclass(frozen=True)
@@ -194,10 +199,10 @@ class Recovery:
     :ivar damage: what the guest said of its memory.
     """
 
-    completed_ns: int | None
-    next_pass_ns: int | None
+    completed_ns: Nanoseconds | None
+    next_pass_ns: Nanoseconds | None
     memory: Literal["whole", "damaged"] | None
-    answered_ns: int | None = None
+    answered_ns: Nanoseconds | None = None
     failure: str | None = None
     damage: str | None = None
 
@@ -261,25 +266,25 @@ class Record:
     scenario: ScenarioName
     shape: Shape
     outcome: Outcome
-    deadline_ns: int
+    deadline_ns: Nanoseconds
     kernel: Kernel
     boot_id: str
     host: Host
     started: str
     reason: str | None = None
-    latency_ns: int | None = None
+    latency_ns: Nanoseconds | None = None
     qemu: str | None = None
     outage: str | None = None
     evidence: Evidence = field(default_factory=Evidence)
     stages: tuple[Stage, ...] = ()
     recovery: Recovery | None = None
     slot: Slot | None = None
-    resolution_ns: int | None = None
+    resolution_ns: Nanoseconds | None = None
     setup: Setup | None = None
     lab_setup: Setup | None = None
     tool: str | None = None
     manager: ManagerName = ManagerName.QEMU
-    late_ns: int | None = None
+    late_ns: Nanoseconds | None = None
     kickbench: str | None = None
     image_sha256: str | None = None
     survivors: tuple[str, ...] = ()

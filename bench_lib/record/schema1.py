@@ -23,9 +23,10 @@ def decode(line: bytes) -> Record:
     :raise msgspec.MsgspecError: it is not a whole record.
     """
     fields = msgspec.json.decode(line, type=dict[str, Any])
-    evidence = fields.get("evidence", {})
+    evidence = msgspec.convert(fields.get("evidence", {}), dict[str, Any])
     for moment in ("before", "after"):
-        evidence[moment] = [_thread(each) for each in evidence.get(moment, ())]
+        seen = msgspec.convert(evidence.get(moment, ()), list[Any])
+        evidence[moment] = [_thread(each) for each in seen]
     return msgspec.convert({**fields, "evidence": evidence}, Record)
 
 

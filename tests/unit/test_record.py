@@ -31,6 +31,7 @@ def test_a_record_comes_back_as_it_went(tmp_path: Path) -> None:
 
 # No JSON has any other.
 st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
+st.register_type_strategy(int, st.integers(-(2**63), 2**63 - 1))
 
 
 @given(st.from_type(Record))
@@ -148,3 +149,34 @@ def test_a_line_is_refused_with_what_is_wrong_with_it(
     record.append(path, dataclasses.replace(make(), **{field: value}))  # type: ignore[arg-type]
     _, (damage,) = record.read(path)
     assert damage.why == f"not a record of a trial: {why}"
+
+
+@pytest.mark.parametrize("evidence", [None, [], 3, {"before": None}, {"after": 3}])
+def test_odd_evidence_of_schema_1_costs_only_its_line(tmp_path: Path, evidence: object) -> None:
+    (data,) = json.loads(record.to_json([make()]))
+    path = tmp_path / "records.jsonl"
+    path.write_text(json.dumps({**data, "schema": 1, "evidence": evidence}) + "\n")
+    records, (damage,) = record.read(path)
+    assert not records
+    assert "not a whole record" in damage.why
+
+
+@pytest.mark.parametrize("schema", [0, -1])
+def test_a_schema_that_never_was_is_no_record(tmp_path: Path, schema: int) -> None:
+    path = tmp_path / "records.jsonl"
+    record.append(path, dataclasses.replace(make(), schema=schema))
+    _, (damage,) = record.read(path)
+    assert damage.why == f"not a record: there is no schema {schema}"
+
+
+@pytest.mark.parametrize("schema", [1, SCHEMA])
+@pytest.mark.parametrize("field", ["deadline_ns", "latency_ns"])
+def test_a_time_that_no_trial_can_take_costs_only_its_line(
+    tmp_path: Path, field: str, schema: int
+) -> None:
+    (data,) = json.loads(record.to_json([make()]))
+    path = tmp_path / "records.jsonl"
+    path.write_text(json.dumps({**data, "schema": schema, field: 10**400}) + "\n")
+    records, (damage,) = record.read(path)
+    assert not records
+    assert "not a whole record" in damage.why
