@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 
-from bench_lib import threads
+from bench_lib import process, threads
 from bench_lib.deadline import Deadline
-from bench_lib.errors import GuestDied, MonitorFailed, TrialLost
+from bench_lib.errors import DebuggerFailed, GuestDied, MonitorFailed, TrialLost
 from bench_lib.record import HUNG, Evidence, Outcome
 from bench_lib.threads import Part, ThreadState
 from bench_lib.trial import proof
@@ -114,12 +114,14 @@ async def measure(
     try:
         with staging.timeline.stage("request"):
             into.reply = await scene.during(ask(), guest_may_end=ends_guest)
-    except (GuestDied, MonitorFailed) as error:
-        if not sent:
+    except (GuestDied, MonitorFailed, DebuggerFailed) as error:
+        # A debugger keeps a dead QEMU from being reaped, and so from being seen to have ended.
+        held = isinstance(error, DebuggerFailed) and not process.lives(scene.guest.child.pid)
+        if not sent or (isinstance(error, DebuggerFailed) and not held):
             raise
-        died = isinstance(error, GuestDied)
+        died = held or isinstance(error, GuestDied)
         into.outcome = Outcome.DIED if died else Outcome.UNANSWERED
-        into.reason = str(error)
+        into.reason = f"QEMU ended while a debugger held it. {error}" if held else str(error)
         return
     with staging.timeline.stage("evidence"):
         if into.reply is None:
