@@ -15,18 +15,23 @@ T = TypeVar("T")
 
 NS_PER_S = 1_000_000_000
 
+LONGEST_S = 1e9
+"""Thirty years; records hold no time that is much longer."""
+
 
 def seconds(text: str) -> float:
     """Read a positive number of seconds.
 
-    :raise BadDeadline: it is no number, not finite, or not above zero.
+    :raise BadDeadline: it is no number, not above zero, or above `LONGEST_S`.
     """
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or value <= 0:
-        raise BadDeadline(f"A deadline is a positive number of seconds, not {text!r}.")
+    if not 0 < value <= LONGEST_S:
+        raise BadDeadline(
+            f"A deadline is a positive number of seconds, up to {LONGEST_S:.0f}, not {text!r}."
+        )
     return value
 
 

@@ -8,7 +8,9 @@ from bench_lib.deadline import Deadline, seconds, together
 from bench_lib.errors import BadDeadline, DeadlinePassed
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "-inf", "", "soon", "1s"])
+@pytest.mark.parametrize(
+    "text", ["0", "-1", "nan", "inf", "-inf", "1e10", "1e300", "", "soon", "1s"]
+)
 def test_a_deadline_that_is_no_positive_number_is_refused(text: str) -> None:
     with pytest.raises(BadDeadline, match="positive number of seconds"):
         seconds(text)
