@@ -125,6 +125,9 @@ def look(pid: int) -> Look:
         else:
             if not any(target.startswith("anon_inode:kvm-vcpu") for target in links.values()):
                 return Look(None, OTHER)
+        # Every thread has such a folder, and shows the whole process there.
+        pid = _process_of(folder)
+        folder = PROC / str(pid)
     except (FileNotFoundError, ProcessLookupError):
         return Look(None, GONE)
     try:
@@ -175,6 +178,12 @@ def _links(folder: Path) -> dict[str, str]:
         except FileNotFoundError:
             continue
     return links
+
+
+def _process_of(folder: Path) -> int:
+    """The process that a thread belongs to; it belongs to itself where it is its first."""
+    status = (folder / "status").read_text(errors="replace")
+    return int(status.partition("Tgid:")[2].split()[0])
 
 
 def _has_vcpu_names(folder: Path) -> bool:
@@ -234,12 +243,23 @@ def _seen(
         now.entry if with_stack else None,
         judged.waits_for,
         now.signals,
-        now.called,
+        _is_called(now),
         still=then is not None
         and now.state in threads.ASLEEP
         and (now.wchan, now.stack, now.cpu_ns) == (then.wchan, then.stack, then.cpu_ns),
         cpu_share=round(burnt_ns / elapsed_ns, 2),
     )
+
+
+def _is_called(now: ThreadState) -> bool:
+    """Whether something waits for a thread to leave the kernel, for all that is seen of it.
+
+    A tracer may have let go of it long ago, as strace does: what sleeps or runs its guest then is
+    not kept. Only what runs in a page fault tells of a tracer that waits.
+    """
+    if not now.only_traced:
+        return now.called
+    return now.state == threads.RUNNING and now.fault_path is not Entry.NONE
 
 
 def _on_servers(folder: Path, paths: Iterable[str]) -> tuple[OpenFile, ...]:

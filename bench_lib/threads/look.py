@@ -51,6 +51,7 @@ class ThreadState:
     :ivar stack: its kernel stack, innermost first; empty while it runs in user mode or guest.
     :ivar cpu_ns: CPU time of its life so far.
     :ivar called: whether a signal or a tracer waits for it to leave the kernel.
+    :ivar only_traced: whether no signal does. The tracer may have called it, or let it run.
     :ivar pid: of its process, whose main thread has the same number.
     :ivar name: as the kernel has it (comm).
     :ivar signals: names of the signals that wait for this thread alone.
@@ -63,6 +64,7 @@ class ThreadState:
     stack: tuple[str, ...]
     cpu_ns: int
     called: bool = False
+    only_traced: bool = False
     pid: int = 0
     name: str = ""
     signals: tuple[str, ...] = ()
@@ -127,13 +129,16 @@ def observe(pid: int, tid: int, *, with_stack: bool = True) -> ThreadState:
     name, _, rest = stat.partition("(")[2].rpartition(")")
     state = rest.split()[0]
     own, shared, blocked = _signals(status), _mask(status, "ShdPnd"), _mask(status, "SigBlk")
+    signalled = bool(own or shared & ~blocked)
+    traced = _tracer(status) != 0 and state not in TRACED
     return ThreadState(
         tid=tid,
         state=state,
         wchan=wchan or "0",
         stack=stack,
         cpu_ns=cpu_ns,
-        called=bool(own or shared & ~blocked) or (_tracer(status) != 0 and state not in TRACED),
+        called=signalled or traced,
+        only_traced=traced and not signalled,
         pid=pid,
         name=name,
         signals=_names(own),
