@@ -54,6 +54,12 @@ class Measurement:
         """Count the trial as lost. What was seen until then stays."""
         self.outcome, self.reply, self.reason = Outcome.LOST, None, reason
 
+    def take(self, reply: Reply | None, deadline_s: float) -> None:
+        """Keep what was waited for; one that was seen only after the deadline is no answer."""
+        if reply is not None and reply.latency_ns > deadline_s * 1e9:
+            self.late_ns, reply = reply.latency_ns, None
+        self.reply = reply
+
     def evidence(self) -> Evidence:
         """The record's form of what was seen."""
         earlier = {each.tid: each for each in self.before}
@@ -113,7 +119,7 @@ async def measure(
     ends_guest = REQUESTS[staging.case.request].ends_guest
     try:
         with staging.timeline.stage("request"):
-            into.reply = await scene.during(ask(), guest_may_end=ends_guest)
+            into.take(await scene.during(ask(), guest_may_end=ends_guest), deadline_s)
     except (GuestDied, MonitorFailed, DebuggerFailed) as error:
         # A debugger keeps a dead QEMU from being reaped, and so from being seen to have ended.
         held = isinstance(error, DebuggerFailed) and not process.lives(scene.guest.child.pid)

@@ -5,6 +5,7 @@ What a kernel does with a stuck vCPU is what is measured, so no test here says t
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from bench_lib import architecture, ptrace
+from bench_lib.deadline import Deadline
 from bench_lib.errors import (
     BadShape,
     HugepagesMissing,
@@ -38,7 +40,7 @@ from bench_lib.settings import Settings
 from bench_lib.threads import look
 from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import Case
-from bench_lib.trial.requests.request import Request
+from bench_lib.trial.requests.request import Reply, Request
 from bench_lib.trial.requests.table import MAKERS
 from bench_lib.trial.scenarios.description import SCENARIOS, Stuck
 from tests.host.conftest import Command, more_huge_pages
@@ -226,6 +228,26 @@ def test_a_guest_that_dies_after_it_was_asked_has_died(
     assert made.latency_ns is None
     assert made.reason is not None
     assert "signal 9" in made.reason or "SIGKILL" in made.reason
+
+
+def test_an_answer_that_is_first_seen_after_the_deadline_is_a_hang(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KICKBENCH_DEADLINE", "0.01")
+    maker = MAKERS[RequestName.SIGUSR1]
+    answer = maker.answer
+
+    async def late(self: Request, deadline: Deadline) -> Reply | None:
+        # As when another process has the only CPU.
+        await asyncio.sleep(deadline.remaining_s)
+        return await answer(self, deadline)
+
+    monkeypatch.setattr(maker, "answer", late)
+    made = trial(Case(ScenarioName.IDLE, RequestName.SIGUSR1))
+    assert made.outcome is Outcome.UNANSWERED
+    assert made.latency_ns is None
+    assert made.late_ns is not None
+    assert made.late_ns > made.deadline_ns
 
 
 @pytest.mark.parametrize("request_", [RequestName.PTRACE_INTERRUPT, RequestName.GDB_ATTACH])
