@@ -59,7 +59,6 @@
         ├── MigrationFailed
         ├── OutageNotProven
         ├── NotStuck
-        ├── AnswerLate
         ├── DebuggerFailed
         ├── RecoveryFailed
         └── MemoryDamaged
@@ -427,10 +426,6 @@ class OutageNotProven(TrialLost):
 
 class NotStuck(TrialLost):
     """A vCPU that should be stuck was not seen stuck."""
-
-
-class AnswerLate(TrialLost):
-    """The answer came, but after the deadline, and no vCPU was stuck then."""
 
 
 class DebuggerFailed(TrialLost):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,8 +122,3 @@ def evidence(seen: ThreadState, part: Part, before: ThreadState | None = None) -
         called=seen.called,
         cpu_ns=0 if before is None else seen.cpu_ns - before.cpu_ns,
     )
-
-
-def vcpus(parts: Mapping[int, Part], states: Iterable[ThreadState]) -> list[ThreadState]:
-    """Those of the threads that run vCPUs."""
-    return [state for state in states if parts[state.tid].role is Role.VCPU]
