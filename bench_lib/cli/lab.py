@@ -66,7 +66,11 @@ def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path |
 @click.argument("names", metavar="KERNEL...", nargs=-1, required=True)
 @click.option("--boots", type=click.IntRange(min=1), default=6, help="Of each; default 6.")
 @click.option(
-    "-n", "count", type=click.IntRange(min=1), default=2, help="Of each case a boot; default 2."
+    "-n",
+    "count",
+    type=click.IntRange(1, case.MOST),
+    default=2,
+    help="Of each case a boot; default 2.",
 )
 @click.option(
     "--scenario",

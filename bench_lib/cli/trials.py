@@ -44,7 +44,9 @@ MATRIX_CORE = (
     "--scenario", required=True, metavar="NAME", help=f"One of {', '.join(ScenarioName)}."
 )
 @click.option("--request", required=True, metavar="NAME", help=f"One of {', '.join(RequestName)}.")
-@click.option("-n", "count", type=click.IntRange(min=1), default=1, help="How many; default 1.")
+@click.option(
+    "-n", "count", type=click.IntRange(1, case.MOST), default=1, help="How many; default 1."
+)
 @click.option(
     "--deadline", "limit", metavar="SECONDS", help="When a trial stops waiting; default 5."
 )
@@ -119,7 +121,9 @@ def trial(
 @click.command("matrix")
 @click.option("--set", "which", type=click.Choice(SETS), default="core", help="Default: core.")
 @click.option("--kernel", "names", multiple=True, metavar="NAME", help="Default: booted.")
-@click.option("-n", "count", type=click.IntRange(min=1), default=1, help="A cell; default 1.")
+@click.option(
+    "-n", "count", type=click.IntRange(1, case.MOST), default=1, help="A cell; default 1."
+)
 @click.option(
     "--deadline", "limit", metavar="SECONDS", help="When a trial stops waiting; default 5."
 )

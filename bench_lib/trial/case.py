@@ -25,6 +25,9 @@ AT_SWITCH = (ScenarioName.FROZEN_SOURCE, ScenarioName.DEAD_SOURCE, ScenarioName.
 PV_IMAGES = ("pv-steal-time", "pv-kvmclock")
 """Guests that share a page with KVM, as Linux guests do. Only at the switch is it missing."""
 
+MOST = 100_000
+"""Trials of one case that can be asked for at once: they take a day, and each has a record."""
+
 
 @dataclass(frozen=True)
 class Case:

@@ -54,6 +54,15 @@ def test_damage_is_told_also_where_something_else_ends_the_run(
     assert sentence == "kickbench: The disk is full."
 
 
+@pytest.mark.parametrize(
+    "words", [["trial", "--scenario", "idle", "--request", "stop"], ["matrix"]], ids=" ".join
+)
+def test_more_trials_than_fit_into_memory_are_refused(words: list[str]) -> None:
+    shown = CliRunner().invoke(main, [*words, "-n", "999999999999"])
+    assert shown.exit_code == 2
+    assert "is not in the range" in shown.output
+
+
 MATRIX = ["matrix", "--kernel", "booted", "--kernel", "another"]
 
 
