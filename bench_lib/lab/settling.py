@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from bench_lib import interrupt, ownership, record
 from bench_lib.deadline import Deadline
 from bench_lib.errors import CannotCompare
-from bench_lib.guest import features
+from bench_lib.guest import features, image
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, machine
 from bench_lib.lab.campaign import Campaign
@@ -80,6 +80,12 @@ def check_as_now(records: Sequence[Record], settings: Settings) -> None:
             f"{settings.deadline_s:g} s",
         ),
     }
+    for name in sorted({each.shape.image for each in records}):
+        of = {each.image_sha256 for each in records if each.shape.image == name}
+        now[f"guest image {name}"] = (
+            {each for each in of if each},
+            image.load(settings.images, name).entry.sha256,
+        )
     for what, (before, here) in now.items():
         if before - {here}:
             raise CannotCompare(

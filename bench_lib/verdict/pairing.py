@@ -151,6 +151,7 @@ def _check_pair(pair: Pair) -> None:
     check_schemas([*pair.base, *pair.candidate])
     read: tuple[tuple[str, Callable[[Record], object]], ...] = (
         ("QEMUs", lambda record: record.qemu),
+        ("guest images", lambda record: record.image_sha256),
         ("deadlines", lambda record: f"{record.deadline_ns / NS_PER_S:g} s"),
         *((f"settings of {name}", _of_setup("setup", name)) for name in HOST_FIELDS),
         *((f"settings of the lab's {name}", _of_setup("lab_setup", name)) for name in HOST_FIELDS),

@@ -178,16 +178,20 @@ def test_more_questions_take_more_evidence() -> None:
     ("changes", "what"),
     [
         ({"host": Host("native", "kvm", "elsewhere")}, r"differing hosts: somewhere .* elsewhere"),
+        ({"image_sha256": "cd"}, "differing guest images: ab, cd"),
         ({"qemu": "10.0.0"}, "differing QEMUs"),
         ({"deadline_ns": 10**9}, "differing deadlines: 1 s, 5 s"),
         ({"setup": Setup(governor="powersave")}, "differing settings of governor: performance, p"),
     ],
 )
 def test_what_differs_is_not_compared_unless_told_to(changes: dict[str, object], what: str) -> None:
-    old = steady(OLD, 5, setup=Setup(governor="performance"))
-    as_before = Setup(governor="performance")
+    as_before = {"setup": Setup(governor="performance"), "image_sha256": "ab"}
+    old = [
+        dataclasses.replace(each, **as_before)  # type: ignore[arg-type]
+        for each in steady(OLD, 5)
+    ]
     new = [
-        dataclasses.replace(each, **{"setup": as_before, **changes})  # type: ignore[arg-type]
+        dataclasses.replace(each, **{**as_before, **changes})  # type: ignore[arg-type]
         for each in steady(NEW, 5)
     ]
     with pytest.raises(CannotCompare, match=what):

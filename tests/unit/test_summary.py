@@ -94,6 +94,12 @@ def test_the_pace_leaves_out_lost_trials() -> None:
     ]
 
 
+def test_guest_images_that_differ_are_told() -> None:
+    first, other = (dataclasses.replace(record(), image_sha256=sha) for sha in ("ab", "cd"))
+    (found,) = summary.differences([record(), first, other])
+    assert (found.name, found.values) == ("sha256 of the image gup", ("ab", "cd"))
+
+
 def test_set_ups_that_differ_are_told_and_the_load_is_none_of_it() -> None:
     def made(**facts: object) -> Record:
         return dataclasses.replace(record(), setup=Setup(**facts))  # type: ignore[arg-type]
