@@ -1,15 +1,18 @@
-"""Runs `kickbench trial` and does something to it when a stage begins.
+"""Runs `kickbench trial` and does something to it when a stage of its first trial begins.
 
-    python driver.py SCENARIO STAGE ACTION
+    python driver.py SCENARIO STAGE ACTION [SECONDS] [ARGUMENT...]
 
-Runs as a process of its own, for ACTION may be its end: `killed`, `interrupted`, or the end of a
-QEMU: `source`, `destination`.
+Runs as a process of its own, for ACTION may be its end: `killed`, `interrupted`, `terminated`. The
+others are about a QEMU: `killed-source`, `stopped-destination`, `held-destination`; one that is
+held is not even ended by SIGKILL, until our stdin ends. SECONDS above 0: how long whatever is
+waited for may take once that has been done. Every ARGUMENT is one more of `kickbench trial`.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,35 +20,91 @@ from pathlib import Path
 
 from bench_lib import process
 from bench_lib.cli import main
+from bench_lib.deadline import Deadline
 from bench_lib.process import Child
 from bench_lib.trial.timeline import Timeline
 
-SCENARIO, STAGE, ACTION = sys.argv[1:]
-
-
-def _end_qemu(role: str) -> None:
-    """Kill the guest of that role and wait until the kernel says that it is dead."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        command = (folder / "cmdline").read_bytes() if folder.exists() else b""
-        if f"-{role},debug-threads".encode() in command and f"/{os.getpid()}/" in _parent(folder):
-            os.kill(int(folder.name), signal.SIGKILL)
-            os.waitid(os.P_PID, int(folder.name), os.WEXITED | os.WNOWAIT)
-
-
-def _parent(folder: Path) -> str:
-    return f"/{(folder / 'stat').read_text().rpartition(')')[2].split()[1]}/"
-
-
-ACTIONS: dict[str, Callable[[], None]] = {
-    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "interrupted": lambda: os.kill(os.getpid(), signal.SIGINT),
-    "terminated": lambda: os.kill(os.getpid(), signal.SIGTERM),
-    "source": lambda: _end_qemu("source"),
-    "destination": lambda: _end_qemu("destination"),
-}
+SCENARIO, STAGE, ACTION = sys.argv[1:4]
+LEFT_S = float(sys.argv[4]) if len(sys.argv) > 4 else 0
+ARGUMENTS = sys.argv[5:]
+HOLDER = Path(__file__).with_name("holder.py")
 
 _stage = Timeline.stage
 _started = process.started
+_after = Deadline.after
+_deadlines: list[Deadline] = []
+_done = False
+
+
+def _qemu(role: str) -> int:
+    """The guest of that role. Only our own processes are looked at: others may block who does."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    for pid in " ".join(task.read_text() for task in tasks).split():
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if f"-{role},debug-threads".encode() in command:
+            return int(pid)
+    raise LookupError(f"There is no {role}.")
+
+
+def _kill(pid: int) -> None:
+    """Until the kernel says that it is dead."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def _stop(pid: int) -> None:
+    """Until the kernel says that all of its threads stand still."""
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+
+
+def _hold(pid: int) -> None:
+    """Until the end of our stdin, which may be later than ours."""
+    process.DEATH_LIMIT_S = 0.5
+    holder = subprocess.Popen(
+        [sys.executable, "-S", HOLDER, str(pid)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+
+
+TO_US: dict[str, signal.Signals] = {
+    "killed": signal.SIGKILL,
+    "interrupted": signal.SIGINT,
+    "terminated": signal.SIGTERM,
+}
+TO_QEMU: dict[str, Callable[[int], None]] = {
+    "killed": _kill,
+    "stopped": _stop,
+    "held": _hold,
+}
+
+
+def act() -> None:
+    """Do it, once; from then on nothing is waited for any longer than that."""
+    global _done
+    if _done:
+        return
+    _done = True
+    what, _, role = ACTION.partition("-")
+    if role:
+        TO_QEMU[what](_qemu(role))
+    else:
+        os.kill(os.getpid(), TO_US[what])
+    if LEFT_S:
+        at_ns = _after(LEFT_S).at_ns
+        for deadline in _deadlines:
+            object.__setattr__(deadline, "at_ns", min(deadline.at_ns, at_ns))
+
+
+def after(duration_s: float) -> Deadline:
+    """The deadline, which is remembered; once it has been done, it is no later than allowed."""
+    made = _after(min(duration_s, LEFT_S) if LEFT_S and _done else duration_s)
+    _deadlines.append(made)
+    return made
 
 
 @contextmanager
@@ -53,7 +112,7 @@ def stage(timeline: Timeline, name: str) -> Iterator[None]:
     """The stage, with the action just after its begin."""
     with _stage(timeline, name):
         if name == STAGE:
-            ACTIONS[ACTION]()
+            act()
         yield
 
 
@@ -62,11 +121,12 @@ def started(argv: list[str], **options: object) -> Iterator[Child]:
     """The process, with the action just after the first guest's start."""
     with _started(argv, **options) as child:  # type: ignore[arg-type]
         if STAGE == "first-guest" and any("loader" in word for word in argv):
-            ACTIONS[ACTION]()
+            act()
         yield child
 
 
 Timeline.stage = stage  # type: ignore[method-assign, assignment]
+Deadline.after = after  # type: ignore[method-assign]
 process.started = started  # type: ignore[assignment]
 recover = ["--recover"] if STAGE == "recovery" else []
-main(["trial", "--scenario", SCENARIO, "--request", "stop", *recover])
+main(["trial", "--scenario", SCENARIO, "--request", "stop", *recover, *ARGUMENTS])

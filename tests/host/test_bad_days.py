@@ -10,7 +10,7 @@ import pytest
 
 from bench_lib import ownership, process, record
 from bench_lib.network import link
-from bench_lib.record import Outcome
+from bench_lib.record import Outcome, Record
 from bench_lib.trial import leftovers
 from bench_lib.trial.timeline import STAGES
 from tests.conftest import HANG_S
@@ -21,9 +21,12 @@ MOMENTS = ("first-guest", *STAGES)
 RECORDS = Path(".asv/records.jsonl")
 
 
-def _drive(scenario: str, stage: str, action: str) -> subprocess.CompletedProcess[str]:
+def _drive(
+    scenario: str, stage: str, action: str, left_s: float = 0
+) -> subprocess.CompletedProcess[str]:
+    """:param left_s: how long what is waited for may take after the action; 0 for as always."""
     return subprocess.run(
-        [sys.executable, DRIVER, scenario, stage, action],
+        [sys.executable, DRIVER, scenario, stage, action, str(left_s)],
         capture_output=True,
         text=True,
         timeout=HANG_S,
@@ -31,7 +34,7 @@ def _drive(scenario: str, stage: str, action: str) -> subprocess.CompletedProces
     )
 
 
-@pytest.mark.parametrize("scenario", ["idle", "blackhole", "paused"])
+@pytest.mark.parametrize("scenario", ["idle", "blackhole", "paused", "frozen-source"])
 @pytest.mark.parametrize("stage", MOMENTS)
 def test_after_a_kill_in_any_stage_clean_leaves_nothing(
     clean_host: Path, runtime: Path, scenario: str, stage: str
@@ -69,15 +72,91 @@ def test_a_guest_that_dies_in_any_stage_is_a_lost_trial(
 ) -> None:
     if stage == "first-guest":
         role = "source"  # the destination is not there yet
-    done = _drive("blackhole", stage, role)
+    done = _drive("blackhole", stage, f"killed-{role}")
     assert done.returncode == 4, done.stderr + done.stdout
-    ((made,), damaged) = record.read(RECORDS)
-    assert not damaged
+    made = _only_record()
     assert made.outcome is Outcome.LOST
     assert made.latency_ns is None
     assert made.reason is not None
     assert "was killed by signal 9" in made.reason
     assert made.reason in done.stdout
+
+
+WAITED_S = 1
+"""How long a guest that stands still is waited for. It never answers, so this is never too short;
+the time that the trial may take until then is what it always is."""
+
+
+@pytest.mark.parametrize(
+    "role, stage",
+    [
+        *(("source", stage) for stage in ("first-guest", "guest-up", "prepare", "postcopy")),
+        *(
+            ("destination", stage)
+            for stage in ("guest-up", "prepare", "postcopy", "outage", "proof")
+        ),
+    ],
+)
+def test_a_guest_that_is_stopped_before_the_request_is_a_lost_trial(
+    clean_host: Path, role: str, stage: str
+) -> None:
+    done = _drive("blackhole", stage, f"stopped-{role}", WAITED_S)
+    assert done.returncode == 4, done.stderr + done.stdout
+    made = _only_record()
+    assert made.outcome is Outcome.LOST
+    assert made.reason is not None
+    assert made.reason.endswith(".")
+    assert made.reason in done.stdout
+    assert not made.survivors
+    assert not done.stderr
+
+
+def test_a_guest_that_is_stopped_gives_no_answer(clean_host: Path) -> None:
+    """It is a hang like any other, for which none of its threads is to blame."""
+    done = _drive("blackhole", "request", "stopped-destination", WAITED_S)
+    assert done.returncode == 0, done.stderr + done.stdout
+    made = _only_record()
+    assert (made.outcome, made.latency_ns, made.late_ns) == (Outcome.UNANSWERED, None, None)
+    assert {thread.state for thread in made.evidence.after} == {"T"}
+    assert made.evidence.blocker is None
+    assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    "role, stage",
+    [
+        # What the destination has to do needs no source that runs.
+        *(("source", stage) for stage in ("outage", "proof", "request", "evidence", "release")),
+        *(("destination", stage) for stage in ("evidence", "release")),
+    ],
+)
+def test_a_guest_that_is_stopped_when_it_has_no_more_to_do_changes_nothing(
+    clean_host: Path, role: str, stage: str
+) -> None:
+    done = _drive("blackhole", stage, f"stopped-{role}")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert _only_record().outcome is Outcome.RETURNED
+    assert not done.stderr
+
+
+@pytest.mark.parametrize("role", ["source", "destination"])
+def test_a_guest_that_is_stopped_before_its_recovery_has_been_measured(
+    clean_host: Path, role: str
+) -> None:
+    done = _drive("blackhole", "recovery", f"stopped-{role}", WAITED_S)
+    assert done.returncode == 4, done.stderr + done.stdout
+    made = _only_record()
+    assert made.outcome is Outcome.RETURNED
+    assert made.recovery is not None
+    assert made.recovery.failure is not None
+    assert made.recovery.failure in done.stdout
+    assert not done.stderr
+
+
+def _only_record() -> Record:
+    ((made,), damaged) = record.read(RECORDS)
+    assert not damaged
+    return made
 
 
 def test_a_second_run_is_refused_while_one_measures(

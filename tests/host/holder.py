@@ -1,0 +1,24 @@
+"""Keeps a process from dying until the end of stdin, as a wait that SIGKILL does not end would.
+
+    python holder.py PID
+
+It traces the process's first thread, which therefore stops when it exits, while it still has its
+memory and its descriptors. From there only its tracer lets it go on. Before, it runs as always, but
+for signals that its first thread takes; QEMU's reads them from a descriptor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+PTRACE_SEIZE, PTRACE_O_TRACEEXIT = 0x4206, 0x40
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+libc.ptrace.restype = ctypes.c_long
+if libc.ptrace(PTRACE_SEIZE, int(sys.argv[1]), None, PTRACE_O_TRACEEXIT) != 0:
+    raise OSError(ctypes.get_errno(), "ptrace")
+os.write(1, b"held\n")
+os.read(0, 1)
