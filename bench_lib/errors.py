@@ -377,10 +377,7 @@ class Interrupted(KickbenchError):
     """
 
     def __init__(self, number: signal.Signals) -> None:
-        super().__init__(
-            f"Interrupted by {number.name}; the trials before it are kept and nothing is left "
-            "running."
-        )
+        super().__init__(f"Interrupted by {number.name}; the trials before it are kept.")
         self.exit_status = 128 + number
 
 

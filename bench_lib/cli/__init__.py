@@ -28,6 +28,7 @@ class _Group(click.Group):
             click.echo(f"kickbench: {error}", err=True)
             for line in error.console[-60:] if isinstance(error, LabLost) else ():
                 click.echo(f"    {line}", err=True)
+            trials.tell_survivors()
             ctx.exit(error.exit_status)
         except KeyboardInterrupt:
             click.echo(

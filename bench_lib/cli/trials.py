@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 import click
 from rich.console import Console
 
-from bench_lib import deadline, present, record
+from bench_lib import deadline, present, process, record
 from bench_lib.cli import kernels
 from bench_lib.cli.names import named
 from bench_lib.errors import (
     KickbenchError,
+    LeftoversRemain,
     MemoryDamaged,
     TrialLost,
     UnknownRequest,
@@ -93,7 +94,8 @@ def trial(
       kickbench trial --scenario link-down --request stop --recover --vcpus 4
 
     Exits 0 when every trial gave a measurement, be it a hang or a refusal, 4 when one was lost or a
-    guest could not be recovered, and 5 when a guest found its memory damaged.
+    guest could not be recovered, and 5 when a guest found its memory damaged; else 28 when a QEMU
+    could not be ended.
     """
     settings = _with_deadline(Settings.from_environment(), limit)
     asked = Case(
@@ -239,12 +241,27 @@ def tell_damage(records: Sequence[Record]) -> bool:
     return bool(damaged)
 
 
+def tell_survivors() -> bool:
+    """Say which of our processes could not be ended; whether there is any by now."""
+    survivors = process.survivors()
+    if survivors:
+        click.echo(
+            f"kickbench: This could not be ended: {', '.join(map(str, survivors))}. "
+            "Free what it waits for, then run `kickbench clean`.",
+            err=True,
+        )
+    return bool(survivors)
+
+
 def exit_status(records: Sequence[Record]) -> int:
-    """What trials exit with."""
+    """What trials exit with: what says most of their guests first."""
+    survivors = tell_survivors()
     if tell_damage(records):
         return MemoryDamaged.exit_status
     unknown = any(
         each.outcome is Outcome.LOST or (each.recovery and each.recovery.failure)
         for each in records
     )
-    return TrialLost.exit_status if unknown else 0
+    if unknown:
+        return TrialLost.exit_status
+    return LeftoversRemain.exit_status if survivors else 0

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from bench_lib import ownership, process, record
+from bench_lib import cli, ownership, process, record
+from bench_lib.deadline import Deadline
+from bench_lib.errors import LeftoversRemain
 from bench_lib.network import link
 from bench_lib.record import Outcome, Record
 from bench_lib.trial import leftovers
@@ -151,6 +156,78 @@ def test_a_guest_that_is_stopped_before_its_recovery_has_been_measured(
     assert made.recovery.failure is not None
     assert made.recovery.failure in done.stdout
     assert not done.stderr
+
+
+@contextmanager
+def _held(
+    folder: Path, role: str, stage: str, *arguments: str, left_s: float = 0
+) -> Iterator[subprocess.CompletedProcess[str]]:
+    """A run with a QEMU that SIGKILL does not end for as long as the context lasts."""
+    output = folder / "stdout", folder / "stderr"
+    with (
+        output[0].open("w") as stdout,
+        output[1].open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, DRIVER, "blackhole", stage, f"held-{role}", str(left_s), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
+        ) as driver,
+    ):
+        status = driver.wait(HANG_S)
+        yield subprocess.CompletedProcess(
+            driver.args, status, *(each.read_text() for each in output)
+        )
+
+
+@pytest.mark.parametrize(
+    "role, stage",
+    [
+        ("source", "first-guest"),
+        ("source", "outage"),
+        *(("destination", stage) for stage in STAGES[1:]),
+    ],
+)
+def test_a_guest_that_cannot_be_ended_is_reported_and_left_to_clean(
+    clean_host: Path,
+    runtime: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    role: str,
+    stage: str,
+) -> None:
+    monkeypatch.setattr(leftovers, "LAST_BREATH_S", 0.5)
+    with _held(tmp_path, role, stage, "-n", "2") as done:
+        records, damaged = record.read(RECORDS)
+        assert not damaged
+        # It is in nobody's way.
+        assert [each.outcome for each in records] == [Outcome.RETURNED] * 2, done.stdout
+        assert [len(each.survivors) for each in records] == [1, 0]
+        (survivor,) = records[0].survivors
+        assert "(qemu-system-x86) survives SIGKILL; it sleeps in ptrace_stop" in survivor
+        assert survivor in done.stdout
+        assert done.returncode == LeftoversRemain.exit_status, done.stderr
+        assert f"{survivor}. Free what it waits for, then run `kickbench clean`." in done.stderr
+        assert "Traceback" not in done.stderr
+        for _ in range(2):
+            cleaned = CliRunner().invoke(cli.main, ["clean"])
+            assert cleaned.exit_code == LeftoversRemain.exit_status
+            assert f"This could not be ended: {survivor}" in cleaned.stderr
+    deadline = Deadline.after(HANG_S)
+    while leftovers.end(runtime).lines():
+        assert not deadline.passed
+
+
+def test_that_a_trial_was_lost_is_more_than_that_a_guest_cannot_be_ended(
+    clean_host: Path, runtime: Path, tmp_path: Path
+) -> None:
+    with _held(tmp_path, "destination", "guest-up", left_s=0.001) as done:
+        (survivor,) = _only_record().survivors
+        assert done.returncode == 4
+        assert f"{survivor}. Free what it waits for, then run `kickbench clean`." in done.stderr
+    deadline = Deadline.after(HANG_S)
+    while leftovers.end(runtime).lines():
+        assert not deadline.passed
 
 
 def _only_record() -> Record:

@@ -1,6 +1,7 @@
 """The command line's own text."""
 
 import dataclasses
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,9 +9,17 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from bench_lib import process
 from bench_lib import record as files
 from bench_lib.cli import kernels, main
-from bench_lib.errors import InternalError, LabLost, MemoryDamaged, RecordNotWritten, UnknownKernel
+from bench_lib.errors import (
+    InternalError,
+    Interrupted,
+    LabLost,
+    MemoryDamaged,
+    RecordNotWritten,
+    UnknownKernel,
+)
 from bench_lib.lab import trials
 from bench_lib.record import Record, Recovery, RequestName
 from bench_lib.trial import preflight
@@ -61,6 +70,31 @@ def test_more_trials_than_fit_into_memory_are_refused(words: list[str]) -> None:
     shown = CliRunner().invoke(main, [*words, "-n", "999999999999"])
     assert shown.exit_code == 2
     assert "is not in the range" in shown.output
+
+
+SURVIVOR = process.Survivor(4711, "qemu-system-x86", dead=False, wchan="fuse_flush")
+
+
+@pytest.mark.parametrize(
+    "error, status",
+    [(Interrupted(signal.SIGINT), 130), (RecordNotWritten("The disk is full."), 31), (None, 28)],
+)
+def test_what_could_not_be_ended_is_told_however_the_run_ends(
+    history: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None, status: int
+) -> None:
+    def run(self: NativeRunner, cases: object, on_record: object) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(NativeRunner, "run", run)
+    monkeypatch.setattr(process, "survivors", lambda: [SURVIVOR])
+    shown = CliRunner().invoke(main, ["trial", "--scenario", "paused", "--request", "stop"])
+    assert shown.exit_code == status
+    assert shown.output.splitlines()[-1] == (
+        "kickbench: This could not be ended: process 4711 (qemu-system-x86) survives SIGKILL; it "
+        "sleeps in fuse_flush. Free what it waits for, then run `kickbench clean`."
+    )
+    assert "nothing is left" not in shown.output
 
 
 MATRIX = ["matrix", "--kernel", "booted", "--kernel", "another"]
