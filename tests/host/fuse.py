@@ -1,70 +1,108 @@
-"""A file on a file system that answers no more, so that who asks it for something stays in it."""
+"""A file on a file system that can be told not to answer, and processes that wait for it.
+
+Whoever waits for it may not be ended by anything but its answer: give that before anything is
+killed, unless the kill is what is tested.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import select
-import struct
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-# See linux/fuse.h.
-OPEN, INIT = 14, 26
-INIT_ANSWER = struct.pack("<IIIIHHIIHHI28x", 7, 31, 0, 0, 1, 1, 4096, 1, 0, 0, 0)
+from bench_lib import threads
+from bench_lib.deadline import Deadline
+from bench_lib.record import WaitsFor
+from tests.conftest import HANG_S
 
-MNT_DETACH = 2
-PATIENCE_S = 60
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _check(result: int) -> None:
-    if result != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+MIB = 1 << 20
+SIZE_MIB = 64
 
 
-class File:
-    """The only file of the file system. :ivar path: where it is."""
+class FuseServer:
+    """The file system of fuse_server.py, on a folder. :ivar file: the only file of it."""
 
-    def __init__(self, fd: int, path: Path) -> None:
-        """:param fd: of /dev/fuse, which is closed by `abort`."""
-        self._fd = fd
-        self.path = path
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "memory"
+        script = Path(__file__).with_name("fuse_server.py")
+        self._process = subprocess.Popen(
+            [sys.executable, script, folder, str(SIZE_MIB * MIB)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._heard("up")
 
-    def take(self, wanted: int) -> int:
-        """Wait for a request; from then on not even SIGKILL takes it back.
+    def hold(self) -> None:
+        """Keep back, from now on, all that opens, reads or writes the file."""
+        self._tell("hold")
 
-        :param wanted: which it is.
-        :return: its number, for an answer.
-        """
-        assert select.select([self._fd], [], [], PATIENCE_S)[0]
-        _, opcode, unique = struct.unpack_from("<IIQ", os.read(self._fd, 1 << 17))
-        assert opcode == wanted
-        return int(unique)
+    def has_kept(self) -> None:
+        """Wait until something is kept back; from then on not even SIGKILL takes it back."""
+        self._tell("kept")
 
-    def answer(self, unique: int, answer: bytes) -> None:
-        os.write(self._fd, struct.pack("<IiQ", 16 + len(answer), 0, unique) + answer)
+    def answer(self) -> None:
+        """Answer what was kept back, and all that comes later."""
+        self._tell("answer")
 
-    def abort(self) -> None:
-        """End the file system: every request is answered with an error."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+    def _tell(self, word: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{word}\n")
+        self._process.stdin.flush()
+        self._heard(word)
+
+    def _heard(self, word: str) -> None:
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == f"{word}\n"
+
+    def end(self) -> None:
+        """Answer everything, and unmount."""
+        self._process.communicate(timeout=HANG_S)
 
 
 @contextmanager
-def mounted(path: Path) -> Iterator[File]:
-    """Mount it; it ends when the context is left."""
-    path.touch()
-    fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    file = File(fd, path)
-    with ExitStack() as stack:
-        stack.callback(file.abort)
-        options = f"fd={fd},rootmode=100000,user_id=0,group_id=0".encode()
-        _check(_libc.mount(b"kickbench-test", bytes(path), b"fuse", 0, options))
-        stack.callback(lambda: _check(_libc.umount2(bytes(path), MNT_DETACH)))
-        file.answer(file.take(INIT), INIT_ANSWER)
-        yield file
+def served(folder: Path) -> Iterator[FuseServer]:
+    """Mount it there; the file system answers and is gone when the context is left."""
+    folder.mkdir()
+    server = FuseServer(folder)
+    try:
+        yield server
+    finally:
+        server.end()
+
+
+@contextmanager
+def locked(server: FuseServer, prefix: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with a vCPU, of which one thread holds mmap_lock and another one waits for it.
+
+    :param prefix: the begin of its command line, which executes the rest.
+    """
+    script = Path(__file__).with_name("locked.py")
+    child = subprocess.Popen(
+        [*prefix, sys.executable, script, server.file],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    )
+    try:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"up\n"
+        server.hold()
+        for step, waits_for in ((b"0", WaitsFor.FUSE), (b"1", WaitsFor.LOCK)):
+            child.stdin.write(step)
+            until_one_waits_for(waits_for, child.pid)
+        yield child
+    finally:
+        server.answer()
+        child.kill()
+        child.communicate(timeout=HANG_S)
+
+
+def until_one_waits_for(waits_for: WaitsFor, pid: int) -> None:
+    """Wait until a thread of a process does."""
+    limit = Deadline.after(HANG_S)
+    while waits_for not in {each.waits_for for each in threads.observe_all(pid)}:
+        assert not limit.passed

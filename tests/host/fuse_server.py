@@ -2,9 +2,10 @@
 
     python fuse_server.py FOLDER SIZE
 
-A line `hold` on stdin keeps back all reads and writes from now on, `answer` answers them and all
-later ones; each is repeated on stdout once it is in force. At the end of stdin the server answers
-what it has kept, unmounts and ends.
+A line `hold` on stdin keeps back all that opens, reads or writes the file from now on, `answer`
+answers it and all that comes later, and `kept` waits until something is kept back, which not even
+SIGKILL takes back from then on. Each is repeated on stdout once it is so. At the end of stdin the
+server answers what it has kept, unmounts and ends.
 """
 
 from __future__ import annotations
@@ -28,13 +29,18 @@ MNT_DETACH = 2
 REQUEST = struct.Struct("<IIQQIIII")
 ANSWER = struct.Struct("<IiQ")
 WHERE = struct.Struct("<QQI")
+OPENED = struct.pack("<QII", 0, 0, 0)
 FOR_EVER_S = 3600
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Server:
-    """The file system. :ivar kept: requests that wait for an answer; None while it answers."""
+    """The file system.
+
+    :ivar kept: requests that wait for an answer; None while it answers.
+    :ivar asked: whether something is to be told once there is one.
+    """
 
     def __init__(self, folder: str, size: int) -> None:
         self.fd = os.open("/dev/fuse", os.O_RDWR)
@@ -43,20 +49,31 @@ class Server:
             raise OSError(ctypes.get_errno(), "mount")
         self._data = bytearray(size)
         self.kept: list[tuple[Callable[[int, bytes], None], int, bytes]] | None = None
+        self.asked = False
 
     def serve(self) -> None:
         """Answer one request, or keep it."""
         request = os.read(self.fd, 1 << 20)
         length, kind, unique, node, *_ = REQUEST.unpack_from(request)
         body = request[REQUEST.size : length]
-        if kind in {READ, WRITE}:
-            work = self._read if kind == READ else self._write
+        if kind in {OPEN, READ, WRITE}:
+            work = {OPEN: self._open, READ: self._read, WRITE: self._write}[kind]
             if self.kept is None:
                 work(unique, body)
             else:
                 self.kept.append((work, unique, body))
+                self._tell_if_asked()
         elif kind not in {FORGET, BATCH_FORGET}:
             self._answer(unique, *self._simple(kind, node, body))
+
+    def obey(self, word: str) -> None:
+        """Do what a line on stdin says, and repeat it once it is so."""
+        if word == "kept":
+            self.asked = True
+            self._tell_if_asked()
+            return
+        {"hold": self.hold, "answer": self.answer}[word]()
+        print(word, flush=True)
 
     def hold(self) -> None:
         self.kept = []
@@ -65,6 +82,11 @@ class Server:
         kept, self.kept = self.kept or [], None
         for work, unique, body in kept:
             work(unique, body)
+
+    def _tell_if_asked(self) -> None:
+        if self.asked and self.kept:
+            self.asked = False
+            print("kept", flush=True)
 
     def _simple(self, kind: int, node: int, body: bytes) -> tuple[bytes, int]:
         if kind == INIT:
@@ -77,8 +99,8 @@ class Server:
             return head + self._attributes(FILE), 0
         if kind in {GETATTR, SETATTR}:
             return struct.pack("<QII", FOR_EVER_S, 0, 0) + self._attributes(node), 0
-        if kind in {OPEN, OPENDIR}:
-            return struct.pack("<QII", 0, 0, 0), 0
+        if kind == OPENDIR:
+            return OPENED, 0
         return b"", 0 if kind in {RELEASE, RELEASEDIR, FLUSH} else ENOSYS
 
     def _attributes(self, node: int) -> bytes:
@@ -89,6 +111,9 @@ class Server:
 
     def _answer(self, unique: int, payload: bytes = b"", error: int = 0) -> None:
         os.write(self.fd, ANSWER.pack(ANSWER.size + len(payload), -error, unique) + payload)
+
+    def _open(self, unique: int, body: bytes) -> None:
+        self._answer(unique, OPENED)
 
     def _read(self, unique: int, body: bytes) -> None:
         _, offset, count = WHERE.unpack_from(body)
@@ -122,8 +147,7 @@ def serve(server: Server) -> None:
                 continue
             words = os.read(0, 100).decode().split()
             for word in words:
-                {"hold": server.hold, "answer": server.answer}[word]()
-                print(word, flush=True)
+                server.obey(word)
             if not words:
                 server.answer()
                 return

@@ -14,61 +14,33 @@ from typing import Any
 
 import pytest
 
-from bench_lib import errors, threads
+from bench_lib import errors
 from bench_lib.deadline import Deadline
 from bench_lib.guest import image
-from bench_lib.record import RequestName, ScenarioName, WaitsFor
+from bench_lib.record import RequestName, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import Case
 from bench_lib.trial.requests.monitors import Stop
 from tests.host.conftest import KICKBENCH
+from tests.host.fuse import SIZE_MIB, FuseServer, served
+from tests.host.fuse import locked as holding_its_lock
 
-MIB = 1 << 20
-MEMORY_MIB = 64
 LIMIT_S = 20
-
-
-class FuseServer:
-    """The file system of fuse_server.py, on a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        script = Path(__file__).with_name("fuse_server.py")
-        self._process = subprocess.Popen(
-            [sys.executable, script, folder, str(MEMORY_MIB * MIB)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._heard("up")
-
-    def tell(self, word: str) -> None:
-        """`hold` or `answer`; returns once it is in force."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{word}\n")
-        self._process.stdin.flush()
-        self._heard(word)
-
-    def _heard(self, word: str) -> None:
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == f"{word}\n"
-
-    def end(self) -> None:
-        self._process.communicate(timeout=LIMIT_S)
 
 
 class Qemu:
     """A guest of the image `gup` that has not begun to run."""
 
     def __init__(self, name: str, memory: Path) -> None:
-        backend = f"memory-backend-file,id=memory,size={MEMORY_MIB}M,share=on,mem-path={memory}"
+        backend = f"memory-backend-file,id=memory,size={SIZE_MIB}M,share=on,mem-path={memory}"
         gup = image.load(Settings.from_environment().images, "gup")
         self.process = subprocess.Popen(
             ["qemu-system-x86_64", "-name", f"guest={name},debug-threads=on", "-S",
              "-no-user-config", "-nodefaults", "-display", "none", "-machine",
              "pc,memory-backend=memory", "-accel", "kvm", "-cpu", "qemu64,-pni",
-             "-m", f"{MEMORY_MIB}M", "-object", backend, "-no-reboot",
-             *gup.qemu_arguments(MEMORY_MIB, 1), "-qmp", "stdio"],
+             "-m", f"{SIZE_MIB}M", "-object", backend, "-no-reboot",
+             *gup.qemu_arguments(SIZE_MIB, 1), "-qmp", "stdio"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -96,26 +68,22 @@ class Qemu:
 
 @pytest.fixture
 def fuse(tmp_path: Path) -> Iterator[FuseServer]:
-    """Mounted at tmp_path/mounted."""
-    folder = tmp_path / "mounted"
-    folder.mkdir()
-    server = FuseServer(folder)
-    yield server
-    server.end()
+    with served(tmp_path / "mounted") as server:
+        yield server
 
 
 @pytest.fixture
-def stranded(fuse: FuseServer, tmp_path: Path) -> Iterator[Qemu]:
+def stranded(fuse: FuseServer) -> Iterator[Qemu]:
     """A running guest whose memory is on a file system that does not answer."""
     name = f"explained-{os.getpid()}"
-    qemu = Qemu(name, tmp_path / "mounted" / "memory")
+    qemu = Qemu(name, fuse.file)
     try:
-        fuse.tell("hold")
+        fuse.hold()
         qemu.execute("cont")
         yield qemu
     finally:
         # First the stall, for what is in the kernel because of it may not be killed.
-        fuse.tell("answer")
+        fuse.answer()
         qemu.end()
 
 
@@ -191,30 +159,9 @@ def test_another_user_is_told_what_could_not_be_seen(stranded: Qemu) -> None:
 
 
 @pytest.fixture
-def locked(fuse: FuseServer, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with a vCPU, of which one thread holds mmap_lock and another one waits for it."""
-    script = Path(__file__).with_name("locked.py")
-    child = subprocess.Popen(
-        [sys.executable, script, tmp_path / "mounted" / "memory"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-    )
-    try:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"up\n"
-        fuse.tell("hold")
-        for step, waits_for in ((b"0", WaitsFor.FUSE), (b"1", WaitsFor.LOCK)):
-            child.stdin.write(step)
-            limit = Deadline.after(LIMIT_S)
-            while waits_for not in {each.waits_for for each in threads.observe_all(child.pid)}:
-                assert not limit.passed
+def locked(fuse: FuseServer) -> Iterator[subprocess.Popen[bytes]]:
+    with holding_its_lock(fuse) as child:
         yield child
-    finally:
-        fuse.tell("answer")
-        child.kill()
-        child.communicate(timeout=LIMIT_S)
 
 
 def test_a_process_whose_memory_lock_is_held_is_explained_without_its_name(
@@ -243,11 +190,9 @@ os.execvp("sleep", ["sleep", "60"])
 """As it executes the other program its memory is unmapped, and that page is written first."""
 
 
-def test_a_process_that_the_kernel_does_not_show_keeps_nobody_waiting(
-    fuse: FuseServer, tmp_path: Path
-) -> None:
+def test_a_process_that_the_kernel_does_not_show_keeps_nobody_waiting(fuse: FuseServer) -> None:
     child = subprocess.Popen(
-        [sys.executable, "-c", EXECUTES, tmp_path / "mounted" / "memory"],
+        [sys.executable, "-c", EXECUTES, fuse.file],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=0,
@@ -256,7 +201,7 @@ def test_a_process_that_the_kernel_does_not_show_keeps_nobody_waiting(
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stdout.readline() == b"up\n"
-        fuse.tell("hold")
+        fuse.hold()
         child.stdin.write(b"!")
         limit = Deadline.after(LIMIT_S)
         while (done := explain(str(child.pid))).returncode == errors.NotAVmm.exit_status:
@@ -267,7 +212,7 @@ def test_a_process_that_the_kernel_does_not_show_keeps_nobody_waiting(
         assert everything.returncode == 0
         assert f"Process {child.pid} could not be looked at" in everything.stderr
     finally:
-        fuse.tell("answer")
+        fuse.answer()
         child.kill()
         child.communicate(timeout=LIMIT_S)
 

@@ -16,7 +16,8 @@ from bench_lib.network import link
 from bench_lib.process import Child
 from bench_lib.settings import CHECKOUT
 from bench_lib.trial import leftovers
-from tests.host import fuse
+from tests.conftest import HANG_S
+from tests.host.fuse import FuseServer, served
 
 OPENS = """
 import os, sys, threading
@@ -26,8 +27,8 @@ threading.Thread(target=os.open, args=[sys.argv[1], os.O_RDONLY]).start()
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Iterator[fuse.File]:
-    with fuse.mounted(tmp_path / "mounted") as made:
+def server(tmp_path: Path) -> Iterator[FuseServer]:
+    with served(tmp_path / "mounted") as made:
         yield made
 
 
@@ -44,16 +45,17 @@ def test_clean_reports_what_cannot_be_killed_and_ends_the_rest(
     clean_host: Path,
     runtime: Path,
     tmp_path: Path,
-    file: fuse.File,
+    server: FuseServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(leftovers, "LAST_BREATH_S", 2.0)
     log = tmp_path / "log"
+    server.hold()
     with ExitStack() as processes, ExitStack() as namespaces:
         with ownership.measuring(runtime) as dead:
             ends = namespaces.enter_context(link.joined(dead, 1)).ends
-            stuck = _start(processes, dead, log, sys.executable, "-c", OPENS, str(file.path))
-            file.take(fuse.OPEN)
+            stuck = _start(processes, dead, log, sys.executable, "-c", OPENS, str(server.file))
+            server.has_kept()
             sleeps = _start(processes, dead, log, "sleep", "1000")
         done = _clean()
         assert done.exit_code == 28
@@ -68,8 +70,8 @@ def test_clean_reports_what_cannot_be_killed_and_ends_the_rest(
         )
         # It is found again, by itself.
         assert leftovers.find(runtime).lines() == [f"process {stuck.pid} ({name})"]
-        file.abort()
-        assert stuck.reaped_within(fuse.PATIENCE_S)
+        server.answer()
+        assert stuck.reaped_within(HANG_S)
         assert _clean().stdout == "Nothing is left of any run.\n"
 
 
@@ -77,21 +79,22 @@ def test_a_run_leaves_what_cannot_be_killed_to_clean_and_says_so(
     clean_host: Path,
     runtime: Path,
     tmp_path: Path,
-    file: fuse.File,
+    server: FuseServer,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(process, "DEATH_LIMIT_S", 0.5)
+    server.hold()
     with ownership.measuring(runtime) as run, ExitStack() as stack:
-        argv = [sys.executable, "-c", OPENS, str(file.path)]
+        argv = [sys.executable, "-c", OPENS, str(server.file)]
         stuck = _start(stack, run, tmp_path / "log", *argv)
-        file.take(fuse.OPEN)
+        server.has_kept()
     assert stuck.survivor is not None
     assert stuck.survivor.wchan == "request_wait_answer"
     assert process.survivors() == [stuck.survivor]
     assert caplog.messages == [f"Left to `kickbench clean`: {stuck.survivor}."]
     assert leftovers.find(runtime).lines() == [f"process {stuck.pid} ({stuck.survivor.name})"]
-    file.abort()
-    deadline = Deadline.after(fuse.PATIENCE_S)
+    server.answer()
+    deadline = Deadline.after(HANG_S)
     while process.survivors():
         assert not deadline.passed
