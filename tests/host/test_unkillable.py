@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from bench_lib import cli, ownership, process
+from bench_lib import cli, ownership, process, record
 from bench_lib.deadline import Deadline
+from bench_lib.errors import LeftoversRemain
 from bench_lib.network import link
 from bench_lib.process import Child
+from bench_lib.record import HUNG, Outcome, WaitsFor
 from bench_lib.settings import CHECKOUT
 from bench_lib.trial import leftovers
+from bench_lib.trial.requests.monitors import Stop
 from tests.conftest import HANG_S
-from tests.host.fuse import FuseServer, served
+from tests.host.conftest import Command
+from tests.host.fuse import FuseServer, locked, served, until_one_waits_for
 
 OPENS = """
 import os, sys, threading
@@ -98,3 +104,79 @@ def test_a_run_leaves_what_cannot_be_killed_to_clean_and_says_so(
     deadline = Deadline.after(HANG_S)
     while process.survivors():
         assert not deadline.passed
+
+
+def test_a_qemu_that_sleeps_where_no_signal_ends_it_hangs_its_request_and_nothing_else(
+    clean_host: Path,
+    runtime: Path,
+    server: FuseServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In place of the first `stop` its main loop is asked to read a file that does not answer."""
+    monkeypatch.setattr(process, "DEATH_LIMIT_S", 0.5)
+    monkeypatch.setattr(leftovers, "LAST_BREATH_S", 0.5)
+    server.hold()
+    pids: list[int] = []
+    send = Stop.send
+
+    async def read_and_send(self: Stop) -> None:
+        pids.append(self.guest.child.pid)
+        if len(pids) > 1:
+            await send(self)
+            return
+        file = {"qom-type": "secret", "id": "secret", "file": str(server.file)}
+        self.guest.requests.send("object-add", file)
+        await asyncio.to_thread(server.has_kept)
+
+    monkeypatch.setattr(Stop, "send", read_and_send)
+    argv = ["trial", "--scenario", "idle", "--request", "stop", "-n", "2", "--deadline", "0.5"]
+    done = CliRunner().invoke(cli.main, argv)
+    survivor = f"process {pids[0]} (qemu-system-x86) survives SIGKILL; it sleeps in "
+    survivor += "request_wait_answer"
+    assert f"{survivor}. Free what it waits for, then run `kickbench clean`." in done.stderr
+    assert done.exit_code == LeftoversRemain.exit_status
+    ((hung, after), damaged) = record.read(Path(".asv/records.jsonl"))
+    assert not damaged
+    assert hung.outcome in HUNG
+    assert WaitsFor.FUSE in {thread.waits_for for thread in hung.evidence.after}
+    assert hung.survivors == (survivor,)
+    assert (after.outcome, after.survivors) == (Outcome.RETURNED, ())
+    assert f"This could not be ended: {survivor}." in _clean().stderr
+    server.answer()
+    deadline = Deadline.after(HANG_S)
+    while process.survivors():
+        assert not deadline.passed
+    assert _clean().stdout == "Nothing is left of any run.\n"
+
+
+def test_clean_does_not_wait_for_the_memory_lock_of_a_process(
+    clean_host: Path, server: FuseServer, kickbench: Command
+) -> None:
+    """It is no run's, but `clean` has to look at it to know."""
+    with locked(server) as child, _who_waits_for_the_lock_of(child.pid) as waiting:
+        assert kickbench("clean").stdout == "Nothing is left of any run.\n"
+        assert waiting.poll() is None
+
+
+def test_clean_reports_a_process_whose_memory_lock_is_held(
+    clean_host: Path, runtime: Path, server: FuseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leftovers, "LAST_BREATH_S", 0.5)
+    with ownership.measuring(runtime) as dead:
+        marked = ("sh", "-c", f'ulimit -m {int(dead.id, 16)} && exec "$@"', "sh")
+    with locked(server, marked) as child, _who_waits_for_the_lock_of(child.pid):
+        done = _clean()
+        assert done.exit_code == LeftoversRemain.exit_status
+        assert f"This could not be ended: process {child.pid} (python" in done.stderr
+    assert _clean().stdout == "Nothing is left of any run.\n"
+
+
+@contextmanager
+def _who_waits_for_the_lock_of(pid: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Reads the command line of a process, which is in its memory."""
+    with subprocess.Popen(["cat", f"/proc/{pid}/cmdline"], stdout=subprocess.DEVNULL) as reader:
+        until_one_waits_for(WaitsFor.LOCK, reader.pid)
+        try:
+            yield reader
+        finally:
+            reader.kill()
