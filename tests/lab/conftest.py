@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench_lib.settings import Settings
+from tests.host.conftest import GUEST, processes
 
 HANG_S = 1500
 """Seconds that a test waits for a command that boots labs: only a hang takes as long."""
@@ -45,10 +46,7 @@ def clean_host(history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("KICKBENCH_LAB_BOOT", "600")
     monkeypatch.setenv("KICKBENCH_STAGING", "90")
     yield history
-    left = subprocess.run(
-        ["pgrep", "-f", "--", f"path={runtime}"], capture_output=True, text=True, check=False
-    )
-    assert not left.stdout, "a lab is left"
+    assert not processes(runtime, GUEST), "a lab is left"
 
 
 @pytest.fixture
