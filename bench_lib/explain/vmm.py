@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -135,10 +135,10 @@ def look(pid: int) -> Look:
         before = threads.observe_all(pid, with_stacks=with_stacks)
         begin_ns = time.monotonic_ns()
         deadline = Deadline.after(APART_S)
-        caught = _catch(before, deadline) if with_stacks else {}
+        caught = threads.catch(before, deadline) if with_stacks else {}
         time.sleep(deadline.remaining_s)
         after = [
-            _where_it_was_caught(now, caught)
+            threads.where_caught(now, caught)
             for now in threads.observe_all(pid, with_stacks=with_stacks)
         ]
         elapsed_ns = time.monotonic_ns() - begin_ns
@@ -197,34 +197,6 @@ def _stacks_are_readable(pid: int) -> bool:
     except (NotRoot, EvidenceHidden):
         return False
     return True
-
-
-def _catch(before: Iterable[ThreadState], deadline: Deadline) -> dict[int, ThreadState]:
-    """Look at called threads until each was seen in a page fault.
-
-    One that spins there mostly shows no stack; between two tries it does.
-    """
-    caught = {}
-    left = {state.tid: state for state in before if state.called}
-    while left and not deadline.passed:
-        for tid, state in list(left.items()):
-            try:
-                now = threads.observe(state.pid, tid)
-            except ProcessLookupError:
-                del left[tid]
-                continue
-            if now.fault_path is not Entry.NONE:
-                caught[tid] = now
-                del left[tid]
-    return caught
-
-
-def _where_it_was_caught(now: ThreadState, caught: Mapping[int, ThreadState]) -> ThreadState:
-    """The thread with the stack by which it was caught, where it shows none that tells as much."""
-    then = caught.get(now.tid)
-    if then is None or now.fault_path is not Entry.NONE or threads.in_futex(now.stack):
-        return now
-    return replace(now, stack=then.stack, wchan=then.wchan)
 
 
 def _seen(

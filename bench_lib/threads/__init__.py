@@ -1,6 +1,7 @@
 """What the kernel shows of a process's threads, and what that means."""
 
 from bench_lib.threads.blame import blame
+from bench_lib.threads.caught import catch, where_caught
 from bench_lib.threads.look import (
     ASLEEP,
     RUNNING,
@@ -25,6 +26,7 @@ __all__ = [
     "Part",
     "ThreadState",
     "blame",
+    "catch",
     "entry",
     "evidence",
     "in_futex",
@@ -37,4 +39,5 @@ __all__ = [
     "spin",
     "tracer_of",
     "waits_for",
+    "where_caught",
 ]

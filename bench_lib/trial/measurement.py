@@ -16,6 +16,9 @@ from bench_lib.trial.requests.request import Reply, Request
 from bench_lib.trial.scenarios.description import SCENARIOS, Stuck
 from bench_lib.trial.scene import Scene, Staging
 
+CATCH_S = 0.1
+"""How long threads that were called are looked at until they show where they spin."""
+
 LATE_S = 1.0
 """How long after its deadline an answer is still waited for."""
 
@@ -132,7 +135,7 @@ async def measure(
     with staging.timeline.stage("evidence"):
         if into.reply is None:
             elapsed_ns = time.monotonic_ns() - seen_ns
-            into.after = _at_the_end(scene)
+            into.after = _caught(_at_the_end(scene))
             into.outcome, into.blocker = threads.blame(into.before, into.after, elapsed_ns)
             await into.look_for_late_answer(request, LATE_S)
             return
@@ -160,3 +163,9 @@ def _at_the_end(scene: Scene) -> list[ThreadState]:
         return proof.look_at_all(scene.guest.child.pid, ())
     except GuestDied:
         return []
+
+
+def _caught(after: list[ThreadState]) -> list[ThreadState]:
+    """The threads, and of those that spin where they do it."""
+    caught = threads.catch(after, Deadline.after(CATCH_S))
+    return [threads.where_caught(each, caught) for each in after]

@@ -149,6 +149,9 @@ def test_an_emulated_guest_spins_and_one_that_is_not_emulated_is_lost(
     if Path("/sys/module/kvm_pvm").exists():
         assert made.outcome is Outcome.SPINNING, made.reason
         assert {each.entry for each in made.evidence.vcpus} == {Entry.UACCESS}
+        # Also at the end, where most looks at it show no stack.
+        blocker = next(each for each in made.evidence.after if each.tid == made.evidence.blocker)
+        assert blocker.entry is Entry.UACCESS
     else:
         assert made.outcome is Outcome.LOST
         assert made.reason is not None

@@ -15,7 +15,7 @@ from bench_lib.cli.kernels import bootable
 from bench_lib.deadline import Deadline
 from bench_lib.lab import machine, trials
 from bench_lib.lab.trials import BOOTS_AT_MOST
-from bench_lib.record import Entry, Outcome, RequestName, ScenarioName, Shape
+from bench_lib.record import Entry, Outcome, RequestName, Role, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import leftovers
 from bench_lib.trial.case import Case
@@ -73,7 +73,7 @@ def test_stop_hangs_without_the_flag_and_returns_with_it(
         assert made["kernel"]["release"].startswith(kernel.removeprefix("debian/"))
         assert made["host"]["kind"] == "lab"
         assert made["host"]["accelerator"] in {"tcg", "kvm"}
-        (before,) = made["evidence"]["before"]
+        (before,) = [each for each in made["evidence"]["before"] if each["role"] == Role.VCPU]
         assert (before["state"], before["wchan"]) == (state, "handle_userfault")
         assert before["entry"] == Entry.GUP
         assert (made["latency_ns"] is None) == (outcome is Outcome.ASLEEP)

@@ -1,0 +1,60 @@
+"""Where threads spin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from bench_lib import threads
+from bench_lib.deadline import Deadline
+from bench_lib.record import Entry
+from bench_lib.threads import ThreadState
+from bench_lib.threads import caught as catching
+
+FAULT = ("handle_userfault", "exc_page_fault", "asm_exc_page_fault", "kvm_vcpu_ioctl")
+FUTEX = ("futex_do_wait", "__futex_wait", "futex_wait", "do_futex", "do_syscall_64")
+
+
+def vcpu(state: str, stack: tuple[str, ...], *, called: bool = True) -> ThreadState:
+    return ThreadState(2, state, "0", stack, 0, called, pid=1)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[ThreadState]:
+    """What later looks at the thread show, one after the other."""
+    shown: list[ThreadState] = []
+    turn: Iterator[ThreadState] = iter(shown)
+    monkeypatch.setattr(catching, "observe", lambda pid, tid: next(turn))
+    return shown
+
+
+def caught(now: ThreadState) -> ThreadState:
+    return threads.where_caught(now, threads.catch([now], Deadline.after(3600)))
+
+
+def test_a_called_thread_that_shows_no_stack_is_caught_by_a_later_look(
+    looks: list[ThreadState],
+) -> None:
+    looks += [vcpu("R", ()), vcpu("R", FAULT)]
+    found = caught(vcpu("R", ()))
+    assert (found.state, found.entry, found.stack) == ("R", Entry.UACCESS, FAULT)
+
+
+def test_one_that_shows_where_it_is_is_looked_at_no_more(looks: list[ThreadState]) -> None:
+    for state in ("R", "S", "D"):
+        assert caught(vcpu(state, FAULT)) == vcpu(state, FAULT)
+
+
+def test_one_that_was_not_called_runs_its_guest(looks: list[ThreadState]) -> None:
+    assert caught(vcpu("R", (), called=False)) == vcpu("R", (), called=False)
+
+
+def test_one_that_came_out_meanwhile_is_where_it_is_now(looks: list[ThreadState]) -> None:
+    looks.append(vcpu("R", FAULT))
+    then = threads.catch([vcpu("R", ())], Deadline.after(3600))
+    assert threads.where_caught(vcpu("S", FUTEX), then).stack == FUTEX
+
+
+def test_one_that_is_never_seen_in_a_fault_is_not_waited_for() -> None:
+    assert threads.catch([vcpu("R", ())], Deadline.after(0)) == {}
