@@ -17,7 +17,7 @@ def blame(
     """How a request hung that has no answer, and the thread that explains it.
 
     :param before: the threads just before the request, and `after` at its deadline. Threads that
-        are not in both may be blamed for sleeping, and not for what they have burnt.
+        are not in both may be blamed for sleeping, and not for spinning.
     :param elapsed_ns: between the two looks.
     :return: `spinning` or `asleep` with the blocker, as it was at the end; else `unanswered`.
     """
@@ -31,12 +31,12 @@ def blame(
 def _spinner(
     before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int
 ) -> ThreadState | None:
-    """Of threads that are called and spin together, the one that burnt most."""
-    then = {state.tid: state.cpu_ns for state in before}
-    burnt = {now: now.cpu_ns - then[now.tid] for now in after if now.called and now.tid in then}
-    if sum(burnt.values()) <= SPINNING_SHARE * elapsed_ns:
+    """Of threads that are called and spin together, the one that was awake longest."""
+    then = {state.tid: state.awake_ns for state in before}
+    awake = {now: now.awake_ns - then[now.tid] for now in after if now.called and now.tid in then}
+    if sum(awake.values()) <= SPINNING_SHARE * elapsed_ns:
         return None
-    return max(burnt, key=lambda state: burnt[state])
+    return max(awake, key=lambda state: awake[state])
 
 
 def _sleeper(after: Sequence[ThreadState]) -> ThreadState | None:

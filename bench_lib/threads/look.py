@@ -35,8 +35,8 @@ TRACED = frozenset({"t", "T"})
 """States of a thread that is stopped: it has come when it was called."""
 
 SPINNING_SHARE = 0.2
-"""Threads that have together burnt more of a CPU's time than this spin. Those that sleep burn none;
-those that spin take all there is, which may be one CPU for several of them and for others."""
+"""Threads that have together run, or waited for a CPU, for more of the time than this spin. Those
+that sleep do neither."""
 
 IN_A_PAGE = frozenset({Entry.GUP, Entry.UACCESS, Entry.GPC, Entry.ASYNC_PF})
 """How a vCPU thread enters a wait for a page of its guest."""
@@ -56,6 +56,7 @@ class ThreadState:
     :ivar name: as the kernel has it (comm).
     :ivar signals: names of the signals that wait for this thread alone.
     :ivar pending: names of the signals that wait for its process.
+    :ivar delayed_ns: time of its life that it was ready to run and waited for a CPU.
     """
 
     tid: int
@@ -69,6 +70,12 @@ class ThreadState:
     name: str = ""
     signals: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
+    delayed_ns: int = 0
+
+    @property
+    def awake_ns(self) -> int:
+        """Time of its life that it did not sleep, however many others wanted its CPU."""
+        return self.cpu_ns + self.delayed_ns
 
     @property
     def entry(self) -> Entry:
@@ -112,7 +119,7 @@ def observe(pid: int, tid: int, *, with_stack: bool = True) -> ThreadState:
         # Its name may be any bytes.
         stat = (folder / "stat").read_text(errors="replace")
         status = (folder / "status").read_text(errors="replace")
-        cpu_ns = int((folder / "schedstat").read_text().split()[0])
+        cpu_ns, delayed_ns, _ = map(int, (folder / "schedstat").read_text().split())
     except PermissionError:
         raise NotRoot(
             f"The kernel does not show the stack of thread {tid}: run as root, outside of a "
@@ -143,6 +150,7 @@ def observe(pid: int, tid: int, *, with_stack: bool = True) -> ThreadState:
         name=name,
         signals=_names(own),
         pending=_names(shared),
+        delayed_ns=delayed_ns,
     )
 
 
@@ -172,12 +180,12 @@ def observe_all(pid: int, *, with_stacks: bool = True) -> list[ThreadState]:
 def spin(before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int) -> bool:
     """Whether threads that are called have spun between two looks at them, `elapsed_ns` apart.
 
-    One that burns as much and is not called runs its guest.
+    One that runs as long and is not called runs its guest.
     """
-    burnt_ns = sum(
-        now.cpu_ns - then.cpu_ns for then, now in zip(before, after, strict=True) if now.called
+    awake_ns = sum(
+        now.awake_ns - then.awake_ns for then, now in zip(before, after, strict=True) if now.called
     )
-    return burnt_ns > SPINNING_SHARE * elapsed_ns
+    return awake_ns > SPINNING_SHARE * elapsed_ns
 
 
 def _mask(status: str, field: str) -> int:

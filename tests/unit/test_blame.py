@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bench_lib import threads
@@ -98,11 +100,20 @@ def test_called_threads_that_burn_together_spin_and_the_busiest_is_named() -> No
     assert blocker == after[2]
 
 
+def test_one_that_spins_on_a_busy_host_waits_for_a_cpu_most_of_the_time() -> None:
+    """Beside nine others on one CPU it burns a tenth of that."""
+    spins = replace(
+        thread(2, "R", UACCESS, SECOND // 10, called=True), delayed_ns=SECOND - SECOND // 10
+    )
+    outcome, blocker = threads.blame([WAITS, thread(2, "S", UACCESS)], [WAITS, spins], SECOND)
+    assert (outcome, blocker) == (Outcome.SPINNING, spins)
+
+
 def test_a_vcpu_that_runs_its_guest_does_not_spin() -> None:
     before, after = [WAITS, thread(2, "R", ())], [WAITS, thread(2, "R", (), SECOND)]
     assert threads.blame(before, after, SECOND) == (Outcome.UNANSWERED, None)
 
 
-def test_what_a_thread_burnt_that_is_new_is_not_counted() -> None:
+def test_a_thread_that_is_new_is_not_said_to_spin() -> None:
     after = [WAITS, thread(2, "R", (), SECOND, called=True)]
     assert threads.blame([WAITS], after, SECOND) == (Outcome.UNANSWERED, None)
