@@ -46,12 +46,16 @@ MATRIX_CORE = (
 )
 @click.option("--request", required=True, metavar="NAME", help=f"One of {', '.join(RequestName)}.")
 @click.option(
-    "-n", "count", type=click.IntRange(1, case.MOST), default=1, help="How many; default 1."
+    "-n", "count", type=click.IntRange(1, case.MOST), default=1, help="Trials; default 1."
 )
 @click.option(
     "--deadline", "limit", metavar="SECONDS", help="When a trial stops waiting; default 5."
 )
-@click.option("--recover", is_flag=True, help="Recover the guest afterwards; it checks its memory.")
+@click.option(
+    "--recover",
+    is_flag=True,
+    help="Recover the guest afterwards; it checks its memory. Refused where that cannot work.",
+)
 @click.option("--vcpus", type=int, default=Shape().vcpus, help="Of the guest; default 1.")
 @click.option("--memory", type=int, default=Shape().memory_mib, help="MiB; default 16.")
 @click.option(
@@ -65,7 +69,7 @@ MATRIX_CORE = (
     "--image",
     default=Shape().image,
     metavar="NAME",
-    help=f"One of {', '.join(WORKLOADS)}; all but gup (default) get stuck on other paths.",
+    help=f"One of {', '.join(WORKLOADS)}; default gup. The others do not test FOLL_INTERRUPTIBLE.",
 )
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of records, nothing else.")
 @click.option("--kernel", metavar="NAME", help="Another kernel, in the lab; see `kernels --help`.")
@@ -92,10 +96,11 @@ def trial(
       kickbench trial --scenario blackhole --request stop -n 8 --deadline 5
       kickbench trial --scenario paused --request ctrl-c --kernel debian/6.1
       kickbench trial --scenario link-down --request stop --recover --vcpus 4
+      kickbench trial --scenario frozen-source --request stop --image pv-kvmclock
 
-    Exits 0 when every trial gave a measurement, be it a hang or a refusal, 4 when one was lost or a
-    guest could not be recovered, and 5 when a guest found its memory damaged; else 28 when a QEMU
-    could not be ended.
+    Exits 0 when every trial gave a measurement, which may be a hang, a refusal or QEMU's death; 4
+    when one was lost or a guest could not be recovered; 5 when a guest found its memory damaged;
+    28 when a QEMU could not be ended.
     """
     settings = _with_deadline(Settings.from_environment(), limit)
     asked = Case(
@@ -124,7 +129,7 @@ def trial(
 @click.option("--set", "which", type=click.Choice(SETS), default="core", help="Default: core.")
 @click.option("--kernel", "names", multiple=True, metavar="NAME", help="Default: booted.")
 @click.option(
-    "-n", "count", type=click.IntRange(1, case.MOST), default=1, help="A cell; default 1."
+    "-n", "count", type=click.IntRange(1, case.MOST), default=1, help="Trials per cell; default 1."
 )
 @click.option(
     "--deadline", "limit", metavar="SECONDS", help="When a trial stops waiting; default 5."
@@ -133,13 +138,14 @@ def trial(
 def matrix(
     which: str, names: tuple[str, ...], count: int, limit: str | None, as_json: bool
 ) -> None:
-    """Make every request in many scenarios, and show all in one table a kernel.
+    """Make every request in many scenarios, and print one table per kernel.
 
-    The core set is idle, blackhole, paused in three ways, and frozen-source; the full set is every
-    scenario. At the switch, guests that share a page with KVM have columns of their own.
+    The core set has the scenarios idle, blackhole, paused, paused-timeout, paused-command and
+    frozen-source; the full set has all. Scenarios in which the migration fails at the switch have
+    further columns, for guests that share a page with KVM (pv-steal-time, pv-kvmclock).
 
-    Kernels are named as everywhere, and `booted` is this one; the others run in the lab. A request
-    that this host lacks something for is left out, with a sentence.
+    `booted` is the kernel that this host runs; the lab boots the others. If this host lacks
+    something that a request needs, a sentence says so and the request is left out.
 
     \b
     Examples:
