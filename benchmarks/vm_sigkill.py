@@ -1,4 +1,4 @@
-"""SIGKILL to QEMU: a control, which no kernel may fail."""
+"""SIGKILL to QEMU: the operator's last resort."""
 
 from bench_lib.asv_bridge import suite
 from bench_lib.record import Record, RequestName

@@ -1,8 +1,9 @@
 /*
  * pv-kvmclock: the guest whose vCPUs share a missing page with KVM's clock.
  *
- * KVM keeps that page mapped (gfn_to_pfn_cache) from the moment when the MSR is written, which QEMU
- * does while it loads a vCPU: a fault there sleeps killable, and QEMU's main loop waits for it.
+ * KVM maps that page when the MSR is written, and keeps it mapped (gfn_to_pfn_cache). QEMU writes the
+ * MSR while it loads a vCPU. If the page is missing then, the vCPU thread sleeps where only SIGKILL
+ * reaches it (state D), and QEMU's main loop waits for that thread.
  * MSR_KVM_SYSTEM_TIME_NEW, Documentation/virt/kvm/x86/msr.rst.
  */
 	.set	SHARED_MSR,	0x4b564d01
