@@ -17,7 +17,15 @@ from typing import Any
 from asv.benchmarks import Benchmarks
 from asv.util import UserError
 
-from bench_lib.asv_bridge.suite import CORE, CORE_GUESTS, FULL, GUESTS, measured
+from bench_lib.asv_bridge.suite import (
+    CORE,
+    CORE_GUESTS,
+    CORE_SWITCHES,
+    FULL,
+    GUESTS,
+    SWITCHES,
+    measured,
+)
 from bench_lib.settings import Settings
 
 _discover = Benchmarks.discover.__func__
@@ -28,7 +36,7 @@ def holds_full(results: Path) -> bool:
 
     :param results: asv's folder of them.
     """
-    values = {*FULL, *GUESTS} - {*CORE, *CORE_GUESTS}
+    values = {*FULL, *GUESTS, *SWITCHES} - {*CORE, *CORE_GUESTS, *CORE_SWITCHES}
     words = [json.dumps(repr(value)).encode() for value in values]
     return any(
         word in text

@@ -170,7 +170,13 @@ def test_a_benchmark_with_values_of_its_own_has_all_of_them_measured(history: Pa
 
 @pytest.mark.parametrize(
     ("values", "full"),
-    [(["idle", "blackhole"], False), (["idle", "degraded"], True), (["1 vCPU", "memfd"], True)],
+    [
+        (["idle", "blackhole"], False),
+        (["idle", "degraded"], True),
+        (["1 vCPU", "memfd"], True),
+        (["frozen-source, gup", "frozen-source, pv-kvmclock"], False),
+        (["frozen-source, gup", "dead-source, gup"], True),
+    ],
 )
 def test_a_history_with_results_of_the_full_set_is_known_by_them(
     tmp_path: Path, values: list[str], full: bool
