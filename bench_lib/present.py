@@ -176,7 +176,8 @@ def matrix(console: Console, rows: Sequence[Row]) -> None:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("request", no_wrap=True)
         for place in places:
-            table.add_column(place)
+            # Break a name that is wider than its column; if names are cut short, they look alike.
+            table.add_column(place, overflow="fold")
         for request in dict.fromkeys(row.key.request for row in mine):
             table.add_row(request, *(_cell(cells.get((request, each))) for each in places))
         console.print(table)

@@ -9,7 +9,9 @@ import pytest
 from rich.console import Console
 
 from bench_lib import present
-from bench_lib.record import Entry, Evidence, Outcome, Record, Shape, WaitsFor
+from bench_lib.cli.trials import MATRIX_CORE
+from bench_lib.record import Entry, Evidence, Outcome, Record, ScenarioName, Shape, WaitsFor
+from bench_lib.trial.case import PV_IMAGES
 from bench_lib.verdict import summary
 from tests.make import MS, STUCK, record, thread
 
@@ -69,3 +71,18 @@ def test_the_matrix_has_a_column_for_each_guest_too() -> None:
     assert "blackhole (4 vCPUs)" in text
     assert "died > 5.0 s" in text
     assert "returned 1.00 ms" in text
+
+
+def test_the_matrix_of_the_core_set_cuts_no_name_short_in_a_file() -> None:
+    places = [
+        *((name, "gup") for name in MATRIX_CORE),
+        *((ScenarioName.FROZEN_SOURCE, image) for image in PV_IMAGES),
+    ]
+    made = [
+        dataclasses.replace(record(scenario=name), shape=Shape(image=image))
+        for name, image in places
+    ]
+    console = Console(file=io.StringIO(), width=present.WIDE)
+    present.matrix(console, summary.rows(made))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
