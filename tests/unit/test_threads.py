@@ -150,8 +150,10 @@ def test_a_process_whose_main_thread_has_ended_is_seen() -> None:
             assert child.stdout is not None
             child.stdout.readline()
             limit = Deadline.after(10)
-            while (seen := threads.observe_all(child.pid))[0].state != "Z":
+            while threads.observe_all(child.pid)[0].state != "Z":
                 assert not limit.passed
+            # The files are read one after the other, and only now do all of them show a zombie.
+            seen = threads.observe_all(child.pid)
             assert len(seen) == 2
             assert seen[0].entry is Entry.NONE
         finally:
