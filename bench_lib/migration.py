@@ -252,21 +252,27 @@ class Migration:
         await self.source.begins_pass(2, deadline)
         await self._until_all_is_dirty(deadline)
 
-    async def start_postcopy(self, deadline: Deadline) -> None:
-        """Tell the source to switch over."""
-        await self.source.guest.control.execute("migrate-start-postcopy", deadline=deadline)
+    async def send_state(self, deadline: Deadline) -> None:
+        """Have the source switch over, until it has sent all but the pages that are missing.
+
+        :raise MigrationFailed: the migration ended first.
+        """
+        source = self.source.guest.control
+        await source.execute("migrate-start-postcopy", deadline=deadline)
+        await self.source.reaches(Phase.POSTCOPY, deadline)
+        # Its main loop is locked meanwhile (postcopy_start() in QEMU), and answers afterwards.
+        await source.execute("query-status", deadline=deadline)
 
     async def switch(self, deadline: Deadline) -> None:
         """Switch over, until both sides are in postcopy.
 
         :raise MigrationFailed: the migration ended first.
         """
-        await self.start_postcopy(deadline)
-        for side in self.sides:
-            await side.reaches(Phase.POSTCOPY, deadline)
-        # The source reports its phase before it switches over. Until it has, a connection that
-        # breaks fails the migration (postcopy_start() in QEMU 7.2: "Migration stream errored").
-        # Its main loop answers once the switch is nearly done, and pages are sent only after it.
+        await self.send_state(deadline)
+        await self.destination.reaches(Phase.POSTCOPY, deadline)
+        # The last of the switch is a look at the connection: one that breaks before fails the
+        # migration (postcopy_start() in QEMU 7.2: "Migration stream errored"). Pages that are
+        # asked for are sent only after it.
         sent = await self._pages_sent(deadline)
         while await self._pages_sent(deadline) == sent:
             if deadline.passed:

@@ -10,6 +10,9 @@ from bench_lib.errors import DeadlinePassed, GuestDied, NotStuck
 from bench_lib.record import Entry, WaitsFor
 from bench_lib.threads import ThreadState
 
+QUIET_S = 0.005
+"""Seconds between two looks at a process that must agree."""
+
 
 def look(pid: int, tids: Sequence[int]) -> list[ThreadState]:
     """Look once at each vCPU thread.
@@ -113,3 +116,19 @@ async def alive(pid: int, tids: Sequence[int], deadline: Deadline) -> list[Threa
     except DeadlinePassed:
         seen = "; ".join(f"{now.state} {now.wchan}" for now in looks)
         raise NotStuck(f"Not every vCPU was seen to run its guest: {seen}.") from None
+
+
+async def quiet(pid: int, deadline: Deadline) -> None:
+    """Wait until no thread of QEMU has anything to do: two looks at all of them are the same.
+
+    :raise DeadlinePassed: one always had.
+    :raise GuestDied: QEMU has ended.
+    """
+    looks: list[ThreadState] = []
+
+    def twice_the_same() -> bool | None:
+        nonlocal looks
+        earlier, looks = looks, look_at_all(pid, ())
+        return looks == earlier or None
+
+    await deadline.poll(twice_the_same, f"The rest of process {pid}", interval_s=QUIET_S)

@@ -1,8 +1,7 @@
 """What goes wrong with a postcopy migration at the switch, before the guest runs again.
 
-The destination reports `postcopy-active` when it has received the guest's device state and before
-it lets the vCPUs run. What fails at that moment fails before any page was asked for: so what KVM
-itself touches first is missing as well, such as the pages that it shares with the guest.
+What fails then fails before any page was asked for: so what KVM itself touches first is missing as
+well, such as the pages that it shares with the guest.
 """
 
 from __future__ import annotations
@@ -20,22 +19,36 @@ from bench_lib.trial.scene import MigrationScene
 
 
 class _AtSwitch(MigrationScenario):
-    """The guest is switched over and something fails at once."""
+    """The guest is switched over, and not one page can have followed it.
+
+    The destination stands still while the source sends the guest's state, which waits in the
+    socket; then the source stands still, and the destination goes on. So what is missing does not
+    depend on how fast anything is.
+    """
 
     async def _cross(self, scene: MigrationScene) -> None:
         await scene.migration.begin(scene.link.destination.address, self.staging.deadline)
 
     async def _fail(self, scene: MigrationScene) -> str | None:
         deadline = self.staging.deadline
-        await scene.migration.start_postcopy(deadline)
-        # Only the destination is asked, and only by its events: a vCPU that hangs while QEMU loads
-        # it keeps QEMU's main loop, which then answers nothing.
+        source, guest = scene.source.child, scene.guest.child
+        guest.signal(signal.SIGSTOP)
+        try:
+            await scene.migration.send_state(deadline)
+            # What QEMU's main loop does not tell: whether the last of it has left a buffer.
+            await proof.quiet(source.pid, deadline)
+            source.signal(signal.SIGSTOP)
+            self._stall.callback(source.signal, signal.SIGCONT)
+        finally:
+            guest.signal(signal.SIGCONT)
+        # Only by its events: a vCPU that hangs while QEMU loads it keeps QEMU's main loop, which
+        # then answers nothing.
         await scene.migration.destination.reaches(Phase.POSTCOPY, deadline)
         return await self._fail_now(scene)
 
     @abstractmethod
     async def _fail_now(self, scene: MigrationScene) -> str:
-        """Make it happen; the mechanism."""
+        """Make it happen, with the source standing still; the mechanism."""
 
 
 class FrozenSource(_AtSwitch):
@@ -45,16 +58,14 @@ class FrozenSource(_AtSwitch):
     breaks = False
 
     async def _fail_now(self, scene: MigrationScene) -> str:
-        scene.source.child.signal(signal.SIGSTOP)
-        self._stall.callback(scene.source.child.signal, signal.SIGCONT)
         return "sigstop"
 
 
 class DeadSource(_AtSwitch):
     """The source's QEMU is killed, and with it every page that the guest is missing.
 
-    It stands still until the vCPUs are stuck: a destination that has not yet told its vCPUs to run
-    when the source dies exits with "loadvm failed" (QEMU 7.2, postcopy_ram_listen_thread).
+    The vCPUs are stuck by then: a destination that has not yet told its vCPUs to run when the
+    source dies exits with "loadvm failed" (QEMU 7.2, postcopy_ram_listen_thread).
     """
 
     name = ScenarioName.DEAD_SOURCE
@@ -62,7 +73,6 @@ class DeadSource(_AtSwitch):
 
     async def _fail_now(self, scene: MigrationScene) -> str:
         deadline = self.staging.deadline
-        scene.source.child.signal(signal.SIGSTOP)
         await proof.stuck(scene.guest.child.pid, scene.tids, None, deadline, SOON_S)
         scene.source.child.signal(signal.SIGKILL)
         if await scene.source.child.reaped(deadline) is None:
@@ -71,19 +81,12 @@ class DeadSource(_AtSwitch):
 
 
 class CutAtSwitch(_AtSwitch):
-    """Every packet is dropped, and neither side has noticed.
-
-    The source stands still while the link is cut, because two runs of tc take longer than a page.
-    """
+    """Every packet is dropped, and neither side has noticed."""
 
     name = ScenarioName.CUT_AT_SWITCH
 
     async def _fail_now(self, scene: MigrationScene) -> str:
-        source = scene.source.child
-        source.signal(signal.SIGSTOP)
-        try:
-            self._cut(scene.link.ends)
-        finally:
-            source.signal(signal.SIGCONT)
+        self._cut(scene.link.ends)
+        scene.source.child.signal(signal.SIGCONT)
         await scene.traffic.prove_cut()
         return self._mechanism.name
