@@ -15,7 +15,7 @@ from bench_lib import cli, ownership, process, record
 from bench_lib.deadline import Deadline
 from bench_lib.errors import LeftoversRemain
 from bench_lib.network import link
-from bench_lib.record import Outcome, Record
+from bench_lib.record import HUNG, Outcome, Record
 from bench_lib.trial import leftovers
 from bench_lib.trial.timeline import STAGES
 from tests.conftest import HANG_S
@@ -213,9 +213,20 @@ def test_a_guest_that_cannot_be_ended_is_reported_and_left_to_clean(
             cleaned = CliRunner().invoke(cli.main, ["clean"])
             assert cleaned.exit_code == LeftoversRemain.exit_status
             assert f"This could not be ended: {survivor}" in cleaned.stderr
-    deadline = Deadline.after(HANG_S)
-    while leftovers.end(runtime).lines():
-        assert not deadline.passed
+    _until_nothing_is_left(runtime)
+
+
+def test_a_sigkill_that_ends_nothing_is_a_hang(
+    clean_host: Path, runtime: Path, tmp_path: Path
+) -> None:
+    argv = ("--request", "sigkill", "--deadline", "0.5")
+    with _held(tmp_path, "destination", "request", *argv) as done:
+        made = _only_record()
+        assert made.outcome in HUNG, made.reason
+        assert made.late_ns is None
+        assert len(made.survivors) == 1
+        assert done.returncode == LeftoversRemain.exit_status
+    _until_nothing_is_left(runtime)
 
 
 def test_that_a_trial_was_lost_is_more_than_that_a_guest_cannot_be_ended(
@@ -225,6 +236,11 @@ def test_that_a_trial_was_lost_is_more_than_that_a_guest_cannot_be_ended(
         (survivor,) = _only_record().survivors
         assert done.returncode == 4
         assert f"{survivor}. Free what it waits for, then run `kickbench clean`." in done.stderr
+    _until_nothing_is_left(runtime)
+
+
+def _until_nothing_is_left(runtime: Path) -> None:
+    """A guest that is held no more ends because it was killed, by and by."""
     deadline = Deadline.after(HANG_S)
     while leftovers.end(runtime).lines():
         assert not deadline.passed
