@@ -39,7 +39,7 @@ SEEN = [
      USERFAULT + FAULT + " < __kvm_read_guest_page < kvm_vcpu_read_guest < read_emulate"
      " < emulator_read_write_onepage < emulator_read_write < read_emulated < x86_emulate_insn"
      " < x86_emulate_instruction < pvm_emulate_insn_scrubbed.constprop.0" + PVM),
-    ("steal time on 6.12 and 7.2", Entry.UACCESS, WaitsFor.USERFAULT,
+    ("steal time on 6.1, 6.12 and 7.2", Entry.UACCESS, WaitsFor.USERFAULT,
      USERFAULT + " < do_user_addr_fault" + FAULT +
      " < record_steal_time < kvm_arch_vcpu_ioctl_run"),
     ("steal time on 6.18, inlined", Entry.UACCESS, WaitsFor.USERFAULT, USERFAULT + FAULT + RUN),
@@ -49,6 +49,13 @@ SEEN = [
     ("kvmclock on 6.18", Entry.GPC, WaitsFor.USERFAULT,
      USERFAULT + GUP + " < __kvm_gpc_refresh < __kvm_gpc_activate < kvm_set_msr_common < msr_io"
      " < kvm_arch_vcpu_ioctl < kvm_vcpu_ioctl < __x64_sys_ioctl" + SYSCALL),
+    ("kvmclock on 6.1", Entry.GPC, WaitsFor.USERFAULT,
+     USERFAULT + GUP + " < kvm_gfn_to_pfn_cache_refresh < kvm_set_msr_common < __kvm_set_msr"
+     " < kvm_arch_vcpu_ioctl < kvm_vcpu_ioctl < __x64_sys_ioctl" + SYSCALL),
+    ("kvmclock on 6.12", Entry.GPC, WaitsFor.USERFAULT,
+     USERFAULT + GUP + " < __kvm_gpc_refresh < __kvm_gpc_activate < kvm_set_msr_common"
+     " < kvm_set_msr_ignored_check < kvm_arch_vcpu_ioctl < kvm_vcpu_ioctl < __x64_sys_ioctl"
+     + SYSCALL),
     ("memory on FUSE on 6.18", Entry.GUP, WaitsFor.PAGE_CACHE,
      FOLIO + " < handle_mm_fault" + GUP + " < __kvm_faultin_pfn" + RUN),
     ("halted, or a worker has the page", Entry.ASYNC_PF, WaitsFor.NOTHING,
