@@ -16,7 +16,7 @@ from bench_lib.trial.requests.request import Reply, Request
 from bench_lib.trial.scenarios.description import SCENARIOS, Stuck
 from bench_lib.trial.scene import Scene, Staging
 
-CATCH_S = 0.1
+CATCH_S = 0.5
 """How long threads that were called are looked at until they show where they spin."""
 
 LATE_S = 1.0
