@@ -98,7 +98,7 @@ def test_lists_that_could_not_be_read_leave_nothing_out(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "call", ["fetch debian/6.1", "asv run --record-samples --bench vm_stop -E kernel-lab"]
+    "call", ["fetch debian/6.1", "asv run --record-samples --bench vm_stop\\. -E kernel-lab"]
 )
 def test_any_other_failure_is_one(bench: Bench, call: str) -> None:
     done = bench.run((call, FAILED))
