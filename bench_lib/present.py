@@ -182,7 +182,7 @@ def matrix(console: Console, rows: Sequence[Row]) -> None:
             table.add_row(request, *(_cell(cells.get((request, each))) for each in places))
         console.print(table)
     console.print(
-        "vCPU state and fault path before the request; the median, a bound where it hung",
+        "vCPU state and entry before the request; the median, a bound where it hung",
         highlight=False,
         soft_wrap=True,
     )

@@ -14,6 +14,7 @@ import struct
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -33,6 +34,9 @@ class Blocked(Enum):
 
 BLOCKED = Blocked.BLOCKED
 
+PATIENCE = 15
+"""How many times its limit a child may take that does not wait in the kernel."""
+
 
 def each(
     pids: Sequence[int], read: Callable[[int], T], kind: Any, limit_s: float
@@ -40,8 +44,9 @@ def each(
     """Call `read` with each process id, in a child.
 
     :param kind: the type of what it returns, for msgspec.
-    :param limit_s: seconds that each call may take; where it takes longer, the child is given up
-        and another one goes on with the next process.
+    :param limit_s: seconds until a child is looked at that has not answered. One that waits in the
+        kernel is given up then, and another one goes on with the next process; one that is only
+        slow, because the machine is busy, has `PATIENCE` times as long.
     """
     left = list(pids)
     while left:
@@ -74,20 +79,27 @@ class _Child:
 
         :raise RuntimeError: it failed; its traceback is on stderr.
         """
-        deadline = Deadline.after(limit_s)
-        length = self._read(_LENGTH.size, deadline)
-        return None if length is None else self._read(_LENGTH.unpack(length)[0], deadline)
+        deadline = Deadline.after(PATIENCE * limit_s)
+        length = self._read(_LENGTH.size, limit_s, deadline)
+        return None if length is None else self._read(_LENGTH.unpack(length)[0], limit_s, deadline)
 
-    def _read(self, size: int, deadline: Deadline) -> bytes | None:
+    def _read(self, size: int, limit_s: float, deadline: Deadline) -> bytes | None:
         data = b""
         while len(data) < size:
-            if not select.select([self._output], [], [], deadline.remaining_s)[0]:
-                return None
+            if not select.select([self._output], [], [], limit_s)[0]:
+                if deadline.passed or self._waits():
+                    return None
+                continue
             more = os.read(self._output, size - len(data))
             if not more:
                 raise RuntimeError("The process that looks at others has failed.")
             data += more
         return data
+
+    def _waits(self) -> bool:
+        """Whether the child waits in the kernel for what it reads."""
+        stat = Path(f"/proc/{self._pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "D"
 
     def __exit__(self, *_: object) -> None:
         """Kill the child. One that cannot even be killed is left to init, and not waited for."""

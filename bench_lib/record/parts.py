@@ -245,7 +245,8 @@ class Record:
     :ivar reason: why, for `refused`, `died` and `lost`.
     :ivar latency_ns: from the request to its answer; None unless `returned` or `refused`.
     :ivar late_ns: from the request to an answer that arrived after the deadline, but within a
-        second or when the stall was ended; None where there was none.
+        second or when the stall was ended; None where there was none. Where the guest was
+        recovered, the time of a later answer is in `recovery`.
     :ivar resolution_ns: how far apart the looks were that saw the answer; None where it was waited
         for, which has no such limit.
     :ivar qemu: QEMU's version.
