@@ -418,17 +418,39 @@ def run_tool(argv: Sequence[str], *, stdin: str = "", deadline: Deadline | None 
     :raise ToolFailed: it exited with an error, whose text is in the message, or did not exit.
     :raise ProgramMissing: there is no such program.
     """
-    limit_s = deadline.remaining_s if deadline else TOOL_LIMIT_S
+    return run_tools([argv], stdin=stdin, deadline=deadline)[0]
+
+
+def run_tools(
+    commands: Sequence[Sequence[str]], *, stdin: str = "", deadline: Deadline | None = None
+) -> list[str]:
+    """Run several such commands side by side, with the same input; what each printed.
+
+    :raise ToolFailed: one exited with an error, or did not exit; all have ended then.
+    :raise ProgramMissing: there is no such program.
+    """
+    limit = deadline or Deadline.after(TOOL_LIMIT_S)
+    limit_s = limit.remaining_s
     pipe = subprocess.PIPE
-    popen = _spawn(argv, argv[0], None, stdin=pipe, stdout=pipe, stderr=pipe)
-    child = Child(popen)
-    try:
-        output, errors = popen.communicate(stdin.encode(), timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        raise ToolFailed(f"`{' '.join(argv)}` did not end within {limit_s:.0f} s.") from None
-    finally:
-        child.end()  # never waits without a limit, as subprocess.run() does
-    if popen.returncode != 0:
-        text = " ".join((errors or output).decode(errors="replace").split())
-        raise ToolFailed(f"`{' '.join(argv)}` failed ({popen.returncode}): {text}")
-    return output.decode(errors="replace")
+    with ExitStack() as stack:
+        started = []
+        for argv in commands:
+            popen = _spawn(argv, argv[0], None, stdin=pipe, stdout=pipe, stderr=pipe)
+            stack.callback(Child(popen).end)  # never waits without a limit
+            started.append(popen)
+        printed = []
+        failures = []
+        for argv, popen in zip(commands, started, strict=True):
+            name = f"`{' '.join(argv)}`"
+            try:
+                output, errors = popen.communicate(stdin.encode(), timeout=limit.remaining_s)
+            except subprocess.TimeoutExpired:
+                failures.append(f"{name} did not end within {limit_s:.0f} s.")
+                continue
+            if popen.returncode != 0:
+                text = " ".join((errors or output).decode(errors="replace").split())
+                failures.append(f"{name} failed ({popen.returncode}): {text}")
+            printed.append(output.decode(errors="replace"))
+    if failures:
+        raise ToolFailed(failures[0])
+    return printed

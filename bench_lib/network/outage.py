@@ -13,7 +13,7 @@ from bench_lib.deadline import Deadline, together
 from bench_lib.errors import NamespacesUnavailable, OutageNotProven, OutageUnavailable, ToolFailed
 from bench_lib.network.link import INTERFACE, End, Link
 from bench_lib.ownership import Run
-from bench_lib.process import run_tool
+from bench_lib.process import run_tool, run_tools
 
 DATAGRAMS = 20
 """Datagrams that prove a link either way: all pass, or none."""
@@ -101,8 +101,10 @@ DEGRADATIONS = (
 
 
 def _tc(ends: Sequence[End], commands: Sequence[str]) -> None:
-    for end in ends:
-        run_tool(["tc", "-netns", end.namespace, "-batch", "-"], stdin="\n".join(commands) + "\n")
+    run_tools(
+        [["tc", "-netns", end.namespace, "-batch", "-"] for end in ends],
+        stdin="\n".join(commands) + "\n",
+    )
 
 
 class Traffic:

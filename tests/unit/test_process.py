@@ -290,3 +290,13 @@ def test_nothing_is_begun_with_a_process_that_has_ended(tmp_path: Path) -> None:
             asyncio.run(child.during(work()))
     assert ended.value.status == -signal.SIGKILL
     assert not begun
+
+
+def test_of_tools_side_by_side_all_have_ended_when_one_has_failed(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    late = f"while [ ! -e {tmp_path}/go ]; do :; done; touch {done}"
+    first = f"touch {tmp_path}/go; echo no >&2; exit 3"
+    with pytest.raises(ToolFailed, match=r"failed \(3\): no"):
+        process.run_tools([["sh", "-c", first], ["sh", "-c", late]])
+    assert done.exists()
+    assert process.run_tools([["cat"], ["tr", "a", "b"]], stdin="a") == ["a", "b"]
