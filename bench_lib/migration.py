@@ -270,9 +270,14 @@ class Migration:
         """
         await self.send_state(deadline)
         await self.destination.reaches(Phase.POSTCOPY, deadline)
-        # The last of the switch is a look at the connection: one that breaks before fails the
-        # migration (postcopy_start() in QEMU 7.2: "Migration stream errored"). Pages that are
-        # asked for are sent only after it.
+
+    async def sends_pages(self, deadline: Deadline) -> None:
+        """Wait until the source sends pages, and so has done with the switch.
+
+        The last of the switch is a look at the connection: one that breaks before fails the
+        migration (postcopy_start() in QEMU 7.2: "Migration stream errored"). It takes up to 100 ms,
+        a slice of QEMU's bandwidth.
+        """
         sent = await self._pages_sent(deadline)
         while await self._pages_sent(deadline) == sent:
             if deadline.passed:

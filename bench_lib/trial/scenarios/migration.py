@@ -228,6 +228,7 @@ class PausedCommand(MigrationScenario):
     name = ScenarioName.PAUSED_COMMAND
 
     async def _fail(self, scene: MigrationScene) -> str | None:
+        await scene.migration.sends_pages(self.staging.deadline)
         await scene.migration.pause(self.staging.deadline)
         return "migrate-pause"
 
