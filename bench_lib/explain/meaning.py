@@ -8,7 +8,7 @@ from enum import Enum
 
 from bench_lib.explain.vmm import OpenFile, Seen, Vmm
 from bench_lib.record import Entry, Role, WaitsFor
-from bench_lib.threads import ASLEEP, SPINNING_SHARE, in_futex, polls
+from bench_lib.threads import ASLEEP, SPINNING_SHARE, TRACED, in_futex, polls
 
 CALLS_VCPUS = ("stop", "Ctrl-C", "SIGTERM", "quit", "gdb", "info registers")
 """Requests that every vCPU has to leave the kernel for."""
@@ -75,12 +75,28 @@ class Meaning:
 
 def explain(vmm: Vmm) -> list[Meaning]:
     """A meaning for all threads that are stuck in the same way, vCPUs first."""
+    if vmm.threads and all(thread.state in TRACED for thread in vmm.threads):
+        return [_stopped(vmm)]
     groups: dict[tuple[object, ...], list[Seen]] = {}
     for thread in sorted(vmm.threads, key=lambda seen: seen.role is not Role.VCPU):
         if stuck(thread):
             same = (thread.role, thread.state, thread.stack, thread.wchan, thread.called)
             groups.setdefault(same, []).append(thread)
     return [_meaning(vmm, group) for group in groups.values()]
+
+
+def _stopped(vmm: Vmm) -> Meaning:
+    """What it means that every thread is stopped."""
+    traced = any(thread.state == "t" for thread in vmm.threads)
+    by = "a debugger" if traced else "a signal, such as SIGSTOP"
+    return Meaning(
+        tuple(thread.tid for thread in vmm.threads),
+        "every thread",
+        f"is stopped by {by}; a guest that has migrated from here misses its pages meanwhile.",
+        (*CALLS_VCPUS, *MONITOR, *OUT_OF_BAND),
+        (KILL,),
+        ("Let the debugger go on or detach." if traced else f"kill -CONT {vmm.pid}",),
+    )
 
 
 def spins(thread: Seen) -> bool:

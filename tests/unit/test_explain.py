@@ -360,6 +360,18 @@ def test_the_number_of_a_thread_stands_for_its_process(sees_vcpus: None) -> None
     assert main.tid == os.getpid()
 
 
+@pytest.mark.parametrize("state, free", [("T", "kill -CONT 77"), ("t", "Let the debugger go on")])
+def test_a_vmm_that_is_stopped_says_what_continues_it(state: str, free: str) -> None:
+    """As the source of a migration whose destination waits for pages."""
+    stopped = [thread(role, state, (), Entry.NONE) for role in (Role.MAIN, Role.VCPU)]
+    (found,) = meaning.explain(Vmm(77, "web-1", "qemu", 0, tuple(stopped)))
+    assert "every thread" in found.who
+    assert "is stopped by" in found.sentence
+    assert found.works == (meaning.KILL,)
+    assert {*meaning.CALLS_VCPUS, *meaning.OUT_OF_BAND} <= set(found.hangs)
+    assert found.free[0].startswith(free)
+
+
 def test_five_hundred_threads_are_seen_and_not_all_listed(sees_vcpus: None) -> None:
     program = (
         "import threading, time\n"
