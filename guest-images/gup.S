@@ -3,7 +3,7 @@
  * include this file:
  *     INTERRUPTS    async-pf.S: the loop runs with interrupts on
  *     UNPAGED       uaccess.S: the loop runs at CPL 0 in flat 32-bit mode, without paging
- *     SHARED_MSR    pv-*.S: KVM keeps a structure of its own in the first page of each share;
+ *     SHARED_MSR    pv-*.S: KVM keeps a structure of its own in the last page of each share;
  *                   the value is the number of the MSR that tells KVM where
  *
  * A 64 KiB firmware image. Every vCPU runs in 64-bit mode with paging on, at CPL 3 and
@@ -173,11 +173,15 @@ long_mode:
 
 	.ifdef	SHARED_MSR
 	/*
-	 * The first page of the share is always dirty, so it is missing after the switch of a
-	 * migration, when KVM touches its structure before the vCPU runs. The page's first word,
-	 * which alone is checked, stays the guest's. Bit 0 of the MSR enables the feature.
+	 * The last page of the share is always dirty, so it is missing after the switch of a
+	 * migration, when KVM touches its structure before the vCPU runs. (The first page may not
+	 * be: QEMU sends dirty pages from the beginning of memory on, a few a second, also those
+	 * that nothing has asked for.) The page's first word, which alone is checked, stays the
+	 * guest's. Bit 0 of the MSR enables the feature.
 	 */
-	leaq	(SHARED_OFFSET + 1)(%r13), %rax
+	movq	%r12, %rax
+	shlq	$12, %rax
+	leaq	(SHARED_OFFSET + 1 - 4096)(%r13, %rax), %rax
 	movq	%rax, %rdx
 	shrq	$32, %rdx
 	movl	$SHARED_MSR, %ecx
