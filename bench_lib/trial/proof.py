@@ -51,6 +51,14 @@ def is_stuck(seen: ThreadState, path: Entry | None) -> bool:
     return seen.entry is Entry.ASYNC_PF or seen.waits_for is not WaitsFor.NOTHING
 
 
+def is_held_up(vcpus: Sequence[ThreadState], main: ThreadState) -> bool:
+    """Whether QEMU's main loop waits for a vCPU that is stuck, and the other vCPUs for the loop."""
+    waits = [each for each in vcpus if not is_stuck(each, None)]
+    return len(waits) < len(vcpus) and all(
+        each.state in threads.ASLEEP and threads.in_futex(each.stack) for each in [*waits, main]
+    )
+
+
 async def stuck(
     pid: int,
     tids: Sequence[int],
@@ -60,6 +68,9 @@ async def stuck(
 ) -> list[ThreadState]:
     """Wait until every vCPU thread was seen stuck twice, in the same place.
 
+    Where no path is meant, one is enough whose wait holds up QEMU's main loop: QEMU loads one vCPU
+    after the other, so those behind it cannot run, nor get stuck.
+
     :param path: how the workload gets stuck; None where that is for the kernel to show.
     :param apart_s: seconds between the two looks.
     :return: the second look at each.
@@ -67,15 +78,18 @@ async def stuck(
     :raise GuestDied: there is no such thread any more.
     """
     looks: list[ThreadState] = []
+    everyone = [*tids, pid] if path is None else list(tids)
 
     def twice_the_same() -> list[ThreadState] | None:
         nonlocal looks
-        earlier, looks = looks, look(pid, tids)
-        agree = len(earlier) == len(looks) and all(
+        earlier, looks = looks, look(pid, everyone)
+        vcpus = looks[: len(tids)]
+        agree = all(
             is_stuck(now, path) and now.same_sleep(then)
-            for now, then in zip(looks, earlier, strict=True)
+            for now, then in zip(vcpus, earlier, strict=False)
         )
-        return looks if agree else None
+        held_up = path is None and looks == earlier and is_held_up(vcpus, looks[-1])
+        return vcpus if earlier and (agree or held_up) else None
 
     try:
         return await deadline.poll(twice_the_same, "Every vCPU stuck", interval_s=apart_s)
@@ -83,7 +97,7 @@ async def stuck(
         seen = "; ".join(
             f"vCPU {number} in state {look.state}, {look.wchan}, entry {look.entry}, waits for "
             f"{look.waits_for}"
-            for number, look in enumerate(looks)
+            for number, look in enumerate(looks[: len(tids)])
         )
         where = "" if path is None else f" on path {path}"
         raise NotStuck(

@@ -35,11 +35,12 @@ from bench_lib.record import (
     RequestName,
     ScenarioName,
     Shape,
+    WaitsFor,
 )
 from bench_lib.settings import Settings
 from bench_lib.threads import look
 from bench_lib.trial.batch import NativeRunner
-from bench_lib.trial.case import Case
+from bench_lib.trial.case import AT_SWITCH, Case
 from bench_lib.trial.requests.request import Reply, Request
 from bench_lib.trial.requests.table import MAKERS
 from bench_lib.trial.scenarios.description import SCENARIOS, Stuck
@@ -109,6 +110,20 @@ def test_guests_of_other_shapes_get_stuck_as_well(shape: Shape) -> None:
     assert made.outcome in SCORED, made.reason
     assert made.shape == shape
     assert [each.entry for each in made.evidence.vcpus] == [Entry.GUP] * shape.vcpus
+
+
+@pytest.mark.parametrize("vcpus", [1, 2])
+@pytest.mark.parametrize(
+    "image, entry", [("pv-steal-time", Entry.UACCESS), ("pv-kvmclock", Entry.GPC)]
+)
+@pytest.mark.parametrize("scenario", AT_SWITCH)
+def test_a_page_that_a_guest_shares_with_kvm_is_missing_at_the_switch(
+    scenario: ScenarioName, image: str, entry: Entry, vcpus: int
+) -> None:
+    made = trial(Case(scenario, RequestName.SIGKILL, Shape(vcpus=vcpus, image=image)))
+    assert made.outcome is Outcome.RETURNED, made.reason
+    first = made.evidence.vcpus[0]
+    assert (first.entry, first.waits_for) == (entry, WaitsFor.USERFAULT)
 
 
 HUGE = Case(ScenarioName.BLACKHOLE, RequestName.STOP, Shape(backing=Backing.HUGETLB))

@@ -36,3 +36,29 @@ def test_a_thread_that_runs_or_waits_for_no_page_is_not_stuck(
     state: str, stack: tuple[str, ...], path: Entry | None
 ) -> None:
     assert not proof.is_stuck(_thread(state, stack), path)
+
+
+GPC = ("handle_userfault", "__get_user_pages", "hva_to_pfn", "__kvm_gpc_refresh", "msr_io")
+POLL = ("poll_schedule_timeout", "do_sys_poll", "__x64_sys_ppoll", "do_syscall_64")
+
+
+@pytest.mark.parametrize(
+    "others, main, held_up",
+    [
+        ([SYSCALL, SYSCALL], SYSCALL, True),
+        ([], SYSCALL, True),
+        # The loop is idle, or a vCPU runs, or waits for something else.
+        ([SYSCALL], POLL, False),
+        ([()], SYSCALL, False),
+        ([POLL], SYSCALL, False),
+    ],
+)
+def test_one_vcpu_that_is_stuck_can_hold_up_the_main_loop(
+    others: list[tuple[str, ...]], main: tuple[str, ...], held_up: bool
+) -> None:
+    vcpus = [_thread("D", GPC), *(_thread("S", stack) for stack in others)]
+    assert proof.is_held_up(vcpus, _thread("S", main)) is held_up
+
+
+def test_vcpus_that_wait_for_the_main_loop_are_not_held_up_by_one_of_them() -> None:
+    assert not proof.is_held_up([_thread("S", SYSCALL)], _thread("S", SYSCALL))
