@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench_lib.record import Entry, Outcome, WaitsFor
 from bench_lib.threads import stack
-from bench_lib.threads.look import SPINNING_SHARE, ThreadState
+from bench_lib.threads.look import ThreadState, spin
 
 _FAULTS = frozenset({Entry.GUP, Entry.UACCESS, Entry.GPC, Entry.USER, Entry.ASYNC_PF})
 
@@ -32,11 +32,11 @@ def _spinner(
     before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int
 ) -> ThreadState | None:
     """Of threads that are called and spin together, the one that was awake longest."""
-    then = {state.tid: state.awake_ns for state in before}
-    awake = {now: now.awake_ns - then[now.tid] for now in after if now.called and now.tid in then}
-    if sum(awake.values()) <= SPINNING_SHARE * elapsed_ns:
+    earlier = {state.tid: state for state in before}
+    called = [now for now in after if now.called and now.tid in earlier]
+    if not spin([earlier[now.tid] for now in called], called, elapsed_ns):
         return None
-    return max(awake, key=lambda state: awake[state])
+    return max(called, key=lambda now: now.awake_ns - earlier[now.tid].awake_ns)
 
 
 def _sleeper(after: Sequence[ThreadState]) -> ThreadState | None:
