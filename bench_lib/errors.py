@@ -33,7 +33,8 @@
     │   ├── WrongKernel
     │   ├── UnknownKernel
     │   ├── FetchFailed
-    │   └── KernelUnusable
+    │   ├── KernelUnusable
+    │   └── ArchiveUnsafe
     ├── CannotCompare               two kernels' records say nothing of each other
     ├── LabError                    the lab cannot be used
     │   ├── LabUnavailable
@@ -269,6 +270,12 @@ class KernelUnusable(KernelError):
     """A kernel image that the lab cannot boot, or cannot run trials under."""
 
     exit_status = 45
+
+
+class ArchiveUnsafe(KernelError):
+    """An archive has a name in it that leads out of the folder that it is unpacked to."""
+
+    exit_status = 46
 
 
 class CannotCompare(KickbenchError):

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench_lib.kernel.store import NEEDED
+from bench_lib.kernel.assembly import NEEDED
 from bench_lib.record import (
     Entry,
     Evidence,
@@ -101,13 +101,55 @@ def modules(folder: Path, names: Iterable[str] = NEEDED) -> Path:
     return folder
 
 
-def package(folder: Path, release: str = RELEASE) -> Path:
-    """A Debian package of what is in a folder, beside that folder."""
+def package(
+    folder: Path, release: str = RELEASE, *, name: str = "", depends: str = "", packed: str = "xz"
+) -> Path:
+    """A Debian package of what is in a folder, beside that folder.
+
+    :param name: of the package; linux-image-RELEASE by default.
+    :param packed: how it is compressed.
+    """
     (folder / "DEBIAN").mkdir(parents=True)
     (folder / "DEBIAN" / "control").write_text(
-        f"Package: linux-image-{release}\nVersion: 1\nArchitecture: amd64\n"
-        "Maintainer: nobody\nDescription: a kernel\n"
+        f"Package: {name or f'linux-image-{release}'}\nVersion: 1\nArchitecture: amd64\n"
+        "Maintainer: nobody\nDescription: a kernel\n" + (f"Depends: {depends}\n" if depends else "")
     )
-    file = folder.with_suffix(".deb")
-    subprocess.run(["dpkg-deb", "--build", folder, file], check=True, capture_output=True)
+    file = folder.with_name(f"{name or folder.name}.deb")
+    subprocess.run(
+        ["dpkg-deb", f"-Z{packed}", "-z1", "--root-owner-group", "--build", folder, file],
+        check=True,
+        capture_output=True,
+    )
+    return file
+
+
+def rpm(folder: Path, name: str, payload: str = "w3.zstdio") -> Path:
+    """An RPM of what is in a folder, beside that folder.
+
+    :param payload: how it is compressed, as rpmbuild names it.
+    """
+    spec = folder.with_name(f"{name}.spec")
+    files = "".join(
+        f'"/{path.relative_to(folder)}"\n' for path in folder.rglob("*") if not path.is_dir()
+    )
+    spec.write_text(
+        f"Name: {name}\nVersion: 1\nRelease: 1\nSummary: a kernel\nLicense: none\n"
+        f"%global __os_install_post %{{nil}}\n%description\n"
+        f"%install\ncp -a {folder}/. %{{buildroot}}/\n%files\n{files}"
+    )
+    defines = {
+        "_topdir": folder.with_name(f"{name}.build"),
+        "_binary_payload": payload,
+        "_build_id_links": "none",
+        "__brp_strip": "%{nil}",
+        "debug_package": "%{nil}",
+        "__spec_install_pre": "%{___build_pre}",
+    }
+    options = [word for key, value in defines.items() for word in ("--define", f"{key} {value}")]
+    subprocess.run(
+        ["rpmbuild", "-bb", "--nodeps", "--noclean", "--target", "x86_64", *options, spec],
+        check=True,
+        capture_output=True,
+    )
+    (file,) = folder.with_name(f"{name}.build").glob("RPMS/x86_64/*.rpm")
     return file

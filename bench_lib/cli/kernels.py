@@ -9,9 +9,10 @@ import msgspec
 from rich.console import Console
 
 from bench_lib import interrupt, present, record
-from bench_lib.errors import FetchFailed, KernelUnusable, ProgramMissing
+from bench_lib.cli import adding
+from bench_lib.errors import FetchFailed, ProgramMissing
 from bench_lib.host import identity
-from bench_lib.kernel import debian, image
+from bench_lib.kernel import debian
 from bench_lib.kernel.ledger import Build, Ledger, version_key
 from bench_lib.kernel.names import meant, unknown
 from bench_lib.kernel.store import Bootable, Store
@@ -132,42 +133,38 @@ def fetch_command(names: tuple[str, ...]) -> None:
 
 
 @kernels.command("add")
-@click.argument("path", type=click.Path(exists=True, path_type=Path))
-def add_command(path: Path) -> None:
-    """Add a build: a Debian package, a kernel image beside its modules, or a built kernel tree.
+@click.argument(
+    "paths", metavar="[PATH]...", type=click.Path(exists=True, path_type=Path), nargs=-1
+)
+@click.option("--installed", is_flag=True, help="Those of this host's /boot, all of them.")
+def add_command(paths: tuple[Path, ...], installed: bool) -> None:
+    """Add a kernel: packages or archives that make it up, an image with modules, or a built tree.
+
+    Packages are .deb (Debian, Ubuntu, `make bindeb-pkg`) and .rpm (Fedora); nothing is installed.
 
     \b
     Examples:
       kickbench kernels add linux-image-6.1.0-41-amd64_6.1.158-1_amd64.deb
+      kickbench kernels add linux-image-*.deb linux-modules-*.deb        (Ubuntu, Debian 14)
+      kickbench kernels add kernel-core-*.rpm kernel-modules-core-*.rpm  (Fedora)
+      kickbench kernels add linux-6.18.tar.zst
       kickbench kernels add /boot/vmlinuz-6.12.94     (modules: /lib/modules/6.12.94)
+      kickbench kernels add vmlinuz lib/modules/6.12.94
       kickbench kernels add ~/src/linux
+      kickbench kernels add --installed
     """
+    if installed == bool(paths):
+        raise click.UsageError("Name what a kernel is in, or give --installed.")
     settings = Settings.from_environment()
     cache = Store.of(settings)
-    path = path.resolve()
-    if path.is_dir():
-        added = cache.add_tree(path)
-    elif path.suffix == ".deb":
-        added = cache.add_package(path, path.name)
-    else:
-        added = cache.add_image(path, _modules_of(path))
-    _known(settings, added)
+    for added in adding.of_this_host(cache) if installed else [adding.of_paths(cache, paths)]:
+        _known(settings, added)
 
 
 def _known(settings: Settings, found: Bootable) -> None:
-    """Put a build into the ledger, so that asv has a name for it, and say what it is."""
+    """Put a build into the ledger, so that asv has a name for it, and print what it is."""
     Ledger(settings.ledger).add(found.build)
-    click.echo(f"{found.build.release} {found.build.version}, from {found.source}")
-
-
-def _modules_of(vmlinuz: Path) -> Path:
-    """lib/modules/RELEASE or usr/lib/modules/RELEASE beside the folder that the image is in."""
-    release = image.identity(vmlinuz).release
-    for folder in vmlinuz.parents:
-        for place in ("lib/modules", "usr/lib/modules"):
-            if (folder / place / release).is_dir():
-                return folder / place / release
-    raise KernelUnusable(
-        f"{vmlinuz} is kernel {release}, and no folder above it has its lib/modules/{release} or "
-        f"usr/lib/modules/{release}; put image and modules under one folder."
+    click.echo(
+        f"{found.build.release} {found.build.version}, from {found.source}; "
+        f"interruptible, by its types: {found.label}"
     )

@@ -9,9 +9,7 @@ pair of beginnings for which every function's name is a whole string and its typ
 
 from __future__ import annotations
 
-import gzip
 import io
-import lzma
 import os
 import struct
 from collections.abc import Callable, Iterable
@@ -20,6 +18,9 @@ from pathlib import Path
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
+
+from bench_lib.errors import FetchFailed, ProgramMissing
+from bench_lib.kernel import archive
 
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
@@ -65,7 +66,7 @@ def booted_label(shown: Path = SHOWN) -> Label:
 def _label(read: Callable[[], bytes], *, split: bool) -> Label:
     try:
         functions = _functions(read(), (_OLD, _NEW), split=split)
-    except (OSError, ELFError, lzma.LZMAError, struct.error, ValueError):
+    except (OSError, ELFError, struct.error, ValueError, FetchFailed, ProgramMissing):
         return Label.UNKNOWN
     if _NEW in functions:
         return Label.YES
@@ -73,10 +74,7 @@ def _label(read: Callable[[], bytes], *, split: bool) -> Label:
 
 
 def _unpacked(path: Path) -> bytes:
-    data = path.read_bytes()
-    if path.suffix == ".xz":
-        return lzma.decompress(data)
-    return gzip.decompress(data) if path.suffix == ".gz" else data
+    return path.read_bytes() if path.suffix == ".ko" else archive.decompressed(path)
 
 
 def _section(module: bytes) -> bytes:

@@ -76,7 +76,7 @@ def fetch(store: Store, release: str, on_bytes: Callable[[int, int], None]) -> B
     with store.new_folder() as folder:
         _download(package, folder, on_bytes)
         (file,) = folder.glob("*.deb")
-        return store.add_package(file, f"Debian {file.name.removesuffix('.deb')}")
+        return store.add_archives([file], f"Debian {file.name.removesuffix('.deb')}")
 
 
 class Progress:

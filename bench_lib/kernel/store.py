@@ -1,16 +1,17 @@
 """Kernel builds that can be booted: unpacked into a cache, each whole or not there.
 
-A build is a folder laid out as a Debian package is, boot/vmlinuz-RELEASE beside
-lib/modules/RELEASE, with a build.json that says what it is and where it came from. What a package
-has in usr/lib/modules instead, as those of Debian 13 do, is moved there.
+A build is a folder with boot/vmlinuz-RELEASE and lib/modules/RELEASE, whatever the layout of what
+it came from (see `layout`), and a build.json that says what it is and where it came from.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ import msgspec
 
 from bench_lib import architecture
 from bench_lib.errors import FetchFailed, KernelUnusable, ProgramMissing
-from bench_lib.kernel import btf, image
+from bench_lib.kernel import archive, btf, image, layout
+from bench_lib.kernel.archive import OnBytes
+from bench_lib.kernel.assembly import assemble
 from bench_lib.kernel.ledger import Build, describe
 from bench_lib.settings import Settings
 
@@ -27,15 +30,11 @@ LABEL = "build.json"
 TOOL_LIMIT_S = 600.0
 """How long one of the tools that make a build bootable may take."""
 
-NEEDED = {
-    "9p": "to see this userland",
-    "9pnet_virtio": "to see this userland",
-    "overlay": "to write over it without changing it",
-    "virtio_console": "to be talked to",
-    "kvm": "to run guests",
-    "veth": "to join them",
-}
-"""Modules that a kernel needs to run trials in the lab, and for what."""
+_NEW = ".new-"
+
+
+def _unwatched(read: int, total: int) -> None:
+    """Nobody watches the progress."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,17 @@ class Bootable:
 
     @property
     def modules(self) -> Path:
-        return self.folder / "lib" / "modules" / self.build.release
+        return self.folder / layout.MODULES / self.build.release
 
     @property
     def label(self) -> btf.Label:
         """Whether KVM's slow page fault is interruptible, by its types alone."""
         return btf.label(self.modules)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of disk that it takes."""
+        return sum(path.lstat().st_blocks * 512 for path in self.folder.rglob("*"))
 
 
 @dataclass(frozen=True)
@@ -106,24 +110,37 @@ class Store:
         """The build with that id, or None."""
         return next((each for each in self.all() if each.build.id == build_id), None)
 
-    def add_package(self, package: Path, source: str) -> Bootable:
-        """Unpack a Debian package; it is never installed.
+    def add_archives(
+        self, files: Sequence[Path], source: str, on_bytes: OnBytes = _unwatched
+    ) -> Bootable:
+        """Unpack the packages or archives that one kernel is in; nothing is installed.
 
-        :raise KernelUnusable: it holds no kernel that the lab can boot.
-        :raise FetchFailed: it could not be unpacked.
+        :param source: where it comes from, for people.
+        :param on_bytes: called now and then with the bytes that are unpacked, and those in all.
+        :raise KernelUnusable: they hold no kernel that the lab can boot, or several.
+        :raise ArchiveUnsafe: a name in one of them leads out of it.
+        :raise FetchFailed: they could not be unpacked.
         """
 
         def unpack(into: Path) -> None:
-            _run(["dpkg-deb", "--extract", str(package), str(into)])
-            # Documentation, and where usr is merged nothing else.
-            shutil.rmtree(into / "usr" / "share", ignore_errors=True)
+            sizes = [file.stat().st_size for file in files]
+            for number, file in enumerate(files):
 
-        return self._add(unpack, source)
+                def on_share(read: int, of: int, number: int = number) -> None:
+                    share = sizes[number] * read // of if of else 0
+                    on_bytes(sum(sizes[:number]) + share, sum(sizes))
 
-    def add_image(self, vmlinuz: Path, modules: Path) -> Bootable:
+                archive.unpack(file, into, layout.kept, on_share)
+
+        return self._add(unpack, source, files)
+
+    def add_image(self, vmlinuz: Path, modules: Path, on_bytes: OnBytes = _unwatched) -> Bootable:
         """Copy an image and its modules.
 
         :param modules: the folder lib/modules/RELEASE.
+        :param on_bytes: called now and then with the bytes that are copied, and those in all.
+        :raise KernelUnusable: they are no kernel that the lab can boot.
+        :raise FetchFailed: they could not be copied.
         """
         release = image.identity(vmlinuz).release
         if not modules.is_dir():
@@ -133,14 +150,16 @@ class Store:
             )
 
         def copy(into: Path) -> None:
-            (into / "boot").mkdir()
-            shutil.copyfile(vmlinuz, into / "boot" / f"vmlinuz-{release}")
-            shutil.copytree(
-                modules,
-                into / "lib" / "modules" / release,
-                symlinks=True,
-                ignore=shutil.ignore_patterns("build", "source"),
-            )
+            _copy_image(vmlinuz, into)
+            files = list(layout.kept_of_modules(modules))
+            total = sum(path.stat().st_size for path, _ in files)
+            done = 0
+            for path, inside in files:
+                to = into / layout.MODULES / modules.name / inside
+                to.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, to)
+                done += to.stat().st_size
+                on_bytes(done, total)
 
         return self._add(copy, str(vmlinuz))
 
@@ -148,26 +167,47 @@ class Store:
         """Take image and modules out of a kernel tree that has been built.
 
         :raise UnknownArchitecture: the lab boots no kernels on this machine.
+        :raise KernelUnusable: they are no kernel that the lab can boot.
+        :raise FetchFailed: they could not be copied.
         """
-        built = tree / architecture.for_trials().kernel_image
-        release = image.identity(built).release
+        built = built_image(tree)
 
         def install(into: Path) -> None:
-            (into / "boot").mkdir()
-            shutil.copyfile(built, into / "boot" / f"vmlinuz-{release}")
+            _copy_image(built, into)
             _run(["make", "-C", str(tree), "modules_install", f"INSTALL_MOD_PATH={into}"])
 
         return self._add(install, str(tree))
 
-    def _add(self, fill: Callable[[Path], None], source: str) -> Bootable:
-        """Fill a new folder, check it, and only then give it its name."""
+    def remove(self, found: Bootable) -> None:
+        """Delete a build.
+
+        :raise FetchFailed: the cache cannot be written.
+        """
+        with self.new_folder() as doomed:
+            try:
+                # So that there is at no time a build of which only a part is there.
+                found.folder.rename(doomed / "build")
+            except OSError as error:
+                raise FetchFailed(
+                    f"{found.folder} could not be removed ({error.strerror}); it is as it was."
+                ) from None
+
+    def _add(
+        self, fill: Callable[[Path], None], source: str, files: Sequence[Path] = ()
+    ) -> Bootable:
+        """Fill a new folder, check it, and only then give it its name.
+
+        What was there of the same build is replaced, as it may have fewer modules.
+
+        :param files: the archives that it is filled from.
+        """
         with self.new_folder() as new:
             try:
                 fill(new)
-                _move_modules(new)
-                made = self._checked(new, source)
-                if not made.folder.exists():
-                    new.rename(made.folder)
+                made = self._finished(new, source, files)
+                if made.folder.exists():
+                    self.remove(made)
+                new.rename(made.folder)
             except (OSError, shutil.Error) as error:
                 raise FetchFailed(
                     f"{source} could not be unpacked into {self.folder} ({error}); "
@@ -175,15 +215,10 @@ class Store:
                 ) from None
             return made
 
-    def _checked(self, new: Path, source: str) -> Bootable:
+    def _finished(self, new: Path, source: str, files: Sequence[Path]) -> Bootable:
         """The build that a folder of the cache holds, labelled, under the name it is to have."""
-        images = sorted((new / "boot").glob("vmlinuz-*"))
-        if len(images) != 1:
-            raise KernelUnusable(f"{source} holds {len(images)} kernel images instead of one.")
-        kernel = image.identity(images[0])
-        build = describe(kernel)
-        _check_modules(new / "lib" / "modules" / kernel.release, kernel.release)
-        _run(["depmod", "-b", str(new), kernel.release])
+        build = describe(assemble(new, source, files))
+        _run(["depmod", "-b", str(new), build.release])
         (new / LABEL).write_bytes(msgspec.json.encode(_Label(build, source)))
         return Bootable(build, source, self.folder / f"{build.release}_{build.id[:12]}")
 
@@ -191,11 +226,18 @@ class Store:
     def new_folder(self) -> Iterator[Path]:
         """A folder in the cache that is gone again unless it was renamed.
 
+        Such folders that killed processes have left are deleted first.
+
         :raise FetchFailed: the cache cannot be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            new = Path(tempfile.mkdtemp(dir=self.folder, prefix=".new-"))
+            # Held, so that no folder is taken for a dead process's before it is locked.
+            with _locked(self.folder):
+                for left in self.folder.glob(f"{_NEW}*"):
+                    _delete_unless_locked(left)
+                new = Path(tempfile.mkdtemp(dir=self.folder, prefix=_NEW))
+                lock = _lock(new)
         except OSError as error:
             raise FetchFailed(
                 f"The cache {self.folder} cannot be written ({error.strerror}); "
@@ -206,6 +248,49 @@ class Store:
             yield new
         finally:
             shutil.rmtree(new, ignore_errors=True)
+            os.close(lock)
+
+
+def built_image(tree: Path) -> Path:
+    """Where a kernel tree has its image once it is built.
+
+    :raise UnknownArchitecture: the lab boots no kernels on this machine.
+    """
+    return tree / architecture.for_trials().kernel_image
+
+
+def _copy_image(vmlinuz: Path, into: Path) -> None:
+    (into / layout.IMAGES).mkdir()
+    shutil.copyfile(vmlinuz, into / layout.IMAGES / vmlinuz.name)
+
+
+def _lock(folder: Path, flags: int = 0) -> int:
+    """A descriptor that holds a folder locked, for as long as its process lives at the most."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | flags)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    fd = _lock(folder)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _delete_unless_locked(folder: Path) -> None:
+    try:
+        fd = _lock(folder, fcntl.LOCK_NB)
+    except (BlockingIOError, FileNotFoundError):  # in use, or gone meanwhile
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(fd)
 
 
 def _run(command: list[str]) -> None:
@@ -223,36 +308,8 @@ def _run(command: list[str]) -> None:
     except subprocess.TimeoutExpired:
         raise FetchFailed(f"`{' '.join(command)}` did not end in time.") from None
     except subprocess.CalledProcessError as error:
-        # The first line gives the cause and the last the end. Between them tar, on a full disk, has
-        # one for each file.
+        # The first line gives the cause and the last the end. Between them a tool may have one for
+        # each file.
         said = str(error.stderr).strip().splitlines() or ["it gave no reason"]
         text = "; ".join(dict.fromkeys([said[0], said[-1]]))
         raise FetchFailed(f"`{' '.join(command)}` failed: {text}") from None
-
-
-def _move_modules(new: Path) -> None:
-    """Have modules in lib/modules, where Debian 13 and later have usr/lib/modules."""
-    for packaged in (new / "usr" / "lib" / "modules").glob("*"):
-        kept = new / "lib" / "modules" / packaged.name
-        if not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            packaged.rename(kept)
-
-
-def _check_modules(folder: Path, release: str) -> None:
-    """Refuse a build that cannot run trials, before it is kept."""
-    if not folder.is_dir():
-        raise KernelUnusable(
-            f"Kernel {release} comes without modules: it has no lib/modules/{release} and no "
-            f"usr/lib/modules/{release}; take the package or the tree that has both."
-        )
-    names = {path.name.split(".ko")[0].replace("-", "_") for path in folder.rglob("*.ko*")}
-    builtin = folder / "modules.builtin"
-    if builtin.exists():
-        names |= {
-            Path(line).name.removesuffix(".ko").replace("-", "_")
-            for line in builtin.read_text().split()
-        }
-    if missing := [name for name in NEEDED if name not in names]:
-        reasons = ", ".join(f"{name} ({NEEDED[name]})" for name in missing)
-        raise KernelUnusable(f"Kernel {release} cannot run trials in the lab: it has no {reasons}.")

@@ -7,9 +7,10 @@ from click.testing import CliRunner
 
 from bench_lib.cli import main
 from bench_lib.errors import FetchFailed, KernelUnusable
-from bench_lib.kernel import image, store
+from bench_lib.kernel import image
+from bench_lib.kernel.assembly import NEEDED
 from bench_lib.kernel.ledger import describe
-from bench_lib.kernel.store import NEEDED, Bootable, Store
+from bench_lib.kernel.store import Bootable, Store
 from bench_lib.lab.campaign import Campaign, schedule
 from bench_lib.record import Kernel, RequestName, ScenarioName, Slot
 from bench_lib.settings import Settings
@@ -36,7 +37,8 @@ def test_a_kernel_without_what_trials_need_is_refused_and_not_kept(tmp_path: Pat
     some = [name for name in NEEDED if name not in {"veth", "9p", "virtio_console"}]
     with pytest.raises(KernelUnusable, match=r"no 9p \(to see this userland\), veth"):
         cache.add_image(
-            make.vmlinuz(tmp_path / "vmlinuz"), make.modules(tmp_path / "modules", some)
+            make.vmlinuz(tmp_path / "vmlinuz"),
+            make.modules(tmp_path / "modules" / make.RELEASE, some),
         )
     assert not list((tmp_path / "cache").iterdir())
 
@@ -48,7 +50,7 @@ def test_an_image_without_modules_is_refused(tmp_path: Path) -> None:
 
 def test_a_build_is_kept_whole_and_found_again(tmp_path: Path) -> None:
     cache = Store(tmp_path / "cache")
-    modules = make.modules(tmp_path / "modules", [*NEEDED])
+    modules = make.modules(tmp_path / "modules" / make.RELEASE, [*NEEDED])
     added = cache.add_image(make.vmlinuz(tmp_path / "vmlinuz"), modules)
     again = cache.add_image(make.vmlinuz(tmp_path / "vmlinuz"), modules)
     assert cache.all() == [added] == [again]
@@ -64,7 +66,7 @@ def test_modules_are_in_one_place_wherever_the_package_has_them(tmp_path: Path, 
     make.vmlinuz(root / "boot" / f"vmlinuz-{make.RELEASE}")
     make.modules(root / place / make.RELEASE)
     cache = Store(tmp_path / "cache")
-    added = cache.add_package(make.package(root), "a package")
+    added = cache.add_archives([make.package(root)], "a package")
     assert cache.find(make.RELEASE) == added
     assert (added.folder / "lib" / "modules" / make.RELEASE / "modules.dep").is_file()
     assert added.modules == added.folder / "lib" / "modules" / make.RELEASE
@@ -76,7 +78,7 @@ def test_a_package_may_lack_lists_of_its_modules(tmp_path: Path) -> None:
     modules = make.modules(root / "usr" / "lib" / "modules" / make.RELEASE)
     (modules / "modules.order").unlink()
     (modules / "modules.builtin").unlink()
-    added = Store(tmp_path / "cache").add_package(make.package(root), "a package")
+    added = Store(tmp_path / "cache").add_archives([make.package(root)], "a package")
     assert (added.modules / "modules.dep").is_file()
 
 
@@ -84,7 +86,7 @@ def test_a_package_without_modules_is_refused_and_not_kept(tmp_path: Path) -> No
     root = tmp_path / "root"
     make.vmlinuz(root / "boot" / f"vmlinuz-{make.RELEASE}")
     with pytest.raises(KernelUnusable, match=r"no lib/modules/.* and no usr/lib/modules/"):
-        Store(tmp_path / "cache").add_package(make.package(root), "a package")
+        Store(tmp_path / "cache").add_archives([make.package(root)], "a package")
     assert not list((tmp_path / "cache").iterdir())
 
 
@@ -103,8 +105,8 @@ def test_modules_are_found_beside_an_image(
 def test_a_package_that_cannot_be_unpacked_leaves_the_cache_as_it_was(tmp_path: Path) -> None:
     package = tmp_path / "broken.deb"
     package.write_bytes(b"!<arch>\nbroken")
-    with pytest.raises(FetchFailed, match="dpkg-deb"):
-        Store(tmp_path / "cache").add_package(package, "broken.deb")
+    with pytest.raises(FetchFailed, match=r"broken\.deb cannot be unpacked"):
+        Store(tmp_path / "cache").add_archives([package], "broken.deb")
     assert not list((tmp_path / "cache").iterdir())
 
 
@@ -117,7 +119,7 @@ def test_modules_that_depmod_fails_on_are_not_kept(
     depmod.write_text("#!/bin/sh\necho no room >&2; seq 9000 >&2; echo gave up >&2; exit 1\n")
     depmod.chmod(0o755)
     monkeypatch.setenv("PATH", str(depmod.parent), prepend=os.pathsep)
-    modules = make.modules(tmp_path / "modules", [*NEEDED])
+    modules = make.modules(tmp_path / "modules" / make.RELEASE, [*NEEDED])
     with pytest.raises(FetchFailed, match=r"depmod.* failed: no room; gave up$"):
         Store(tmp_path / "cache").add_image(make.vmlinuz(tmp_path / "vmlinuz"), modules)
     assert not list((tmp_path / "cache").iterdir())
@@ -156,4 +158,4 @@ def test_the_same_campaign_has_the_same_id() -> None:
 
 
 def test_every_needed_module_has_its_reason() -> None:
-    assert all(store.NEEDED.values())
+    assert all(NEEDED.values())

@@ -1,0 +1,126 @@
+"""One bootable kernel out of what was unpacked: checked for being whole, and laid out alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench_lib.errors import KernelUnusable
+from bench_lib.kernel import archive, image, layout
+from bench_lib.kernel.missing import Lack, hint
+from bench_lib.record import Kernel
+
+NEEDED = {
+    "virtio_pci": "to have devices",
+    "9p": "to see this userland",
+    "9pnet_virtio": "to see this userland",
+    "overlay": "to write over it without changing it",
+    "virtio_console": "to be talked to",
+    "kvm": "to run guests",
+    "veth": "to join them",
+}
+"""Modules that a kernel needs to run trials in the lab, and for what."""
+
+OFTEN_BUILT_IN = frozenset({"virtio_pci", "virtio_console"})
+"""Those of them that are taken for built in where no list tells. Debian's kernels have them built
+in since 6.12, and Debian 14 has the list in another package than the modules."""
+
+BUILT_IN = "modules.builtin"
+
+
+def assemble(folder: Path, source: str, files: Sequence[Path]) -> Kernel:
+    """Check that a folder holds one kernel with its modules, and lay it out as the cache does.
+
+    :param folder: images and modules, where `layout` has them; afterwards boot/vmlinuz-RELEASE and
+        lib/modules/RELEASE.
+    :param source: where it came from, for people.
+    :param files: the archives that it came from, if it did.
+    :raise KernelUnusable: it is no kernel that can run trials in the lab.
+    :raise FetchFailed: a module is damaged.
+    """
+    images = sorted((folder / layout.IMAGES).glob("*"))
+    releases = {path.name for path in (folder / layout.MODULES).glob("*")}
+    if not images:
+        raise _without_image(source, releases, files)
+    found = {image.identity(path, f"{layout.shown(path)} of {source}"): path for path in images}
+    if len(found) > 1:
+        raise _several(source, [f"{each.release} {each.version}" for each in found])
+    ((kernel, vmlinuz),) = found.items()
+    _check_releases(kernel.release, releases, source, files)
+    modules = folder / layout.MODULES / kernel.release
+    _check_modules(modules, kernel.release, files)
+    _decompress(modules)
+
+    boot = folder / "boot"
+    boot.mkdir()
+    vmlinuz.rename(boot / f"vmlinuz-{kernel.release}")
+    for path in images:
+        path.unlink(missing_ok=True)
+    (folder / layout.IMAGES).rmdir()
+    return kernel
+
+
+def _without_image(source: str, releases: set[str], files: Sequence[Path]) -> KernelUnusable:
+    release = next(iter(releases), "")
+    if release:
+        what = f"has modules of {release}, but no kernel image"
+    else:
+        what = "has no kernel in it: neither an image nor modules"
+    return KernelUnusable(
+        f"{source} {what} (boot/vmlinuz-RELEASE or lib/modules/RELEASE/vmlinuz)."
+        f"{hint(files, Lack.IMAGE if release else Lack.ALL, release)}"
+    )
+
+
+def _several(source: str, kernels: Sequence[str]) -> KernelUnusable:
+    return KernelUnusable(
+        f"{source} holds {len(kernels)} kernels: {', '.join(sorted(kernels))}. "
+        "Add each by itself, from packages or an archive with nothing of another."
+    )
+
+
+def _check_releases(release: str, releases: set[str], source: str, files: Sequence[Path]) -> None:
+    """Refuse modules of another release than the image's, and none at all."""
+    if not releases:
+        raise KernelUnusable(
+            f"Kernel {release} comes without modules: {source} has no lib/modules/{release} and no "
+            f"usr/lib/modules/{release}.{hint(files, Lack.MODULES, release)}"
+        )
+    if release not in releases:
+        raise KernelUnusable(
+            f"The image of {source} is kernel {release}, and the modules are of "
+            f"{', '.join(sorted(releases))}. Pass image and modules of the same release."
+        )
+    if len(releases) > 1:
+        raise _several(source, sorted(releases))
+
+
+def _check_modules(folder: Path, release: str, files: Sequence[Path]) -> None:
+    """Refuse a build that cannot run trials, before it is kept."""
+    names = {_name(path.name) for path in folder.rglob("*.ko*")}
+    if (folder / BUILT_IN).exists():
+        names |= {_name(Path(line).name) for line in (folder / BUILT_IN).read_text().split()}
+    else:
+        names |= OFTEN_BUILT_IN
+    if missing := [name for name in NEEDED if name not in names]:
+        reasons = ", ".join(f"{name} ({NEEDED[name]})" for name in missing)
+        lack = Lack.SOME_MODULES if "kvm" in names else Lack.MODULES
+        raise KernelUnusable(
+            f"Kernel {release} cannot run trials in the lab: it has no {reasons}."
+            f"{hint(files, lack, release)}"
+        )
+
+
+def _name(file: str) -> str:
+    """What the kernel calls the module of a file such as 9pnet-virtio.ko.xz."""
+    return file.split(".ko")[0].replace("-", "_")
+
+
+def _decompress(folder: Path) -> None:
+    """Have no modules that kmod or busybox may be unable to read.
+
+    Both read .xz, but Debian's kmod does not read .gz, and others not .zst.
+    """
+    for path in sorted([*folder.rglob("*.ko.zst"), *folder.rglob("*.ko.gz")]):
+        path.with_suffix("").write_bytes(archive.decompressed(path))
+        path.unlink()

@@ -1,0 +1,67 @@
+"""Where packages and trees have the parts of a kernel, and where the cache keeps them.
+
+An image is boot/vmlinuz-RELEASE in Debian up to 13, in Ubuntu and from `make bindeb-pkg`; it is
+lib/modules/RELEASE/vmlinuz in Fedora and usr/lib/modules/RELEASE/vmlinuz in Debian 14. Modules are
+in lib/modules/RELEASE or usr/lib/modules/RELEASE. A tar archive may have all of it in one folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+IMAGES = "images"
+"""The folder that images are unpacked to until it is known which release each is of."""
+
+MODULES = Path("lib", "modules")
+"""The folder that the cache keeps modules in, by release."""
+
+_IMAGE = re.compile(
+    r"(?:[^/]+/)?(?:boot/|(?:usr/)?lib/modules/[^/]+/)?(?:vmlinuz(?:-[^/]+)?|bzImage)"
+)
+_MODULE = re.compile(
+    r"(?:[^/]+/)?(?:usr/)?lib/modules/(?P<kept>[^/]+/(?:modules\.[^/]+|.+\.ko(?:\.(?:xz|zst|gz))?))"
+)
+
+
+def kept(name: str) -> str | None:
+    """Where a file of a package is kept; None if it is no part that a kernel boots with.
+
+    :param name: in the package.
+    """
+    if _IMAGE.fullmatch(name):
+        return f"{IMAGES}/{name.replace('/', '!')}"
+    if match := _MODULE.fullmatch(name):
+        return str(MODULES / match["kept"])
+    return None
+
+
+def shown(image: Path) -> str:
+    """The name that an unpacked image had in its package."""
+    return image.name.replace("!", "/")
+
+
+def kept_of_modules(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """The files of a folder lib/modules/RELEASE that are kept, and their paths in that folder.
+
+    Links to other folders, such as `build`, are not followed.
+    """
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if _MODULE.fullmatch(f"lib/modules/release/{inside}") and path.is_file():
+            yield path, inside
+
+
+def modules_of(folder: Path, release: str) -> Path | None:
+    """The modules of a release in a folder that is laid out as the root of a system."""
+    for place in (MODULES, "usr" / MODULES):
+        if (folder / place / release).is_dir():
+            return folder / place / release
+    return None
+
+
+def images_of(root: Path) -> list[Path]:
+    """The images in a folder that is laid out as the root of a system, /boot first."""
+    patterns = ("boot/vmlinuz*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz")
+    return [path for pattern in patterns for path in sorted(root.glob(pattern)) if path.is_file()]

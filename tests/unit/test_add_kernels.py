@@ -1,0 +1,389 @@
+"""Kernels from packages and archives, made here with the tools that distributions use."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bench_lib.cli import adding, main
+from bench_lib.errors import ArchiveUnsafe, FetchFailed, KernelUnusable
+from bench_lib.kernel.assembly import NEEDED
+from bench_lib.kernel.store import Store
+from bench_lib.settings import Settings
+from tests import make
+from tests.make import RELEASE
+
+OTHER = "6.1.0-42-amd64"
+OTHER_BANNER = make.BANNER.replace(RELEASE, OTHER)
+FEDORA = "6.8.5-301.fc40.x86_64"
+FEDORA_BANNER = f"{FEDORA} (who@where) #1 SMP PREEMPT_DYNAMIC Thu Apr 11 20:00:10 UTC 2024"
+EXTRA = ["9p", "veth"]
+
+
+@pytest.fixture
+def cache(history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An empty cache, which commands use as well."""
+    monkeypatch.setenv("KICKBENCH_CACHE", str(tmp_path / "cache"))
+    return Store.of(Settings.from_environment())
+
+
+def root(folder: Path, *, boot: bool = True, modules: str = "lib/modules") -> Path:
+    """A system with one whole kernel. :param modules: where its modules are; "" for none."""
+    if boot:
+        make.vmlinuz(folder / "boot" / f"vmlinuz-{RELEASE}")
+    if modules:
+        make.modules(folder / modules / RELEASE)
+    return folder
+
+
+def add(*paths: Path) -> Result:
+    return CliRunner().invoke(main, ["kernels", "add", *map(str, paths)])
+
+
+def kept(cache: Store) -> list[str]:
+    """The whole cache, hidden files as well."""
+    return [path.name for path in cache.folder.iterdir()] if cache.folder.exists() else []
+
+
+def _tar(folder: Path, name: str) -> Path:
+    file = folder.with_name(name)
+    subprocess.run(["tar", "-C", folder, "-caf", file, "."], check=True)
+    return file
+
+
+def _cpio(folder: Path) -> Path:
+    file = folder.with_name("kernel.cpio")
+    names = "".join(f"{path.relative_to(folder)}\n" for path in folder.rglob("*"))
+    with file.open("wb") as out:
+        subprocess.run(
+            ["bsdcpio", "-o", "-H", "newc", "--quiet"],
+            cwd=folder, input=names.encode(), stdout=out, check=True,
+        )  # fmt: skip
+    return file
+
+
+PACKED: dict[str, Callable[[Path], Path]] = {
+    "deb.xz": lambda folder: make.package(folder),
+    "deb.zst": lambda folder: make.package(folder, packed="zstd"),
+    "deb.gz": lambda folder: make.package(folder, packed="gzip"),
+    "rpm.zst": lambda folder: make.rpm(folder, "kernel"),
+    "rpm.xz": lambda folder: make.rpm(folder, "kernel", "w2.xzdio"),
+    "tar": lambda folder: _tar(folder, "kernel.tar"),
+    "tar.gz": lambda folder: _tar(folder, "kernel.tar.gz"),
+    "tar.xz": lambda folder: _tar(folder, "kernel.tar.xz"),
+    "tar.zst": lambda folder: _tar(folder, "kernel.tar.zst"),
+    "cpio": _cpio,
+}
+
+
+@pytest.mark.parametrize("packed", PACKED)
+@pytest.mark.parametrize("place", ["lib/modules", "usr/lib/modules"])
+def test_every_archive_gives_the_same_build(
+    cache: Store, tmp_path: Path, packed: str, place: str
+) -> None:
+    file = PACKED[packed](root(tmp_path / "root", modules=place))
+    done = add(file)
+    assert done.exit_code == 0, done.output
+    (added,) = cache.all()
+    assert added.build.release == RELEASE
+    assert added.vmlinuz.read_bytes() == make.vmlinuz(tmp_path / "again").read_bytes()
+    assert (added.modules / "modules.dep").is_file()
+    assert sorted(path.name for path in added.folder.iterdir()) == ["boot", "build.json", "lib"]
+    assert f"{RELEASE} #1 SMP" in done.output
+    assert "interruptible, by its types: unknown" in done.output
+    assert [
+        each["release"] for each in json.loads(Path("kernels.json").read_text())["kernels"]
+    ] == [RELEASE]
+
+
+def _split(tmp_path: Path) -> list[Path]:
+    """A kernel in three packages, as Ubuntu has them."""
+    depends = f"kmod, linux-base (>= 4.5), linux-modules-{RELEASE}"
+    image = make.package(
+        root(tmp_path / "image", modules=""),
+        name=f"linux-image-unsigned-{RELEASE}",
+        depends=depends,
+    )
+    base = tmp_path / "base"
+    make.modules(base / "lib/modules" / RELEASE, [each for each in NEEDED if each not in EXTRA])
+    extra = tmp_path / "extra"
+    folder = make.modules(extra / "lib/modules" / RELEASE, EXTRA)
+    (folder / "modules.order").unlink()
+    (folder / "modules.builtin").unlink()
+    return [
+        image,
+        make.package(base, name=f"linux-modules-{RELEASE}"),
+        make.package(extra, name=f"linux-modules-extra-{RELEASE}"),
+    ]
+
+
+def test_a_kernel_in_several_packages_is_one_build(cache: Store, tmp_path: Path) -> None:
+    done = add(*_split(tmp_path))
+    assert done.exit_code == 0, done.output
+    (added,) = cache.all()
+    assert {path.name for path in added.modules.glob("*.ko")} >= {"kvm.ko", "veth.ko"}
+
+
+@pytest.mark.parametrize(
+    "passed, sentence",
+    [
+        ([0], f"comes without modules: .* Pass linux-modules-{RELEASE} as well"),
+        ([0, 1], f"it has no 9p .*, veth .* Pass linux-modules-extra-{RELEASE} as well"),
+        ([0, 2], f"it has no .*kvm .* Pass linux-modules-{RELEASE} as well"),
+        ([1, 2], f"has modules of {RELEASE}, but no kernel image .* linux-image-{RELEASE} or "),
+    ],
+)
+def test_the_package_that_is_missing_is_named(
+    cache: Store, tmp_path: Path, passed: list[int], sentence: str
+) -> None:
+    files = _split(tmp_path)
+    with pytest.raises(KernelUnusable, match=sentence):
+        cache.add_archives([files[each] for each in passed], "packages")
+    assert not kept(cache)
+
+
+def test_a_package_that_only_depends_on_others_names_them(cache: Store, tmp_path: Path) -> None:
+    """As Debian 14 has linux-image-RELEASE."""
+    parts = [f"linux-{part}-{RELEASE}" for part in ("base", "binary", "modules")]
+    depends = ", ".join(["kmod", *(f"{part} (= 1)" for part in parts)])
+    (tmp_path / "empty").mkdir()
+    file = make.package(tmp_path / "empty", depends=depends)
+    with pytest.raises(KernelUnusable, match=f"has no kernel in it.* Pass {' and '.join(parts)}"):
+        cache.add_archives([file], "a package")
+
+
+def _fedora(tmp_path: Path) -> list[Path]:
+    core, modules = tmp_path / "core", tmp_path / "modules"
+    make.vmlinuz(core / "lib/modules" / FEDORA / "vmlinuz", FEDORA_BANNER)
+    (core / "lib/modules" / FEDORA / "build").symlink_to(f"/usr/src/kernels/{FEDORA}")
+    make.modules(modules / "lib/modules" / FEDORA)
+    return [make.rpm(core, "kernel-core"), make.rpm(modules, "kernel-modules-core")]
+
+
+def test_fedora_has_the_image_beside_the_modules(cache: Store, tmp_path: Path) -> None:
+    core, modules = _fedora(tmp_path)
+    with pytest.raises(KernelUnusable, match=f"Pass kernel-modules-core-{FEDORA} as well"):
+        cache.add_archives([core], "kernel-core")
+    with pytest.raises(KernelUnusable, match=f"Pass kernel-core-{FEDORA} as well"):
+        cache.add_archives([modules], "kernel-modules-core")
+    done = add(core, modules)
+    assert done.exit_code == 0, done.output
+    (added,) = cache.all()
+    assert added.vmlinuz.is_file()
+    assert not [path for path in added.folder.rglob("*") if path.is_symlink()]
+
+
+@pytest.mark.parametrize("packed", ["xz", "zst", "gz"])
+def test_modules_may_be_compressed(cache: Store, tmp_path: Path, packed: str) -> None:
+    folder = root(tmp_path / "root")
+    tools = {"xz": ["xz"], "gz": ["gzip"], "zst": ["zstd", "-q", "--rm"]}
+    modules = folder / "lib/modules" / RELEASE
+    (modules / "kvm.ko").write_bytes(b"what is in the module")
+    subprocess.run([*tools[packed], *modules.glob("*.ko")], check=True)
+    added = cache.add_archives([make.package(folder)], "a package")
+    if packed == "xz":  # every kmod reads it
+        assert (added.modules / "kvm.ko.xz").is_file()
+    else:
+        assert (added.modules / "kvm.ko").read_bytes() == b"what is in the module"
+        assert not list(added.modules.glob(f"*.{packed}"))
+
+
+def test_a_second_adding_of_a_build_brings_what_the_first_lacked(
+    cache: Store, tmp_path: Path
+) -> None:
+    folder = root(tmp_path / "root")
+    cache.add_archives([_tar(folder, "first.tar")], "first")
+    (folder / "lib/modules" / RELEASE / "sch_netem.ko").touch()
+    added = cache.add_archives([_tar(folder, "second.tar")], "second")
+    assert cache.all() == [added]
+    assert added.source == "second"
+    assert (added.modules / "sch_netem.ko").is_file()
+
+
+# What is no kernel, or not one.
+
+
+def test_a_package_of_something_else_is_refused(cache: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "root" / "usr" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "tool").touch()
+    done = add(make.rpm(tmp_path / "root", "tool"))
+    assert done.exit_code == KernelUnusable.exit_status
+    assert "has no kernel in it: neither an image nor modules" in done.output
+    assert not kept(cache)
+
+
+def test_modules_of_another_release_are_refused(cache: Store, tmp_path: Path) -> None:
+    folder = root(tmp_path / "root", modules="")
+    make.modules(folder / "lib/modules" / OTHER)
+    with pytest.raises(
+        KernelUnusable, match=f"is kernel {RELEASE}, and the modules are of {OTHER}"
+    ):
+        cache.add_archives([_tar(folder, "kernel.tar")], "kernel.tar")
+    assert not kept(cache)
+
+
+def test_two_kernels_in_one_archive_are_refused(cache: Store, tmp_path: Path) -> None:
+    folder = root(tmp_path / "root")
+    make.vmlinuz(folder / "boot" / f"vmlinuz-{OTHER}", OTHER_BANNER)
+    make.modules(folder / "lib/modules" / OTHER)
+    with pytest.raises(KernelUnusable, match=f"holds 2 kernels: {RELEASE} .*, {OTHER} "):
+        cache.add_archives([_tar(folder, "kernel.tar")], "kernel.tar")
+    assert not kept(cache)
+
+
+def test_an_image_cannot_name_a_file_outside(cache: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "root"
+    make.vmlinuz(folder / "boot/vmlinuz", make.BANNER.replace(RELEASE, "../../../witness"))
+    make.modules(folder / "lib/modules" / RELEASE)
+    with pytest.raises(KernelUnusable, match=r"boot/vmlinuz of a tar does not say which kernel"):
+        cache.add_archives([_tar(folder, "kernel.tar")], "a tar")
+    assert not kept(cache)
+
+
+# What is out to do harm.
+
+
+def _member(name: str, data: bytes = b"", link: str = "", kind: bytes = b"") -> tuple[object, ...]:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    if kind:
+        info.type, info.linkname = kind, link
+    return info, data
+
+
+HOSTILE = {
+    "upwards": [_member(f"lib/modules/{RELEASE}/../../../../witness.ko", b"x")],
+    "upwards and unwanted": [_member("../witness", b"x")],
+    "absolute": [_member("{tmp}/witness", b"x")],
+    "through a link": [
+        _member(f"lib/modules/{RELEASE}/extra", kind=tarfile.SYMTYPE, link="{tmp}"),
+        _member(f"lib/modules/{RELEASE}/extra/witness.ko", b"x"),
+    ],
+    "a link to a secret": [
+        _member(f"lib/modules/{RELEASE}/extra.ko", kind=tarfile.SYMTYPE, link="/etc/shadow")
+    ],
+    "a link upwards": [
+        _member(f"lib/modules/{RELEASE}/extra.ko", kind=tarfile.SYMTYPE, link="../../../../secret")
+    ],
+    "a hard link to a secret": [
+        _member(f"lib/modules/{RELEASE}/extra.ko", kind=tarfile.LNKTYPE, link="/etc/shadow")
+    ],
+}
+
+
+@pytest.mark.parametrize("trap", HOSTILE)
+def test_names_that_lead_out_of_the_archive_are_refused(
+    cache: Store, tmp_path: Path, trap: str
+) -> None:
+    file = _tar(root(tmp_path / "root"), "kernel.tar")
+    with tarfile.open(file, "a") as opened:
+        for info, data in HOSTILE[trap]:
+            assert isinstance(info, tarfile.TarInfo)
+            assert isinstance(data, bytes)
+            info = info.replace(
+                name=info.name.format(tmp=tmp_path), linkname=info.linkname.format(tmp=tmp_path)
+            )
+            opened.addfile(info, io.BytesIO(data))
+    before = sorted(tmp_path.rglob("*"))
+    done = add(file)
+    assert done.exit_code == ArchiveUnsafe.exit_status
+    assert "is refused, because" in done.output
+    assert not kept(cache)
+    assert sorted(each for each in tmp_path.rglob("*") if cache.folder.parent not in each.parents
+                  and each != cache.folder.parent) == before  # fmt: skip
+
+
+def test_links_that_stay_in_the_archive_are_no_harm(cache: Store, tmp_path: Path) -> None:
+    folder = root(tmp_path / "root")
+    modules = folder / "lib/modules" / RELEASE
+    (modules / "build").symlink_to("/usr/src/linux")
+    (folder / "boot/vmlinuz").symlink_to(f"vmlinuz-{RELEASE}")
+    (modules / "kvm.ko").write_bytes(b"what is in the module")
+    (modules / "kvm-again.ko").hardlink_to(modules / "kvm.ko")
+    added = cache.add_archives([_tar(folder, "kernel.tar")], "a tar")
+    for name in ("kvm.ko", "kvm-again.ko"):
+        assert (added.modules / name).read_bytes() == b"what is in the module"
+    assert not [path for path in added.folder.rglob("*") if path.is_symlink()]
+
+
+@pytest.mark.parametrize("packed", ["deb.xz", "rpm.zst", "tar.zst", "cpio"])
+def test_an_archive_that_is_cut_short_is_not_kept(
+    cache: Store, tmp_path: Path, packed: str
+) -> None:
+    folder = root(tmp_path / "root")
+    noise = bytes(range(256)) * 4096
+    (folder / "lib/modules" / RELEASE / "noise.ko").write_bytes(noise)
+    file = PACKED[packed](folder)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    done = add(file)
+    assert done.exit_code == FetchFailed.exit_status, done.output
+    assert "cannot be unpacked" in done.output
+    assert not kept(cache)
+
+
+def test_what_a_killed_process_has_left_goes_with_the_next(cache: Store, tmp_path: Path) -> None:
+    with cache.new_folder() as alive:
+        left = shutil.copytree(root(tmp_path / "root"), cache.folder / ".new-left")
+        cache.add_archives([_tar(tmp_path / "root", "kernel.tar")], "a tar")
+        assert not left.exists()
+        assert alive.exists()
+
+
+# Of this host.
+
+
+def test_what_is_installed_is_added_and_the_rest_is_named(
+    cache: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = root(tmp_path / "system")
+    (system / "boot/vmlinuz").symlink_to(f"vmlinuz-{RELEASE}")
+    make.vmlinuz(system / "boot" / f"vmlinuz-{OTHER}", OTHER_BANNER)
+    make.vmlinuz(system / "usr/lib/modules" / FEDORA / "vmlinuz", FEDORA_BANNER)
+    shutil.copytree(
+        system / "lib/modules" / RELEASE, system / "usr/lib/modules" / FEDORA, dirs_exist_ok=True
+    )
+    monkeypatch.setattr(adding, "ROOT", system)
+    done = CliRunner().invoke(main, ["kernels", "add", "--installed"])
+    assert done.exit_code == 0, done.output
+    assert {each.build.release for each in cache.all()} == {RELEASE, FEDORA}
+    assert f"left out: {system}/boot/vmlinuz-{OTHER} is kernel {OTHER}, and" in done.output
+
+
+def test_a_host_without_kernels(
+    cache: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adding, "ROOT", tmp_path)
+    done = CliRunner().invoke(main, ["kernels", "add", "--installed"])
+    assert done.exit_code == KernelUnusable.exit_status
+    assert "There is no image in /boot" in done.output
+
+
+@pytest.mark.parametrize("words", [[], ["--installed", "/etc"], ["/etc", "/usr"]])
+def test_what_no_kernel_can_be_is_bad_usage(cache: Store, words: list[str]) -> None:
+    assert CliRunner().invoke(main, ["kernels", "add", *words]).exit_code == 2
+
+
+def test_an_image_and_the_folder_of_its_modules(cache: Store, tmp_path: Path) -> None:
+    vmlinuz = make.vmlinuz(tmp_path / "image" / "vmlinuz")
+    done = add(vmlinuz, make.modules(tmp_path / "elsewhere" / RELEASE))
+    assert done.exit_code == 0, done.output
+    done = add(vmlinuz, make.modules(tmp_path / "elsewhere" / OTHER))
+    assert done.exit_code == KernelUnusable.exit_status
+    assert f"has no lib/modules/{RELEASE}" in done.output
+
+
+def test_a_folder_that_is_no_kernel_tree_is_told_what_is_missing(
+    cache: Store, tmp_path: Path
+) -> None:
+    done = add(tmp_path)
+    assert done.exit_code == KernelUnusable.exit_status
+    assert "run `make` in it first" in done.output
