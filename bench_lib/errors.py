@@ -34,7 +34,8 @@
     │   ├── UnknownKernel
     │   ├── FetchFailed
     │   ├── KernelUnusable
-    │   └── ArchiveUnsafe
+    │   ├── ArchiveUnsafe
+    │   └── KernelAmbiguous
     ├── CannotCompare               two kernels' records say nothing of each other
     ├── LabError                    the lab cannot be used
     │   ├── LabUnavailable
@@ -276,6 +277,12 @@ class ArchiveUnsafe(KernelError):
     """An archive has a name in it that leads out of the folder that it is unpacked to."""
 
     exit_status = 46
+
+
+class KernelAmbiguous(KernelError):
+    """Several builds have that name where one is meant."""
+
+    exit_status = 47
 
 
 class CannotCompare(KickbenchError):

@@ -61,6 +61,11 @@ def wait(value: Wait | None) -> str:
     return f"> {duration(value.ns)}" if value.censored else duration(value.ns)
 
 
+def size(number: int) -> str:
+    """Bytes in MiB: 404 MiB."""
+    return f"{number >> 20} MiB"
+
+
 def count(number: int, noun: str) -> str:
     """1 boot, 2 boots."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
@@ -397,6 +402,7 @@ class KernelRow:
     :ivar date: of the build, empty where only apt knows of it.
     :ivar source: where it came from, or comes from.
     :ivar interruptible: the static label: yes, no, unknown; empty where there is no image.
+    :ivar size_bytes: of disk that it takes in the cache.
     """
 
     release: str
@@ -407,13 +413,16 @@ class KernelRow:
     booted: bool
     measured: bool
     interruptible: str = ""
+    size_bytes: int = 0
 
 
 def kernels(console: Console, rows: Sequence[KernelRow]) -> None:
     """A table of builds."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
-    for heading in ("release", "stream", "built", "fetched", "measured", "interruptible", "from"):
+    for heading in ("release", "stream", "built", "fetched", "measured", "interruptible"):
         table.add_column(heading, overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("from", overflow="fold")
     for row in rows:
         table.add_row(
             row.release + (" (booted)" if row.booted else ""),
@@ -422,6 +431,7 @@ def kernels(console: Console, rows: Sequence[KernelRow]) -> None:
             "yes" if row.fetched else "no",
             "yes" if row.measured else "no",
             row.interruptible or "-",
+            size(row.size_bytes) if row.fetched else "-",
             row.source or "-",
         )
     console.print(table)

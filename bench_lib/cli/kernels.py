@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 import msgspec
 from rich.console import Console
 
-from bench_lib import interrupt, present, record
+from bench_lib import interrupt, ownership, present, record
 from bench_lib.cli import adding
-from bench_lib.errors import FetchFailed, ProgramMissing
+from bench_lib.errors import FetchFailed, KernelAmbiguous, ProgramMissing
 from bench_lib.host import identity
 from bench_lib.kernel import debian
 from bench_lib.kernel.ledger import Build, Ledger, version_key
@@ -78,6 +79,8 @@ def list_command(as_json: bool) -> None:
         click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
     else:
         present.kernels(present.stdout(), rows)
+        total = present.size(sum(row.size_bytes for row in rows))
+        click.echo(f"The cache takes {total} in {Store.of(settings).folder}.")
 
 
 def _rows(settings: Settings) -> list[present.KernelRow]:
@@ -97,6 +100,7 @@ def _rows(settings: Settings) -> list[present.KernelRow]:
             booted=kernel == identity.booted(),
             measured=kernel in measured,
             interruptible=fetched[kernel].label if kernel in fetched else "",
+            size_bytes=fetched[kernel].size_bytes if kernel in fetched else 0,
         )
         for kernel, build in builds.items()
     ]
@@ -168,3 +172,37 @@ def _known(settings: Settings, found: Bootable) -> None:
         f"{found.build.release} {found.build.version}, from {found.source}; "
         f"interruptible, by its types: {found.label}"
     )
+
+
+@kernels.command("remove")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+def remove_command(names: tuple[str, ...]) -> None:
+    """Delete kernels from the cache. Records of them, and the list of known kernels, are kept."""
+    settings = Settings.from_environment()
+    cache = Store.of(settings)
+    doomed = {each.build.id: each for each in [_cached(cache, name) for name in names]}
+    # A lab reads modules of its kernel for as long as it runs. Where this user may not write, no
+    # run of this user's is.
+    if os.access(settings.runtime, os.W_OK):
+        ownership.refuse_if_busy(settings.runtime)
+    for each in doomed.values():
+        size = each.size_bytes
+        cache.remove(each)
+        click.echo(f"removed {each.build.release}, {present.size(size)}")
+
+
+def _cached(cache: Store, name: str) -> Bootable:
+    """The one build in the cache that a user calls `name`.
+
+    :raise UnknownKernel: there is none.
+    :raise KernelAmbiguous: there are several.
+    """
+    there = cache.all()
+    builds = [each.build for each in there]
+    found = meant(name, builds)
+    if not found:
+        raise unknown(name, builds, "in the cache")
+    if len(found) > 1:
+        each = ", ".join(f"{build.id[:12]} ({build.version})" for build in found)
+        raise KernelAmbiguous(f"{name} is {len(found)} builds; name one by its id: {each}.")
+    return next(each for each in there if each.build == found[0])

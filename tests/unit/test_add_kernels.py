@@ -13,8 +13,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from bench_lib import ownership
 from bench_lib.cli import adding, main
-from bench_lib.errors import ArchiveUnsafe, FetchFailed, KernelUnusable
+from bench_lib.errors import (
+    ArchiveUnsafe,
+    FetchFailed,
+    HostBusy,
+    KernelAmbiguous,
+    KernelUnusable,
+)
 from bench_lib.kernel.assembly import NEEDED
 from bench_lib.kernel.store import Store
 from bench_lib.settings import Settings
@@ -338,7 +345,7 @@ def test_what_a_killed_process_has_left_goes_with_the_next(cache: Store, tmp_pat
         assert alive.exists()
 
 
-# Of this host.
+# Of this host, and off again.
 
 
 def test_what_is_installed_is_added_and_the_rest_is_named(
@@ -387,3 +394,48 @@ def test_a_folder_that_is_no_kernel_tree_is_told_what_is_missing(
     done = add(tmp_path)
     assert done.exit_code == KernelUnusable.exit_status
     assert "run `make` in it first" in done.output
+
+
+def test_the_cache_has_a_size_and_what_is_removed_is_gone(
+    cache: Store, tmp_path: Path, runtime: Path
+) -> None:
+    folder = root(tmp_path / "root")
+    (folder / "lib/modules" / RELEASE / "large.ko").write_bytes(bytes(3 << 20))
+    add(_tar(folder, "kernel.tar"))
+    listed = CliRunner().invoke(main, ["kernels", "list", "--json"])
+    (row,) = [each for each in json.loads(listed.output) if each["fetched"]]
+    assert 3 << 20 <= row["size_bytes"] < 4 << 20
+    assert "The cache takes 3 MiB in" in CliRunner().invoke(main, ["kernels", "list"]).output
+    done = CliRunner().invoke(main, ["kernels", "remove", RELEASE])
+    assert done.output == f"removed {RELEASE}, 3 MiB\n"
+    assert not kept(cache)
+    again = CliRunner().invoke(main, ["kernels", "remove", RELEASE])
+    assert again.exit_code == 43
+
+
+def test_nothing_is_removed_while_a_lab_may_read_it(
+    cache: Store, tmp_path: Path, runtime: Path
+) -> None:
+    add(_tar(root(tmp_path / "root"), "kernel.tar"))
+    with ownership.measuring(runtime):
+        done = CliRunner().invoke(main, ["kernels", "remove", RELEASE])
+    assert done.exit_code == HostBusy.exit_status
+    assert cache.find(RELEASE)
+
+
+def test_of_two_builds_none_is_removed_by_their_common_name(
+    cache: Store, tmp_path: Path, runtime: Path
+) -> None:
+    for number, banner in enumerate([make.BANNER, make.BANNER.replace("158", "159")]):
+        folder = tmp_path / str(number)
+        make.vmlinuz(folder / "boot/vmlinuz", banner)
+        make.modules(folder / "lib/modules" / RELEASE)
+        cache.add_archives([_tar(folder, f"{number}.tar")], "a tar")
+    first, second = cache.all()
+    done = CliRunner().invoke(main, ["kernels", "remove", RELEASE])
+    assert done.exit_code == KernelAmbiguous.exit_status
+    assert first.build.id[:12] in done.output
+    assert cache.all() == [first, second]
+    done = CliRunner().invoke(main, ["kernels", "remove", first.build.id[:12]])
+    assert done.exit_code == 0, done.output
+    assert cache.all() == [second]
