@@ -30,14 +30,13 @@ class KvmModule:
 class Trials:
     """What trials and the lab start.
 
-    :ivar qemu: QEMU's program. :ivar qemu_package: the Debian package that it is in.
+    :ivar qemu: QEMU's program; tools/packages has the packages that it is in.
     :ivar machine: QEMU's name for the machine that guests are. :ivar cpu: the same for their CPU.
     :ivar huge_page_mib: the size of the huge pages that a guest's memory may be made of.
     :ivar kernel_image: where a kernel tree that has been built has the image that QEMU boots.
     """
 
     qemu: str
-    qemu_package: str
     machine: str
     cpu: str
     huge_page_mib: int
@@ -104,7 +103,6 @@ X86_64 = Architecture(
     ),
     trials=Trials(
         qemu="qemu-system-x86_64",
-        qemu_package="qemu-system-x86",
         # Every QEMU has it, the oldest ones as well.
         machine="pc",
         # -cpu host does not work on every KVM (kvm_pvm aborts it); pni is not offered by kvm_pvm.

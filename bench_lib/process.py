@@ -371,7 +371,7 @@ def _check_program(program: str, environ: Mapping[str, str]) -> None:
 
 
 def _not_installed(program: str) -> ProgramMissing:
-    return ProgramMissing(f"{program} is not installed; `make bench` installs it.")
+    return ProgramMissing(f"{program} is not installed; `kickbench set-up` installs it.")
 
 
 def _spawn(

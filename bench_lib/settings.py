@@ -14,22 +14,38 @@ from bench_lib.errors import BadDeadline, OtherHistory, UsageError
 SETS = ("core", "full")
 """How much is measured where nobody says it trial by trial."""
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent
+
+CHECKOUT = _PACKAGE.parent
+"""The folder that holds bench_lib: a checkout, or where a wheel is installed."""
+
+_CARRIED = _PACKAGE / "data"
+
+DATA = _CARRIED if _CARRIED.is_dir() else CHECKOUT
+"""The folder of asv.conf.json, benchmarks, guest-images and tools, which a wheel carries inside the
+package (pyproject.toml)."""
 
 
-def _nearest_history() -> Path:
-    """The nearest folder upwards that holds a history, else this checkout."""
+def _nearest_history(environ: Mapping[str, str]) -> Path:
+    """The nearest folder upwards that holds a history, else this checkout.
+
+    Who installed a wheel has no checkout; then it is where the XDG base directory specification
+    puts a user's data.
+    """
     for folder in (Path.cwd(), *Path.cwd().parents):
         # Both, for an asv.conf.json alone is some other project's.
         if all(os.access(folder / name, os.R_OK) for name in ("asv.conf.json", "kernels.json")):
             return folder
-    return CHECKOUT
+    return CHECKOUT if DATA == CHECKOUT else _xdg(environ, "XDG_DATA_HOME", ".local/share")
 
 
-def _user_cache(environ: Mapping[str, str]) -> Path:
-    """Where the XDG base directory specification puts it."""
-    base = environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "kickbench"
+def _xdg(environ: Mapping[str, str], name: str, default: str) -> Path:
+    """Our folder where the XDG base directory specification puts it.
+
+    :param default: in the user's home.
+    """
+    base = environ.get(name)
+    return (Path(base) if base else Path.home() / default) / "kickbench"
 
 
 def _one_of(name: str, text: str, known: Sequence[str]) -> str:
@@ -49,10 +65,11 @@ class Settings:
     """What a user may set, and where kickbench keeps its things."""
 
     images: Path
-    """The folder of guest images; it belongs to the checkout, like the code."""
+    """The folder of guest images; it belongs to the code."""
     history: Path
     """KICKBENCH_HISTORY: the folder of asv.conf.json, ledger, records and asv's results. It may be
-    a repository of its own; by default it is the nearest such folder upwards."""
+    a repository of its own; by default it is the nearest such folder upwards, else the checkout, or
+    a folder of the user's where kickbench was installed from a wheel."""
     ledger: Path
     """The list of known kernels."""
     records: Path
@@ -105,18 +122,18 @@ class Settings:
             except BadDeadline as error:
                 raise UsageError(f"{name}: {error}") from None
 
-        history = path("KICKBENCH_HISTORY", _nearest_history())
+        history = path("KICKBENCH_HISTORY", _nearest_history(environ))
         chosen = _one_of("KICKBENCH_SET", environ.get("KICKBENCH_SET", "core"), SETS)
         qemu = environ.get("KICKBENCH_QEMU", architecture.qemu_program())
         progress = environ.get("KICKBENCH_PROGRESS")
         inside = environ.get("KICKBENCH_LAB", "").partition(":")
         failure = environ.get("KICKBENCH_FAILURE")
         return cls(
-            images=CHECKOUT / "guest-images",
+            images=DATA / "guest-images",
             history=history,
             ledger=history / "kernels.json",
             records=path("KICKBENCH_RECORDS", history / ".asv" / "records.jsonl"),
-            cache=path("KICKBENCH_CACHE", _user_cache(environ)),
+            cache=path("KICKBENCH_CACHE", _xdg(environ, "XDG_CACHE_HOME", ".cache")),
             runtime=path("KICKBENCH_RUNTIME", Path("/run/kickbench")),
             qemu=str(Path(qemu).absolute()) if "/" in qemu else qemu,
             trials=_positive("KICKBENCH_TRIALS", environ.get("KICKBENCH_TRIALS", "8")),

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from bench_lib import __version__, present, record
-from bench_lib.cli import doctor, explain, gate, kernels, lab, probe, trials
+from bench_lib.cli import doctor, explain, gate, kernels, lab, probe, set_up, trials
 from bench_lib.errors import InternalError, KickbenchError, LabLost, LeftoversRemain
 from bench_lib.settings import Settings
 from bench_lib.verdict import summary
@@ -52,6 +52,7 @@ def main(verbose: bool) -> None:
 
     \b
     Examples:
+      kickbench set-up
       kickbench doctor
       kickbench explain
       kickbench trial --scenario blackhole --request stop -n 8
@@ -97,7 +98,9 @@ def report_command(as_json: bool) -> None:
         present.recoveries(present.stdout(), summary.recoveries(records))
         present.report(present.stdout(), rows, paces, differences)
     else:
-        click.echo(f"No records yet in {settings.records}; `make bench` makes some.")
+        click.echo(
+            f"No records yet in {settings.records}; `asv run` or `kickbench trial` makes some."
+        )
 
 
 @main.command("clean")
@@ -128,6 +131,7 @@ main.add_command(trials.matrix)
 main.add_command(probe.probe)
 main.add_command(gate.gate)
 main.add_command(doctor.doctor)
+main.add_command(set_up.set_up)
 main.add_command(explain.explain)
 main.add_command(kernels.kernels)
 main.add_command(lab.lab)

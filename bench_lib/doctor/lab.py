@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import sys
 
 from bench_lib import architecture
 from bench_lib.doctor.row import Row, Status
 from bench_lib.errors import HostError, KernelError, LabUnavailable, ToolFailed
-from bench_lib.host import device, setup, shell
+from bench_lib.host import device, packages, setup, shell
 from bench_lib.kernel.store import Store
 from bench_lib.lab import machine
 from bench_lib.process import run_tool
 from bench_lib.record import Setup
-from bench_lib.settings import CHECKOUT, Settings
+from bench_lib.settings import Settings
 
 VIRTME, MEMORY, DISK = "virtme-ng", "lab memory", "lab disk"
 
@@ -64,19 +65,18 @@ def libvirt() -> Row:
 
 def virtme() -> Row:
     """What boots a lab, with all that it calls."""
-    needed = {"udevadm": "udev", "busybox": "busybox-static", "modprobe": "kmod"}
-    missing = [package for name, package in needed.items() if shutil.which(name) is None]
+    missing = [name for name in ("udevadm", "busybox", "modprobe") if shutil.which(name) is None]
     if not (machine.BIN / "vng").exists():
         return Row(
             VIRTME,
             Status.MISSING,
             "not installed",
             "no lab",
-            shlex.quote(str(CHECKOUT / "tools" / "set-up")),
+            shlex.join([sys.executable, "-m", "pip", "install", "virtme-ng==1.42"]),
         )
     if missing:
         found = f"virtme-ng lacks {', '.join(missing)}"
-        return Row(VIRTME, Status.MISSING, found, "no lab boots", shell.install(*missing))
+        return Row(VIRTME, Status.MISSING, found, "no lab boots", packages.install(*missing))
     return Row(VIRTME, Status.FINE, "with all that it calls")
 
 

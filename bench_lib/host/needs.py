@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench_lib import architecture, ptrace, threads
 from bench_lib.errors import NamespacesUnavailable, NotRoot, ProgramMissing, ToolFailed
-from bench_lib.host import device, setup, shell, userfaultfd
+from bench_lib.host import device, packages, setup, shell, userfaultfd
 from bench_lib.host.need import Need
 from bench_lib.process import CLONE_NEWNET, run_tool
 from bench_lib.record import RequestName
@@ -83,7 +83,7 @@ def _programs(*names: str) -> str:
     if missing:
         are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
         raise ProgramMissing(
-            f"{', '.join(missing)} {are} not installed; `make bench` installs {them}."
+            f"{', '.join(missing)} {are} not installed; `kickbench set-up` installs {them}."
         )
     return ", ".join(names)
 
@@ -125,8 +125,7 @@ def _install_qemu(settings: Settings) -> str | None:
     # A setting is a program of the user's own, whatever is installed.
     if settings.qemu != architecture.qemu_program():
         return "unset KICKBENCH_QEMU"
-    row = architecture.find()
-    return shell.install(row.trials.qemu_package) if row and row.trials else None
+    return packages.install(settings.qemu)
 
 
 def _namespaces(settings: Settings) -> str:
@@ -193,13 +192,13 @@ _CAPABILITIES = {
     Need.NETWORK: _Capability(
         lambda settings: _programs(*TOOLS),
         "no link to break",
-        lambda settings: shell.install("iproute2"),
+        lambda settings: packages.install(*TOOLS),
     ),
     Need.NAMESPACES: _Capability(_namespaces, "no link to break"),
     Need.USERFAULTFD: _Capability(_userfaultfd, "nothing can be stranded", _allow_userfaultfd),
     Need.STACKS: _Capability(_stacks, "no fault path can be proved"),
     Need.GDB: _Capability(
-        _gdb, f"no {RequestName.GDB_ATTACH}", lambda settings: shell.install("gdb")
+        _gdb, f"no {RequestName.GDB_ATTACH}", lambda settings: packages.install(GDB)
     ),
     Need.PTRACE: _Capability(
         _ptrace, f"no {RequestName.GDB_ATTACH}, no {RequestName.PTRACE_INTERRUPT}", _allow_ptrace

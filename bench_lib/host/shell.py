@@ -13,10 +13,3 @@ def as_root(command: str) -> str:
 def write(value: str, path: str) -> str:
     """What writes a value to a file of the kernel's. :param path: may be a pattern."""
     return f"echo {value} | {as_root('tee')} {path}"
-
-
-def install(*packages: str) -> str:
-    """What installs Debian packages."""
-    # A new machine has no list of packages yet.
-    update, get = as_root("apt-get update"), as_root("apt-get install")
-    return f"{update} && {get} --yes --no-install-recommends {' '.join(packages)}"

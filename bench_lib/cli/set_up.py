@@ -1,0 +1,26 @@
+"""kickbench set-up: install the programs that trials and labs start."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from bench_lib.settings import DATA
+
+SCRIPT = DATA / "tools" / "set-up"
+"""A shell's, because in a checkout it has to run before there is a Python to run this command."""
+
+
+@click.command("set-up")
+def set_up() -> None:
+    """Install the programs that trials and labs start, as far as they are missing: QEMU, gdb, ...
+
+    On Debian, Ubuntu and what is made from them it installs packages with apt, as root or with
+    sudo. On other systems it prints what to install, and exits 1.
+
+    \b
+    Example:
+      kickbench set-up && kickbench doctor
+    """
+    os.execvp("sh", ["sh", str(SCRIPT), "--programs"])  # noqa: S606 # an argument list is meant

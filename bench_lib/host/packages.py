@@ -1,0 +1,59 @@
+"""Which packages of this system hold a program; tools/packages, which tools/set-up reads too."""
+
+from __future__ import annotations
+
+import platform
+
+from bench_lib.host import shell
+from bench_lib.settings import DATA
+
+LIST = DATA / "tools" / "packages"
+
+FAMILIES = ("debian", "fedora")
+"""The columns of the list, after the program's."""
+
+NO_PACKAGE = "-"
+
+
+def install(*programs: str) -> str | None:
+    """The command that installs programs; None where their packages are not known.
+
+    :param programs: of tools/packages.
+    """
+    family = _family()
+    if family is None:
+        return None
+    packages = _packages(family)
+    names = dict.fromkeys(packages[each] for each in programs if each in packages)
+    return _INSTALL[family](" ".join(names)) if names else None
+
+
+def _packages(family: str) -> dict[str, str]:
+    """The package of each program, of systems of this family."""
+    lines = (line.split() for line in LIST.read_text().splitlines() if not line.startswith("#"))
+    column = 1 + FAMILIES.index(family)
+    return {words[0]: words[column] for words in lines if words[column] != NO_PACKAGE}
+
+
+def _family() -> str | None:
+    """`debian`, `fedora`, or None for another; the same as in tools/set-up."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        return None
+    names = {release["ID"], *release.get("ID_LIKE", "").split()}
+    # Red Hat's own systems have no QEMU by the name that Fedora's has.
+    return next((each for each in FAMILIES if each in names and "rhel" not in names), None)
+
+
+def _with_apt(names: str) -> str:
+    # A new machine has no list of packages yet.
+    update, install = shell.as_root("apt-get update"), shell.as_root("apt-get install")
+    return f"{update} && {install} --yes --no-install-recommends {names}"
+
+
+def _with_dnf(names: str) -> str:
+    return shell.as_root(f"dnf install --assumeyes {names}")
+
+
+_INSTALL = {"debian": _with_apt, "fedora": _with_dnf}
