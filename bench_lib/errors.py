@@ -10,7 +10,8 @@
     │   ├── BadShape
     │   ├── UnknownCase
     │   ├── NotRecoverable
-    │   └── OtherHistory
+    │   ├── OtherHistory
+    │   └── HistoryNotBegun
     ├── HostError                   this host cannot run trials
     │   ├── KvmUnavailable
     │   ├── NotRoot
@@ -126,6 +127,12 @@ class OtherHistory(UsageError):
     """asv works on another history than KICKBENCH_HISTORY names."""
 
     exit_status = 16
+
+
+class HistoryNotBegun(UsageError):
+    """A folder cannot become a history."""
+
+    exit_status = 17
 
 
 class HostError(KickbenchError):

@@ -3,7 +3,7 @@
 They use internal interfaces of asv, which is therefore pinned to one minor version.
 """
 
-from bench_lib.asv_bridge import publish, selection
+from bench_lib.asv_bridge import machine, publish, selection
 from bench_lib.asv_bridge.kernel_host import KernelHost
 from bench_lib.asv_bridge.kernel_lab import KernelLab
 from bench_lib.asv_bridge.publish import KernelsPage
@@ -11,5 +11,6 @@ from bench_lib.asv_bridge.repo import KernelRepo
 
 __all__ = ["KernelHost", "KernelLab", "KernelRepo", "KernelsPage"]
 
+machine.install()
 publish.install()
 selection.install()

@@ -8,7 +8,17 @@ import click
 import msgspec
 
 from bench_lib import __version__, present, record
-from bench_lib.cli import doctor, explain, gate, kernels, lab, probe, set_up, trials
+from bench_lib.cli import (
+    doctor,
+    explain,
+    gate,
+    history,
+    kernels,
+    lab,
+    probe,
+    set_up,
+    trials,
+)
 from bench_lib.errors import InternalError, KickbenchError, LabLost, LeftoversRemain
 from bench_lib.settings import Settings
 from bench_lib.verdict import summary
@@ -135,3 +145,4 @@ main.add_command(set_up.set_up)
 main.add_command(explain.explain)
 main.add_command(kernels.kernels)
 main.add_command(lab.lab)
+main.add_command(history.history)

@@ -158,6 +158,7 @@ class Ledger:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Held by whoever changes the ledger. The folder is locked, for the file is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

@@ -40,7 +40,6 @@ def asv(clean_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Co
             module.unlink()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KICKBENCH_TRIALS", "2")
-    subprocess.run([sys.executable, "-m", "bench_lib.asv_bridge.machine"], check=True)
 
     def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # type: ignore[call-overload, no-any-return]

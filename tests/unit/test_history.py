@@ -1,0 +1,112 @@
+"""Beginning a history. `git` is the real one."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bench_lib.cli import main
+from bench_lib.errors import HistoryNotBegun
+from bench_lib.settings import Settings
+from tests.conftest import CHECKOUT
+
+
+def init(folder: Path) -> Result:
+    return CliRunner().invoke(main, ["history", "init", str(folder)])
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file() and ".git" not in path.relative_to(folder).parts
+    }
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    folder = tmp_path / "some" / "history"
+    done = init(folder)
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def test_a_new_history_has_all_that_asv_needs(begun: Path) -> None:
+    made = contents(begun)
+    for path in [CHECKOUT / "asv.conf.json", *(CHECKOUT / "benchmarks").glob("*.py")]:
+        assert made.pop(str(path.relative_to(CHECKOUT))) == path.read_text()
+    assert json.loads(made.pop("kernels.json")) == {"schema": 1, "kernels": []}
+    assert set(made) == {".gitattributes", ".gitignore"}
+
+
+def test_it_is_found_from_within(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(begun / "benchmarks")
+    assert Settings.from_environment().history == begun
+
+
+def test_git_merges_the_records_of_two_hosts_and_ignores_what_can_be_made_again(
+    begun: Path,
+) -> None:
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", begun, *words], check=True, capture_output=True, text=True
+        ).stdout
+
+    assert "union" in git("check-attr", "merge", "--", ".asv/records.jsonl")
+    ignored = [
+        ".asv/env/x",
+        ".asv/html/index.html",
+        ".asv/.html.kickbench-publish-x/html/index.html",
+        ".asv/publish.lock",
+        "benchmarks/__pycache__/vm_stop.cpython-311.pyc",
+    ]
+    assert git("check-ignore", *ignored).splitlines() == ignored
+
+
+def test_what_a_history_has_is_left_and_what_it_lacks_is_added(begun: Path) -> None:
+    (begun / "kernels.json").write_text("of this history")
+    (begun / "benchmarks" / "vm_stop.py").write_text("changed")
+    (begun / "benchmarks" / "own.py").write_text("own")
+    (begun / "benchmarks" / "vm_quit.py").unlink()
+    before = contents(begun)
+    done = init(begun)
+    assert done.exit_code == 0
+    after = contents(begun)
+    assert set(after) - set(before) == {"benchmarks/vm_quit.py"}
+    assert {name: after[name] for name in before} == before
+    assert f"{begun}/benchmarks/vm_stop.py is not that of this version" in done.output
+    assert "own.py" not in done.output
+
+
+def test_in_a_repository_no_other_is_made(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    assert init(tmp_path / "history").exit_code == 0
+    assert not (tmp_path / "history" / ".git").exists()
+
+
+def test_the_folder_of_another_project_of_asvs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "asv.conf.json").write_text('{"project": "numpy"}')
+    done = init(tmp_path)
+    assert done.exit_code == HistoryNotBegun.exit_status
+    assert "another project's" in done.output
+    assert list(contents(tmp_path)) == ["asv.conf.json"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/history"])
+def test_where_nothing_can_be_written_no_history_is_begun(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    done = init(tmp_path / place)
+    assert done.exit_code == HistoryNotBegun.exit_status
+    assert "No history can be begun in " in done.output
+
+
+def test_without_git_it_is_said_what_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = init(tmp_path / "history")
+    assert done.exit_code == 23
+    assert "git is not installed; `kickbench set-up` installs it." in done.output
+    assert not contents(tmp_path)
