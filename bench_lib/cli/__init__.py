@@ -9,6 +9,7 @@ import msgspec
 
 from bench_lib import __version__, present, record
 from bench_lib.cli import (
+    completion,
     doctor,
     explain,
     gate,
@@ -146,3 +147,4 @@ main.add_command(explain.explain)
 main.add_command(kernels.kernels)
 main.add_command(lab.lab)
 main.add_command(history.history)
+main.add_command(completion.completion)

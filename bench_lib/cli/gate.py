@@ -14,7 +14,7 @@ import msgspec
 
 from bench_lib import deadline, present, record
 from bench_lib.cli.kernels import bootable
-from bench_lib.cli.names import named
+from bench_lib.cli.names import completing_kernels, named
 from bench_lib.errors import (
     CannotCompare,
     KernelError,
@@ -60,8 +60,8 @@ class _Command(click.Command):
 
 
 @click.command("gate", cls=_Command)
-@click.argument("base", metavar="BASE")
-@click.argument("candidate", metavar="CANDIDATE")
+@click.argument("base", metavar="BASE", shell_complete=completing_kernels)
+@click.argument("candidate", metavar="CANDIDATE", shell_complete=completing_kernels)
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=1, min_open=True, max=1000),

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench_lib import interrupt, ownership, present, record
 from bench_lib.cli.kernels import bootable
-from bench_lib.cli.names import named
+from bench_lib.cli.names import completing, completing_kernels, named
 from bench_lib.cli.trials import tell_damage
 from bench_lib.errors import MemoryDamaged, UnknownRequest, UnknownScenario
 from bench_lib.guest.workloads.description import WORKLOADS
@@ -30,7 +30,7 @@ def lab() -> None:
 
 
 @lab.command("run")
-@click.argument("kernel", metavar="KERNEL")
+@click.argument("kernel", metavar="KERNEL", shell_complete=completing_kernels)
 @click.argument("command", metavar="-- COMMAND...", nargs=-1, required=True)
 @click.option("--boots", type=click.IntRange(min=1), default=1, help="How many; default 1.")
 @click.option(
@@ -63,7 +63,9 @@ def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path |
 
 
 @lab.command("campaign")
-@click.argument("names", metavar="KERNEL...", nargs=-1, required=True)
+@click.argument(
+    "names", metavar="KERNEL...", nargs=-1, required=True, shell_complete=completing_kernels
+)
 @click.option("--boots", type=click.IntRange(min=1), default=6, help="Of each; default 6.")
 @click.option(
     "-n",
@@ -77,11 +79,22 @@ def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path |
     "scenarios",
     multiple=True,
     metavar="NAME",
+    shell_complete=completing(ScenarioName),
     help="Default: idle, blackhole, paused.",
 )
-@click.option("--request", default=RequestName.STOP, metavar="NAME", help="Default: stop.")
 @click.option(
-    "--image", default=Shape().image, metavar="NAME", help=f"One of {', '.join(WORKLOADS)}."
+    "--request",
+    default=RequestName.STOP,
+    metavar="NAME",
+    shell_complete=completing(RequestName),
+    help="Default: stop.",
+)
+@click.option(
+    "--image",
+    default=Shape().image,
+    metavar="NAME",
+    shell_complete=completing(WORKLOADS),
+    help=f"One of {', '.join(WORKLOADS)}.",
 )
 @click.option("--name", default="", help="Tells campaigns apart that are otherwise the same.")
 def campaign_command(

@@ -10,6 +10,7 @@ import msgspec
 
 from bench_lib import deadline, interrupt, ownership, present
 from bench_lib.cli import kernels
+from bench_lib.cli.names import completing, completing_kernels
 from bench_lib.errors import ProbeFailed
 from bench_lib.host import identity, setup
 from bench_lib.kernel import btf
@@ -30,11 +31,21 @@ from bench_lib.settings import Settings
     help=f"Wakes a case; default 200. SIGKILL at most {kvm_probe.KILLS}.",
 )
 @click.option(
-    "--case", "names", multiple=True, metavar="NAME", help="Default: all that are listed below."
+    "--case",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completing(each.name for each in kvm_probe.CASES),
+    help="Default: all that are listed below.",
 )
 @click.option("--deadline", "limit", default="1", metavar="SECONDS", help="Of a wake; default 1.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, nothing else.")
-@click.option("--kernel", metavar="NAME", help="Another kernel, in the lab; see `kernels --help`.")
+@click.option(
+    "--kernel",
+    metavar="NAME",
+    shell_complete=completing_kernels,
+    help="Another kernel, in the lab; see `kernels --help`.",
+)
 def probe(
     count: int, names: tuple[str, ...], limit: str, as_json: bool, kernel: str | None
 ) -> None:

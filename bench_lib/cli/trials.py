@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bench_lib import deadline, present, process, record
 from bench_lib.cli import kernels
-from bench_lib.cli.names import named
+from bench_lib.cli.names import completing, completing_kernels, named
 from bench_lib.errors import (
     KickbenchError,
     LeftoversRemain,
@@ -42,9 +42,19 @@ MATRIX_CORE = (
 
 @click.command("trial")
 @click.option(
-    "--scenario", required=True, metavar="NAME", help=f"One of {', '.join(ScenarioName)}."
+    "--scenario",
+    required=True,
+    metavar="NAME",
+    shell_complete=completing(ScenarioName),
+    help=f"One of {', '.join(ScenarioName)}.",
 )
-@click.option("--request", required=True, metavar="NAME", help=f"One of {', '.join(RequestName)}.")
+@click.option(
+    "--request",
+    required=True,
+    metavar="NAME",
+    shell_complete=completing(RequestName),
+    help=f"One of {', '.join(RequestName)}.",
+)
 @click.option(
     "-n", "count", type=click.IntRange(1, case.MOST), default=1, help="Trials; default 1."
 )
@@ -69,10 +79,16 @@ MATRIX_CORE = (
     "--image",
     default=Shape().image,
     metavar="NAME",
+    shell_complete=completing(WORKLOADS),
     help=f"One of {', '.join(WORKLOADS)}; default gup. The others do not test FOLL_INTERRUPTIBLE.",
 )
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of records, nothing else.")
-@click.option("--kernel", metavar="NAME", help="Another kernel, in the lab; see `kernels --help`.")
+@click.option(
+    "--kernel",
+    metavar="NAME",
+    shell_complete=completing_kernels,
+    help="Another kernel, in the lab; see `kernels --help`.",
+)
 def trial(
     scenario: str,
     request: str,
@@ -127,7 +143,14 @@ def trial(
 
 @click.command("matrix")
 @click.option("--set", "which", type=click.Choice(SETS), default="core", help="Default: core.")
-@click.option("--kernel", "names", multiple=True, metavar="NAME", help="Default: booted.")
+@click.option(
+    "--kernel",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completing_kernels,
+    help="Default: booted.",
+)
 @click.option(
     "-n", "count", type=click.IntRange(1, case.MOST), default=1, help="Trials per cell; default 1."
 )
