@@ -1,0 +1,136 @@
+"""What somebody has who installs a wheel into an empty environment, and has no checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench_lib.errors import HostError
+from bench_lib.host import device
+from bench_lib.trial import leftovers
+from tests.conftest import CHECKOUT, HANG_S, NO_KVM
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with nothing but the wheel and what that asks for."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [
+            sys.executable,
+            *pip,
+            "wheel",
+            "--no-deps",
+            "--no-build-isolation",
+            "-w",
+            folder,
+            CHECKOUT,
+        ],
+        check=True,
+    )
+    (wheel,) = folder.glob("kickbench-*.whl")
+    subprocess.run([sys.executable, "-m", "venv", folder / "environment"], check=True)
+    python = folder / "environment" / "bin" / "python"
+    # The versions of the lock, so that what is released tomorrow changes nothing here. Its hashes
+    # would have to include the wheel's.
+    locked = re.findall(
+        r"^(\S+==.*?) *\\$", (CHECKOUT / "requirements.lock").read_text(), re.MULTILINE
+    )
+    constraints = folder / "constraints.txt"
+    constraints.write_text("\n".join(locked))
+    subprocess.run([python, *pip, "install", "-c", constraints, wheel], check=True)
+    return folder / "environment"
+
+
+@pytest.fixture
+def installed(environment: Path, tmp_path: Path) -> Command:
+    """Runs a program of the environment, for a user who has nothing else of kickbench's."""
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def run(program: str, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # type: ignore[call-overload, no-any-return]
+            [environment / "bin" / program, *arguments],
+            **{
+                "capture_output": True,
+                "text": True,
+                "timeout": HANG_S,
+                "check": False,
+                "cwd": tmp_path,
+                "env": {
+                    "PATH": SYSTEM_PATH,
+                    "HOME": str(home),
+                    "KICKBENCH_RUNTIME": str(tmp_path / "runtime"),
+                    "KICKBENCH_TRIALS": "1",
+                },
+                **options,
+            },
+        )
+
+    return run
+
+
+def test_a_history_is_begun_measured_and_published(installed: Command, tmp_path: Path) -> None:
+    try:
+        device.check()
+    except HostError as error:
+        pytest.skip(f"{NO_KVM}: {error}")
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    history = tmp_path / "history"
+    begun = installed("kickbench", "history", "init", "history")
+    assert begun.returncode == 0, begun.stderr
+
+    # One of the benchmarks, because all are made alike.
+    run = installed("asv", "run", "--record-samples", "--bench", r"vm_stop\.", cwd=history)
+    assert run.returncode == 0, run.stdout + run.stderr
+    published = installed("asv", "publish", cwd=history)
+    assert published.returncode == 0, published.stdout + published.stderr
+
+    report = json.loads(installed("kickbench", "report", "--json", cwd=history).stdout)
+    assert {row["scenario"] for row in report["rows"]} == {"idle", "blackhole", "paused"}
+    assert (history / ".asv" / "html" / "index.html").exists()
+    assert leftovers.find(tmp_path / "runtime").lines() == []
+
+
+def test_everything_of_it_is_in_the_environment(installed: Command, environment: Path) -> None:
+    code = "from bench_lib.settings import Settings; print(Settings.from_environment().images)"
+    images = Path(installed("python", "-c", code).stdout.strip())
+    assert images.is_relative_to(environment)
+    assert (images / "manifest.json").is_file()
+
+
+def test_outside_of_histories_records_are_the_users(installed: Command, tmp_path: Path) -> None:
+    said = installed("kickbench", "report").stdout
+    assert f"No records yet in {tmp_path}/home/.local/share/kickbench/.asv/records.jsonl" in said
+
+
+def test_set_up_finds_nothing_to_do_where_all_is_installed(installed: Command) -> None:
+    """As it is where all tests run."""
+    done = installed("kickbench", "set-up")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_all_that_the_doctor_recommends_can_be_run(installed: Command, tmp_path: Path) -> None:
+    """Where every program is missing, so that it recommends much."""
+    empty = {"PATH": str(tmp_path / "nothing"), "HOME": str(tmp_path / "home")}
+    rows = json.loads(installed("kickbench", "doctor", "--json", env=empty).stdout)["rows"]
+    mends = {row["name"]: row["mend"] for row in rows if row["mend"]}
+    assert {"qemu", "network tools", "gdb"} <= mends.keys()
+    builtins = {"echo", "export", "unset"}
+    for name, mend in mends.items():
+        program = mend.split()[0]
+        assert program in builtins or shutil.which(program, path=SYSTEM_PATH), (name, mend)
