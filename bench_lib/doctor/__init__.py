@@ -31,7 +31,7 @@ LAB = (
     Need.ROOT,
     Need.QEMU,
     Need.NETWORK,
-    lab.VIRTME,
+    lab.PROGRAMS,
     lab.MEMORY,
     lab.DISK,
 )
@@ -63,7 +63,7 @@ def examine(settings: Settings) -> Iterator[Row]:
     yield from guests.debuggers(settings)
     yield guests.huge_pages()
     yield lab.libvirt()
-    yield lab.virtme()
+    yield lab.programs()
     yield lab.memory(settings)
     yield lab.disk(settings)
     yield from disturbance.rows(settings, facts)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from bench_lib.doctor.row import Row, Status
 from bench_lib.errors import HostError
 from bench_lib.host import setup, shell
-from bench_lib.lab import machine
 from bench_lib.record import Setup
 from bench_lib.settings import Settings
 from bench_lib.trial import leftovers
@@ -85,6 +86,6 @@ def _leftovers(settings: Settings) -> Row:
         return Row("leftovers", Status.DEGRADED, unseen, "some may be in latencies")
     if not found:
         return Row("leftovers", Status.FINE, "none")
-    mend = f"{shlex.quote(str(machine.BIN / 'kickbench'))} clean"
+    mend = f"{shlex.quote(str(Path(sys.executable).parent / 'kickbench'))} clean"
     means = "killed runs left it, and it may be in latencies"
     return Row("leftovers", Status.DEGRADED, ", ".join(found), means, shell.as_root(mend))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import sys
 
 from bench_lib import architecture
 from bench_lib.doctor.row import Row, Status
-from bench_lib.errors import HostError, KernelError, LabUnavailable, ToolFailed
+from bench_lib.errors import HostError, KernelError, LabUnavailable, ProgramMissing, ToolFailed
 from bench_lib.host import device, packages, setup, shell
 from bench_lib.kernel.store import Store
-from bench_lib.lab import machine
+from bench_lib.lab import initramfs, machine
 from bench_lib.process import run_tool
 from bench_lib.record import Setup
 from bench_lib.settings import Settings
 
-VIRTME, MEMORY, DISK = "virtme-ng", "lab memory", "lab disk"
+PROGRAMS, MEMORY, DISK = "lab programs", "lab memory", "lab disk"
 
 BUILD_MIB = 1024
 """Of disk that a kernel takes at the most while it is fetched and unpacked."""
@@ -63,21 +61,17 @@ def libvirt() -> Row:
     return Row("libvirt", Status.FINE, f"{found}; no trial uses it")
 
 
-def virtme() -> Row:
-    """What boots a lab, with all that it calls."""
-    missing = [name for name in ("udevadm", "busybox", "modprobe") if shutil.which(name) is None]
-    if not (machine.BIN / "vng").exists():
-        return Row(
-            VIRTME,
-            Status.MISSING,
-            "not installed",
-            "no lab",
-            shlex.join([sys.executable, "-m", "pip", "install", "virtme-ng==1.42"]),
-        )
-    if missing:
-        found = f"virtme-ng lacks {', '.join(missing)}"
-        return Row(VIRTME, Status.MISSING, found, "no lab boots", packages.install(*missing))
-    return Row(VIRTME, Status.FINE, "with all that it calls")
+def programs() -> Row:
+    """What makes an initramfs of a kernel's modules."""
+    try:
+        initramfs.busybox()
+    except ProgramMissing as error:
+        mend = packages.install("busybox")
+        return Row(PROGRAMS, Status.MISSING, str(error), "no lab boots", mend)
+    if shutil.which("depmod") is None:
+        found = "depmod is not installed"
+        return Row(PROGRAMS, Status.MISSING, found, "no lab boots", packages.install("modprobe"))
+    return Row(PROGRAMS, Status.FINE, "busybox and depmod")
 
 
 def memory(settings: Settings) -> Row:

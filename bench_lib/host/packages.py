@@ -28,6 +28,12 @@ def install(*programs: str) -> str | None:
     return _INSTALL[family](" ".join(names)) if names else None
 
 
+def advice(program: str) -> str:
+    """The end of a sentence that reports a missing program: how to install it."""
+    command = install(program)
+    return f"install it with `{command}`" if command else f"install the package with {program}"
+
+
 def _packages(family: str) -> dict[str, str]:
     """The package of each program, of systems of this family."""
     lines = (line.split() for line in LIST.read_text().splitlines() if not line.startswith("#"))

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bench_lib.errors import ArchiveUnsafe, FetchFailed, ProgramMissing
-from bench_lib.host import shell
+from bench_lib.host import packages
 
 OnBytes = Callable[[int, int], None]
 """Called now and then with the bytes that have been read, and those in all."""
@@ -195,8 +195,7 @@ def _libarchive() -> Any:
         import libarchive
     except (AttributeError, OSError):  # it looks for a function where it has found no library
         raise ProgramMissing(
-            "libarchive, which unpacks kernels, is not installed; install it with "
-            f"`{shell.install('libarchive-tools')}`, elsewhere the package libarchive."
+            f"libarchive, which unpacks kernels, is not installed; {packages.advice('bsdtar')}."
         ) from None
     return libarchive
 

@@ -1,48 +1,39 @@
-"""Runs inside the lab: prepares it, and runs the commands that come in over a virtio port.
+"""The first process of a lab: runs the commands that come in over a virtio port.
 
-Started by path, with nothing but the standard library and as little of that as will do: under
-emulation every import is a tenth of a second. Speaks JSON, a message a line:
+init.sh turns into it, with this Python and nothing but the standard library. It imports as little
+of that as will do, because under emulation an import takes up to a quarter of a second. It sends
+and receives one message per line: a word, a space, and a body.
 
-    to the host    {"ready": {...}}   {"out": base64}   {"err": base64}   {"exit": status}
-                   {"alive": true}    {"fatal": why}
-    from the host  {"run": argv, "cwd": path, "env": {...}}
+    to the host    ready RELEASE, VERSION, ACCELERATOR, and what is missing
+                   out BYTES    err BYTES    exit STATUS    alive
+    from the host  run DIRECTORY, ARGC, ARGV, and ENVIRONMENT
+
+A body is base64. BYTES is what a command has written; all other bodies are strings, each of which
+ends with a NUL. ENVIRONMENT is strings as in environ(7).
 """
 
-import base64
-import ctypes
+import binascii
 import fcntl
-import json
 import os
 import select
-import subprocess
 import sys
 
 PORT = "kickbench.agent"
-ROOT = "/run/kickbench-lab"
 ALIVE_S = 5
 CHUNK = 32768
 KVM_CREATE_VM = 0xAE01
 FIONREAD = 0x541B
-MS_RDONLY, MS_BIND, MS_REC = 1, 4096, 16384
-NINE_P = "trans=virtio,version=9p2000.L,msize=524288,access=any"
-
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-def mount_on(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
-    """Make the target and mount there."""
-    os.makedirs(target, exist_ok=True)
-    words = [word.encode() for word in (source, target, kind)]
-    if libc.mount(*words, ctypes.c_ulong(flags), options.encode()) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"mount of {source} on {target}: {os.strerror(code)}")
+IGNORED_BY_PYTHON = (13, 25)  # SIGPIPE and SIGXFSZ; the module signal is slow to import
+CANNOT_RUN = 127
+"""Exit status of a command that cannot be started, as in a shell."""
 
 
 def hold_virtual_machine() -> int | None:
-    """Make a virtual machine that stays for as long as we do; None without KVM.
+    """Create a virtual machine that stays for as long as we do; None without KVM.
 
-    With its first virtual machine KVM patches the scheduler, and back after its last
-    (preempt_notifier_key). With one that stays, trials patch nothing; see start_other_cpus().
+    KVM patches the scheduler when the first virtual machine is created, and again when the last is
+    gone (preempt_notifier_key). While this one stays, trials patch nothing; see
+    `start_other_cpus`.
     """
     try:
         kvm = os.open("/dev/kvm", os.O_RDWR)
@@ -54,9 +45,10 @@ def hold_virtual_machine() -> int | None:
 def start_other_cpus() -> None:
     """Start the CPUs that the kernel was told to leave alone while it boots.
 
-    A kernel patches its own code as it comes up. Under emulation on several CPUs, one of them now
-    and then still runs the breakpoint of such a patch when it is done, and the kernel panics in
-    an int3 that nobody knows. So what patches is done before there is a second CPU.
+    A kernel patches its own code while it starts. Under emulation with several CPUs, one of them
+    sometimes still runs the breakpoint of such a patch after the patch is complete, and the kernel
+    panics in an int3 that it does not know. So everything that patches is done before there is a
+    second CPU.
     """
     base = "/sys/devices/system/cpu"
     for name in os.listdir(base):
@@ -67,7 +59,7 @@ def start_other_cpus() -> None:
 
 
 def find_port() -> int:
-    """The device of our port. udev would name it; asking the kernel is quicker."""
+    """Open our port."""
     base = "/sys/class/virtio-ports"
     for name in os.listdir(base):
         with open(f"{base}/{name}/name") as file:
@@ -76,33 +68,16 @@ def find_port() -> int:
     raise OSError(f"there is no virtio port {PORT}")
 
 
-def send(port: int, message: dict[str, object]) -> None:
-    """One message to the host."""
-    data = json.dumps(message).encode() + b"\n"
+def send(port: int, word: str, body: bytes = b"") -> None:
+    """Send one message to the host."""
+    data = word.encode() + b" " + binascii.b2a_base64(body)
     while data:
         data = data[os.write(port, data) :]
 
 
-def prepare(share: str) -> None:
-    """Load modules, and build the root that commands run in.
-
-    It is this userland once more, but cached (virtme-ng's own mount of it is not, so every start
-    of a program reads it again) and with a layer of memory over it, so that all of it can be
-    written and none of it is.
-    """
-    with open("/proc/cpuinfo") as file:
-        kvm = "kvm-amd" if " svm " in file.read() else "kvm-intel"
-    modules = ["overlay", "veth", "sch_netem", kvm]
-    subprocess.run(["modprobe", "--all", "--quiet", *modules], check=False)
-    mount_on("kickbench-root", f"{ROOT}/lower", "9p", MS_RDONLY, f"{NINE_P},cache=loose")
-    mount_on("tmpfs", f"{ROOT}/layer", "tmpfs")
-    for name in ("upper", "work"):
-        os.mkdir(f"{ROOT}/layer/{name}")
-    layers = f"lowerdir={ROOT}/lower,upperdir={ROOT}/layer/upper,workdir={ROOT}/layer/work"
-    mount_on("overlay", f"{ROOT}/root", "overlay", 0, layers)
-    for name in ("proc", "sys", "dev", "run"):
-        mount_on(f"/{name}", f"{ROOT}/root/{name}", "none", MS_BIND | MS_REC)
-    mount_on("kickbench-share", f"{ROOT}/root{share}", "9p", 0, NINE_P)
+def joined(strings: list[str]) -> bytes:
+    """A body of strings."""
+    return b"".join(os.fsencode(each) + b"\0" for each in strings)
 
 
 def accelerator() -> str:
@@ -119,10 +94,23 @@ def missing() -> list[str]:
     return lacks
 
 
-def enter(cwd: str) -> None:
-    """Into the root that `prepare` has built."""
-    os.chroot(f"{ROOT}/root")
-    os.chdir(cwd)
+def start(strings: list[bytes], outputs: list[int]) -> int:
+    """Start a command; its pid.
+
+    :param strings: the body of a `run` message.
+    :param outputs: its stdout and stderr.
+    """
+    directory, argc, *rest = strings
+    argv, environ = rest[: int(argc)], rest[int(argc) :]
+    env = dict(each.split(b"=", 1) for each in environ)
+    # posix_spawn offers neither a directory nor another search path than ours.
+    os.chdir(directory)
+    os.environb[b"PATH"] = env.get(b"PATH", os.fsencode(os.defpath))
+    files = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+    dups = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(outputs, 1)]
+    return os.posix_spawnp(
+        argv[0], argv, env, file_actions=[*files, *dups], setsigdef=IGNORED_BY_PYTHON
+    )
 
 
 def written(fd: int) -> int:
@@ -130,90 +118,83 @@ def written(fd: int) -> int:
     return int.from_bytes(fcntl.ioctl(fd, FIONREAD, bytes(4)), sys.byteorder)
 
 
-def run(port: int, request: dict[str, object]) -> int:
-    """Run a command and send on what it writes, and that it lives; its exit status.
+def reap(command: int) -> None:
+    """Reap what a command has left behind, which became ours, and leave the command itself."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid == command:
+            return
+        os.waitpid(found.si_pid, 0)
 
-    It is over when it has ended: not before, if it has closed its output, and not later, if
-    something that it has started keeps that open.
+
+def run(port: int, strings: list[bytes]) -> int:
+    """Run a command, and send what it writes and that it lives; its exit status.
+
+    It is over when the command has ended: not before, if it has closed its output, and not later,
+    if something that it has started keeps that open.
+
+    :return: negative for the signal that ended it.
     """
-    argv, env, cwd = request["run"], request["env"], str(request["cwd"])
-    assert isinstance(argv, list)
-    assert isinstance(env, dict)
-    process = subprocess.Popen(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=env,
-        preexec_fn=lambda: enter(cwd),
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    streams = {process.stdout.fileno(): "out", process.stderr.fileno(): "err"}
-    end = os.pidfd_open(process.pid)
+    pipes = {"out": os.pipe(), "err": os.pipe()}
+    names = {reading: name for name, (reading, _) in pipes.items()}
+    try:
+        pid = start(strings, [writing for _, writing in pipes.values()])
+    except OSError as error:
+        name = os.fsdecode(strings[2])
+        send(port, "err", f"{name} cannot be started: {error.strerror}\n".encode())
+        for fd in names:
+            os.close(fd)
+        return CANNOT_RUN
+    finally:
+        for _, writing in pipes.values():
+            os.close(writing)
+    end = os.pidfd_open(pid)
 
     def send_on(fd: int, size: int) -> int:
         data = os.read(fd, size)
         if data:
-            send(port, {streams[fd]: base64.b64encode(data).decode()})
+            send(port, names[fd], data)
         return len(data)
 
+    streams = list(names)
     while True:
         ready, _, _ = select.select([*streams, end], [], [], ALIVE_S)
         if not ready:
-            send(port, {"alive": True})
+            send(port, "alive")
+        reap(pid)
         if end in ready:
             break
         for fd in ready:
             if not send_on(fd, CHUNK):
-                del streams[fd]
+                streams.remove(fd)
     # What was written until then, and no more.
     for fd in streams:
         left = written(fd)
         while left > 0:
             left -= send_on(fd, min(left, CHUNK))
-    os.close(end)
-    process.stdout.close()
-    process.stderr.close()
-    return process.wait()
+    for fd in (end, *names):
+        os.close(fd)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def main(share: str) -> None:
-    """Serve the host until it hangs up."""
+def main() -> None:
+    """Serve the host until it hangs up; then the kernel panics, as without its first process."""
     port = find_port()
-    try:
-        prepare(share)
-    except OSError as error:
-        send(port, {"fatal": str(error)})
-        return
     hold_virtual_machine()
     start_other_cpus()
     uname = os.uname()
-    send(
-        port,
-        {
-            "ready": {
-                "release": uname.release,
-                "version": uname.version,
-                "accelerator": accelerator(),
-                "missing": missing(),
-            }
-        },
-    )
+    send(port, "ready", joined([uname.release, uname.version, accelerator(), *missing()]))
     pending = b""
-    while True:
-        data = os.read(port, 65536)
-        if not data:  # the host has hung up
-            return
+    while data := os.read(port, 65536):
         *lines, pending = (pending + data).split(b"\n")
         for line in lines:
-            try:
-                status = run(port, json.loads(line))
-            except (OSError, subprocess.SubprocessError) as error:
-                send(port, {"err": base64.b64encode(f"{error}\n".encode()).decode()})
-                status = 127
-            send(port, {"exit": status})
+            _, _, body = line.partition(b" ")
+            status = run(port, binascii.a2b_base64(body).split(b"\0")[:-1])
+            send(port, "exit", joined([str(status)]))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

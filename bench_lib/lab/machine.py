@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import os
-import shlex
+import re
 import signal
-import subprocess
+import socket
 import sys
 import time
 from collections import deque
@@ -17,13 +16,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from bench_lib import process
+from bench_lib import architecture, process
 from bench_lib.deadline import Deadline
 from bench_lib.errors import DeadlinePassed, KvmUnavailable, LabLost, LabUnavailable
 from bench_lib.host import device, setup
 from bench_lib.kernel.store import Bootable
+from bench_lib.lab import agent, initramfs
 from bench_lib.ownership import Run
 from bench_lib.settings import CHECKOUT, Settings
 
@@ -44,18 +43,6 @@ SPARE_MIB = 512
 
 CPUS = 2
 
-UNUSED_MODULES = (
-    "acpi_cpufreq,aesni_intel,ahci,button,ccp,crc32_pclmul,crc32c_intel,crct10dif_pclmul,evdev,"
-    "ghash_clmulni_intel,i2c_i801,i6300esb,iTCO_wdt,kvm_amd,kvm_intel,libahci,libata,lpc_ich,"
-    "pcspkr,powernow_k8,psmouse,qemu_fw_cfg,serio_raw,sg,sha1_ssse3,sha256_ssse3,sha512_ssse3,"
-    "sr_mod"
-)
-"""Drivers of the lab's hardware that no trial uses. udev would load them while the lab boots, which
-under emulation is a third of the whole boot. KVM's are among them because the agent loads it."""
-
-BIN = Path(sys.executable).parent
-"""Where vng is, and what it calls."""
-
 Output = Callable[[str, bytes], None]
 """Called with "out" or "err" and what was written there."""
 
@@ -65,7 +52,7 @@ class Facts:
     """What a lab said of itself when it was up.
 
     :ivar accelerator: `kvm` or `tcg`, as seen from inside.
-    :ivar boot_s: seconds from virtme-ng's start until it could take a command.
+    :ivar boot_s: seconds from QEMU's start until it could take a command.
     """
 
     release: str
@@ -104,66 +91,75 @@ def check_host(settings: Settings) -> None:
         )
 
 
-ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--")
+def command_line(kernel: Bootable, agent_fd: int, share: Path, settings: Settings) -> list[str]:
+    """QEMU's command line.
 
-
-@cache
-def alone() -> tuple[str, ...]:
-    """What starts virtme-ng in a namespace of processes of its own, where that may be had.
-
-    It starts a shell that starts a script that starts QEMU. When we die, however that is, their
-    first goes, and the kernel ends all of such a namespace with its first. In a container without
-    CAP_SYS_ADMIN there is none; that ends all with its own first, and else `kickbench clean` does.
+    :param agent_fd: QEMU's end of the socket to the agent.
+    :param share: the one folder that the lab can write to.
+    :raise LabError: what the lab boots cannot be made; see `initramfs`.
     """
-    tried = subprocess.run([*ALONE, "true"], capture_output=True, check=False)
-    return ALONE if tried.returncode == 0 else ()
-
-
-AGENT_SOCKET = "agent.sock"
-"""What the agent is talked to through, in the run's folder."""
-
-
-def command_line(kernel: Bootable, socket: Path, share: Path, settings: Settings) -> list[str]:
-    """virtme-ng's arguments.
-
-    :param socket: the agent's, by a path of at most 107 bytes.
-    :param share: the one folder that the lab may write to.
-    """
+    emulated = accelerator() == "tcg"
+    files = initramfs.files(kernel, unpacked=emulated)
+    trials = architecture.for_trials()
     nine_p = "security_model=none,multidevs=remap"
     # fmt: off
-    qemu = [
-        # What the agent is talked to through.
-        "-chardev", f"socket,id=agent,path={socket}",
-        "-device", "virtio-serial-pci",
-        "-device", "virtserialport,name=kickbench.agent,chardev=agent",
-        # This userland once more, for the agent to mount with a cache; see agent.py.
-        "-fsdev", f"local,id=kbroot,path=/,readonly=on,{nine_p}",
-        "-device", "virtio-9p-pci,fsdev=kbroot,mount_tag=kickbench-root",
-        "-fsdev", f"local,id=kbshare,path={share},{nine_p}",
-        "-device", "virtio-9p-pci,fsdev=kbshare,mount_tag=kickbench-share",
-    ]
-    agent = [sys.executable, "-I", "-S", str(Path(__file__).with_name("agent.py")), SHARE]
     return [
-        *alone(),
-        str(BIN / "vng"),
-        "--run", str(kernel.vmlinuz),
+        trials.qemu,
+        "-nodefaults",
+        "-no-user-config",
+        "-display", "none",
+        "-machine", trials.machine,
+        "-accel", "tcg" if emulated else "kvm",
+        # Has what KVM needs to run in it, on either.
+        "-cpu", "max",
+        "-smp", str(CPUS),
+        "-m", f"{settings.lab_memory_mib}M",
+        "-kernel", str(files.kernel),
+        "-initrd", str(files.initramfs),
+        "-append", " ".join(_parameters(kernel, emulated=emulated)),
+        # A panic ends QEMU instead.
+        "-no-reboot",
         # The console, so that a lab that dies says why.
-        "--verbose",
-        "--force-9p",
-        "--cpus", str(CPUS),
-        "--memory", f"{settings.lab_memory_mib}M",
-        "--cwd", "/",
-        "--append", f"modprobe.blacklist={UNUSED_MODULES}",
-        # One CPU until the agent is done: see its start_other_cpus().
-        *(["--disable-kvm", "--append", "maxcpus=1"] if accelerator() == "tcg" else []),
-        f"--qemu-opts={shlex.join(qemu)}",
-        "--exec", shlex.join(agent),
+        "-serial", "stdio",
+        # What the agent is talked to through.
+        "-chardev", f"socket,id=agent,fd={agent_fd}",
+        "-device", "virtio-serial-pci",
+        "-device", f"virtserialport,name={agent.PORT},chardev=agent",
+        "-fsdev", f"local,id=root,path=/,readonly=on,{nine_p}",
+        "-device", "virtio-9p-pci,fsdev=root,mount_tag=kickbench-root",
+        "-fsdev", f"local,id=share,path={str(share).replace(',', ',,')},{nine_p}",
+        "-device", "virtio-9p-pci,fsdev=share,mount_tag=kickbench-share",
     ]
     # fmt: on
 
 
+def _parameters(kernel: Bootable, *, emulated: bool) -> list[str]:
+    """The kernel's command line."""
+    ours = {
+        "KICKBENCH_MODULES": kernel.modules,
+        "KICKBENCH_SHARE": SHARE,
+        "KICKBENCH_PYTHON": sys.executable,
+        "KICKBENCH_AGENT": agent.__file__,
+    }
+    return [
+        "console=ttyS0",
+        # A panic and what comes before it are printed all the same.
+        "quiet",
+        # At once, which with -no-reboot is the end.
+        "panic=-1",
+        # One CPU until the agent has started the others.
+        *(["maxcpus=1", "noreplace-smp"] if emulated else []),
+        *(f"{name}={_escaped(str(value))}" for name, value in ours.items()),
+    ]
+
+
+def _escaped(text: str) -> str:
+    """A word of the kernel's command line, which printf's %b turns back; see init.sh."""
+    return re.sub(rb"[^\w/.,+-]", lambda each: b"\\0%03o" % each[0][0], text.encode()).decode()
+
+
 class _Console:
-    """The last lines that virtme-ng, QEMU and the kernel's console have written to a pipe."""
+    """The last lines that QEMU and the kernel's console have written to a pipe."""
 
     def __init__(self, fd: int) -> None:
         """:param fd: the pipe's reading end, which is closed at the end."""
@@ -245,19 +241,19 @@ class Lab:
         """
         if self._failure is not None:
             raise self._failure
-        request = {"run": list(argv), "env": dict(env), "cwd": str(cwd)}
+        environ = [f"{name}={value}" for name, value in env.items()]
+        request = agent.joined([str(cwd), str(len(argv)), *argv, *environ])
         async with self._unless_lost():
-            self._writer.write(json.dumps(request).encode() + b"\n")
+            self._writer.write(b"run " + base64.b64encode(request) + b"\n")
             await self._writer.drain()
         while True:
             # What the caller does with the output may fail by itself, and is no loss of the lab.
             async with self._unless_lost():
-                message = await _message(self._reader, Deadline.after(SILENCE_S))
-            if "exit" in message:
-                return int(message["exit"])
-            for stream in ("out", "err"):
-                if stream in message:
-                    on_output(stream, base64.b64decode(message[stream]))
+                word, body = await _message(self._reader, Deadline.after(SILENCE_S))
+            if word == "exit":
+                return int(_strings(body)[0])
+            if word in {"out", "err"}:
+                on_output(word, body)
 
     @asynccontextmanager
     async def _unless_lost(self) -> AsyncIterator[None]:
@@ -270,23 +266,20 @@ class Lab:
             raise self._failure from None
 
 
-async def _message(reader: asyncio.StreamReader, deadline: Deadline) -> dict[str, Any]:
+async def _message(reader: asyncio.StreamReader, deadline: Deadline) -> tuple[str, bytes]:
+    """The agent's next message: its word and its body; see `agent`.
+
+    :raise EOFError: there is none.
+    """
     line = await deadline.wait_for(reader.readline(), "The lab's next message")
     if not line.endswith(b"\n"):
         raise EOFError("it ended")
-    message: dict[str, Any] = json.loads(line)
-    return message
+    word, _, body = line.partition(b" ")
+    return word.decode(), base64.b64decode(body)
 
 
-def _agent_socket(run: Run, stack: AsyncExitStack) -> Path:
-    """The agent's socket, by a path that is short wherever the runtime folder is.
-
-    The path of a socket may have 107 bytes; see unix(7). virtme-ng passes no descriptors on to
-    QEMU, so QEMU goes through ours.
-    """
-    folder = os.open(run.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    stack.callback(os.close, folder)
-    return Path(f"/proc/{os.getpid()}/fd/{folder}") / AGENT_SOCKET
+def _strings(body: bytes) -> list[str]:
+    return [os.fsdecode(each) for each in body.split(b"\0")[:-1]]
 
 
 @asynccontextmanager
@@ -302,58 +295,46 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
     deadline = Deadline.after(settings.lab_boot_s)
     begin_s = time.monotonic()
     async with AsyncExitStack() as stack:
-        connected: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
-            asyncio.Queue()
-        )
-
-        async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await connected.put((reader, writer))
-
-        socket = _agent_socket(run, stack)
-        server = await asyncio.start_unix_server(on_connection, socket, limit=1 << 20)
-        stack.callback(server.close)
-        output, theirs = os.pipe2(os.O_CLOEXEC)
+        ours, theirs = socket.socketpair()
+        stack.callback(ours.close)
+        output, console_fd = os.pipe2(os.O_CLOEXEC)
         console = _Console(output)
         stack.callback(console.close)
         try:
             child = stack.enter_context(
                 process.started(
-                    command_line(kernel, socket, share, settings),
-                    env={**run.mark, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
-                    output=theirs,
+                    command_line(kernel, theirs.fileno(), share, settings),
+                    env=run.mark,
+                    output=console_fd,
+                    pass_fds=[theirs.fileno()],
                 )
             )
         finally:
-            os.close(theirs)
+            os.close(console_fd)
+            theirs.close()
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=1 << 20)
+        stack.callback(writer.close)
 
         async def up() -> Lab:
-            reader, writer = await connected.get()
-            stack.callback(writer.close)
-            ready = await _message(reader, deadline)
-            if "fatal" in ready:
-                raise EOFError(ready["fatal"])
-            said = ready["ready"]
-            if said["missing"]:
-                raise EOFError(f"the kernel gives no {', '.join(said['missing'])}")
-            if said["accelerator"] != expected:
+            _, body = await _message(reader, deadline)
+            release, version, accelerator_inside, *missing = _strings(body)
+            if missing:
+                raise EOFError(f"the kernel gives no {', '.join(missing)}")
+            if accelerator_inside != expected:
                 raise LabUnavailable(
-                    f"The lab with kernel {kernel.build.release} runs on {said['accelerator']}, "
+                    f"The lab with kernel {kernel.build.release} runs on {accelerator_inside}, "
                     f"though this host was found to give it {expected}, so its results would "
                     "count as those of another lab; run `kickbench doctor`, and try again."
                 )
-            facts = Facts(
-                said["release"],
-                said["version"],
-                said["accelerator"],
-                boot_s=time.monotonic() - begin_s,
-            )
+            boot_s = time.monotonic() - begin_s
+            facts = Facts(release, version, accelerator_inside, boot_s)
             return Lab(console, reader, writer, facts)
 
         what = f"The lab with kernel {kernel.build.release} did not come up"
         try:
             lab = await deadline.wait_for(child.during(up()), "The lab's agent")
         except process.Ended as end:
-            raise await console.lost(what, EOFError(f"virtme-ng {ended(end.status)}")) from None
+            raise await console.lost(what, EOFError(f"QEMU {ended(end.status)}")) from None
         except (OSError, EOFError, DeadlinePassed) as error:
             raise await console.lost(what, error) from None
         yield lab

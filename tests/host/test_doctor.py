@@ -99,13 +99,13 @@ def test_a_host_before_the_set_up(kickbench: Command, tmp_path: Path) -> None:
     assert done.returncode == 2, done.stdout
     rows = _rows(done)
     missing = {name for name, row in rows.items() if row["status"] == "missing"}
-    assert missing == {"qemu", "network tools", "outages", "virtme-ng"}
+    assert missing == {"qemu", "network tools", "outages", "lab programs"}
     assert rows["gdb"]["status"] == "degraded"
     for name, package in {
         "qemu": "qemu-system-x86",
         "network tools": "iproute2",
         "gdb": "gdb",
-        "virtme-ng": "udev busybox-static kmod",
+        "lab programs": "busybox-static",
     }.items():
         assert rows[name]["mend"].endswith(f" {package}")
 

@@ -28,7 +28,7 @@ def test_degraded_is_good_enough() -> None:
     [
         ("kvm", False, True),
         ("outages", False, True),
-        ("virtme_ng", True, False),
+        ("lab_programs", True, False),
         ("qemu", False, False),
         ("root", False, False),
     ],

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -30,23 +28,22 @@ SCENARIOS = (ScenarioName.IDLE, ScenarioName.BLACKHOLE)
 CASES = [Case(scenario, RequestName.STOP) for scenario in SCENARIOS]
 MADE = [make.record(scenario=case.scenario) for case in CASES]
 
-Message = dict[str, Any]
-KILLED: Message = {"exit": -9}
-FINE: Message = {"exit": 0}
+Message = tuple[str, str]
+KILLED: Message = ("exit", "-9\0")
+FINE: Message = ("exit", "0\0")
 
-PLAYER = """
-import json, socket, sys
-path, accelerator, script = sys.argv[1:]
-host = socket.socket(socket.AF_UNIX)
-host.connect(path)
+PLAYER = r"""
+import base64, json, socket, sys
+fd, accelerator, script = sys.argv[1:]
+host = socket.socket(fileno=int(fd))
 lines = host.makefile("rw")
-def say(message):
-    print(json.dumps(message), file=lines, flush=True)
-say({"ready": {"release": "6.1", "version": "#1", "accelerator": accelerator, "missing": []}})
+def say(word, body):
+    print(word, base64.b64encode(body.encode()).decode(), file=lines, flush=True)
+say("ready", f"6.1\0#1\0{accelerator}\0")
 lines.readline()
-for message in json.loads(script):
-    say(message)
-    if "exit" in message:
+for word, body in json.loads(script):
+    say(word, body)
+    if word == "exit":
         lines.readline()
 """
 """Does what its script says once it is told to run a command, and then dies, unless the last was
@@ -54,7 +51,7 @@ an exit, after which it waits to be ended."""
 
 
 def _out(text: str) -> Message:
-    return {"out": base64.b64encode(text.encode()).decode()}
+    return ("out", text)
 
 
 def _line(made: Record) -> Message:
@@ -71,8 +68,8 @@ def boots(history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     def play(*scripts: list[Message], accelerator: str = "tcg") -> Settings:
         left = list(scripts)
 
-        def command_line(kernel: Bootable, socket: Path, *_: object) -> list[str]:
-            arguments = [str(socket), accelerator, json.dumps(left.pop(0))]
+        def command_line(kernel: Bootable, agent_fd: int, *_: object) -> list[str]:
+            arguments = [str(agent_fd), accelerator, json.dumps(left.pop(0))]
             return [sys.executable, "-I", "-S", "-c", PLAYER, *arguments]
 
         monkeypatch.setattr(machine, "command_line", command_line)
@@ -108,7 +105,7 @@ def test_a_campaign_keeps_a_boot_whose_lab_dies_after_its_last_record(
 def test_trials_that_fail_after_their_last_record_have_lost_nothing(
     boots: Callable[..., Settings],
 ) -> None:
-    settings = boots([*(_line(made) for made in MADE), {"exit": 1}])
+    settings = boots([*(_line(made) for made in MADE), ("exit", "1\0")])
     assert [each.outcome for each in _run(settings)] == [Outcome.RETURNED] * 2
 
 
@@ -135,8 +132,7 @@ def test_trials_that_a_signal_ends_have_lost_the_one_that_ran_and_go_on_in_a_new
 def test_trials_that_cannot_be_run_are_an_error_with_their_last_word(
     boots: Callable[..., Settings],
 ) -> None:
-    said = base64.b64encode(b"some log\nQEMU is not installed.\n").decode()
-    settings = boots([{"err": said}, {"exit": 23}])
+    settings = boots([("err", "some log\nQEMU is not installed.\n"), ("exit", "23\0")])
     with pytest.raises(LabError, match="trials cannot be run: QEMU is not installed"):
         _run(settings)
 
