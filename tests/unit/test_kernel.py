@@ -108,7 +108,7 @@ def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_ledger_that_cannot_be_written_stays_as_it_was(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    ledger = Ledger(tmp_path / "file" / "kernels.json")
+    ledger = Ledger(tmp_path / "folder" / "kernels.json")
+    (tmp_path / "folder").touch()
     with pytest.raises(LedgerError, match="could not be written"):
         ledger.add(describe(booted()))
