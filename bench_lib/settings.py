@@ -96,6 +96,9 @@ class Settings:
     """KICKBENCH_LAB_MEMORY: MiB of memory of a lab."""
     lab_boot_s: float
     """KICKBENCH_LAB_BOOT: seconds until a lab that is not up is given up."""
+    jobs: int | None
+    """KICKBENCH_JOBS: how many labs run at once in campaigns, `gate` and `asv run`; None where
+    nobody says it."""
     kernel: str | None
     """KICKBENCH_KERNEL: set by `asv_bridge`: the id of the build to boot in the lab."""
     lab: tuple[str, str] | None
@@ -128,6 +131,7 @@ class Settings:
         progress = environ.get("KICKBENCH_PROGRESS")
         inside = environ.get("KICKBENCH_LAB", "").partition(":")
         failure = environ.get("KICKBENCH_FAILURE")
+        jobs = environ.get("KICKBENCH_JOBS")
         return cls(
             images=DATA / "guest-images",
             history=history,
@@ -145,6 +149,7 @@ class Settings:
                 "KICKBENCH_LAB_MEMORY", environ.get("KICKBENCH_LAB_MEMORY", "2048")
             ),
             lab_boot_s=duration("KICKBENCH_LAB_BOOT", "120"),
+            jobs=_positive("KICKBENCH_JOBS", jobs) if jobs else None,
             kernel=environ.get("KICKBENCH_KERNEL") or None,
             lab=(inside[0], inside[2]) if inside[1] else None,
             failure=Path(failure) if failure else None,

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from bench_lib.asv_bridge.progress import Progress
 from bench_lib.errors import KickbenchError, MemoryDamaged, TrialLost, UnknownKernel
 from bench_lib.kernel.store import Bootable, Store
+from bench_lib.lab import parallel
 from bench_lib.lab.trials import LabRunner
 from bench_lib.record import (
     FAILED,
@@ -253,7 +254,7 @@ def _run(cases: Sequence[Case], settings: Settings, progress: Progress) -> list[
     kernel = asked_for(settings)
     runner: Runner = NativeRunner(settings)
     if kernel is not None:
-        runner = LabRunner(kernel, settings, progress.booted)
+        runner = LabRunner(kernel, settings, progress.booted, parallel.jobs(settings))
     return runner.run(cases, progress.trial)
 
 

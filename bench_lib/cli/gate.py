@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from bench_lib import deadline, present, record
+from bench_lib.cli.jobs import jobs_option, with_jobs
 from bench_lib.cli.kernels import bootable
 from bench_lib.cli.names import completing_kernels, named
 from bench_lib.errors import (
@@ -88,6 +89,7 @@ class _Command(click.Command):
     metavar="MAX",
     help="Boot both kernels in the lab until there is a verdict, at most so often each.",
 )
+@jobs_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, nothing else.")
 @click.option(
     "--junit",
@@ -102,6 +104,7 @@ def gate(
     limits: tuple[str, ...],
     whatever_differs: bool,
     most_boots: int | None,
+    jobs: int | None,
     as_json: bool,
     report: Path | None,
 ) -> None:
@@ -127,7 +130,9 @@ def gate(
     if not math.isfinite(tolerance):
         raise click.BadParameter("nan is no number of times.", param_hint="--tolerance")
     terms = dataclasses.replace(DEFAULT_TERMS, tolerance=tolerance, limits_ns=_limits(limits))
-    settings = Settings.from_environment()
+    settings = with_jobs(Settings.from_environment(), jobs)
+    if jobs is not None and most_boots is None:
+        raise click.UsageError("--jobs is for the boots of --boots-until-settled.")
     if report is not None:
         # Before the work, which may take a while, and may be killed.
         _write(report, junit.refusal(base, candidate, "There is no verdict yet."))

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from bench_lib import interrupt, ownership, present, record
+from bench_lib.cli.jobs import jobs_option, with_jobs
 from bench_lib.cli.kernels import bootable
 from bench_lib.cli.names import completing, completing_kernels, named
 from bench_lib.cli.trials import tell_damage
@@ -96,6 +97,7 @@ def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path |
     shell_complete=completing(WORKLOADS),
     help=f"One of {', '.join(WORKLOADS)}.",
 )
+@jobs_option
 @click.option("--name", default="", help="Tells campaigns apart that are otherwise the same.")
 def campaign_command(
     names: tuple[str, ...],
@@ -104,6 +106,7 @@ def campaign_command(
     scenarios: tuple[str, ...],
     request: str,
     image: str,
+    jobs: int | None,
     name: str,
 ) -> None:
     """Measure kernels over several boots each, for a boot is what a result can be trusted by.
@@ -116,7 +119,7 @@ def campaign_command(
       kickbench lab campaign debian/6.1 debian/6.12 --boots 6
       kickbench lab campaign debian/6.1 debian/6.12 --scenario frozen-source --image pv-steal-time
     """
-    settings = Settings.from_environment()
+    settings = with_jobs(Settings.from_environment(), jobs)
     chosen = scenarios or CORE_SCENARIOS
     cases = case.interleaved(
         [

@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from bench_lib import interrupt, ownership, record
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import trials
+from bench_lib.lab import parallel, trials
 from bench_lib.lab.machine import Facts
+from bench_lib.lab.parallel import Work
 from bench_lib.record import Record, Slot
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
@@ -85,12 +86,20 @@ async def _run(
     on_boot: Callable[[Facts], None],
 ) -> None:
     history = History(settings)
-    for number, kernel in campaign.missing(record.read(settings.records)[0]):
-        made: list[Record] = []
+    missing = campaign.missing(record.read(settings.records)[0])
+    made: list[Record] = []
 
-        def hold(one: Record, slot: int = number, into: list[Record] = made) -> None:
-            into.append(dataclasses.replace(one, slot=Slot(campaign.id, slot)))
-            on_record(one)
+    def boot(kernel: Bootable) -> Work:
+        return lambda keep: trials.make(owner, kernel, campaign.cases, settings, keep, on_boot)
 
-        await trials.make(owner, kernel, campaign.cases, settings, hold, on_boot)
+    def hold(index: int, one: Record) -> None:
+        number, _ = missing[index]
+        made.append(dataclasses.replace(one, slot=Slot(campaign.id, number)))
+        on_record(one)
+
+    def keep(_: int) -> None:
         history.keep(*made)
+        made.clear()
+
+    works = [boot(kernel) for _, kernel in missing]
+    await parallel.run(works, parallel.jobs(settings), hold, keep)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import platform
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import bench_lib
 from bench_lib import interrupt, ownership, record
 from bench_lib.errors import LabError, LabLost
 from bench_lib.host import setup
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import machine
+from bench_lib.lab import machine, parallel
 from bench_lib.lab.machine import Facts, Lab
+from bench_lib.lab.parallel import Work
 from bench_lib.ownership import Run
 from bench_lib.record import Host, Outcome, Record
 from bench_lib.settings import Settings
@@ -33,6 +37,9 @@ ten times as long and more."""
 
 
 CASES = "cases.json"
+
+SHARE_AT_LEAST = 4
+"""Trials that a lab is booted for where several share them; a boot takes as long as two."""
 
 BOOTS_AT_MOST = 3
 """How often a kernel is booted for one set of trials. A kernel whose labs all die is told of by
@@ -55,14 +62,19 @@ def environment(settings: Settings, lab: Lab) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class LabRunner:
-    """Makes trials under another kernel, in a lab. :ivar on_boot: called once a lab is up."""
+    """Makes trials under another kernel, in labs.
+
+    :ivar on_boot: called each time a lab is up.
+    :ivar jobs: how many labs run at once; each makes a part of the trials.
+    """
 
     kernel: Bootable
     settings: Settings
     on_boot: Callable[[Facts], None]
+    jobs: int = 1
 
     def run(self, cases: Sequence[Case], on_record: Callable[[Record], None]) -> list[Record]:
-        """Boot the kernel and make a trial of each of `cases` under it, in this order.
+        """Boot the kernel and make a trial of each of `cases` under it; records in this order.
 
         If the lab dies, the trial that ran is lost, with the reason, and the next is made in a new
         one, until `BOOTS_AT_MOST` have died or, under emulation, not come up.
@@ -74,15 +86,28 @@ class LabRunner:
         history = History(self.settings)
         records: list[Record] = []
 
-        def keep(made: Record) -> None:
+        def kept(_: int, made: Record) -> None:
             history.keep(made)
             records.append(made)
             on_record(made)
 
         with ownership.measuring(self.settings.runtime) as owner:
-            made = make(owner, self.kernel, cases, self.settings, keep, self.on_boot)
-            interrupt.run(made)
+
+            def boot(part: Sequence[Case]) -> Work:
+                return lambda keep: make(
+                    owner, self.kernel, part, self.settings, keep, self.on_boot
+                )
+
+            works = [boot(part) for part in shares(cases, self.jobs)]
+            interrupt.run(parallel.run(works, self.jobs, kept))
         return records
+
+
+def shares(cases: Sequence[Case], labs: int) -> list[Sequence[Case]]:
+    """The cases in order, divided among so many labs, or fewer if there are few."""
+    count = max(1, min(labs, len(cases) // SHARE_AT_LEAST))
+    bounds = [len(cases) * number // count for number in range(count + 1)]
+    return [cases[begin:end] for begin, end in itertools.pairwise(bounds)]
 
 
 async def make(
@@ -140,8 +165,7 @@ async def _boot(
             keep(record.from_line(line.decode()))
             made += 1
 
-    share = owner.folder / "share"
-    share.mkdir(exist_ok=True)
+    share = Path(tempfile.mkdtemp(dir=owner.folder, prefix="share-"))
     # Not as an argument, which may be no longer than 128 KiB.
     (share / CASES).write_text(to_json(cases))
     async with machine.booted(owner, kernel, settings, share) as lab:

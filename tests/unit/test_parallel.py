@@ -1,0 +1,180 @@
+"""Records of several labs at once come as if there had been one lab after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+
+import pytest
+
+from bench_lib.errors import LabLost
+from bench_lib.lab import machine, parallel, trials
+from bench_lib.lab.parallel import Keep
+from bench_lib.record import Record, RequestName, ScenarioName
+from bench_lib.settings import Settings
+from bench_lib.trial.case import Case
+from tests import make
+
+LIMIT_S = 60
+
+
+class _Works:
+    """Works that each make two records, when the test lets them."""
+
+    def __init__(self, count: int) -> None:
+        self.running: set[int] = set()
+        self.cancelled: set[int] = set()
+        self.came: list[tuple[int, int]] = []
+        self.done: list[int] = []
+        self._events = [asyncio.Event() for _ in range(count)]
+        self._failing: dict[int, Exception] = {}
+
+    async def _work(self, index: int, keep: Keep) -> None:
+        self.running.add(index)
+        keep(make.record(seq=1))
+        try:
+            await self._events[index].wait()
+        except asyncio.CancelledError:
+            self.cancelled.add(index)
+            raise
+        finally:
+            self.running.discard(index)
+        if index in self._failing:
+            raise self._failing[index]
+        keep(make.record(seq=2))
+
+    def finish(self, index: int, failing: Exception | None = None) -> None:
+        if failing is not None:
+            self._failing[index] = failing
+        self._events[index].set()
+
+    async def run(self, at_once: int) -> None:
+        def on_record(index: int, made: Record) -> None:
+            self.came.append((index, made.seq))
+
+        works = [
+            lambda keep, index=index: self._work(index, keep) for index in range(len(self._events))
+        ]
+        await parallel.run(works, at_once, on_record, self.done.append)
+
+
+async def _settled() -> None:
+    """Let every task go as far as it can without the test."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_no_more_labs_run_than_were_asked_for() -> None:
+    async def scene() -> None:
+        works = _Works(4)
+        running = asyncio.create_task(works.run(2))
+        await _settled()
+        assert works.running == {0, 1}
+        works.finish(1)
+        await _settled()
+        assert works.running == {0, 2}
+        for index in (0, 2, 3):
+            works.finish(index)
+        await asyncio.wait_for(running, LIMIT_S)
+
+    asyncio.run(scene())
+
+
+def test_records_of_a_lab_that_is_ahead_wait_for_those_before() -> None:
+    async def scene() -> None:
+        works = _Works(3)
+        running = asyncio.create_task(works.run(3))
+        works.finish(2)
+        works.finish(1)
+        await _settled()
+        assert works.came == [(0, 1)]
+        assert works.done == []
+        works.finish(0)
+        await asyncio.wait_for(running, LIMIT_S)
+        assert works.came == [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2)]
+        assert works.done == [0, 1, 2]
+
+    asyncio.run(scene())
+
+
+def test_the_first_failure_in_order_ends_all_and_keeps_what_came_before_it() -> None:
+    async def scene() -> None:
+        works = _Works(4)
+        running = asyncio.create_task(works.run(4))
+        works.finish(2, failing=LabLost("the third", ()))
+        await _settled()
+        works.finish(1, failing=LabLost("the second", ()))
+        await _settled()
+        assert not running.done()
+        works.finish(0)
+        with pytest.raises(LabLost, match="the second"):
+            await asyncio.wait_for(running, LIMIT_S)
+        assert works.done == [0]
+        assert works.came == [(0, 1), (0, 2), (1, 1)]
+        assert works.cancelled == {3}
+
+    asyncio.run(scene())
+
+
+def test_a_cancelled_run_cancels_its_labs() -> None:
+    async def scene() -> None:
+        works = _Works(2)
+        running = asyncio.create_task(works.run(2))
+        await _settled()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(running, LIMIT_S)
+        assert works.cancelled == {0, 1}
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "cpus", "memory_mib", "expected"),
+    [
+        ("tcg", 2, 16384, 1),
+        ("tcg", 8, 16384, 4),
+        ("tcg", 8, 5000, 2),
+        ("tcg", 1, 1000, 1),
+        ("kvm", 8, 16384, 1),
+    ],
+)
+def test_there_are_as_many_labs_as_there_is_room_for(
+    history: object,
+    monkeypatch: pytest.MonkeyPatch,
+    accelerator: str,
+    cpus: int,
+    memory_mib: int,
+    expected: int,
+) -> None:
+    monkeypatch.setattr(machine, "accelerator", lambda: accelerator)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cpus)))
+    monkeypatch.setattr("bench_lib.host.setup.memory_mib", lambda name: memory_mib)
+    assert parallel.jobs(Settings.from_environment()) == expected
+
+
+def test_more_or_fewer_labs_may_be_asked_for(
+    history: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KICKBENCH_JOBS", "3")
+    assert parallel.jobs(Settings.from_environment()) == 3
+
+
+@pytest.mark.parametrize(
+    ("count", "labs", "expected"),
+    [(24, 1, [24]), (24, 3, [8, 8, 8]), (9, 4, [4, 5]), (3, 4, [3])],
+)
+def test_cases_are_shared_in_order_and_no_lab_is_booted_for_few(
+    count: int, labs: int, expected: list[int]
+) -> None:
+    of_one_shape = Case(ScenarioName.IDLE, RequestName.STOP)
+    cases = [dataclasses.replace(of_one_shape, scenario=each) for each in _cycle(count)]
+    parts = trials.shares(cases, labs)
+    assert [len(part) for part in parts] == expected
+    assert [each for part in parts for each in part] == cases
+
+
+def _cycle(count: int) -> list[ScenarioName]:
+    names = itertools.cycle(ScenarioName)
+    return [next(names) for _ in range(count)]
