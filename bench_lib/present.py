@@ -380,9 +380,9 @@ def download(console: Console, what: str) -> Iterator[Callable[[int, int], None]
     :return: to be called with the bytes that are there and those in all.
     """
     if not console.is_terminal:
-        console.print(f"{what} ...", highlight=False)
+        console.print(f"{what} ...", markup=False, highlight=False, soft_wrap=True)
     bar = Progress(
-        TextColumn(what),
+        TextColumn(what, markup=False),
         BarColumn(),
         DownloadColumn(),
         TimeRemainingColumn(),

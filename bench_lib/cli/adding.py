@@ -34,7 +34,7 @@ def of_paths(cache: Store, paths: Sequence[Path]) -> Bootable:
         case files if all(path.is_file() and not _is_image(path) for path in files):
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
             source = f"{files[0].name}{more}"
-            with _watched(f"unpacking {source}") as on_bytes:
+            with _watched(f"unpacking {present.count(len(files), 'archive')}") as on_bytes:
                 return cache.add_archives(files, source, on_bytes)
     raise UsageError(
         "A kernel is a built tree, or an image with the folder of its modules, or packages or "
@@ -52,7 +52,7 @@ def of_this_host(cache: Store) -> list[Bootable]:
     added = []
     for each in found:
         try:
-            with _watched(f"copying {each.vmlinuz}") as on_bytes:
+            with _watched(f"copying {each.vmlinuz.name}") as on_bytes:
                 added.append(cache.add_image(each.vmlinuz, each.modules, on_bytes))
         except KernelUnusable as error:
             unusable.append(error)
@@ -84,7 +84,7 @@ def _of_folder(cache: Store, folder: Path) -> Bootable:
             return cache.add_tree(folder)
     found, unusable = installed.find(folder)
     if len(found) == 1:
-        with _watched(f"copying {found[0].vmlinuz}") as on_bytes:
+        with _watched(f"copying {found[0].vmlinuz.name}") as on_bytes:
             return cache.add_image(found[0].vmlinuz, found[0].modules, on_bytes)
     if found:
         names = ", ".join(str(each.vmlinuz) for each in found)
@@ -116,5 +116,5 @@ def _of_image(cache: Store, vmlinuz: Path, *folders: Path) -> Bootable:
             f"{vmlinuz} is kernel {release}, and {where} has no lib/modules/{release} or "
             f"usr/lib/modules/{release}; name the folder of its modules after it."
         )
-    with _watched(f"copying {vmlinuz}") as on_bytes:
+    with _watched(f"copying {vmlinuz.name}") as on_bytes:
         return cache.add_image(vmlinuz, modules, on_bytes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,24 +14,44 @@ from tests import make
 from tests.host.conftest import Command
 
 
-@pytest.mark.parametrize("room_kib", [64, 1024])
+def _image(kernel: Path) -> tuple[Path, str]:
+    vmlinuz = kernel / "boot" / "vmlinuz"
+    return vmlinuz, "copying vmlinuz"
+
+
+def _package(kernel: Path) -> tuple[Path, str]:
+    return make.package(kernel), "unpacking 1 archive"
+
+
+def _rpm(kernel: Path) -> tuple[Path, str]:
+    return make.rpm(kernel, "kernel"), "unpacking 1 archive"
+
+
+# With the least room, a Debian package does not even fit in as it is.
+@pytest.mark.parametrize("room_kib", [8, 64, 1024])
+@pytest.mark.parametrize("made", [_image, _package, _rpm])
 def test_a_full_disk_leaves_nothing_half_filled(
-    kickbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room_kib: int
+    kickbench: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    made: Callable[[Path], tuple[Path, str]],
+    room_kib: int,
 ) -> None:
     kernel = tmp_path / "kernel"
-    vmlinuz = make.vmlinuz(kernel / "boot" / "vmlinuz")
+    make.vmlinuz(kernel / "boot" / "vmlinuz")
     modules = make.modules(kernel / "lib" / "modules" / make.RELEASE)
-    (modules / "kernel.ko").write_bytes(bytes(2 << 20))
+    (modules / "kernel.ko").write_bytes(random.Random(1).randbytes(2 << 20))
+    file, what = made(kernel)
     cache = tmp_path / "cache"
     cache.mkdir()
     monkeypatch.setenv("KICKBENCH_CACHE", str(cache))
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room_kib}k", "tmpfs", cache], check=True)
     try:
-        done = kickbench("kernels", "add", str(vmlinuz))
+        done = kickbench("kernels", "add", str(file))
         assert done.returncode == errors.FetchFailed.exit_status
         assert "No space left" in done.stderr
         progress, sentence = done.stderr.splitlines()
-        assert progress == f"copying {vmlinuz} ..."
+        assert progress == f"{what} ..."
         assert sentence.startswith("kickbench: ")
         assert not list((cache / "kernels").iterdir())
     finally:
