@@ -21,11 +21,8 @@ NEEDED = {
 }
 """Modules that a kernel needs to run trials in the lab, and for what."""
 
-OFTEN_BUILT_IN = frozenset({"virtio_pci", "virtio_console"})
-"""Those of them that are taken for built in where no list tells. Debian's kernels have them built
-in since 6.12, and Debian 14 has the list in another package than the modules."""
-
 BUILT_IN = "modules.builtin"
+"""The list of what a kernel has built in. Debian 14 has it in another package than the modules."""
 
 
 def assemble(folder: Path, source: str, files: Sequence[Path]) -> Kernel:
@@ -100,13 +97,14 @@ def _check_modules(folder: Path, release: str, files: Sequence[Path]) -> None:
     names = {_name(path.name) for path in folder.rglob("*.ko*")}
     if (folder / BUILT_IN).exists():
         names |= {_name(Path(line).name) for line in (folder / BUILT_IN).read_text().split()}
-    else:
-        names |= OFTEN_BUILT_IN
     if missing := [name for name in NEEDED if name not in names]:
         reasons = ", ".join(f"{name} ({NEEDED[name]})" for name in missing)
         lack = Lack.SOME_MODULES if "kvm" in names else Lack.MODULES
+        unlisted = (
+            "" if (folder / BUILT_IN).exists() else f" Nor has it {BUILT_IN}, which lists more."
+        )
         raise KernelUnusable(
-            f"Kernel {release} cannot run trials in the lab: it has no {reasons}."
+            f"Kernel {release} cannot run trials in the lab: it has no {reasons}.{unlisted}"
             f"{hint(files, lack, release)}"
         )
 

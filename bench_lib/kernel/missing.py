@@ -25,9 +25,8 @@ class Lack(Enum):
 _PARTS_WITH = {
     Lack.IMAGE: ("linux-image-", "linux-binary-"),
     Lack.MODULES: ("linux-modules-",),
-    Lack.SOME_MODULES: ("linux-modules-",),
 }
-"""How packages of Debian are named that have what is missing."""
+"""How packages of Debian are named that have what is missing; else any part may."""
 
 
 def hint(files: Sequence[Path], lack: Lack, release: str) -> str:

@@ -167,6 +167,26 @@ def test_a_package_that_only_depends_on_others_names_them(cache: Store, tmp_path
         cache.add_archives([file], "a package")
 
 
+def test_the_list_of_what_is_built_in_may_be_missing(cache: Store, tmp_path: Path) -> None:
+    """As it is in Debian 14 without linux-base-RELEASE."""
+    image = make.package(
+        root(tmp_path / "image", modules=""),
+        name=f"linux-binary-{RELEASE}",
+        depends=f"linux-base-{RELEASE} (= 1)",
+    )
+    modules = make.modules(
+        tmp_path / "modules/usr/lib/modules" / RELEASE, set(NEEDED) - {"virtio_console"}
+    )
+    (modules / "modules.builtin").unlink()
+    files = [image, make.package(tmp_path / "modules", name=f"linux-modules-{RELEASE}")]
+    with pytest.raises(
+        KernelUnusable,
+        match=rf"no virtio_console .* Nor has it modules\.builtin.* Pass linux-base-{RELEASE} as",
+    ):
+        cache.add_archives(files, "packages")
+    assert not kept(cache)
+
+
 def _fedora(tmp_path: Path) -> list[Path]:
     core, modules = tmp_path / "core", tmp_path / "modules"
     make.vmlinuz(core / "lib/modules" / FEDORA / "vmlinuz", FEDORA_BANNER)
