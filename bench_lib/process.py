@@ -418,14 +418,15 @@ def run_tool(argv: Sequence[str], *, stdin: str = "", deadline: Deadline | None 
     :raise ToolFailed: it exited with an error, whose text is in the message, or did not exit.
     :raise ProgramMissing: there is no such program.
     """
-    return run_tools([argv], stdin=stdin, deadline=deadline)[0]
+    return run_tools([argv], stdin=[stdin], deadline=deadline)[0]
 
 
 def run_tools(
-    commands: Sequence[Sequence[str]], *, stdin: str = "", deadline: Deadline | None = None
+    commands: Sequence[Sequence[str]], *, stdin: Sequence[str], deadline: Deadline | None = None
 ) -> list[str]:
-    """Run several such commands side by side, with the same input; what each printed.
+    """Run several such commands side by side; what each printed.
 
+    :param stdin: of each; no more than a pipe holds, which is 64 KiB.
     :raise ToolFailed: one exited with an error, or did not exit; all have ended then.
     :raise ProgramMissing: there is no such program.
     """
@@ -434,16 +435,21 @@ def run_tools(
     pipe = subprocess.PIPE
     with ExitStack() as stack:
         started = []
-        for argv in commands:
+        for argv, text in zip(commands, stdin, strict=True):
             popen = _spawn(argv, argv[0], None, stdin=pipe, stdout=pipe, stderr=pipe)
             stack.callback(Child(popen).end)  # never waits without a limit
+            # At once, so that none waits for the one before it. It fits into the pipe.
+            assert popen.stdin is not None
+            with suppress(BrokenPipeError), popen.stdin as theirs:
+                theirs.write(text.encode())
+            popen.stdin = None
             started.append(popen)
         printed = []
         failures = []
         for argv, popen in zip(commands, started, strict=True):
             name = f"`{' '.join(argv)}`"
             try:
-                output, errors = popen.communicate(stdin.encode(), timeout=limit.remaining_s)
+                output, errors = popen.communicate(timeout=limit.remaining_s)
             except subprocess.TimeoutExpired:
                 failures.append(f"{name} did not end within {limit_s:.0f} s.")
                 continue

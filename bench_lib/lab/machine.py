@@ -224,7 +224,10 @@ class Lab:
         :raise LabLost: as in run(); or a signal ended it, such as the one that the kernel sends
             where memory is short.
         """
-        status = await self.run([sys.executable, *arguments], env, CHECKOUT, on_output)
+        # -S leaves out `site`, which imports what packages ask for in .pth files.
+        paths = [path for path in sys.path if Path(path).is_dir()]
+        env = {**env, "PYTHONPATH": os.pathsep.join(paths)}
+        status = await self.run([sys.executable, "-S", *arguments], env, CHECKOUT, on_output)
         if status < 0:
             what = "kickbench gave no result in the lab"
             self._failure = await self._console.lost(what, EOFError(f"it {ended(status)}"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench_lib.errors import NamespacesUnavailable, ToolFailed
 from bench_lib.ownership import Run
-from bench_lib.process import in_network_namespace, run_tool
+from bench_lib.process import in_network_namespace, run_tool, run_tools
 
 INTERFACE = "veth0"
 """The interface at either end."""
@@ -66,8 +66,7 @@ def joined(run: Run, seq: int) -> Iterator[Link]:
     names = run.name(seq, "source"), run.name(seq, "destination")
     addresses = "192.0.2.1", "192.0.2.2"
     with ExitStack() as stack:
-        for name in names:
-            stack.callback(delete, name)
+        stack.callback(delete, *names)
         try:
             run_tool(
                 ["ip", "-batch", "-"],
@@ -75,12 +74,14 @@ def joined(run: Run, seq: int) -> Iterator[Link]:
                 + f"link add {INTERFACE} netns {names[0]} type veth "
                 + f"peer name {INTERFACE} netns {names[1]}\n",
             )
-            for name, address in zip(names, addresses, strict=True):
-                run_tool(
-                    ["ip", "-netns", name, "-batch", "-"],
-                    stdin=f"address add {address}/30 dev {INTERFACE}\n"
-                    f"link set {INTERFACE} up\nlink set lo up\n",
-                )
+            run_tools(
+                [["ip", "-netns", name, "-batch", "-"] for name in names],
+                stdin=[
+                    f"address add {address}/30 dev {INTERFACE}\n"
+                    f"link set {INTERFACE} up\nlink set lo up\n"
+                    for address in addresses
+                ],
+            )
         except ToolFailed as error:
             raise NamespacesUnavailable(
                 f"Network namespaces joined by a veth cannot be made here: {error} "
@@ -94,11 +95,16 @@ def joined(run: Run, seq: int) -> Iterator[Link]:
         yield Link(End(names[0], fds[0], addresses[0]), End(names[1], fds[1], addresses[1]))
 
 
-def delete(name: str) -> None:
-    """Delete a namespace with all that is in it, if there is one of that name."""
-    if (NAMESPACES / name).exists():
+def delete(*names: str) -> None:
+    """Delete namespaces with all that is in them, those that there are."""
+    there = [name for name in names if (NAMESPACES / name).exists()]
+    if there:
         with suppress(ToolFailed):
-            run_tool(["ip", "netns", "delete", name])
+            # Force: the next as well if one cannot be deleted.
+            run_tool(
+                ["ip", "-force", "-batch", "-"],
+                stdin="".join(f"netns delete {name}\n" for name in there),
+            )
 
 
 def existing() -> list[str]:

@@ -103,7 +103,7 @@ DEGRADATIONS = (
 def _tc(ends: Sequence[End], commands: Sequence[str]) -> None:
     run_tools(
         [["tc", "-netns", end.namespace, "-batch", "-"] for end in ends],
-        stdin="\n".join(commands) + "\n",
+        stdin=["\n".join(commands) + "\n" for _ in ends],
     )
 
 

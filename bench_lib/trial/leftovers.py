@@ -62,8 +62,7 @@ def end(runtime: Path) -> Leftovers:
     with ownership.registry(runtime):
         found = _find(runtime)
         killed = _kill([pid for pid, _ in found.processes], runtime)
-        for name in found.namespaces:
-            link.delete(name)
+        link.delete(*found.namespaces)
         for folder in found.folders:
             shutil.rmtree(folder, ignore_errors=True)
         remaining = _find(runtime)

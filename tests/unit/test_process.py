@@ -297,6 +297,6 @@ def test_of_tools_side_by_side_all_have_ended_when_one_has_failed(tmp_path: Path
     late = f"while [ ! -e {tmp_path}/go ]; do :; done; touch {done}"
     first = f"touch {tmp_path}/go; echo no >&2; exit 3"
     with pytest.raises(ToolFailed, match=r"failed \(3\): no"):
-        process.run_tools([["sh", "-c", first], ["sh", "-c", late]])
+        process.run_tools([["sh", "-c", first], ["sh", "-c", late]], stdin=["", ""])
     assert done.exists()
-    assert process.run_tools([["cat"], ["tr", "a", "b"]], stdin="a") == ["a", "b"]
+    assert process.run_tools([["cat"], ["tr", "a", "b"]], stdin=["a", "ca"]) == ["a", "cb"]
