@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import tempfile
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +21,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from bench_lib.errors import FetchFailed, ProgramMissing
-from bench_lib.kernel import archive
+from bench_lib.kernel import archive, vmlinux
 
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
@@ -48,11 +49,16 @@ class Label(StrEnum):
     UNKNOWN = "unknown"
 
 
-def label(modules: Path) -> Label:
-    """The label of a build. :param modules: its folder lib/modules/RELEASE."""
+def label(modules: Path, vmlinuz: Path | None = None) -> Label:
+    """The label of a build.
+
+    :param modules: its folder lib/modules/RELEASE.
+    :param vmlinuz: its image, which has KVM where no module is KVM; None if that is not looked at.
+    """
     # There is one architecture's, the build's own.
-    path = next(modules.glob("kernel/arch/*/kvm/kvm.ko*"), None)
-    return _label(lambda: _section(_unpacked(path)), split=True) if path else Label.UNKNOWN
+    if path := next(modules.glob("kernel/arch/*/kvm/kvm.ko*"), None):
+        return _label(lambda: _section(_unpacked(path)), split=True)
+    return _label(lambda: _types_of(vmlinuz), split=False) if vmlinuz else Label.UNKNOWN
 
 
 def booted_label(shown: Path = SHOWN) -> Label:
@@ -75,6 +81,14 @@ def _label(read: Callable[[], bytes], *, split: bool) -> Label:
 
 def _unpacked(path: Path) -> bytes:
     return path.read_bytes() if path.suffix == ".ko" else archive.decompressed(path)
+
+
+def _types_of(vmlinuz: Path) -> bytes:
+    """The types of an image, which holds the kernel compressed."""
+    with tempfile.TemporaryDirectory() as folder:
+        kernel = Path(folder, "vmlinux")
+        vmlinux.extract(vmlinuz, kernel)
+        return _section(kernel.read_bytes())
 
 
 def _section(module: bytes) -> bytes:

@@ -56,7 +56,7 @@ class Bootable:
     @property
     def label(self) -> btf.Label:
         """Whether KVM's slow page fault is interruptible, by its types alone."""
-        return btf.label(self.modules)
+        return btf.label(self.modules, self.vmlinuz)
 
     @property
     def size_bytes(self) -> int:

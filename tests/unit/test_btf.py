@@ -1,10 +1,12 @@
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from bench_lib.kernel import btf
 from bench_lib.kernel.btf import Label
+from tests import make
 
 INT, FUNC, FUNC_PROTO = 1, 12, 13
 
@@ -34,6 +36,35 @@ def test_a_kernel_with_kvm_built_in(
 ) -> None:
     (tmp_path / "vmlinux").write_bytes(types_of(function, parameters))
     assert btf.booted_label(tmp_path) is label
+
+
+@pytest.mark.parametrize("parameters, label", [(7, Label.NO), (8, Label.YES)])
+@pytest.mark.parametrize("packed", [["gzip", "-c"], ["xz", "--check=crc32", "-c"], ["zstd", "-qc"]])
+def test_an_image_with_kvm_built_in(
+    tmp_path: Path, parameters: int, label: Label, packed: list[str]
+) -> None:
+    (tmp_path / "types").write_bytes(types_of("__gfn_to_pfn_memslot", parameters))
+    (tmp_path / "empty.c").touch()
+    for command in (
+        ["gcc", "-c", "empty.c", "-o", "empty.o"],
+        ["objcopy", "--add-section", ".BTF=types", "empty.o", "vmlinux"],
+    ):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    payload = subprocess.run(
+        packed, input=(tmp_path / "vmlinux").read_bytes(), stdout=subprocess.PIPE, check=True
+    ).stdout
+    if packed[0] != "gzip":  # which has the size at its own end
+        payload += struct.pack("<I", (tmp_path / "vmlinux").stat().st_size)
+    image = bytearray(make.vmlinuz(tmp_path / "vmlinuz").read_bytes())
+    # One sector of setup code after the first, and then the payload after whatever is there.
+    image[0x1F1] = 1
+    struct.pack_into("<II", image, 0x248, len(image) - 2 * 512, len(payload))
+    (tmp_path / "vmlinuz").write_bytes(image + payload)
+    assert btf.label(tmp_path / "modules", tmp_path / "vmlinuz") is label
+
+
+def test_an_image_without_a_kernel_is_unknown(tmp_path: Path) -> None:
+    assert btf.label(tmp_path, make.vmlinuz(tmp_path / "vmlinuz")) is Label.UNKNOWN
 
 
 @pytest.mark.parametrize("text", [b"", b"no types", types_of("x", 1)[:40]])
