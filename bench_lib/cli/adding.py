@@ -80,7 +80,7 @@ def _is_image(path: Path) -> bool:
 def _of_folder(cache: Store, folder: Path) -> Bootable:
     """A kernel tree that was built, or a folder laid out as the root of a system."""
     if built_image(folder).is_file():
-        with interrupt.raised():
+        with _watched(f"installing modules of {folder.name}"):
             return cache.add_tree(folder)
     found, unusable = installed.find(folder)
     if len(found) == 1:

@@ -180,6 +180,9 @@ class Store:
         def install(into: Path) -> None:
             _copy_image(built, into)
             _run(["make", "-C", str(tree), "modules_install", f"INSTALL_MOD_PATH={into}"])
+            for link in (into / layout.MODULES).glob("*/*"):
+                if link.is_symlink():  # `build` and `source`, which lead back to the tree
+                    link.unlink()
 
         return self._add(install, str(tree))
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from bench_lib import ownership
+from bench_lib import ownership, present
 from bench_lib.cli import adding, main
 from bench_lib.errors import (
     ArchiveUnsafe,
@@ -357,6 +359,19 @@ def test_an_archive_that_is_cut_short_is_not_kept(
     assert not kept(cache)
 
 
+def test_a_signal_while_something_is_unpacked_leaves_nothing(
+    cache: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def download(console: object, what: str) -> Iterator[Callable[[int, int], None]]:
+        yield lambda read, total: signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(present, "download", download)
+    done = add(make.rpm(root(tmp_path / "root"), "kernel"))
+    assert done.exit_code == 128 + signal.SIGTERM
+    assert not kept(cache)
+
+
 def test_what_a_killed_process_has_left_goes_with_the_next(cache: Store, tmp_path: Path) -> None:
     with cache.new_folder() as alive:
         left = shutil.copytree(root(tmp_path / "root"), cache.folder / ".new-left")
@@ -406,6 +421,21 @@ def test_an_image_and_the_folder_of_its_modules(cache: Store, tmp_path: Path) ->
     done = add(vmlinuz, make.modules(tmp_path / "elsewhere" / OTHER))
     assert done.exit_code == KernelUnusable.exit_status
     assert f"has no lib/modules/{RELEASE}" in done.output
+
+
+def test_a_kernel_tree_that_was_built(cache: Store, tmp_path: Path) -> None:
+    tree = tmp_path / "linux"
+    make.vmlinuz(tree / "arch/x86/boot/bzImage")
+    modules = make.modules(tmp_path / "made" / RELEASE)
+    to = f"$(INSTALL_MOD_PATH)/lib/modules/{RELEASE}"
+    (tree / "Makefile").write_text(
+        f"modules_install:\n\tmkdir -p {to}\n\tcp -r {modules}/. {to}\n\tln -s {tree} {to}/build\n"
+    )
+    done = add(tree)
+    assert done.exit_code == 0, done.output
+    (added,) = cache.all()
+    assert (added.modules / "kvm.ko").is_file()
+    assert not (added.modules / "build").is_symlink()
 
 
 def test_a_folder_that_is_no_kernel_tree_is_told_what_is_missing(
