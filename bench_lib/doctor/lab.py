@@ -8,6 +8,7 @@ from bench_lib import architecture
 from bench_lib.doctor.row import Row, Status
 from bench_lib.errors import HostError, KernelError, LabUnavailable, ProgramMissing, ToolFailed
 from bench_lib.host import device, packages, setup, shell
+from bench_lib.kernel import archive
 from bench_lib.kernel.store import Store
 from bench_lib.lab import initramfs, machine
 from bench_lib.process import run_tool
@@ -62,16 +63,17 @@ def libvirt() -> Row:
 
 
 def programs() -> Row:
-    """What makes an initramfs of a kernel's modules."""
-    try:
-        initramfs.busybox()
-    except ProgramMissing as error:
-        mend = packages.install("busybox")
-        return Row(PROGRAMS, Status.MISSING, str(error), "no lab boots", mend)
+    """What unpacks kernels, and makes an initramfs of their modules."""
+    for program, check in (("busybox", initramfs.busybox), ("bsdtar", archive.library)):
+        try:
+            check()
+        except ProgramMissing as error:
+            mend = packages.install(program)
+            return Row(PROGRAMS, Status.MISSING, str(error), "no lab boots", mend)
     if shutil.which("depmod") is None:
         found = "depmod is not installed"
         return Row(PROGRAMS, Status.MISSING, found, "no lab boots", packages.install("modprobe"))
-    return Row(PROGRAMS, Status.FINE, "busybox and depmod")
+    return Row(PROGRAMS, Status.FINE, "busybox, libarchive and depmod")
 
 
 def memory(settings: Settings) -> Row:

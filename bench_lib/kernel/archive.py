@@ -171,20 +171,20 @@ def _contents(file: Path, name: str, folder: Path) -> Iterator[Path]:
 @contextmanager
 def _reading(file: Path, formats: Sequence[str]) -> Iterator[Any]:
     """The members of an archive, as libarchive-c's ArchiveRead."""
-    library = _libarchive()
-    pointer = library.ffi.read_new()
+    loaded = library()
+    pointer = loaded.ffi.read_new()
     try:
         for name in _FILTERS:
-            library.ffi.get_read_filter_function(name)(pointer)
+            loaded.ffi.get_read_filter_function(name)(pointer)
         for name in formats:
-            library.ffi.get_read_format_function(name)(pointer)
-        library.ffi.read_open_filename_w(pointer, str(file), _BLOCK_BYTES)
-        yield library.read.ArchiveRead(pointer)
+            loaded.ffi.get_read_format_function(name)(pointer)
+        loaded.ffi.read_open_filename_w(pointer, str(file), _BLOCK_BYTES)
+        yield loaded.read.ArchiveRead(pointer)
     finally:
-        library.ffi.read_free(pointer)
+        loaded.ffi.read_free(pointer)
 
 
-def _libarchive() -> Any:
+def library() -> Any:
     """libarchive-c, which is loaded when it is needed: it looks for the library as it is imported.
 
     :raise ProgramMissing: the library is not there.
@@ -207,10 +207,10 @@ def _explained(file: Path, kind: str = ".deb, .rpm, tar or cpio archive") -> Ite
     :param kind: what it should be.
     :raise FetchFailed: what it is.
     """
-    library = _libarchive()
+    loaded = library()
     try:
         yield
-    except (library.ArchiveError, _Damaged) as error:
+    except (loaded.ArchiveError, _Damaged) as error:
         raise FetchFailed(
             f"{file} cannot be unpacked: {error.args[0]}. It has to be a whole {kind}."
         ) from None

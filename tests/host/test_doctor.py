@@ -111,9 +111,10 @@ def test_a_host_before_the_set_up(kickbench: Command, tmp_path: Path) -> None:
 
 
 def test_an_ordinary_user_is_told_what_takes_root(clean_host: Path, tmp_path: Path) -> None:
-    # The interpreter may be where an ordinary user cannot start it, so it becomes one later.
+    # The interpreter may be where an ordinary user cannot start it, so it becomes one later, and
+    # imports before what would be imported then.
     code = (
-        "import os; from bench_lib.cli import main; os.setgroups([]); os.setgid(65534);"
+        "import libarchive, os; from bench_lib.cli import main; os.setgroups([]); os.setgid(65534);"
         "os.setuid(65534); main(['doctor', '--json'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
