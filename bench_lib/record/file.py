@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -50,7 +51,10 @@ class Damage:
         return f"{self.path}, line {self.line}: {self.why}."
 
 
-_decoder = msgspec.json.Decoder(Record)
+@cache
+def _decoder() -> msgspec.json.Decoder[Record]:
+    """Made when it is first needed, which in the lab it is not: there records are only written."""
+    return msgspec.json.Decoder(Record)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def _decode(line: bytes) -> Record | _No:
             return _No(why, newer=True)
         if number < schema1.SCHEMA:
             return _No(f"not a record: there is no schema {number}")
-        record = schema1.decode(line) if number == schema1.SCHEMA else _decoder.decode(line)
+        record = schema1.decode(line) if number == schema1.SCHEMA else _decoder().decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return _No(f"not a whole record ({error})")
     if (flaw := _no_trial(record)) is not None:
