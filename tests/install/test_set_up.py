@@ -62,13 +62,13 @@ def _run(
     [
         (
             FEDORA,
-            "these packages are missing: run `dnf install busybox gdb git-core iproute iproute-tc "
-            "kmod qemu-system-x86-core systemd-udev util-linux` as root",
+            "these packages are missing: run `dnf install bsdtar busybox gdb git-core iproute "
+            "iproute-tc kmod qemu-system-x86-core util-linux` as root",
         ),
         (
             ARCH,
-            "these programs are missing, and their packages are not known here: busybox gdb git ip "
-            "modprobe qemu-system-x86_64 setpriv ss tc udevadm",
+            "these programs are missing, and their packages are not known here: bsdtar busybox gdb "
+            "git ip modprobe qemu-system-x86_64 setpriv ss tc",
         ),
     ],
 )
@@ -83,7 +83,7 @@ def test_without_apt_it_names_what_to_install(
 
 
 def test_without_apt_programs_that_are_there_are_not_named(programs: Path) -> None:
-    for name in ("ip", "tc", "ss", "gdb", "setpriv", "modprobe", "udevadm", "busybox", "git"):
+    for name in ("ip", "tc", "ss", "gdb", "setpriv", "modprobe", "busybox", "bsdtar", "git"):
         (programs / name).write_text("")
         (programs / name).chmod(0o755)
     done = _run([CHECKOUT / "tools" / "set-up", "--programs"], programs, FEDORA)

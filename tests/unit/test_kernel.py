@@ -107,6 +107,13 @@ def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
         Ledger(path)
 
 
+def test_a_ledger_makes_its_folder(tmp_path: Path) -> None:
+    """The user's own, of those who have no checkout and no history yet."""
+    path = tmp_path / "share" / "kickbench" / "kernels.json"
+    Ledger(path).add(describe(booted()))
+    assert Ledger(path).find(booted()) is not None
+
+
 def test_a_ledger_that_cannot_be_written_stays_as_it_was(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "folder" / "kernels.json")
     (tmp_path / "folder").touch()
