@@ -34,6 +34,7 @@ class Trials:
     :ivar machine: QEMU's name for the machine that guests are. :ivar cpu: the same for their CPU.
     :ivar huge_page_mib: the size of the huge pages that a guest's memory may be made of.
     :ivar kernel_image: where a kernel tree that has been built has the image that QEMU boots.
+    :ivar debian: Debian's name for the architecture.
     """
 
     qemu: str
@@ -41,6 +42,7 @@ class Trials:
     cpu: str
     huge_page_mib: int
     kernel_image: str
+    debian: str
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ X86_64 = Architecture(
         cpu="qemu64,-pni",
         huge_page_mib=2,
         kernel_image="arch/x86/boot/bzImage",
+        debian="amd64",
     ),
 )
 

@@ -76,6 +76,8 @@ class Settings:
     """KICKBENCH_RECORDS: the record file."""
     cache: Path
     """KICKBENCH_CACHE: folder for kernels that were fetched."""
+    expired: frozenset[str]
+    """KICKBENCH_EXPIRED: Debian's suites that are used although their Release file has expired."""
     runtime: Path
     """KICKBENCH_RUNTIME: folder for what lives as long as a run; on a tmpfs by default."""
     qemu: str
@@ -138,6 +140,7 @@ class Settings:
             ledger=history / "kernels.json",
             records=path("KICKBENCH_RECORDS", history / ".asv" / "records.jsonl"),
             cache=path("KICKBENCH_CACHE", _xdg(environ, "XDG_CACHE_HOME", ".cache")),
+            expired=frozenset(environ.get("KICKBENCH_EXPIRED", "").replace(",", " ").split()),
             runtime=path("KICKBENCH_RUNTIME", Path("/run/kickbench")),
             qemu=str(Path(qemu).absolute()) if "/" in qemu else qemu,
             trials=_positive("KICKBENCH_TRIALS", environ.get("KICKBENCH_TRIALS", "8")),

@@ -156,7 +156,7 @@ def sample(arguments: argparse.Namespace) -> list[list[Record]]:
     """The boots of the kernel, without what was lost or hung."""
     settings = Settings.from_environment()
     records, _ = record.read(arguments.records or settings.records)
-    kernel = known(arguments.kernel, records)
+    kernel = known(settings, arguments.kernel, records)
     boots: dict[str, list[Record]] = {}
     for made in records:
         if made.kernel == kernel and made.outcome is Outcome.RETURNED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from bench_lib.errors import LedgerError
 from bench_lib.host import identity
 from bench_lib.kernel.ledger import Build, Ledger, describe
 from bench_lib.kernel.names import meant
+from bench_lib.kernel.suites import Suites
+from bench_lib.settings import Settings
 
 
 class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
@@ -49,6 +51,11 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
         """What asv asks for most, once for each result."""
         return {build.id: build for build in self._builds}
 
+    @cached_property
+    def _suites(self) -> Mapping[str, str]:
+        """What names of Debian's suites mean."""
+        return Suites.of(Settings.from_environment()).meanings()
+
     def build(self, name: str | None) -> Build:
         """The build that is called so; the booted one for the branch, HEAD and None.
 
@@ -61,7 +68,7 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
         assert name is not None
         if name in self._by_id:
             return self._by_id[name]
-        found = meant(name, self._builds)
+        found = meant(name, self._builds, self._suites)
         if not found:
             raise NoSuchNameError(name)
         if "/" in name:

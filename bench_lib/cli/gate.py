@@ -27,6 +27,7 @@ from bench_lib.errors import (
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.names import BOOTED, meant
 from bench_lib.kernel.store import Bootable, Store
+from bench_lib.kernel.suites import Suites
 from bench_lib.lab import settling
 from bench_lib.lab.machine import Facts
 from bench_lib.record import Kernel, Record, RequestName
@@ -146,7 +147,7 @@ def gate(
             )
 
         if most_boots is None:
-            kernels = [known(name, records) for name in (base, candidate)]
+            kernels = [known(settings, name, records) for name in (base, candidate)]
             _say_releases((base, candidate), kernels)
             found = judge(records, kernels, terms)
         else:
@@ -202,13 +203,13 @@ def _check_limits(held: Container[str], given: Sequence[str]) -> None:
             )
 
 
-def known(name: str, records: Sequence[Record]) -> Kernel:
+def known(settings: Settings, name: str, records: Sequence[Record]) -> Kernel:
     """The kernel of the records that a user calls `name`.
 
     :raise CannotCompare: there is none, or more than one.
     """
     kernels = list(dict.fromkeys(each.kernel for each in records))
-    fitting = meant(name, map(describe, kernels))
+    fitting = meant(name, map(describe, kernels), Suites.of(settings).meanings())
     if not fitting:
         there = ", ".join(sorted({each.release for each in kernels})) or "none yet"
         raise CannotCompare(
@@ -227,14 +228,15 @@ def known(name: str, records: Sequence[Record]) -> Kernel:
 def _to_boot(settings: Settings, name: str, records: Sequence[Record]) -> Bootable:
     """The build that `name` means: of the recorded kernels, or else of those that are fetched.
 
-    So a name means the same with and without more boots, and apt is asked only where neither has
-    such a kernel, or for the very package of one that is not here.
+    So a name means the same with and without more boots, and Debian's suites are looked into only
+    where neither has such a kernel, or for the very packages of one that is not here.
     """
     cache = Store.of(settings)
     recorded = [describe(kernel) for kernel in dict.fromkeys(each.kernel for each in records)]
     fetched = sorted((each.build for each in cache.all()), key=lambda build: build.date)
+    suites = Suites.of(settings).meanings()
     for builds in (recorded, fetched):
-        if found := meant(name, builds):
+        if found := meant(name, builds, suites):
             return cache.find_build(found[-1]) or bootable(settings, found[-1].release)
     return bootable(settings, name)
 

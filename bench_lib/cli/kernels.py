@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -11,12 +12,19 @@ from rich.console import Console
 
 from bench_lib import interrupt, ownership, present, record
 from bench_lib.cli import adding
-from bench_lib.errors import FetchFailed, KernelAmbiguous, ProgramMissing
+from bench_lib.errors import (
+    FetchFailed,
+    HostError,
+    KernelAmbiguous,
+    KernelError,
+    ToolFailed,
+)
 from bench_lib.host import identity
 from bench_lib.kernel import debian
 from bench_lib.kernel.ledger import Build, Ledger, version_key
 from bench_lib.kernel.names import meant, unknown
 from bench_lib.kernel.store import Bootable, Store
+from bench_lib.kernel.suites import Suites
 from bench_lib.settings import Settings
 
 
@@ -29,31 +37,58 @@ def bootable(settings: Settings, name: str) -> Bootable:
     """
     cache = Store.of(settings)
     fetched = sorted((each.build for each in cache.all()), key=lambda build: build.date)
-    here = meant(name, fetched)
-    # Only apt knows which release of a stream of Debian's is the newest.
+    suites = Suites.of(settings)
+    here = meant(name, fetched, suites.meanings())
+    # Only Debian's suites know which of their kernels is the newest.
     if not here or name.startswith("debian/"):
         try:
-            offers = debian.offers()
-        except (FetchFailed, ProgramMissing):
-            if not here:
+            _refresh(suites)
+        except (KernelError, HostError, ToolFailed):
+            if not here and not suites.all:
                 raise
-            offers = []
-        if offered := meant(name, offers):
-            release = offered[-1].release
-            return cache.find(release) or _fetch(cache, release)
+        if suites.problem and not here and not suites.all:
+            raise FetchFailed(suites.problem)
+        if suites.problem:
+            click.echo(f"kickbench: {suites.problem}", err=True)
+        offers = debian.offers(suites)
+        if offered := meant(name, offers, suites.meanings()):
+            try:
+                return debian.find(cache, offered[-1]) or _fetch(cache, suites, offered[-1])
+            except FetchFailed as error:
+                if not here or not suites.problem:
+                    raise
+                click.echo(f"kickbench: {error} {here[-1].release} is used.", err=True)
         if not here:
-            raise unknown(name, [*fetched, *offers], "in the cache or at apt")
+            # It may be in what is left out.
+            for remark in suites.remarks():
+                if remark != suites.problem:
+                    click.echo(f"kickbench: {remark}", err=True)
+            raise unknown(name, [*fetched, *offers], "in the cache or in Debian's suites")
     found = cache.find_build(here[-1])
     assert found is not None
     return found
 
 
-def _fetch(cache: Store, release: str) -> Bootable:
+def _refresh(suites: Suites, *, always: bool = False) -> None:
+    """Read the lists of Debian's suites if they are old."""
+    if suites.stale or always:
+        with (
+            interrupt.raised(),
+            present.download(
+                Console(stderr=True), "reading the lists of Debian's kernels"
+            ) as on_bytes,
+        ):
+            suites.refresh(lambda there: on_bytes(there, 0))
+
+
+def _fetch(cache: Store, suites: Suites, offer: debian.Offer) -> Bootable:
     with (
         interrupt.raised(),  # so that apt and what it has fetched are gone, whatever ends us
-        present.download(Console(stderr=True), f"fetching {release}") as on_bytes,
+        present.download(
+            Console(stderr=True), f"fetching {offer.release} of {offer.suite}"
+        ) as on_bytes,
     ):
-        return debian.fetch(cache, release, on_bytes)
+        return debian.fetch(cache, suites, offer, on_bytes)
 
 
 @click.group()
@@ -61,29 +96,51 @@ def kernels() -> None:
     """Kernel builds: which there are, and getting them.
 
     NAME is a release (6.1.0-41-amd64), its tag (v6.1.0-41-amd64), the first digits of a build's id,
-    or the newest of a stream (debian/6.1), here and wherever a command takes a kernel.
+    the newest of a stream (debian/6.1, debian/6.1-rt) or of all (debian/newest), or the kernel that
+    a suite of Debian's installs (debian/trixie), here and wherever a command takes a kernel.
     """
 
 
 @kernels.command("list")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-def list_command(as_json: bool) -> None:
-    """List the builds that are known: measured, fetched, or offered by apt.
+@click.option("--all", "every", is_flag=True, help="Older kernels of Debian's suites as well.")
+@click.option("--refresh", is_flag=True, help="Look at Debian's mirror even if that was just done.")
+def list_command(as_json: bool, every: bool, refresh: bool) -> None:
+    """List the builds that are known: measured, fetched, or the newest of each stream of Debian's.
+
+    Suites are looked for where this host's own apt gets Debian from. Their lists are kept in the
+    cache, and read again after six hours.
 
     `interruptible` is read from the types in kvm.ko: what the build says of itself. What it does,
     trials tell.
     """
     settings = Settings.from_environment()
-    rows = _rows(settings)
+    suites = Suites.of(settings)
+    try:
+        _refresh(suites, always=refresh)
+        failure = ""
+    except (KernelError, HostError, ToolFailed) as error:
+        failure = str(error)
+    offers = debian.offers(suites)
+    newest = {each.stream: each for each in offers}
+    rows = _rows(settings, offers if every else list(newest.values()))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
     else:
         present.kernels(present.stdout(), rows)
         total = present.size(sum(row.size_bytes for row in rows))
         click.echo(f"The cache takes {total} in {Store.of(settings).folder}.")
+    remarks = suites.remarks() or ([failure] if failure else [])
+    if suites.age():
+        remarks.append(
+            f"Debian's lists were read {suites.age()}. They have {len(offers)} kernels; "
+            "`kickbench kernels list --all` shows all."
+        )
+    for remark in remarks:
+        click.echo(f"kickbench: {remark}", err=True)
 
 
-def _rows(settings: Settings) -> list[present.KernelRow]:
+def _rows(settings: Settings, offers: Sequence[debian.Offer]) -> list[present.KernelRow]:
     measured = {each.kernel for each in record.read(settings.records)[0]}
     fetched = {each.build.kernel: each for each in Store.of(settings).all()}
     builds: dict[object, Build] = {
@@ -105,21 +162,18 @@ def _rows(settings: Settings) -> list[present.KernelRow]:
         for kernel, build in builds.items()
     ]
     known = {row.release for row in rows}
-    try:
-        offered = [each for each in debian.offers() if each.release not in known]
-    except (FetchFailed, ProgramMissing):
-        offered = []
     rows += [
         present.KernelRow(
             release=each.release,
             date="",
             stream=each.stream,
-            source="apt",
+            source=each.suite,
             fetched=False,
             booted=False,
             measured=False,
         )
-        for each in offered
+        for each in offers
+        if each.release not in known
     ]
     return sorted(rows, key=lambda row: version_key(row.release))
 
@@ -127,7 +181,7 @@ def _rows(settings: Settings) -> list[present.KernelRow]:
 @kernels.command("fetch")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 def fetch_command(names: tuple[str, ...]) -> None:
-    """Download kernels with apt, which checks their signatures, and unpack them into the cache.
+    """Download Debian's kernels with apt, which checks signatures, and unpack them into the cache.
 
     Nothing is installed.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from bench_lib.errors import UnknownKernel
@@ -16,6 +16,8 @@ BOOTED = "booted"
 
 SHORTEST_ID = 4
 """Digits of an id that name a build, as in git."""
+
+_NEWEST = re.compile(r"debian/newest(?P<flavour>-[a-z]+)?")
 
 _ID = re.compile(f"[0-9a-f]{{{SHORTEST_ID},40}}")
 
@@ -38,13 +40,18 @@ class Named(Protocol):
 Candidate = TypeVar("Candidate", bound=Named)
 
 
-def meant(name: str, candidates: Iterable[Candidate]) -> list[Candidate]:
+def meant(
+    name: str, candidates: Iterable[Candidate], suites: Mapping[str, str] | None = None
+) -> list[Candidate]:
     """The kernels that `name` means: none, one, or all builds of one release.
 
     A name is `booted`; a release, with or without `v` or `linux-image-` before it; a release's tag
-    with the first digits of a build's id (v6.1.0+0123abcd); the first digits of an id, or all; or a
-    stream (debian/6.1), which means its newest release.
+    with the first digits of a build's id (v6.1.0+0123abcd); the first digits of an id, or all; a
+    stream (debian/6.1, debian/6.1-rt), which means its newest release; `debian/newest`, which means
+    the newest of all streams; or a suite (debian/trixie, debian/trixie-rt), which means the kernel
+    that it installs.
 
+    :param suites: the releases that suites mean; see `kernel.suites`.
     :return: in the order of `candidates`.
     """
     known = list(candidates)
@@ -52,7 +59,9 @@ def meant(name: str, candidates: Iterable[Candidate]) -> list[Candidate]:
         booted = describe(identity.booted()).id
         return [each for each in known if each.id == booted]
     if "/" in name:
-        stream = [each for each in known if each.stream == name]
+        if suites and name in suites:
+            return [each for each in known if each.release == suites[name]]
+        stream = [each for each in known if _is_of(each, name)]
         newest = max((each.release for each in stream), key=version_key, default=None)
         return [each for each in stream if each.release == newest]
     release = name.removeprefix("linux-image-").removeprefix("v")
@@ -66,17 +75,28 @@ def meant(name: str, candidates: Iterable[Candidate]) -> list[Candidate]:
     return []
 
 
+def _is_of(kernel: Named, stream: str) -> bool:
+    if match := _NEWEST.fullmatch(stream):
+        return re.fullmatch(rf"debian/[\d.]+{match['flavour'] or ''}", kernel.stream) is not None
+    return kernel.stream == stream
+
+
 def unknown(name: str, candidates: Sequence[Named], where: str) -> UnknownKernel:
     """The error for a name that means none of the candidates; it names the nearest.
 
     :param where: the candidates are.
     """
     if "/" in name:
-        streams = sorted({each.stream for each in candidates})
+        streams = sorted({each.stream for each in candidates}, key=version_key)
         return UnknownKernel(
-            f"There is no kernel of {name} {where}; there is {', '.join(streams) or 'none'}. "
-            "If apt's list is old, run `apt-get update`."
+            f"There is no kernel of {name} {where}; there is {', '.join(streams) or 'none'}."
         )
+    alike = {
+        each.id: each for each in candidates if _ID.fullmatch(name) and each.id.startswith(name)
+    }
+    if len(alike) > 1:
+        builds = ", ".join(f"{each.id[:12]} ({each.release})" for each in alike.values())
+        return UnknownKernel(f"{name} begins the ids of several builds: {builds}; add digits.")
     releases = sorted({each.release for each in candidates}, key=version_key)
     near = difflib.get_close_matches(name.removeprefix("v"), releases, n=3, cutoff=0.3)
     nearest = f" The nearest known: {', '.join(near)}." if near else ""

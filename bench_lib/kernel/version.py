@@ -12,6 +12,8 @@ from bench_lib.record import Kernel
 _DEBIAN_DATE = re.compile(r"Debian .*\((\d{4}-\d{2}-\d{2})\)")
 _BUILD_DATE = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d) ([A-Z]+) (\d{4})$")
 _EPOCH = re.compile(r"@(\d+)$")
+# Before the architecture: 6.1.0-41-rt-amd64.
+_FLAVOUR = re.compile(r"(-[a-z]+)-[a-z][a-z0-9]*$")
 _SERIES = re.compile(r"\d+\.\d+")
 
 
@@ -33,6 +35,17 @@ def build_date(version: str) -> datetime | None:
 
 def stream(kernel: Kernel) -> str:
     """The series that a build is one of: `debian/6.1`, or `other/6.18` where nobody is named."""
-    match = _SERIES.match(kernel.release)
-    series = match[0] if match else kernel.release
-    return f"{'debian' if 'Debian' in kernel.version else 'other'}/{series}"
+    if "Debian" in kernel.version:
+        return debian_stream(kernel.release)
+    return f"other/{_series(kernel.release)}"
+
+
+def debian_stream(release: str) -> str:
+    """The series of a Debian kernel; flavours but the plain one have their own: `debian/6.1-rt`."""
+    flavour = _FLAVOUR.search(release)
+    return f"debian/{_series(release)}{flavour[1] if flavour else ''}"
+
+
+def _series(release: str) -> str:
+    match = _SERIES.match(release)
+    return match[0] if match else release

@@ -27,7 +27,6 @@ CACHE = Settings.from_environment().cache
 @pytest.fixture(scope="session", autouse=True)
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The newest of either side of the flag."""
-    subprocess.run(["apt-get", "update", "-qq"], check=False)
     done = subprocess.run(
         [KICKBENCH, "kernels", "fetch", "debian/6.1", "debian/6.12"],
         capture_output=True,

@@ -1,6 +1,5 @@
 """Kernels from an archive that goes wrong: apt itself, and an archive of the test's own."""
 
-import hashlib
 import shutil
 import signal
 import subprocess
@@ -18,9 +17,11 @@ import pytest
 
 from bench_lib import deadline
 from bench_lib.errors import FetchFailed, KernelUnusable
-from bench_lib.kernel import debian
+from bench_lib.kernel import apt, debian
 from bench_lib.kernel.store import Store
-from tests import make
+from bench_lib.kernel.suites import Suites
+from tests import archive as made
+from tests.archive import Archive, Host
 
 pytestmark = pytest.mark.skipif(shutil.which("apt-get") is None, reason="needs apt")
 
@@ -28,34 +29,24 @@ RELEASE = "6.1.0-99-amd64"
 
 
 @pytest.fixture
-def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An archive that apt believes in, with one package; its folder."""
-    folder = tmp_path / "archive"
-    package = make.package(folder / "kernel", RELEASE)
-    data = package.read_bytes()
-    (folder / "Packages").write_text(
-        f"Package: linux-image-{RELEASE}\nVersion: 1\nArchitecture: amd64\n"
-        f"Maintainer: nobody\nDescription: no kernel\nFilename: ./{package.name}\n"
-        f"Size: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n"
-    )
-    apt = tmp_path / "apt"
-    for name in ("lists/partial", "cache/archives/partial", "parts"):
-        (apt / name).mkdir(parents=True)
-    (apt / "status").touch()
-    (apt / "sources.list").write_text(f"deb [trusted=yes] file:{folder} ./\n")
-    (apt / "apt.conf").write_text(
-        f'Dir::Etc::sourcelist "{apt}/sources.list";\nDir::Etc::sourceparts "{apt}/parts";\n'
-        f'Dir::State::lists "{apt}/lists";\nDir::State::status "{apt}/status";\n'
-        f'Dir::Cache "{apt}/cache";\nAPT::Sandbox::User "";\nAPT::Architecture "amd64";\n'
-    )
-    monkeypatch.setenv("APT_CONFIG", str(apt / "apt.conf"))
-    subprocess.run(["apt-get", "update", "-qq"], check=True, capture_output=True)
-    return folder
+def package(archive: Archive, host: Host, tmp_path: Path) -> Path:
+    """The one package in the archive, which holds nothing; as the archive has it."""
+    file = made.package(tmp_path, f"linux-image-{RELEASE}", "1")
+    archive.suite("stable", "trixie", [file])
+    return archive.folder / "debian" / "pool" / file.name
+
+
+@pytest.fixture
+def suites(package: Path, tmp_path: Path) -> Suites:
+    """The suites, as they were read from the archive."""
+    found = Suites(tmp_path / "cache" / "suites")
+    found.refresh(lambda _: None)
+    return found
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cache")
+    return Store(tmp_path / "cache" / "kernels")
 
 
 class _Mirror(ThreadingHTTPServer):
@@ -91,63 +82,64 @@ class _Mirror(ThreadingHTTPServer):
 
 
 @pytest.fixture(params=[None, 0.1], ids=["silent", "trickling"])
-def mirror(archive: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[_Mirror]:
+def mirror(
+    archive: Archive, package: Path, host: Host, request: pytest.FixtureRequest
+) -> Iterator[_Mirror]:
     """The same archive on a mirror that stalls in the middle of a package."""
-    with _Mirror(archive, request.param) as server:
+    with _Mirror(archive.folder, request.param) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
         try:
-            source = f"deb [trusted=yes] http://127.0.0.1:{server.server_port}/ ./\n"
-            (tmp_path / "apt" / "sources.list").write_text(source)
-            with (tmp_path / "apt" / "apt.conf").open("a") as conf:
-                conf.write('Acquire::http::Proxy::127.0.0.1 "DIRECT";\n')
-            subprocess.run(["apt-get", "update", "-qq"], check=True, capture_output=True)
+            host.gets_debian_from(f"http://127.0.0.1:{server.server_port}")
             yield server
         finally:
             server.shutdown()
             serving.join()
 
 
-def _fetch(cache: Store) -> None:
-    debian.fetch(cache, RELEASE, lambda done, total: None)
+def _fetch(cache: Store, suites: Suites) -> None:
+    (offer,) = debian.offers(suites)
+    debian.fetch(cache, suites, offer, lambda done, total: None)
 
 
-def test_what_apt_offers_is_looked_up(archive: Path) -> None:
-    assert debian.releases() == [RELEASE]
-
-
-def test_a_package_that_vanished_from_the_archive(archive: Path, cache: Store) -> None:
-    (archive / "kernel.deb").unlink()
-    with pytest.raises(FetchFailed, match=r"could not be downloaded.*apt-get update"):
-        _fetch(cache)
+def test_a_package_that_vanished_from_the_archive(
+    package: Path, suites: Suites, cache: Store
+) -> None:
+    package.unlink()
+    with pytest.raises(FetchFailed, match=r"of trixie could not be downloaded.*list --refresh"):
+        _fetch(cache, suites)
     assert not list(cache.folder.iterdir())
 
 
-def test_a_download_that_is_broken(archive: Path, cache: Store) -> None:
-    package = archive / "kernel.deb"
+def test_a_download_that_is_broken(package: Path, suites: Suites, cache: Store) -> None:
     data = bytearray(package.read_bytes())
     data[-1] ^= 1
     package.write_bytes(data)
     with pytest.raises(FetchFailed, match="Hash Sum mismatch"):
-        _fetch(cache)
+        _fetch(cache, suites)
     assert not list(cache.folder.iterdir())
 
 
 def test_a_mirror_that_stalls(
-    mirror: _Mirror, cache: Store, monkeypatch: pytest.MonkeyPatch
+    mirror: _Mirror, suites: Suites, cache: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """apt's own limit is on silence alone, and it tries again four times."""
-    monkeypatch.setattr(debian, "STALL_S", 1)
+    monkeypatch.setattr(apt, "STALL_S", 1)
     with pytest.raises(
         FetchFailed, match=r"could not be downloaded: less than 128 KiB came in 1 s"
     ):
-        _fetch(cache)
+        _fetch(cache, suites)
     assert not list(cache.folder.iterdir())
     assert mirror.let_go.wait(30), "something of apt is left"
 
 
 def test_a_download_that_is_ended_by_a_signal(
-    mirror: _Mirror, history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mirror: _Mirror,
+    suites: Suites,
+    cache: Store,
+    history: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KICKBENCH_CACHE", str(tmp_path / "cache"))
     kickbench = Path(sys.executable).parent / "kickbench"
@@ -158,7 +150,7 @@ def test_a_download_that_is_ended_by_a_signal(
     assert run.returncode == 128 + signal.SIGTERM
     assert b"Interrupted by SIGTERM" in said
     assert b"Traceback" not in said
-    assert not list((tmp_path / "cache" / "kernels").iterdir())
+    assert not list(cache.folder.iterdir())
     assert mirror.let_go.wait(30), "something of apt is left"
 
 
@@ -167,28 +159,30 @@ def test_a_slow_download_goes_on_for_as_long_as_something_comes(
 ) -> None:
     now_s = 0.0
     monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic_ns=lambda: int(now_s * 1e9)))
-    progress = debian.Progress()
+    progress = apt.Progress()
     there = 0
     for _ in range(1000):
-        now_s += debian.STALL_S - 1
-        there += debian.LEAST_BYTES
+        now_s += apt.STALL_S - 1
+        there += apt.LEAST_BYTES
         assert not progress.stalled(there)
     # A connection that broke is begun anew.
-    now_s += debian.STALL_S - 1
+    now_s += apt.STALL_S - 1
     assert not progress.stalled(0)
-    now_s += debian.STALL_S - 1
+    now_s += apt.STALL_S - 1
     assert not progress.stalled(1)
     now_s += 2
     assert progress.stalled(2)
 
 
-def test_a_package_without_a_kernel(archive: Path, cache: Store) -> None:
+def test_a_package_without_a_kernel(suites: Suites, cache: Store) -> None:
     with pytest.raises(KernelUnusable, match="has no kernel in it"):
-        _fetch(cache)
+        _fetch(cache, suites)
     assert not list(cache.folder.iterdir())
 
 
-def test_a_cache_that_cannot_be_made(archive: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_made(suites: Suites, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FetchFailed, match="cannot be written"):
-        _fetch(Store(tmp_path / "file" / "cache"))
+        _fetch(Store(tmp_path / "file" / "cache"), suites)
+    with pytest.raises(FetchFailed, match="cannot be written"):
+        Suites(tmp_path / "file" / "cache").refresh(lambda _: None)

@@ -30,6 +30,8 @@ def test_the_date_of_a_build_is_read_from_its_version(version: str, date: str | 
 
 def test_streams_are_told_apart() -> None:
     assert stream(Kernel("6.1.0-41-amd64", DEBIAN)) == "debian/6.1"
+    assert stream(Kernel("6.12.95+deb13-rt-amd64", DEBIAN)) == "debian/6.12-rt"
+    assert stream(Kernel("6.1.0-41-cloud-amd64", DEBIAN)) == "debian/6.1-cloud"
     assert stream(Kernel("6.18.44-custom", "#1 SMP")) == "other/6.18"
 
 

@@ -72,6 +72,16 @@ def test_modules_are_in_one_place_wherever_the_package_has_them(tmp_path: Path, 
     assert added.modules == added.folder / "lib" / "modules" / make.RELEASE
 
 
+def test_an_image_may_be_beside_its_modules_in_another_package(tmp_path: Path) -> None:
+    image, modules = tmp_path / "image", tmp_path / "modules"
+    make.vmlinuz(image / "usr" / "lib" / "modules" / make.RELEASE / "vmlinuz")
+    make.modules(modules / "usr" / "lib" / "modules" / make.RELEASE)
+    files = [make.package(image), make.package(modules)]
+    added = Store(tmp_path / "cache").add_archives(files, "two packages")
+    assert added.vmlinuz.is_file()
+    assert (added.modules / "modules.dep").is_file()
+
+
 def test_a_package_may_lack_lists_of_its_modules(tmp_path: Path) -> None:
     root = tmp_path / "root"
     make.vmlinuz(root / "boot" / f"vmlinuz-{make.RELEASE}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,19 +15,28 @@ from bench_lib.host import identity
 from bench_lib.kernel import debian
 from bench_lib.kernel.ledger import Build, Ledger, describe
 from bench_lib.kernel.names import meant, unknown
+from bench_lib.kernel.packages import PackagedKernel
 from bench_lib.kernel.store import Bootable, Store
+from bench_lib.kernel.suites import Suite, Suites
 from bench_lib.record import Kernel
 from bench_lib.settings import Settings
 
-OLD, NEW, OTHER = (
+OLD, NEW, OTHER, RT = (
     describe(Kernel(release, f"#1 SMP Debian {number}-1 (2026-01-0{number})"))
     for number, release in enumerate(
-        ["6.1.0-9-amd64", "6.1.0-10-amd64", "6.12.94+deb12-amd64"], start=1
+        [
+            "6.1.0-9-amd64",
+            "6.1.0-10-amd64",
+            "6.12.94+deb12-amd64",
+            "6.12.95+deb13-rt-amd64",
+        ],
+        start=1,
     )
 )
 REBUILT = describe(Kernel(NEW.release, "#1 SMP Debian 9-1 (2026-01-09)"))
 BOOTED = describe(identity.booted())
-ALL = [OLD, NEW, REBUILT, OTHER, BOOTED]
+ALL = [OLD, NEW, REBUILT, OTHER, RT, BOOTED]
+SUITES = {"debian/bookworm": OLD.release, "debian/trixie-rt": RT.release, "debian/sid": "7.2.13"}
 
 
 @pytest.mark.parametrize(
@@ -43,20 +53,41 @@ ALL = [OLD, NEW, REBUILT, OTHER, BOOTED]
         (OLD.id, [OLD]),
         (OLD.id[:3], []),
         ("booted", [BOOTED]),
+        ("debian/6.12-rt", [RT]),
+        ("debian/6.1-rt", []),
+        ("debian/newest", [OTHER]),
+        ("debian/newest-rt", [RT]),
+        ("debian/bookworm", [OLD]),
+        ("debian/trixie-rt", [RT]),
+        ("debian/trixie", []),
+        ("debian/sid", []),
         ("debian/5.10", []),
         ("6.1.0", []),
         ("", []),
     ],
 )
 def test_a_name_means_the_same_everywhere(name: str, found: Sequence[Build]) -> None:
-    assert meant(name, ALL) == found
+    assert meant(name, ALL, SUITES) == found
 
 
 def test_a_name_that_is_nearly_right_is_told_the_nearest() -> None:
     text = str(unknown("v6.1.0-9-amd46", ALL, "at apt"))
     assert text.startswith("There is no kernel 'v6.1.0-9-amd46' at apt. The nearest known: 6.1.0-9")
     text = str(unknown("debian/5.10", ALL, "at apt"))
-    assert "no kernel of debian/5.10 at apt; there is debian/6.1, debian/6.12" in text
+    assert (
+        "no kernel of debian/5.10 at apt; there is debian/6.1, debian/6.12, debian/6.12-rt" in text
+    )
+
+
+def test_digits_that_begin_several_ids_are_no_name() -> None:
+    one, other = SimpleNamespace(**vars(OLD), id="0123" * 10), SimpleNamespace(id="01239" * 8)
+    both = [one, SimpleNamespace(**{**vars(NEW), **vars(other)})]
+    assert meant("0123", both) == []
+    text = str(unknown("0123", both, "here"))
+    assert text == (
+        f"0123 begins the ids of several builds: 012301230123 ({OLD.release}), "
+        f"012390123901 ({NEW.release}); add digits."
+    )
 
 
 def test_of_two_builds_of_a_release_asv_means_the_one_with_the_tag(tmp_path: Path) -> None:
@@ -74,43 +105,70 @@ Have = Callable[[Sequence[Build], Sequence[str] | None], Settings]
 
 @pytest.fixture
 def have(history: Path, monkeypatch: pytest.MonkeyPatch) -> Have:
-    """A cache of builds, and an apt with releases; None for none that can be asked."""
+    """A cache of builds, and suites with releases; None for a mirror that cannot be reached."""
 
-    def fetch(store: Store, release: str, _: object) -> Bootable:
-        return Bootable(describe(Kernel(release, "#1 fetched")), "apt", store.folder)
+    def fetch(store: Store, suites: Suites, offer: debian.Offer, _: object) -> Bootable:
+        if suites.problem:
+            raise FetchFailed("There is no network.")
+        return Bootable(describe(Kernel(offer.release, "#1 fetched")), offer.suite, store.folder)
 
     def prepare(builds: Sequence[Build], offered: Sequence[str] | None) -> Settings:
-        def releases() -> list[str]:
+        def refresh(_: Suites, on_bytes: object) -> None:
             if offered is None:
-                raise FetchFailed("apt does not say.")
-            return list(offered)
+                raise FetchFailed("There is no mirror.")
 
         there = [Bootable(build, "here", Path("/nowhere")) for build in builds]
+        kernels = tuple(PackagedKernel(each, "1", ()) for each in offered or ())
+        suites = [Suite("trixie", ("trixie",), kernels=kernels)] if kernels else []
+        monkeypatch.setenv("KICKBENCH_CACHE", str(history / "cache"))
         monkeypatch.setattr(Store, "all", lambda _: there)
-        monkeypatch.setattr(debian, "releases", releases)
+        monkeypatch.setattr(Suites, "all", suites)
+        monkeypatch.setattr(Suites, "refresh", refresh)
         monkeypatch.setattr(debian, "fetch", fetch)
         return Settings.from_environment()
 
     return prepare
 
 
-def test_what_is_fetched_is_booted_without_asking_apt(have: Have) -> None:
+def test_what_is_fetched_is_booted_without_asking_a_mirror(have: Have) -> None:
     settings = have([OLD, NEW], None)
     assert command.bootable(settings, f"v{OLD.release}").build == OLD
     assert command.bootable(settings, OLD.id[:8]).build == OLD
-    # Apt cannot be asked, so the newest here is the newest known.
+    # No mirror can be asked, so the newest here is the newest known.
     assert command.bootable(settings, "debian/6.1").build == NEW
 
 
-def test_a_stream_is_the_newest_that_apt_has(have: Have) -> None:
+def test_a_stream_is_the_newest_that_the_suites_have(have: Have) -> None:
     settings = have([OLD], [OLD.release, NEW.release])
     found = command.bootable(settings, "debian/6.1")
-    assert (found.build.release, found.source) == (NEW.release, "apt")
+    assert (found.build.release, found.source) == (NEW.release, "trixie")
     assert command.bootable(have([OLD], []), "debian/6.1").build == OLD
 
 
+def test_without_a_network_an_older_kernel_that_is_here_is_used(
+    have: Have, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = have([OLD], [OLD.release, NEW.release])
+    monkeypatch.setattr(Suites, "problem", "Debian's mirror could not be read.")
+    assert command.bootable(settings, "debian/6.1").build == OLD
+    assert f"There is no network. {OLD.release} is used." in capsys.readouterr().err
+    with pytest.raises(FetchFailed):
+        command.bootable(settings, NEW.release)
+
+
 def test_a_kernel_that_nobody_has(have: Have) -> None:
-    with pytest.raises(UnknownKernel, match="in the cache or at apt"):
+    with pytest.raises(UnknownKernel, match="in the cache or in Debian's suites"):
         command.bootable(have([OLD], [NEW.release]), "6.1.0-99-amd64")
-    with pytest.raises(FetchFailed, match="apt does not say"):
+    with pytest.raises(FetchFailed, match="There is no mirror"):
         command.bootable(have([OLD], None), "debian/6.12")
+
+
+def test_a_kernel_that_may_be_in_a_suite_that_is_left_out(
+    have: Have, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = have([], [OLD.release])
+    expired = Suite("sid", ("sid",), problem="its Release file has expired")
+    monkeypatch.setattr(Suites, "all", [expired])
+    with pytest.raises(UnknownKernel):
+        command.bootable(settings, "debian/7.2")
+    assert "sid: left out: its Release file has expired." in capsys.readouterr().err

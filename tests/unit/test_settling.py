@@ -15,9 +15,9 @@ from bench_lib import record
 from bench_lib.cli import gate as command
 from bench_lib.cli import main
 from bench_lib.guest import features
-from bench_lib.kernel import debian
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable, Store
+from bench_lib.kernel.suites import Suites
 from bench_lib.lab import campaign, machine, settling
 from bench_lib.lab.campaign import Campaign
 from bench_lib.record import Evidence, Host, Kernel, Outcome
@@ -152,15 +152,16 @@ def test_records_that_no_more_can_be_added_to_are_refused_before_any_boot(
 
 
 @pytest.fixture
-def no_apt(monkeypatch: pytest.MonkeyPatch) -> list[Bootable]:
-    """An apt that must not be asked; what is in the cache."""
+def no_mirror(history: Path, monkeypatch: pytest.MonkeyPatch) -> list[Bootable]:
+    """A mirror of Debian that must not be asked; what is in the cache."""
 
-    def asked() -> list[str]:
-        raise AssertionError("apt was asked")
+    def asked(*_: object) -> None:
+        raise AssertionError("the mirror was asked")
 
     there: list[Bootable] = []
+    monkeypatch.setenv("KICKBENCH_CACHE", str(history / "cache"))
     monkeypatch.setattr(Store, "all", lambda _: there)
-    monkeypatch.setattr(debian, "releases", asked)
+    monkeypatch.setattr(Suites, "refresh", asked)
     return there
 
 
@@ -170,12 +171,12 @@ def of_stream(*releases: str) -> list[Bootable]:
 
 
 def test_a_stream_means_the_newest_recorded_kernel_with_more_boots_too(
-    history: Path, monkeypatch: pytest.MonkeyPatch, no_apt: list[Bootable]
+    history: Path, monkeypatch: pytest.MonkeyPatch, no_mirror: list[Bootable]
 ) -> None:
-    """Though a newer one is in the cache, and apt may have a newer one still."""
+    """Though a newer one is in the cache, and Debian may have a newer one still."""
     lab = Lab(monkeypatch, hangs=False)
     old, new, other = of_stream("6.1.0-9-amd64", "6.1.0-10-amd64", "6.12.94+deb12-amd64")
-    no_apt += [old, new, other]
+    no_mirror += [old, new, other]
     settings = Settings.from_environment()
     settling.boot(settings, [old, other], 1, lambda _: None, lambda _: None)
     monkeypatch.setattr(settling, "check_as_now", lambda *_: None)
@@ -187,11 +188,11 @@ def test_a_stream_means_the_newest_recorded_kernel_with_more_boots_too(
 
 
 def test_a_stream_without_records_means_the_newest_that_is_fetched(
-    history: Path, monkeypatch: pytest.MonkeyPatch, no_apt: list[Bootable]
+    history: Path, monkeypatch: pytest.MonkeyPatch, no_mirror: list[Bootable]
 ) -> None:
     lab = Lab(monkeypatch, hangs=False)
     old, new, other = of_stream("6.1.0-9-amd64", "6.1.0-10-amd64", "6.12.94+deb12-amd64")
-    no_apt += [old, new, other]
+    no_mirror += [old, new, other]
     words = ["gate", "debian/6.1", "debian/6.12", "--boots-until-settled", "1"]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 2, done.output
