@@ -2,8 +2,8 @@ bin := .venv/bin
 # Trials need root, and so do the tests that make some.
 as_root := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env)
 
-bench: set-up  ## measure the booted kernel and two in the lab, and show the result
-	$(as_root) tools/bench
+bench: set-up  ## measure the booted kernel, two in the lab and those in KERNELS, and show the result
+	$(as_root) tools/bench $(KERNELS)
 
 test: lint  ## everything that CI checks
 	@tools/set-up --tests

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,10 @@ TOOL = Path(__file__).resolve().parents[2] / "tools" / "bench"
 PLAYER = """#!/bin/sh
 # Notes how it is called, and exits as the first of the answers says that fits and is not used up.
 echo "${0##*/} $*" >>"$PLAY/calls"
+case "${0##*/} $*" in
+"kickbench kernels list"*) cat "$PLAY/kernels" ;;
+"python -c"*) exec python3 "$@" ;;
+esac
 while IFS=: read -r call status; do
     case "${0##*/} $*" in *"$call"*)
         sed -i "0,\\\\|^$call:|{\\\\|^$call:|d}" "$PLAY/answers"
@@ -22,7 +28,7 @@ while IFS=: read -r call status; do
 done <"$PLAY/answers"
 """
 
-UNKNOWN, FAILED, NO_KVM = 43, 44, 21
+UNKNOWN, FAILED, UNUSABLE, NO_KVM, FULL = 43, 44, 45, 21, 31
 
 
 class Bench:
@@ -32,26 +38,30 @@ class Bench:
         self.folder = folder
         (folder / "tools").mkdir()
         shutil.copy(TOOL, folder / "tools")
-        for program in (".venv/bin/kickbench", ".venv/bin/asv", ".venv/bin/python", "bin/apt-get"):
-            path = folder / program
+        for program in ("kickbench", "asv", "python"):
+            path = folder / ".venv" / "bin" / program
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(PLAYER)
             path.chmod(0o755)
 
-    def run(self, *answers: tuple[str, int]) -> subprocess.CompletedProcess[str]:
-        """:param answers: in turn: part of a call, and its exit status; all others succeed."""
+    def run(
+        self, *answers: tuple[str, int], more: Sequence[str] = (), cached: Sequence[object] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the tool.
+
+        :param answers: in turn: part of a call, and its exit status; all others succeed.
+        :param more: kernels that are asked for. :param cached: what `kernels list` prints.
+        """
         lines = "".join(f"{call}:{status}\n" for call, status in answers)
         (self.folder / "answers").write_text(lines)
+        (self.folder / "kernels").write_text(json.dumps(cached))
         (self.folder / "calls").touch()
         return subprocess.run(
-            [self.folder / "tools" / "bench"],
+            [self.folder / "tools" / "bench", *more],
             capture_output=True,
             text=True,
             check=False,
-            env={
-                "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
-                "PLAY": str(self.folder),
-            },
+            env={"PATH": os.environ["PATH"], "PLAY": str(self.folder)},
         )
 
     def called(self, part: str) -> int:
@@ -65,44 +75,63 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_both_kernels_are_measured_and_no_list_is_read_for_it(bench: Bench) -> None:
+OLD = [("fetch debian/6.1", UNKNOWN), ("fetch debian/5.10", FAILED)]
+NEW = [("fetch debian/6.12", FAILED), ("fetch debian/newest", UNUSABLE)]
+
+
+def test_one_kernel_of_either_side_of_the_flag_is_measured(bench: Bench) -> None:
     done = bench.run()
     assert done.returncode == 0, done.stderr
-    assert bench.called("kernel-lab debian/6.1") == 2
-    assert bench.called("apt-get") == 0
+    assert bench.called("kickbench kernels fetch") == bench.called("kernel-lab") == 2
+    assert bench.called("kernel-lab debian/6.1") == 2  # of which one is 6.12
+    assert bench.called("kernel-lab debian/6.12") == 1
     assert bench.called("kickbench report") == 1
 
 
-def test_a_kernel_that_apt_does_not_have_is_left_out_with_a_sentence(bench: Bench) -> None:
-    done = bench.run(*[("fetch debian/6.1", UNKNOWN)] * 2)
+def test_the_next_kernel_of_that_side_is_taken_where_one_cannot_be_had(bench: Bench) -> None:
+    done = bench.run(OLD[0], NEW[0])
     assert done.returncode == 0, done.stderr
-    assert "bench: apt has no kernel of debian/6.1, so it is left out" in done.stdout
-    assert bench.called("apt-get update") == 1
+    assert "bench: debian/6.1 cannot be had" in done.stdout
+    assert bench.called("kernel-lab debian/5.10") == bench.called("kernel-lab debian/newest") == 1
+    assert bench.called("kernel-lab") == 2
+
+
+def test_a_side_of_which_nothing_can_be_had_is_left_out_with_a_sentence(bench: Bench) -> None:
+    done = bench.run(*OLD)
+    assert done.returncode == 0, done.stderr
+    assert "bench: no kernel without FOLL_INTERRUPTIBLE can be had" in done.stdout
     assert bench.called("kernel-lab") == bench.called("kernel-lab debian/6.12") == 1
     assert bench.called("kickbench report") == 1
 
 
-def test_a_machine_without_lists_of_packages_gets_them(bench: Bench) -> None:
-    done = bench.run(("fetch debian/6.1", UNKNOWN))
+def test_without_any_suite_what_is_in_the_cache_is_measured(bench: Bench) -> None:
+    cached = [
+        {"release": "5.14.0", "interruptible": "no"},
+        {"release": "6.0.12", "interruptible": "no"},
+        {"release": "6.17.5", "interruptible": "unknown"},
+        {"release": "6.18.1", "interruptible": "yes"},
+        {"release": "6.19.0", "interruptible": ""},
+    ]
+    done = bench.run(*OLD, *NEW, cached=cached)
     assert done.returncode == 0, done.stderr
-    assert "left out" not in done.stdout
-    assert bench.called("apt-get update") == 1
+    assert bench.called("kernel-lab v6.0.12") == bench.called("kernel-lab v6.18.1") == 1
     assert bench.called("kernel-lab") == 2
 
 
-def test_lists_that_could_not_be_read_leave_nothing_out(bench: Bench) -> None:
-    done = bench.run(*[("fetch debian/6.1", UNKNOWN)] * 2, ("apt-get update", 100))
-    assert done.returncode == UNKNOWN
-    assert "left out" not in done.stdout
-    assert bench.called("kernel-lab") == 0
+def test_kernels_that_are_asked_for_are_measured_as_well(bench: Bench) -> None:
+    done = bench.run(("fetch debian/nothing", UNKNOWN), more=["debian/nothing", "debian/newest"])
+    assert done.returncode == 0, done.stderr
+    assert "bench: debian/nothing cannot be had" in done.stdout
+    assert bench.called("kernel-lab debian/newest") == 1
+    assert bench.called("kernel-lab") == 3
 
 
 @pytest.mark.parametrize(
     "call", ["fetch debian/6.1", "asv run --record-samples --bench vm_stop\\. -E kernel-lab"]
 )
 def test_any_other_failure_is_one(bench: Bench, call: str) -> None:
-    done = bench.run((call, FAILED))
-    assert done.returncode == FAILED
+    done = bench.run((call, FULL))
+    assert done.returncode == FULL
     assert bench.called("kickbench report") == 0
 
 
@@ -113,7 +142,7 @@ def test_a_host_without_kvm_measures_in_the_lab(bench: Bench) -> None:
 
 
 def test_nothing_measured_is_no_success(bench: Bench) -> None:
-    done = bench.run(("asv run", NO_KVM), *[("fetch debian/6.1", UNKNOWN)] * 4)
+    done = bench.run(("asv run", NO_KVM), *OLD, *NEW)
     assert done.returncode == UNKNOWN
     assert "nothing was measured" in done.stdout
     assert bench.called("kickbench report") == 0
