@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 bin := .venv/bin
 # Trials need root, and so do the tests that make some.
 as_root := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What differs between CPU architectures: one row each, and nowhere else a word of it.
 
 Two kinds of facts are in a row. Some hold for any running VMM, and every row has them. Others hold

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """One monotonic deadline, passed down instead of timeouts, and the waits that respect it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The error tree. Each class is one thing that can go wrong, with an exit status of its own.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Has signals end what runs in order."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A pair of guests, the states of a postcopy migration between them, and who runs them."""
 
 from __future__ import annotations

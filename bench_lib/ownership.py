@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a run starts belongs to it: named after it, marked with it, findable after its death.
 
 A run has an id and a folder under the runtime folder, on which it holds a lock for as long as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Child processes that die with their parent, can be waited for, and are ended by pidfd."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """ptrace(2) and what it is called with; see linux/ptrace.h."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Everything that environment variables say, read in this one place."""
 
 from __future__ import annotations

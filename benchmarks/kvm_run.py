@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """KVM_RUN alone, without QEMU."""
 
 from bench_lib.asv_bridge import probe_suite

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Ctrl-C at QEMU's terminal."""
 
 from bench_lib.asv_bridge import suite

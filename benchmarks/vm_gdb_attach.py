@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """gdb on QEMU."""
 
 from bench_lib.asv_bridge import suite

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A break in QEMU's gdbstub."""
 
 from bench_lib.asv_bridge import suite

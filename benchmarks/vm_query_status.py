@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """QMP `query-status`: a control, the round trip of the monitor."""
 
 from bench_lib.asv_bridge import suite

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """SIGKILL to QEMU: the operator's last resort."""
 
 from bench_lib.asv_bridge import suite

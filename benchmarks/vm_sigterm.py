@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """SIGTERM to QEMU."""
 
 from bench_lib.asv_bridge import suite

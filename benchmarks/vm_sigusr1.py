@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """SIGUSR1, the bare kick of a vCPU."""
 
 from bench_lib.asv_bridge import suite

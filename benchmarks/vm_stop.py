@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """QMP `stop`."""
 
 from bench_lib.asv_bridge import suite

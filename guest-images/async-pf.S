@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * async-pf: the guest whose vCPUs KVM halts in an asynchronous page fault.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * gup: the guest whose vCPUs get stuck in get_user_pages(). Its variants define a symbol and
  * include this file:

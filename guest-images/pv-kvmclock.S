@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * pv-kvmclock: the guest whose vCPUs share a missing page with KVM's clock.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * pv-steal-time: the guest whose vCPUs share a missing page with KVM's account of stolen time.
  *

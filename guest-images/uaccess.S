@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * uaccess: the guest whose missing pages are faulted by a copy of the kernel's own.
  *

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A Debian archive of the tests' own, signed with their own key, and a host that uses it."""
 
 from __future__ import annotations

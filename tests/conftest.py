@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What all tests share: where they may run, and that they leave nothing behind."""
 
 from __future__ import annotations

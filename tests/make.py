@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Things that tests are about: records, and what looks like a kernel."""
 
 from __future__ import annotations

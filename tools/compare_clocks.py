@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Compares the suite's clock with a plain blocking client, on one and the same stuck guest.
 
     .venv/bin/python tools/compare_clocks.py [PAIRS]

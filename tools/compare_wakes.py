@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Compares the probe's clock with one in C: what Python adds to the time of a wake.
 
     .venv/bin/python tools/compare_wakes.py [ROUNDS [WAKES]]

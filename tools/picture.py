@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Takes the README's pictures of the page Kernels, from a published site.
 
     .venv/bin/python tools/picture.py SITE FOLDER [RELEASE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """How often the gate is wrong, and how much it sees: drawn from records, with changes planted.
 
     .venv/bin/python tools/power.py KERNEL [--records FILE] [--draws 1000] [--boots 5 8 12]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Publishes a history of many kernels that nobody has measured, and looks at it in a browser.
 
     .venv/bin/python tools/scale_site.py [KERNELS]

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /* The probe's wake, measured from C: what Python adds to it is the difference.
  *
  *     wake gup-write|healthy COUNT DEADLINE_S

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """asv's front door: loaded by it as a plugin (asv.conf.json), which makes these classes known.
 
 They use internal interfaces of asv, which is therefore pinned to one minor version.

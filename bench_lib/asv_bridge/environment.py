@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What asv's environments of kernels have in common."""
 
 from __future__ import annotations

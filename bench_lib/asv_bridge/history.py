@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Begin a history: the folder that asv works in, which many hosts may share through git."""
 
 from __future__ import annotations

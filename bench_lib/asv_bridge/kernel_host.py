@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """asv's environment `kernel-host`: this machine, under the kernel that it was booted with."""
 
 from __future__ import annotations

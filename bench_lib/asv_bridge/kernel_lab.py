@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """asv's environment `kernel-lab`: any kernel, booted in the lab."""
 
 from __future__ import annotations

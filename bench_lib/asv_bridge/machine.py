@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Registers this host with asv, which otherwise asks about it, or ends, before its first run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The probe as asv runs it: one run of it, two numbers of each case."""
 
 from __future__ import annotations

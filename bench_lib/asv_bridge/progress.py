@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Progress of a benchmark process, which asv runs with its output held back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """`asv publish`: a site that needs no network, whole or not at all.
 
 asv's own pages load their libraries from the web, so they are left out. In their place are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """asv's repository, whose commits are kernel builds: the ledger and the booted kernel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Which values of a benchmark's parameter asv measures, so that it keeps what it has of the others.
 
 asv keeps one result a benchmark, kernel and environment, with the values that its parameter had

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What every benchmark of a request has in common: one set of trials, several numbers of it."""
 
 from __future__ import annotations

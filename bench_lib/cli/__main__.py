@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The command line, where there is no installed command: `python -m bench_lib.cli`."""
 
 from bench_lib.cli import main

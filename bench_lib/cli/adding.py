@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What `kickbench kernels add` is given: packages, archives, a tree, an image with its modules."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """kickbench completion: what a shell completes commands, options and names with."""
 
 from __future__ import annotations

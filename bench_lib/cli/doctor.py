@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """kickbench doctor: what this host can measure, and what is missing for more."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """kickbench explain: what the threads of running guests wait for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """kickbench gate: may one kernel follow another?"""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """kickbench history: the folder that asv works in."""
 
 from __future__ import annotations

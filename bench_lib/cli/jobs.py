@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The option that says how many labs run at once."""
 
 from __future__ import annotations

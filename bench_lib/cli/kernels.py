@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """kickbench kernels: which builds there are, and getting them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """kickbench lab: commands under another kernel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Names that users give: what they stand for, and how a shell completes them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """kickbench probe: what this kernel does with a stuck vCPU, without QEMU."""
 
 from __future__ import annotations

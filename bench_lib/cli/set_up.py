@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """kickbench set-up: install the programs that trials and labs start."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """kickbench trial and matrix: measure, by hand."""
 
 from __future__ import annotations

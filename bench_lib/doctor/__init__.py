@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What this host can measure, and what is missing for more: one row a check.
 
 What can be tried is, in the way that trials go about it; the rest is what the kernel's files say.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Rows about what disturbs measurements on this host."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Rows about guests and what is asked of them, under the booted kernel."""
 
 from __future__ import annotations

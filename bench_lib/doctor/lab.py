@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Rows about the lab, which runs other kernels."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Rows about links: each way to cut one or to make one slow, tried on one that is made for that."""
 
 from __future__ import annotations

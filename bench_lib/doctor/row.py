@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """One check of the doctor's, and how it comes about."""
 
 from __future__ import annotations

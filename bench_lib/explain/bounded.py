@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Reads what the kernel shows of processes, in a process of its own that may be given up.
 
 Any file of another process in /proc may block for as long as a stuck thread of it holds a lock:

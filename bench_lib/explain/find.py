@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Finds virtual machine monitors: all of this host, or one by its process or its guest's name."""
 
 from __future__ import annotations

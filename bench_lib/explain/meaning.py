@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What it means that the threads of a VMM are where they are. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Explanations as people and programs read them."""
 
 from __future__ import annotations

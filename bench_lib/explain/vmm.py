@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A virtual machine monitor, and its threads as the kernel shows them."""
 
 from __future__ import annotations

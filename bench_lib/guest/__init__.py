@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A guest: its image, QEMU's command line and process, its monitors, its serial line."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Debuggers on a guest's QEMU: a real gdb, and ptrace(2) alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a QEMU can do, asked of itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What gdb says to programs: a small part of gdb/MI's output syntax, line by line.
 
 See "GDB/MI Output Syntax" in gdb's manual. Of a record, the results up to the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The debugger's side of QEMU's gdbstub, as far as a break needs it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Guest images: the manifest, and the parameters that an image is given at start."""
 
 from __future__ import annotations

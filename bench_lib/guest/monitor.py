@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The QMP monitor for all but the measured request, trusted only until its first failure."""
 
 from __future__ import annotations

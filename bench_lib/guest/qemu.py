@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A guest: QEMU's command line, its process, and the lines into it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The QMP connection for measured requests: as bare as an operator's shortest script.
 
 Everything else goes through qemu.qmp (see `monitor`). Its reply passes several turns of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a guest says on its serial line: a mark per pass, and damaged memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Whether /dev/kvm is there, may be used, and makes virtual machines and vCPUs."""
 
 from __future__ import annotations

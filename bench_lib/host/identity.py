@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Which kernel runs here, which start of it, and on which machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What trials may need of a machine: the words alone, for what is only described by them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Whether this machine meets a need of trials, what is lost where it does not, and what meets it.
 
 This is the only source of both answers that a user gets: preflight refuses a host by a need's

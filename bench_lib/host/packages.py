@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Which packages of this system hold a program; tools/packages, which tools/set-up reads too."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What of this machine bears on its results, as the kernel's own files tell it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Commands for a person's shell, to be pasted as they are; kickbench itself runs none of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """userfaultfd(2): a descriptor that reports faults, or why there is none; through ctypes."""
 
 from __future__ import annotations

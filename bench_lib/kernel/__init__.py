@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Kernels: the booted one, and the ledger of known builds."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """apt with lists and settings of its own. The host's configuration is read and never changed."""
 
 from __future__ import annotations

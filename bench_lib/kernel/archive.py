@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Archives of any format, read with libarchive: what a caller wants of them, and nothing else.
 
 Packages are archives too. A .deb is an ar archive around a tar archive; an .rpm is a cpio archive

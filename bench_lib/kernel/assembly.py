@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """One bootable kernel out of what was unpacked: checked for being whole, and laid out alike."""
 
 from __future__ import annotations

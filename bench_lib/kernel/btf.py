@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The static label: what kvm.ko's type information says of the flag, without booting anything.
 
 Shown beside what a kernel does, and never used to decide: behaviour decides.

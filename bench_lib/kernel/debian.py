@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Debian's kernels: which the suites offer, and getting one with apt, which checks signatures."""
 
 from __future__ import annotations

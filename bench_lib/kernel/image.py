@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a kernel image says of itself, read from the file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The kernels that are installed on this host: images in /boot or beside their modules."""
 
 from __future__ import annotations

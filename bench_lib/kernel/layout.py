@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Where packages and trees have the parts of a kernel, and where the cache keeps them.
 
 An image is boot/vmlinuz-RELEASE in Debian up to 13, in Ubuntu and from `make bindeb-pkg`; it is

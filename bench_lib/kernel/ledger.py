@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The ledger: the list of known kernel builds, kept in kernels.json."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The mirror that a host gets Debian from, as its own apt is configured."""
 
 from __future__ import annotations

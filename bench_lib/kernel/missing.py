@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Which package has what a kernel lacks: distributions split kernels, each in its own way."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What users call kernels: one meaning for every command, over the kernels that it can take."""
 
 from __future__ import annotations

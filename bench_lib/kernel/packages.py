@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Kernels in a suite's list of packages, each with all packages that it is made of."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Kernel builds that can be booted: unpacked into a cache, each whole or not there.
 
 A build is a folder with boot/vmlinuz-RELEASE and lib/modules/RELEASE, whatever the layout of what

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The suites of the host's Debian mirror, and the kernels in each.
 
 What the host has configured for apt says where its mirror is. The lists are kept in the cache, one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What the name of a kernel says about it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The kernel that an x86 image (bzImage) holds, compressed, behind a program that unpacks it.
 
 The setup header says where it is: Documentation/arch/x86/boot.rst, payload_offset.

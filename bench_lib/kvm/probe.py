@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What this kernel does with a vCPU that is stuck, by KVM and userfaultfd alone.
 
 A worker process runs the vCPU; from here it is seen stuck, signalled, and timed. The moment that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Memory whose pages nobody delivers, by userfaultfd(2)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A virtual machine of one vCPU, made with the ioctls of /dev/kvm; no QEMU.
 
 Numbers and layouts are those of linux/kvm.h, and of Documentation/virt/kvm/api.rst.

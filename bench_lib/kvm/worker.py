@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The process that a vCPU is stuck in: alone, so that it can be killed, and with one thread.
 
     python -m bench_lib.kvm.worker PROGRAM BACKING MODE [traced]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The first process of a lab: runs the commands that come in over a virtio port.
 
 init.sh turns into it, with this Python and nothing but the standard library. It imports as little

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Several kernels, several boots each, interleaved; goes on where it was interrupted."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# SPDX-License-Identifier: BSD-3-Clause
 # The first process of a lab, started by the kernel from an initramfs that initramfs.py makes.
 #
 # Loads the modules that the lab needs, mounts the host's userland with a layer of memory over it,

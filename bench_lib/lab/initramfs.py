@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a lab boots: a kernel, and an initramfs that brings it to the agent.
 
 Both are made once for each build and kept beside it in the cache. The initramfs holds busybox,

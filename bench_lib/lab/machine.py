@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """One boot of a kernel in a virtual machine, and commands in it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Several labs at once, with records as if there had been one after the other."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The probe under another kernel: the same command, in a lab."""
 
 from __future__ import annotations

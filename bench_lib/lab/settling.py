@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """More boots of two kernels, in steps, for whoever looks after each step whether that is enough."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Trials under another kernel: asked for here, made in a lab, kept here."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Two network namespaces joined by a veth. Nothing else on the machine can be reached from them."""
 
 from __future__ import annotations

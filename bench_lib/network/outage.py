@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Outages: what goes wrong with a link, by means chosen by trying, and proved by traffic."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 "use strict";
 // Shows what matrix.js and trials/*.js say. These are scripts that call back, for a page that was
 // opened from a file may load scripts and nothing else. All text goes in as text, never as markup.

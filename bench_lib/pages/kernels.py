@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Writes the page: its files, the matrix, and a file of trials for each kernel and host."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A trial on paper: its typed parts, what makes trials comparable, and the record file."""
 
 from bench_lib.record.file import (

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The record file: JSON Lines, one record a line, whole or not at all."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The words that records are written in. Their order is the order in which tables show them."""
 
 from __future__ import annotations

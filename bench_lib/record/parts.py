@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The parts of a record. Keys and their meaning are fixed by `SCHEMA`.
 
 Keys may be added under the same number; a change of meaning raises it, and older schemas stay

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Reads records of schema 1, which the first releases wrote.
 
 Schema 1 kept only the vCPU threads, each with the fault path that its image prescribed, and counted

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What the kernel shows of a process's threads, and what that means."""
 
 from bench_lib.threads.blame import blame

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Catches threads that spin in a page fault where they do it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """One look at a thread, or at all threads of a process.
 
 Only files are read that the kernel gives without the process's mmap_lock. Others (cmdline, environ)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Which thread of a VMM does what."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a kernel stack shows: how the thread got into the kernel, and what it waits for there.
 
 Stacks are as /proc/PID/task/TID/stack has them: innermost function first, and without the functions

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Runs trials for a host outside: how a lab is told what to do, and answers.
 
     python -m bench_lib.trial FILE

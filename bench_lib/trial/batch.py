@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Runs a number of trials, one after the other, and keeps their records."""
 
 from __future__ import annotations

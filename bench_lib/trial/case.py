@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a trial is of."""
 
 from __future__ import annotations

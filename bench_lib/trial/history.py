@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Where what was measured is kept: the ledger of kernels and the record file."""
 
 from __future__ import annotations

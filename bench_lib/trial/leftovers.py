@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Finds and ends what runs that were killed have left behind.
 
 Nothing here reads what waits for a lock of another process, nor waits without a limit.

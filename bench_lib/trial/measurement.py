@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The clock around a request, and what the kernel showed of QEMU before and after it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """One trial, from nothing to its record."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What has to be true of a host before any trial, checked in a moment."""
 
 from __future__ import annotations

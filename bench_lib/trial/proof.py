@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Proof of what the vCPUs of a guest do just before the request."""
 
 from __future__ import annotations

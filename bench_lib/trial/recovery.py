@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Recovers the migration of a guest, and has the guest check its own memory."""
 
 from __future__ import annotations

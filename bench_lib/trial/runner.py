@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Where trials are made."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What one trial is staged from, and what is there once it is staged."""
 
 from __future__ import annotations

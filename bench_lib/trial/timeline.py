@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The stages of a trial and how long each took."""
 
 from __future__ import annotations

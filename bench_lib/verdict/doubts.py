@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What keeps a candidate that has not failed from a pass, and how many boots would settle it."""
 
 from __future__ import annotations

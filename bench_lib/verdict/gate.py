@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Whether one kernel may follow another: the comparison of their records, and its verdict."""
 
 from __future__ import annotations

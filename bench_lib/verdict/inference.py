@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What two kernels' boots say of each other: tests, bounds and an effect, all by boot.
 
 A boot is the replicate: trials of one boot share its memory layout, its timers, its luck, so they

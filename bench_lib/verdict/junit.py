@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A verdict as CI systems read it: JUnit XML."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Which records of two kernels may be compared, and which not."""
 
 from __future__ import annotations

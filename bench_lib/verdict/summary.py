@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Sums records up: a row per kernel, host, scenario, request and shape."""
 
 from __future__ import annotations

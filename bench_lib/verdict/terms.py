@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What is asked of a candidate."""
 
 from __future__ import annotations

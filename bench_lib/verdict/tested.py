@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The records of two kernels by boot, and what the tests say of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Fixtures of tests that start real guests."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Runs `kickbench trial` and does something to it when a stage of its first trial begins.
 
     python driver.py SCENARIO STAGE ACTION [SECONDS] [ARGUMENT...]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A file on a file system that can be told not to answer, and processes that wait for it.
 
 Whoever waits for it may not be ended by anything but its answer: give that before anything is

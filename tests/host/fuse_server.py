@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A file system on /dev/fuse with one file, `memory`, whose server can be told not to answer.
 
     python fuse_server.py FOLDER SIZE

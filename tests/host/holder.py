@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Keeps a process from dying until the end of stdin, as a wait that SIGKILL does not end would.
 
     python holder.py PID

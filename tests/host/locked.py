@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Has a vCPU and a page of a mapped file that has to be written; unmaps that page when told to.
 
     python locked.py FILE

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Runs a trial with a recovery, and changes a page of the guest as soon as it has completed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """asv as its users use it, on a history of the test's own."""
 
 from __future__ import annotations

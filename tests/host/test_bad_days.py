@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Whatever happens to a run or to its guests, nothing is left and nothing is damaged."""
 
 from __future__ import annotations

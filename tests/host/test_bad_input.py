@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Each bad input gets one sentence and an exit status of its own."""
 
 from __future__ import annotations

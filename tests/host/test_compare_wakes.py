@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The tool that compares the probe's clock with one in C. Its ratio is for readers to judge."""
 
 from __future__ import annotations

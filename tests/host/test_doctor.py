@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The doctor, on this host and on less."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What an operator is told about guests that are stuck."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The guest's own check of its memory, on real KVM."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The cache of kernels on a disk that fills up."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Preflight and the doctor answer alike: what one refuses, the other shows, in the same words."""
 
 from __future__ import annotations

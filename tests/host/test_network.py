@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Links and outages, for real."""
 
 from __future__ import annotations

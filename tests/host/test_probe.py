@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The probe, on the booted kernel."""
 
 from __future__ import annotations

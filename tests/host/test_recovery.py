@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What becomes of the guest after the request: its migration, its run, its memory."""
 
 from __future__ import annotations

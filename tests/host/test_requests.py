@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Every request, every failure, every guest: for real, on the booted kernel.
 
 What a kernel does with a stuck vCPU is what is measured, so no test here says that it returns.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Real trials: a KVM guest, a postcopy migration, a broken network."""
 
 from __future__ import annotations

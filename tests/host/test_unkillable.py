@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Processes that SIGKILL does not end, or that may not be looked into, hang nothing of ours."""
 
 from __future__ import annotations

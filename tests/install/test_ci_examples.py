@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The examples of docs/ci, run as they are in a fresh Debian tree with a container's rights."""
 
 from __future__ import annotations

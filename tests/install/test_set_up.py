@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """`tools/set-up` on systems that lack something, and on those that have no apt.
 
 Each test has its own mounts, so it needs root. The system's own programs are hidden by a PATH.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What somebody has who installs a wheel into an empty environment, and has no checkout."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Fresh trees of Debian, and commands in them with no more rights than a container has.
 
 A tree is made with mmdebstrap from the host's own mirror. Commands have mounts, process ids and

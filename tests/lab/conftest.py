@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Kernels and commands for tests that boot labs. These never skip: emulation is everywhere."""
 
 from __future__ import annotations

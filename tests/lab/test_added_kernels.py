@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Kernels as other distributions pack them, added, booted and measured.
 
 Each package is made here, by the distribution's own tool, from the files of a Debian kernel.

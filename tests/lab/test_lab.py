@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Other kernels, really booted. About 20 s a boot under emulation, so each boot shows much."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A browser without a network, and a published site."""
 
 from __future__ import annotations

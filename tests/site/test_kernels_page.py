@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The page Kernels, in a real browser, from files and from a server."""
 
 from __future__ import annotations

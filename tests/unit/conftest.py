@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """An archive of Debian's kernels for unit tests, and a host that gets Debian there."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Kernels from packages and archives, made here with the tools that distributions use."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """How the agent runs commands; here on this host, and with a pipe for its port."""
 
 from __future__ import annotations

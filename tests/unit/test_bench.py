@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What `make bench` does when something is missing, with programs that only play theirs."""
 
 from __future__ import annotations

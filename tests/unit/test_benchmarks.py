@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The benchmarks as a whole: each declares one request, and no request is left out."""
 
 import importlib

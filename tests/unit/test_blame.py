@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Which thread explains that there is no answer."""
 
 from __future__ import annotations

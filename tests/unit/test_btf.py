@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 import struct
 import subprocess
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Where threads spin."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Kernels from an archive that goes wrong: apt itself, and an archive of the test's own."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a suite's list of packages says of kernels."""
 
 from bench_lib.kernel.packages import Package, kernels

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What becomes of what gdb says; real ones are in tests/host."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 import re
 
 from bench_lib import errors

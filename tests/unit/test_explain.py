@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What an operator is told, and what is done about processes that cannot be looked at."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The gate: what it lets pass, what not, and what it refuses to compare."""
 
 from __future__ import annotations

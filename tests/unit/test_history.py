@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Beginning a history. `git` is the real one."""
 
 import json

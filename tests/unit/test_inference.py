@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The statistics, against closed forms, textbooks, scipy's tests, and their own promises."""
 
 import math

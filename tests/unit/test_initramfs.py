@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a lab boots, made of builds that only look like kernels."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What is made of what labs do. They only play labs: processes that talk as its agent does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What kernels are called, over the kernels that there are."""
 
 from __future__ import annotations

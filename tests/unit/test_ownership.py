@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Which runtime folder a run is of."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What is to be installed where a program is missing, on systems of several kinds."""
 
 import platform

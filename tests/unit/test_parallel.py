@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Records of several labs at once come as if there had been one lab after the other."""
 
 from __future__ import annotations

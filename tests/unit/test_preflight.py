@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What each case needs of a host, and no more."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """How children start and end. Those that not even root can end are in tests/host."""
 
 from __future__ import annotations

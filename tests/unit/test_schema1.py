@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Records of schema 1: what is said of them is what the release said that wrote them.
 
 `data/schema1.jsonl` was written by that release: a campaign of six boots of two kernels in the lab,

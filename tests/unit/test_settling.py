@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Which boots are made, until it is settled."""
 
 from __future__ import annotations

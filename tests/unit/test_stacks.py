@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What kernel stacks mean."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Debian's suites: apt itself, and an archive of the test's own, on good days and bad ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The workloads that there are, without what runs them."""
 
 from __future__ import annotations

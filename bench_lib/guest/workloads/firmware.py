@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A guest image of our own, which QEMU runs in place of its firmware; see guest-images/gup.S."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What an operator asks of a guest, and how long each took.
 
 A clock is read where a request leaves and where its answer arrives (`guest.request_line`,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Requests of debuggers: on QEMU, and on the guest."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The requests that there are, without what makes them."""
 
 from __future__ import annotations

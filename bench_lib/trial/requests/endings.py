@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Requests that end QEMU, from their sending until it is reaped."""
 
 from __future__ import annotations

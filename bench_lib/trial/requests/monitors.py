@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Requests to QEMU's monitor."""
 
 from __future__ import annotations

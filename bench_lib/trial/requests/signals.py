@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The kick alone: the signal by which QEMU calls a vCPU out of KVM_RUN."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What goes wrong with a postcopy migration at the switch, before the guest runs again.
 
 What fails then fails before any page was asked for: so what KVM itself touches first is missing as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The scenarios that there are, without what stages them."""
 
 from __future__ import annotations

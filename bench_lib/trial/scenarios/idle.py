@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A guest that runs where it was started."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What goes wrong with a postcopy migration once the guest runs at its destination."""
 
 from __future__ import annotations

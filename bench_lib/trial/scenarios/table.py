@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """How each scenario is staged."""
 
 from __future__ import annotations
