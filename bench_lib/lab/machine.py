@@ -92,6 +92,20 @@ def check_host(settings: Settings) -> None:
         )
 
 
+EMULATED = (
+    # One CPU until the agent starts the others; see its start_other_cpus().
+    "maxcpus=1",
+    # With one CPU the kernel patches its LOCK prefixes away, and back with the second.
+    "noreplace-smp",
+    # Linux 6.12 measures the speed of each further CPU for a second. This is the value of one with
+    # 5 GHz at CONFIG_HZ=250; for slower ones it only makes busy waits longer.
+    "lpj=20000000",
+    # Self-tests of algorithms that no trial uses take half a second of Linux 6.12.
+    "cryptomgr.notests",
+)
+"""Parameters of a kernel that is emulated."""
+
+
 def command_line(kernel: Bootable, agent_fd: int, share: Path, settings: Settings) -> list[str]:
     """QEMU's command line.
 
@@ -148,8 +162,7 @@ def _parameters(kernel: Bootable, *, emulated: bool) -> list[str]:
         "quiet",
         # At once, which with -no-reboot is the end.
         "panic=-1",
-        # One CPU until the agent has started the others.
-        *(["maxcpus=1", "noreplace-smp"] if emulated else []),
+        *(EMULATED if emulated else []),
         *(f"{name}={_escaped(str(value))}" for name, value in ours.items()),
     ]
 
