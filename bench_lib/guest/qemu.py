@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from bench_lib import architecture, process
 from bench_lib.deadline import Deadline, together
-from bench_lib.errors import DebuggerFailed, GuestDied, MonitorFailed
+from bench_lib.errors import DebuggerFailed, GuestDied, MigrationFailed, MonitorFailed
 from bench_lib.guest import monitor, serial
 from bench_lib.guest.gdbstub import GdbStub
 from bench_lib.guest.request_line import RequestLine
@@ -24,9 +24,12 @@ from bench_lib.record import Backing, Shape
 
 T = TypeVar("T")
 
-SIGNS_OF_DEATH = (MonitorFailed, GuestDied, DebuggerFailed)
+SIGNS_OF_DEATH = (MonitorFailed, GuestDied, DebuggerFailed, MigrationFailed)
 """What may be seen of a dying QEMU before its exit is: a closed monitor, a missing thread, nothing
-that a debugger could trace."""
+that a debugger could trace, and at the other end a migration that has failed."""
+
+LAST_LINES = 4
+"""Of what QEMU wrote. It gives the cause of a migration's failure first and the failure last."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +160,10 @@ class Guest:
 
 
 def last_words(log: Path) -> str:
-    """The last line that QEMU wrote, as the end of a sentence; nothing if it wrote none."""
+    """The last lines that QEMU wrote, as the end of a sentence; nothing if it wrote none."""
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    said = [line.strip() for line in lines if line.strip()]
-    return f": {said[-1].rstrip('.')}" if said else ""
+    said = [line.strip().rstrip(".") for line in lines if line.strip()]
+    return f": {'; '.join(said[-LAST_LINES:])}" if said else ""
 
 
 def _terminal(stack: AsyncExitStack) -> tuple[int, int]:
