@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What QEMU wrote last is part of why a trial was lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench_lib.guest.qemu import last_words
+
+
+def test_a_qemu_that_wrote_nothing_has_no_last_words(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert last_words(log) == ""
+    log.write_text("\n \n")
+    assert last_words(log) == ""
+
+
+def test_the_cause_that_qemu_wrote_first_is_kept(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        "qemu: warning: something else\n"
+        "qemu: warning: and something more\n"
+        "qemu: Unknown combination of migration flags: 0x4\n"
+        "\n"
+        "qemu: error while loading state section id 2(ram).\n"
+        "qemu: load of migration failed: Invalid argument\n"
+    )
+    assert last_words(log) == (
+        ": qemu: warning: and something more; "
+        "qemu: Unknown combination of migration flags: 0x4; "
+        "qemu: error while loading state section id 2(ram); "
+        "qemu: load of migration failed: Invalid argument"
+    )
