@@ -22,41 +22,10 @@ import sys
 PORT = "kickbench.agent"
 ALIVE_S = 5
 CHUNK = 32768
-KVM_CREATE_VM = 0xAE01
 FIONREAD = 0x541B
 IGNORED_BY_PYTHON = (13, 25)  # SIGPIPE and SIGXFSZ; the module signal is slow to import
 CANNOT_RUN = 127
 """Exit status of a command that cannot be started, as in a shell."""
-
-
-def hold_virtual_machine() -> int | None:
-    """Create a virtual machine that stays for as long as we do; None without KVM.
-
-    KVM patches the scheduler when the first virtual machine is created, and again when the last is
-    gone (preempt_notifier_key). While this one stays, trials patch nothing; see
-    `start_other_cpus`.
-    """
-    try:
-        kvm = os.open("/dev/kvm", os.O_RDWR)
-        return fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
-    except OSError:
-        return None
-
-
-def start_other_cpus() -> None:
-    """Start the CPUs that the kernel was told to leave alone while it boots.
-
-    A kernel patches its own code while it starts. Under emulation with several CPUs, one of them
-    sometimes still runs the breakpoint of such a patch after the patch is complete, and the kernel
-    panics in an int3 that it does not know. So everything that patches is done before there is a
-    second CPU.
-    """
-    base = "/sys/devices/system/cpu"
-    for name in os.listdir(base):
-        path = f"{base}/{name}/online"
-        if name.startswith("cpu") and os.path.exists(path):
-            with open(path, "w") as file:
-                file.write("1")
 
 
 def find_port() -> int:
@@ -184,8 +153,6 @@ def run(port: int, strings: list[bytes]) -> int:
 def main() -> None:
     """Serve the host until it hangs up; then the kernel panics, as without its first process."""
     port = find_port()
-    hold_virtual_machine()
-    start_other_cpus()
     uname = os.uname()
     send(port, "ready", joined([uname.release, uname.version, accelerator(), *missing()]))
     pending = b""
