@@ -42,7 +42,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
 def clean_host(history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A history and runtime folder of the test's own; afterwards nothing may be left."""
     monkeypatch.setenv("KICKBENCH_CACHE", str(CACHE))
-    # Some 20 s and 6 s under emulation, and several times as long beside other work.
+    # Some 4 s and 3 s under emulation, and several times as long beside other work.
     monkeypatch.setenv("KICKBENCH_LAB_BOOT", "600")
     monkeypatch.setenv("KICKBENCH_STAGING", "90")
     yield history

@@ -24,7 +24,7 @@ from tests.lab.conftest import HANG_S, Command
 pytestmark = pytest.mark.timeout(HANG_S + 300)
 
 TRIALS = 3
-"""One emulated trial in twelve is lost by itself, all of three once in seventeen hundred times."""
+"""Emulated trials are seldom lost by themselves, beside much other load a little more often."""
 
 EXTRA = ("9p.ko", "veth.ko", "sch_netem.ko")
 """What the package with the rarer modules has."""
