@@ -31,20 +31,19 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
         assert f"{each.__name__} " in errors.__doc__ or f"{each.__name__}\n" in errors.__doc__
 
 
-def _in_the_readme() -> list[int]:
-    """The statuses in README's table of exit statuses, in its order."""
-    readme = (CHECKOUT / "README.md").read_text()
-    (section,) = re.findall(r"^### Exit status\n(.*?)^#", readme, re.MULTILINE | re.DOTALL)
-    cells = re.findall(r"^\| ([0-9, ]+) \|", section, re.MULTILINE)
+def _listed() -> list[int]:
+    """The statuses in the page's table of exit statuses, in its order."""
+    page = (CHECKOUT / "docs" / "reference" / "exit-statuses.md").read_text()
+    cells = re.findall(r"^\| ([0-9, ]+) \|", page, re.MULTILINE)
     return [int(number) for cell in cells for number in cell.split(",")]
 
 
-def test_the_readme_lists_every_exit_status_and_no_other() -> None:
+def test_the_page_lists_every_exit_status_and_no_other() -> None:
     success, signals = {0}, {129, 130, 143}
     of_classes = {each.exit_status for each in _classes() if "exit_status" in vars(each)}
-    assert set(_in_the_readme()) == success | of_classes | signals
+    assert set(_listed()) == success | of_classes | signals
 
 
-def test_the_readme_lists_each_exit_status_once_and_in_order() -> None:
-    listed = _in_the_readme()
+def test_the_page_lists_each_exit_status_once_and_in_order() -> None:
+    listed = _listed()
     assert listed == sorted(set(listed))
