@@ -16,6 +16,9 @@ lint: set-up
 	$(bin)/mypy
 	$(bin)/lint-imports
 
+docs: set-up  ## the pages as a site, build/docs/index.html; it needs no network
+	$(bin)/sphinx-build -q -W --keep-going --nitpicky docs build/docs
+
 doctor:  ## say what is missing here, and install nothing but .venv
 	@tools/set-up --python
 	@$(as_root) $(bin)/kickbench doctor
@@ -25,6 +28,6 @@ set-up:
 
 clean:  ## end what killed runs have left, and delete what can be made again
 	if [ -x $(bin)/kickbench ]; then $(as_root) $(bin)/kickbench clean; fi
-	rm -rf .venv .asv/env .asv/html .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .asv/env .asv/html .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build
 
-.PHONY: bench test lint doctor set-up clean
+.PHONY: bench test lint docs doctor set-up clean

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The pages for people, read as Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from mdit_py_plugins.anchors import anchors_plugin
+
+from tests.conftest import CHECKOUT
+
+DOCS = CHECKOUT / "docs"
+
+PAGES = sorted([*CHECKOUT.glob("*.md"), *DOCS.rglob("*.md")])
+"""All that is written for people."""
+
+MARK = re.compile(r"<!-- run(?:: exits (\d+))? -->")
+"""What stands above a console block that a test runs."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code.
+
+    :ivar exits: the status of its last command, if a test runs it.
+    """
+
+    page: Path
+    language: str
+    text: str
+    exits: int | None
+
+    @property
+    def commands(self) -> list[str]:
+        """What a reader would type, a line each."""
+        if self.language == "console":
+            return [line[2:] for line in self.text.splitlines() if line.startswith(("$ ", "> "))]
+        return self.text.splitlines() if self.language == "sh" else []
+
+    @property
+    def output(self) -> list[str]:
+        """What is printed, without empty lines."""
+        lines = self.text.splitlines()
+        return [each.rstrip() for each in lines if each.strip() and not each.startswith("$ ")]
+
+
+@cache
+def tokens(page: Path) -> list[Token]:
+    """A page, as a parser sees it."""
+    parser = MarkdownIt("commonmark").enable("table")
+    anchors_plugin(parser, max_level=6)
+    return parser.parse(page.read_text())
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """Every block of code of a page."""
+    exits: int | None = None
+    for token in tokens(page):
+        if token.type == "fence":
+            yield Block(page, token.info, token.content, exits)
+        match = MARK.search(token.content) if token.type == "html_block" else None
+        exits = int(match[1] or 0) if match else None
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub and the site make them."""
+    found = (token.attrGet("id") for token in tokens(page) if token.type == "heading_open")
+    return {str(each) for each in found if each}
+
+
+def links(page: Path) -> list[str]:
+    """Where its links and pictures lead."""
+    inner = [child for token in tokens(page) for child in token.children or []]
+    found = (token.attrGet("href") or token.attrGet("src") for token in inner)
+    return [str(each) for each in found if each]
+
+
+def code(page: Path) -> list[str]:
+    """What stands in backticks."""
+    inner = [child for token in tokens(page) for child in token.children or []]
+    return [token.content for token in inner if token.type == "code_inline"]
+
+
+def first_column(page: Path, head: str) -> list[str]:
+    """The words in backticks of the first cells of the tables whose first cell has this head."""
+    words: list[str] = []
+    for table in _tables(page):
+        if re.sub("`", "", table[0][0]) == head:
+            words += [word for row in table[1:] for word in re.findall(r"`([^`]+)`", row[0])]
+    return words
+
+
+def _tables(page: Path) -> Iterator[list[list[str]]]:
+    """Every table: rows of cells, as they are written."""
+    table: list[list[str]] = []
+    row: list[str] = []
+    for token in tokens(page):
+        if token.type == "table_open":
+            table = []
+        elif token.type == "tr_open":
+            row = []
+        elif token.type == "inline":
+            row.append(token.content)
+        elif token.type == "tr_close":
+            table.append(row)
+        elif token.type == "table_close":
+            yield table
