@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""README.md, CONTRIBUTING.md and docs/: what they name exists, and what they show is so."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+
+import click
+import pytest
+
+from bench_lib.cli import main
+from bench_lib.guest.workloads.description import WORKLOADS
+from bench_lib.record import Entry, Outcome, RequestName, ScenarioName, WaitsFor
+from tests import pages
+from tests.conftest import CHECKOUT
+from tests.pages import DOCS, PAGES, Block
+
+SCENARIOS_AND_REQUESTS = DOCS / "scenarios-and-requests.md"
+RESULTS = DOCS / "results.md"
+
+PATHS = re.compile(r"(?:bench_lib|benchmarks|docs|guest-images|tests|tools)/[\w./-]+")
+
+BLOCKS = [block for page in PAGES for block in pages.blocks(page)]
+RUN = [block for block in BLOCKS if block.exits is not None]
+
+
+def name(value: Path | Block) -> str:
+    """Of a case of a test."""
+    return str((value.page if isinstance(value, Block) else value).relative_to(CHECKOUT))
+
+
+def test_the_readme_is_short() -> None:
+    assert len((CHECKOUT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_and_anchors_lead_somewhere(page: Path) -> None:
+    broken = []
+    for link in pages.links(page):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in pages.anchors(target)):
+            broken.append(link)
+    assert not broken
+
+
+def test_a_broken_link_would_be_seen() -> None:
+    assert "../results.md#outcomes" in pages.links(DOCS / "reference" / "records.md")
+    assert "outcomes" in pages.anchors(RESULTS)
+    assert "outcome" not in pages.anchors(RESULTS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = [each for each in pages.code(page) if PATHS.fullmatch(each)]
+    # Names in capitals stand for any.
+    assert not [
+        each for each in named if not re.search("[A-Z]{4}", each) and not (CHECKOUT / each).exists()
+    ]
+
+
+def _words(line: str) -> list[str]:
+    """A command of ours in a line of a shell, without what is around it."""
+    words = shlex.split(line, comments=True)
+    starts = [at for at, word in enumerate(words) if Path(word).name == "kickbench"]
+    if not starts or words[0] == "git":
+        return []
+    begun = words[starts[0] + 1 :]
+    ends = [at for at, word in enumerate(begun) if word in {"&&", "||", ";", "|", "--"}]
+    return begun[: ends[0]] if ends else begun
+
+
+def _unknown(line: str) -> list[str]:
+    """The words of a line that the command line does not know."""
+    command: click.Command = main
+    unknown = []
+    for word in _words(line):
+        if isinstance(command, click.Group) and not word.startswith("-"):
+            found = command.commands.get(word)
+            if found is None:
+                return [word]
+            command = found
+        elif word.startswith("-"):
+            known = {"--help", "-h", *(each for param in command.params for each in param.opts)}
+            unknown += [] if word.partition("=")[0] in known else [word]
+    return unknown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_and_options_that_a_page_shows_exist(page: Path) -> None:
+    lines = [line for block in pages.blocks(page) for line in block.commands]
+    lines += [each for each in pages.code(page) if each.startswith("kickbench ")]
+    assert not [line for line in lines if _unknown(line)]
+
+
+def test_an_option_that_does_not_exist_would_be_seen() -> None:
+    assert _unknown("kickbench lab campaign debian/6.1 --boots 6 --cores 2") == ["--cores"]
+    assert _unknown(".venv/bin/kickbench judge") == ["judge"]
+    shown = [line for block in BLOCKS for line in block.commands if _words(line)]
+    assert len(shown) > 20
+
+
+@pytest.mark.parametrize("block", RUN, ids=name)
+def test_a_command_prints_what_its_page_shows(block: Block, history: Path) -> None:
+    assert block.exits is not None
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "KICKBENCH_HISTORY": str(history)}
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(block.commands)],
+        cwd=CHECKOUT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    printed = "\n".join(line.rstrip() for line in done.stdout.splitlines() if line.strip())
+    pattern = ".*".join(
+        re.escape(part.strip("\n"))
+        for part in re.split(r"^\.\.\.$", "\n".join(block.output), flags=re.MULTILINE)
+    )
+    assert re.fullmatch(pattern, printed, re.DOTALL), printed
+    assert done.returncode == block.exits
+
+
+def test_there_are_commands_that_are_run() -> None:
+    assert {block.page.name for block in RUN} >= {"README.md", "get-started.md", "gate.md"}
+
+
+@pytest.mark.parametrize(
+    "page, head, words",
+    [
+        (SCENARIOS_AND_REQUESTS, "scenario", ScenarioName),
+        (SCENARIOS_AND_REQUESTS, "request", RequestName),
+        (SCENARIOS_AND_REQUESTS, "image", WORKLOADS),
+        (RESULTS, "outcome", Outcome),
+        (RESULTS, "entry", Entry),
+        (RESULTS, "waits_for", WaitsFor),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_table_has_the_words_that_the_code_has(
+    page: Path, head: str, words: Iterable[StrEnum | str]
+) -> None:
+    assert pages.first_column(page, head) == [str(each) for each in words]
+
+
+def test_the_page_of_packages_has_every_package() -> None:
+    listed = pages.first_column(DOCS / "architecture.md", "package")
+    there = {
+        path.stem
+        for path in (CHECKOUT / "bench_lib").iterdir()
+        if (path.suffix == ".py" or (path / "__init__.py").exists()) and path.stem != "__init__"
+    }
+    assert sorted(listed) == sorted(there)

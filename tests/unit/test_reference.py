@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""docs/reference: what is generated is what the code gives, and what is written is complete."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from bench_lib.settings import Settings
+from tests import pages
+from tests.pages import DOCS
+
+# A program, which mypy knows by another name.
+reference = importlib.import_module("tools.reference")
+
+REFERENCE = DOCS / "reference"
+AGAIN = "run .venv/bin/python tools/reference.py"
+
+
+@pytest.mark.parametrize("name", reference.GENERATED)
+def test_a_generated_file_is_what_the_code_gives(name: str) -> None:
+    assert (REFERENCE / name).read_text() == reference.GENERATED[name](), AGAIN
+
+
+def test_the_keys_and_types_of_a_record_are_those_of_the_code() -> None:
+    page = (REFERENCE / "records.md").read_text()
+    assert reference.with_types(page) == page, AGAIN
+
+
+def test_every_key_of_a_record_is_explained() -> None:
+    page = (REFERENCE / "records.md").read_text()
+    assert not re.findall(r"^\| (`\w+`) \| [^|]+ \|  \|$", page, re.MULTILINE)
+
+
+def test_every_part_of_a_record_has_a_table() -> None:
+    page = (REFERENCE / "records.md").read_text()
+    linked = set(re.findall(r"\(#(\w+)\)", page))
+    assert linked <= pages.anchors(REFERENCE / "records.md")
+
+
+def test_a_key_that_is_new_in_the_code_appears_without_a_meaning() -> None:
+    page = (
+        "<!-- type: Kernel -->\n| key | type | meaning |\n|---|---|---|\n| `version` | | kept |\n"
+    )
+    assert reference.with_types(page).splitlines()[3:] == [
+        "| `release` | string |  |",
+        "| `version` | string | kept |",
+    ]
+
+
+class _Read(Mapping[str, str]):
+    """An environment that is empty but for HOME, and keeps which names were looked up."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.names.add(name)
+        if name == "HOME":
+            return "/home/user"
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_the_page_of_settings_has_every_variable_and_no_other() -> None:
+    environment = _Read()
+    Settings.from_environment(environment)
+    read = {name for name in environment.names if name.startswith("KICKBENCH_")}
+    listed = pages.first_column(REFERENCE / "settings.md", "variable")
+    assert sorted(listed) == sorted(read)
+
+
+def test_the_page_of_settings_has_the_defaults() -> None:
+    text = (REFERENCE / "settings.md").read_text()
+    listed = dict(re.findall(r"^\| `(\w+)` \| .* \| `([^`|]+)` \|$", text, re.MULTILINE))
+    settings = Settings.from_environment(_Read())
+    # Where it depends on the host or the folder there is more than a value in the cell.
+    assert listed == {
+        "KICKBENCH_TRIALS": str(settings.trials),
+        "KICKBENCH_SET": "full" if settings.full else "core",
+        "KICKBENCH_DEADLINE": f"{settings.deadline_s:g}",
+        "KICKBENCH_STAGING": f"{settings.staging_s:g}",
+        "KICKBENCH_QEMU": settings.qemu,
+        "KICKBENCH_CACHE": str(settings.cache).replace(str(Path.home()), "~"),
+        "KICKBENCH_LAB_MEMORY": str(settings.lab_memory_mib),
+        "KICKBENCH_LAB_BOOT": f"{settings.lab_boot_s:g}",
+        "KICKBENCH_RUNTIME": str(settings.runtime),
+    }
