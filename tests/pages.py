@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +23,7 @@ DOCS = CHECKOUT / "docs"
 PAGES = sorted([*CHECKOUT.glob("*.md"), *DOCS.rglob("*.md")])
 """All that is written for people."""
 
-MARK = re.compile(r"<!-- run(?:: exits (\d+))? -->")
+MARK = re.compile(r"<!-- run( with KVM)?(?:: exits (\d+))? -->")
 """What stands above a console block that a test runs."""
 
 
@@ -29,12 +32,14 @@ class Block:
     """A block of code.
 
     :ivar exits: the status of its last command, if a test runs it.
+    :ivar kvm: whether that takes KVM and root, so that what it prints depends on the host.
     """
 
     page: Path
     language: str
     text: str
     exits: int | None
+    kvm: bool
 
     @property
     def commands(self) -> list[str]:
@@ -58,14 +63,33 @@ def tokens(page: Path) -> list[Token]:
     return parser.parse(page.read_text())
 
 
+def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the commands of a block in a checkout, as one shell. :param folder: of its history."""
+    env = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "KICKBENCH_HISTORY": str(folder),
+        "TMPDIR": str(folder),
+    }
+    return subprocess.run(
+        ["bash", "-c", "\n".join(block.commands)],
+        cwd=CHECKOUT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
 def blocks(page: Path) -> Iterator[Block]:
     """Every block of code of a page."""
-    exits: int | None = None
+    match: re.Match[str] | None = None
     for token in tokens(page):
         if token.type == "fence":
-            yield Block(page, token.info, token.content, exits)
+            exits = int(match[2] or 0) if match else None
+            yield Block(page, token.info, token.content, exits, bool(match and match[1]))
         match = MARK.search(token.content) if token.type == "html_block" else None
-        exits = int(match[1] or 0) if match else None
 
 
 def anchors(page: Path) -> set[str]:
