@@ -106,6 +106,15 @@ def test_an_option_that_does_not_exist_would_be_seen() -> None:
     assert len(shown) > 20
 
 
+EXCERPTS = [block for block in BLOCKS if block.language == "python"]
+
+
+@pytest.mark.parametrize("block", EXCERPTS, ids=name)
+def test_an_excerpt_is_what_the_code_has(block: Block) -> None:
+    sources = (path.read_text() for path in (CHECKOUT / "bench_lib").rglob("*.py"))
+    assert any(block.text in source for source in sources)
+
+
 @pytest.mark.parametrize("block", RUN, ids=name)
 def test_a_command_prints_what_its_page_shows(block: Block, history: Path) -> None:
     done = pages.run(block, history)
