@@ -28,9 +28,10 @@ from bench_lib.kernel.store import Bootable
 FIRST = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 """Modules without which a lab does not come up."""
 
-THEN = ("veth", "sch_netem", "kvm_amd")
+THEN = ("veth", "sch_netem", "kvm_amd", "kvm_intel")
 """Modules that trials use. They are here as well because modprobe takes ten times as long under
-emulation; one that is missing, or not for the processor, is left out."""
+emulation; one that is missing, or not for the processor, is left out. An emulated processor is
+AMD's, so that module comes first, and init.sh loads KVM's modules only until one works."""
 
 CPIO_LIMIT_S = 60.0
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench_lib import architecture
 from bench_lib.errors import KernelUnusable, ProgramMissing
 from bench_lib.kernel import vmlinux
 from bench_lib.kernel.ledger import describe
@@ -28,6 +29,9 @@ NEEDS = {
     "kernel/fs/overlayfs/overlay.ko.xz": [],
     "kernel/drivers/net/veth.ko": [],
     "kernel/drivers/virtio/virtio_pci.ko": [],
+    "kernel/arch/x86/kvm/kvm.ko": [],
+    "kernel/arch/x86/kvm/kvm-amd.ko": ["kernel/arch/x86/kvm/kvm.ko"],
+    "kernel/arch/x86/kvm/kvm-intel.ko": ["kernel/arch/x86/kvm/kvm.ko"],
 }
 BUILTIN = "kernel/drivers/char/virtio_console.ko\n"
 
@@ -96,11 +100,17 @@ def test_the_initramfs_holds_modules_unpacked_and_in_order(
         "9p.ko",
         "overlay.ko",
     ]
-    assert (root / "modules" / "then").read_text().split() == ["veth.ko"]
+    then = (root / "modules" / "then").read_text().split()
+    assert then == ["veth.ko", "kvm.ko", "kvm-amd.ko", "kvm-intel.ko"]
     overlay = (root / "modules" / "overlay.ko").read_text()
     assert overlay == "kernel/fs/overlayfs/overlay.ko.xz"
     assert (root / "init").stat().st_mode & 0o111
     assert (root / "bin" / "busybox").read_bytes() == initramfs.busybox().read_bytes()
+
+
+def test_every_processor_that_nests_has_its_module() -> None:
+    modules = {each.name for each in architecture.X86_64.kvm_modules if each.nests}
+    assert modules <= {*initramfs.THEN}
 
 
 def test_an_initramfs_is_made_once_until_what_is_in_it_changes(
