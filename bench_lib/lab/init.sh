@@ -41,6 +41,13 @@ $b mkdir /layer/upper /layer/work
 $b mount -t overlay -o lowerdir=/lower,upperdir=/layer/upper,workdir=/layer/work overlay /root ||
 	die "no layer of memory can be put over the host's userland"
 
+# For modprobe, and for the kernel, which calls it when somebody uses what is not loaded.
+# Now, because they may be in a folder that is hidden by what is mounted next, such as /run.
+modules=/root/lib/modules/$($b uname -r)
+$b mkdir -p "$modules"
+$b mount -o bind "/root$(decoded "$KICKBENCH_MODULES")" "$modules" ||
+	die "the kernel's modules cannot be seen"
+
 for name in proc sys dev; do
 	$b mount -o move "/$name" "/root/$name"
 done
@@ -55,12 +62,6 @@ $b mount -t tmpfs -o mode=755 tmpfs /root/run
 share=/root$(decoded "$KICKBENCH_SHARE")
 $b mkdir -p "$share"
 nine_p kickbench-share "$share" cache=none
-
-# For modprobe, and for the kernel, which calls it when somebody uses what is not loaded.
-modules=/root/lib/modules/$($b uname -r)
-$b mkdir -p "$modules"
-$b mount -o bind "/root$(decoded "$KICKBENCH_MODULES")" "$modules" ||
-	die "the kernel's modules cannot be seen"
 
 # KVM's are for one kind of processor each; the kernel makes the device when the right one is
 # loaded. The agent looks at what is missing.

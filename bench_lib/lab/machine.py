@@ -124,7 +124,7 @@ def command_line(kernel: Bootable, agent_fd: int, share: Path, settings: Setting
         "-m", f"{settings.lab_memory_mib}M",
         "-kernel", str(files.kernel),
         "-initrd", str(files.initramfs),
-        "-append", " ".join(_parameters(kernel, emulated=emulated)),
+        "-append", " ".join(parameters(kernel, emulated=emulated)),
         # A panic ends QEMU instead.
         "-no-reboot",
         # The console, so that a lab that dies says why.
@@ -141,10 +141,11 @@ def command_line(kernel: Bootable, agent_fd: int, share: Path, settings: Setting
     # fmt: on
 
 
-def _parameters(kernel: Bootable, *, emulated: bool) -> list[str]:
+def parameters(kernel: Bootable, *, emulated: bool) -> list[str]:
     """The kernel's command line."""
     ours = {
-        "KICKBENCH_MODULES": kernel.modules,
+        # init.sh looks it up from a root of its own, where links would lead elsewhere.
+        "KICKBENCH_MODULES": kernel.modules.resolve(),
         "KICKBENCH_SHARE": SHARE,
         "KICKBENCH_PYTHON": sys.executable,
         "KICKBENCH_AGENT": agent.__file__,
@@ -192,8 +193,9 @@ class _Console:
         """Why a lab was lost, with what it said last."""
         await asyncio.wait({self._following}, timeout=LAST_WORDS_S)
         said = [line for line in self._lines if line.strip()]
-        # A panic's own line says more than those after it.
-        cause = [line for line in said if "Kernel panic" in line or "Out of memory" in line]
+        # A panic's own line says more than those after it, and so does what init.sh gives up with.
+        causes = ("Kernel panic", "Out of memory", "kickbench: ")
+        cause = [line for line in said if any(each in line for each in causes)]
         last = (cause or said or ["nothing"])[-1].strip()
         why = str(error).rstrip(".")
         return LabLost(f"{what}: {why}. Its console said last: {last}", tuple(said))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import lzma
 import struct
@@ -17,7 +18,7 @@ from bench_lib.errors import KernelUnusable, ProgramMissing
 from bench_lib.kernel import vmlinux
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import initramfs
+from bench_lib.lab import initramfs, machine
 from bench_lib.lab.initramfs import Modules
 from tests import make
 
@@ -213,3 +214,18 @@ def test_a_kernel_that_starts_alone_is_unpacked_once(kernel: Bootable) -> None:
     assert made == kernel.folder / "lab" / "vmlinux"
     kernel.vmlinuz.write_bytes(b"")  # not read again
     assert initramfs.files(kernel, unpacked=True).kernel == made
+
+
+def test_the_lab_finds_modules_whose_cache_is_behind_a_link(
+    kernel: Bootable, tmp_path: Path
+) -> None:
+    """An absolute link leads elsewhere in the initramfs."""
+    link = tmp_path / "link"
+    link.symlink_to(kernel.folder)
+    through = dataclasses.replace(kernel, folder=link)
+    (modules,) = [
+        each.partition("=")[2]
+        for each in machine.parameters(through, emulated=True)
+        if each.startswith("KICKBENCH_MODULES=")
+    ]
+    assert modules == str(kernel.modules)

@@ -138,6 +138,18 @@ def test_trials_that_cannot_be_run_are_an_error_with_their_last_word(
         _run(settings)
 
 
+def test_a_lab_that_gives_up_is_lost_with_its_reason(
+    history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not with what the kernel says while it restarts."""
+    said = "echo kickbench: 9p cannot be loaded; echo reboot: Restarting system"
+    monkeypatch.setenv("KICKBENCH_LAB_MEMORY", "1")
+    monkeypatch.setattr(machine, "accelerator", lambda: "kvm")
+    monkeypatch.setattr(machine, "command_line", lambda *_: ["sh", "-c", said])
+    with pytest.raises(LabLost, match="said last: kickbench: 9p cannot be loaded$"):
+        _run(Settings.from_environment())
+
+
 def test_a_probe_that_a_signal_ends_is_a_lost_lab_with_a_sentence(
     boots: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
