@@ -36,6 +36,9 @@ SILENCE_S = 60.0
 CONSOLE_LINES = 300
 """Of the console, kept for whoever asks why a lab died. A panic alone is fifty."""
 
+CONSOLE_LINE = 1000
+"""Bytes of a line of the console that are kept."""
+
 LAST_WORDS_S = 2.0
 """How long the console of a lab that has died may still have something to say."""
 
@@ -49,6 +52,12 @@ With two, which QEMU emulates in a thread each, 3 of 126 trials were lost with Q
 guest reset, or stood still, or its migration failed. Kernels also panicked in an int3 that they did
 not know, because one CPU still ran the breakpoint of a patch that the other had completed.
 """
+
+WORDS = {each.encode(): each for each in ("ready", "out", "err", "exit", "alive")}
+"""What messages of the agent begin with."""
+
+READY_STRINGS = 3
+"""Of a lab's first message, at the least; see `agent`."""
 
 Output = Callable[[str, bytes], None]
 """Called with "out" or "err" and what was written there."""
@@ -179,15 +188,24 @@ class _Console:
         self._following.cancel()
 
     async def _follow(self, fd: int) -> None:
-        reader = asyncio.StreamReader(limit=1 << 20)
+        reader = asyncio.StreamReader()
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", buffering=0)
         )
+        pending = b""
         try:
-            while line := await reader.readline():
-                self._lines.append(line.decode(errors="replace").rstrip())
+            while data := await reader.read(1 << 16):
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    self._keep(line)
+                # Without this, what never ends a line would be kept whole.
+                pending = pending[-CONSOLE_LINE:]
+            self._keep(pending)
         finally:
             transport.close()
+
+    def _keep(self, line: bytes) -> None:
+        self._lines.append(line[-CONSOLE_LINE:].decode(errors="replace").rstrip())
 
     async def lost(self, what: str, error: Exception) -> LabLost:
         """Why a lab was lost, with what it said last."""
@@ -263,8 +281,8 @@ class Lab:
             # What the caller does with the output may fail by itself, and is no loss of the lab.
             async with self._unless_lost():
                 word, body = await _message(self._reader, Deadline.after(SILENCE_S))
-            if word == "exit":
-                return int(_strings(body)[0])
+                if word == "exit":
+                    return _status(body)
             if word in {"out", "err"}:
                 on_output(word, body)
 
@@ -282,17 +300,28 @@ class Lab:
 async def _message(reader: asyncio.StreamReader, deadline: Deadline) -> tuple[str, bytes]:
     """The agent's next message: its word and its body; see `agent`.
 
-    :raise EOFError: there is none.
+    :raise EOFError: there is none, or what comes is not one: a broken kernel may send anything.
     """
-    line = await deadline.wait_for(reader.readline(), "The lab's next message")
-    if not line.endswith(b"\n"):
-        raise EOFError("it ended")
-    word, _, body = line.partition(b" ")
-    return word.decode(), base64.b64decode(body)
+    try:
+        line = await deadline.wait_for(reader.readline(), "The lab's next message")
+        if not line.endswith(b"\n"):
+            raise EOFError("it ended")
+        word, _, body = line[:-1].partition(b" ")
+        return WORDS[word], base64.b64decode(body, validate=True)
+    except (KeyError, ValueError):  # the latter also of a line that is longer than any message
+        raise EOFError("it sent what is not a message of its agent") from None
 
 
 def _strings(body: bytes) -> list[str]:
     return [os.fsdecode(each) for each in body.split(b"\0")[:-1]]
+
+
+def _status(body: bytes) -> int:
+    """The exit status in a message. :raise EOFError: there is none."""
+    try:
+        return int(_strings(body)[0])
+    except (IndexError, ValueError):
+        raise EOFError("it sent no exit status") from None
 
 
 @asynccontextmanager
@@ -305,18 +334,21 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
     """
     check_host(settings)
     expected = accelerator()
-    deadline = Deadline.after(settings.lab_boot_s)
-    begin_s = time.monotonic()
     async with AsyncExitStack() as stack:
         ours, theirs = socket.socketpair()
         stack.callback(ours.close)
+        stack.callback(theirs.close)
+        # Before time is taken, because what the lab boots is made first where it is not there yet.
+        command = command_line(kernel, theirs.fileno(), share, settings)
         output, console_fd = os.pipe2(os.O_CLOEXEC)
         console = _Console(output)
         stack.callback(console.close)
+        deadline = Deadline.after(settings.lab_boot_s)
+        begin_s = time.monotonic()
         try:
             child = stack.enter_context(
                 process.started(
-                    command_line(kernel, theirs.fileno(), share, settings),
+                    command,
                     env=run.mark,
                     output=console_fd,
                     pass_fds=[theirs.fileno()],
@@ -329,8 +361,11 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
         stack.callback(writer.close)
 
         async def up() -> Lab:
-            _, body = await _message(reader, deadline)
-            release, version, accelerator_inside, *missing = _strings(body)
+            word, body = await _message(reader, deadline)
+            strings = _strings(body)
+            if word != "ready" or len(strings) < READY_STRINGS:
+                raise EOFError("it does not say what it is")
+            release, version, accelerator_inside, *missing = strings
             if missing:
                 raise EOFError(f"the kernel gives no {', '.join(missing)}")
             if accelerator_inside != expected:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -43,12 +44,19 @@ def say(word, body):
 say("ready", f"6.1\0#1\0{accelerator}\0")
 lines.readline()
 for word, body in json.loads(script):
-    say(word, body)
+    body = body.replace("MANY", "A" * (4 << 20))
+    if word == "raw":
+        print(body, end="", file=lines, flush=True)
+    elif word == "console":
+        print(body, end="", flush=True)
+    else:
+        say(word, body)
     if word == "exit":
         lines.readline()
 """
 """Does what its script says once it is told to run a command, and then dies, unless the last was
-an exit, after which it waits to be ended."""
+an exit, after which it waits to be ended. `raw` is sent as it is, `console`
+is printed, and MANY stands for more than fits into an argument."""
 
 
 def _out(text: str) -> Message:
@@ -138,6 +146,52 @@ def test_trials_that_cannot_be_run_are_an_error_with_their_last_word(
         _run(settings)
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "no message at all\n",
+        "out not-base64!\n",
+        "out aGFsZg",
+        "\xff\xfe\n",
+        "out MANY\n",
+        "exit \n",
+        "exit bm8gbnVtYmVyAA==\n",
+    ],
+    ids=["no word", "no base64", "half a line", "no text", "too long", "no status", "no number"],
+)
+def test_a_lab_that_sends_garbage_is_lost_and_the_next_trial_is_made_in_a_new_one(
+    boots: Callable[..., Settings], sent: str
+) -> None:
+    settings = boots([("raw", sent), FINE], [_line(MADE[1]), FINE])
+    lost, made = _run(settings)
+    assert lost.outcome is Outcome.LOST
+    assert made.outcome is Outcome.RETURNED
+
+
+def test_a_console_may_print_without_an_end(boots: Callable[..., Settings]) -> None:
+    settings = boots([("console", "MANY\n the last\n"), KILLED], [_line(MADE[1])])
+    lost, _ = _run(settings)
+    assert lost.reason is not None
+    assert lost.reason.endswith("said last: the last")
+
+
+def test_what_making_an_initramfs_takes_is_not_counted_as_the_lab_s(
+    boots: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = boots([*map(_line, MADE), FINE])
+    quick, now_s = machine.command_line, [0.0]
+
+    def slow(kernel: Bootable, agent_fd: int, share: Path, settings: Settings) -> list[str]:
+        now_s[0] += 1000
+        return quick(kernel, agent_fd, share, settings)
+
+    monkeypatch.setattr(machine, "command_line", slow)
+    monkeypatch.setattr(machine, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    facts: list[machine.Facts] = []
+    trials.LabRunner(KERNEL, settings, facts.append).run(CASES, lambda made: None)
+    assert [each.boot_s for each in facts] == [0]
+
+
 def test_a_lab_that_gives_up_is_lost_with_its_reason(
     history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +200,7 @@ def test_a_lab_that_gives_up_is_lost_with_its_reason(
     monkeypatch.setenv("KICKBENCH_LAB_MEMORY", "1")
     monkeypatch.setattr(machine, "accelerator", lambda: "kvm")
     monkeypatch.setattr(machine, "command_line", lambda *_: ["sh", "-c", said])
-    with pytest.raises(LabLost, match="said last: kickbench: 9p cannot be loaded$"):
+    with pytest.raises(LabLost, match=r"said last: kickbench: 9p cannot be loaded$"):
         _run(Settings.from_environment())
 
 
