@@ -74,7 +74,11 @@ def start(strings: list[bytes], outputs: list[int]) -> int:
     argv, environ = rest[: int(argc)], rest[int(argc) :]
     env = dict(each.split(b"=", 1) for each in environ)
     # posix_spawn offers neither a directory nor another search path than ours.
-    os.chdir(directory)
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        where = os.fsdecode(directory)
+        raise OSError(error.errno, f"the lab cannot go to {where} ({error.strerror})") from None
     os.environb[b"PATH"] = env.get(b"PATH", os.fsencode(os.defpath))
     files = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
     dups = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(outputs, 1)]
@@ -88,8 +92,13 @@ def written(fd: int) -> int:
     return int.from_bytes(fcntl.ioctl(fd, FIONREAD, bytes(4)), sys.byteorder)
 
 
-def reap(command: int) -> None:
-    """Reap what a command has left behind, which became ours, and leave the command itself."""
+def reap(command: int = 0) -> None:
+    """Reap what a command has left behind, which became ours, and leave the command itself.
+
+    What has died after the command may have to wait for the next call.
+
+    :param command: 0 once it has been reaped.
+    """
     while True:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -147,7 +156,9 @@ def run(port: int, strings: list[bytes]) -> int:
             left -= send_on(fd, min(left, CHUNK))
     for fd in (end, *names):
         os.close(fd)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = os.waitpid(pid, 0)[1]
+    reap()
+    return os.waitstatus_to_exitcode(status)
 
 
 def main() -> None:

@@ -107,6 +107,17 @@ def test_a_command_that_cannot_be_started_says_why(
     )
 
 
+def test_a_folder_that_the_lab_does_not_have_is_named(
+    port: tuple[int, IO[bytes]], tmp_path: Path
+) -> None:
+    """A lab has no /run of this host's."""
+    ours, host = port
+    nowhere = tmp_path / "nowhere"
+    assert agent.run(ours, [os.fsencode(nowhere), b"1", b"true"]) == 127
+    said = base64.b64decode(host.readline().split(b" ")[1]).decode()
+    assert said.startswith(f"true cannot be started: the lab cannot go to {nowhere} (No such")
+
+
 def test_a_command_dies_of_a_pipe_that_nobody_reads(
     port: tuple[int, IO[bytes]], tmp_path: Path
 ) -> None:
