@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from bench_lib import interrupt, ownership, record
@@ -91,7 +92,7 @@ async def _run(
     made: list[Record] = []
 
     def boot(kernel: Bootable) -> Work:
-        return lambda keep: trials.make(owner, kernel, campaign.cases, settings, keep, on_boot)
+        return partial(trials.make, owner, kernel, campaign.cases, settings)
 
     def hold(index: int, one: Record) -> None:
         number, _ = missing[index]
@@ -103,4 +104,4 @@ async def _run(
         made.clear()
 
     works = [boot(kernel) for _, kernel in missing]
-    await parallel.run(works, parallel.jobs(settings), hold, keep)
+    await parallel.run(works, parallel.jobs(settings), hold, on_boot, keep)

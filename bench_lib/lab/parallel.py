@@ -11,13 +11,17 @@ from typing import Any
 
 from bench_lib.host import setup
 from bench_lib.lab import machine
+from bench_lib.lab.machine import Facts
 from bench_lib.record import Record
 from bench_lib.settings import Settings
 
 Keep = Callable[[Record], None]
 
-Work = Callable[[Keep], Coroutine[Any, Any, None]]
-"""Boots a lab and makes trials in it. Called with what is to be called with each record."""
+OnBoot = Callable[[Facts], None]
+
+Work = Callable[[Keep, OnBoot], Coroutine[Any, Any, None]]
+"""Boots a lab and makes trials in it. Called with what is to be called with each record, and with
+what is to be called each time a lab is up."""
 
 
 def jobs(settings: Settings) -> int:
@@ -39,37 +43,46 @@ async def run(
     works: Sequence[Work],
     at_once: int,
     on_record: Callable[[int, Record], None],
+    on_boot: OnBoot,
     on_done: Callable[[int], None] = lambda index: None,
 ) -> None:
     """Do several works, each in a lab of its own; what they give comes in their order.
 
-    Records of a work that is ahead are held back until those before it are done. The first error
-    is that of the first work that fails, in their order; those after it are cancelled then, and
-    their records dropped, as if they had not begun.
+    Boots and records of a work that is ahead are held back until those before it are done, so that
+    each record follows the boot that it was made in. The first error is that of the first work that
+    fails, in their order; those after it are cancelled then, and their records dropped, as if they
+    had not begun.
 
     :param at_once: how many are done at the same time.
     :param on_record: called with the number of the work, from 0 on, and each record.
+    :param on_boot: called each time a lab is up.
     :param on_done: called with the number of a work after its last record.
     """
     free = asyncio.Semaphore(at_once)
-    held: list[list[Record]] = [[] for _ in works]
+    held: list[list[Callable[[], None]]] = [[] for _ in works]
     turn = 0
 
-    def came(index: int, made: Record) -> None:
+    def came(index: int, tell: Callable[[], None]) -> None:
         if index == turn:
-            on_record(index, made)
+            tell()
         else:
-            held[index].append(made)
+            held[index].append(tell)
 
     async def one(index: int) -> None:
+        def keep(made: Record) -> None:
+            came(index, partial(on_record, index, made))
+
+        def up(facts: Facts) -> None:
+            came(index, partial(on_boot, facts))
+
         async with free:
-            await works[index](partial(came, index))
+            await works[index](keep, up)
 
     tasks = [asyncio.create_task(one(index)) for index in range(len(works))]
     try:
         for turn, task in enumerate(tasks):  # came() reads it
-            for made in held[turn]:
-                on_record(turn, made)
+            for tell in held[turn]:
+                tell()
             await task
             on_done(turn)
     finally:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import bench_lib
@@ -95,12 +96,10 @@ class LabRunner:
         with ownership.measuring(self.settings.runtime) as owner:
 
             def boot(part: Sequence[Case]) -> Work:
-                return lambda keep: make(
-                    owner, self.kernel, part, self.settings, keep, self.on_boot
-                )
+                return partial(make, owner, self.kernel, part, self.settings)
 
             works = [boot(part) for part in shares(cases, self.jobs)]
-            interrupt.run(parallel.run(works, self.jobs, kept))
+            interrupt.run(parallel.run(works, self.jobs, kept, self.on_boot))
         return records
 
 

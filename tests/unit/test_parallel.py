@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+from functools import partial
 
 import pytest
 
 from bench_lib.errors import LabLost
 from bench_lib.lab import machine, parallel, trials
-from bench_lib.lab.parallel import Keep
+from bench_lib.lab.machine import Facts
+from bench_lib.lab.parallel import Keep, OnBoot
 from bench_lib.record import Record, RequestName, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
@@ -27,12 +29,14 @@ class _Works:
         self.running: set[int] = set()
         self.cancelled: set[int] = set()
         self.came: list[tuple[int, int]] = []
+        self.told: list[str] = []
         self.done: list[int] = []
         self._events = [asyncio.Event() for _ in range(count)]
         self._failing: dict[int, Exception] = {}
 
-    async def _work(self, index: int, keep: Keep) -> None:
+    async def _work(self, index: int, keep: Keep, on_boot: OnBoot) -> None:
         self.running.add(index)
+        on_boot(Facts(f"kernel {index}", "#1", "tcg", 1.0))
         keep(make.record(seq=1))
         try:
             await self._events[index].wait()
@@ -53,11 +57,13 @@ class _Works:
     async def run(self, at_once: int) -> None:
         def on_record(index: int, made: Record) -> None:
             self.came.append((index, made.seq))
+            self.told.append(f"{index} made {made.seq}")
 
-        works = [
-            lambda keep, index=index: self._work(index, keep) for index in range(len(self._events))
-        ]
-        await parallel.run(works, at_once, on_record, self.done.append)
+        def on_boot(facts: Facts) -> None:
+            self.told.append(facts.release)
+
+        works = [partial(self._work, index) for index in range(len(self._events))]
+        await parallel.run(works, at_once, on_record, on_boot, self.done.append)
 
 
 async def _settled() -> None:
@@ -95,6 +101,24 @@ def test_records_of_a_lab_that_is_ahead_wait_for_those_before() -> None:
         await asyncio.wait_for(running, LIMIT_S)
         assert works.came == [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2)]
         assert works.done == [0, 1, 2]
+
+    asyncio.run(scene())
+
+
+def test_a_record_follows_the_boot_that_it_was_made_in() -> None:
+    """A line for a trial does not name the kernel; that for the boot before it does."""
+
+    async def scene() -> None:
+        works = _Works(2)
+        running = asyncio.create_task(works.run(2))
+        works.finish(1)
+        await _settled()
+        works.finish(0)
+        await asyncio.wait_for(running, LIMIT_S)
+        assert works.told == [
+            *("kernel 0", "0 made 1", "0 made 2"),
+            *("kernel 1", "1 made 1", "1 made 2"),
+        ]
 
     asyncio.run(scene())
 
