@@ -94,16 +94,19 @@ def accelerator() -> str:
     return "kvm" if setup.nested() else "tcg"
 
 
-def check_host(settings: Settings) -> None:
-    """Refuse a lab that would not fit.
+def check_host(settings: Settings, labs: int = 1) -> None:
+    """Refuse labs that would not fit.
 
+    :param labs: that are to run at once; of those none is up yet.
     :raise LabUnavailable: the sentence says how much memory is missing.
     """
     available_mib = setup.memory_mib("MemAvailable") or 0
-    if available_mib < settings.lab_memory_mib + SPARE_MIB:
+    if available_mib < labs * settings.lab_memory_mib + SPARE_MIB:
+        many = f"{labs} labs at once need {labs} times" if labs > 1 else "The lab needs"
+        fewer = " ask for fewer with --jobs or KICKBENCH_JOBS," if labs > 1 else ""
         raise LabUnavailable(
-            f"The lab needs {settings.lab_memory_mib} MiB of memory and {SPARE_MIB} to spare, and "
-            f"{available_mib} are available; free some, or set KICKBENCH_LAB_MEMORY lower."
+            f"{many} {settings.lab_memory_mib} MiB of memory and {SPARE_MIB} to spare, and "
+            f"{available_mib} are available; free some,{fewer} or set KICKBENCH_LAB_MEMORY lower."
         )
 
 
@@ -150,8 +153,15 @@ def command_line(kernel: Bootable, agent_fd: int, share: Path, settings: Setting
     # fmt: on
 
 
+LONGEST_COMMAND_LINE = 2047
+"""Bytes that an x86 kernel takes: COMMAND_LINE_SIZE of arch/x86/include/asm/setup.h in Linux."""
+
+
 def parameters(kernel: Bootable, *, emulated: bool) -> list[str]:
-    """The kernel's command line."""
+    """The kernel's command line.
+
+    :raise LabUnavailable: it would be longer than the kernel reads.
+    """
     ours = {
         # init.sh looks it up from a root of its own, where links would lead elsewhere.
         "KICKBENCH_MODULES": kernel.modules.resolve(),
@@ -159,7 +169,7 @@ def parameters(kernel: Bootable, *, emulated: bool) -> list[str]:
         "KICKBENCH_PYTHON": sys.executable,
         "KICKBENCH_AGENT": agent.__file__,
     }
-    return [
+    found = [
         "console=ttyS0",
         # A panic and what comes before it are printed all the same.
         "quiet",
@@ -169,6 +179,13 @@ def parameters(kernel: Bootable, *, emulated: bool) -> list[str]:
         *(["cryptomgr.notests"] if emulated else []),
         *(f"{name}={_escaped(str(value))}" for name, value in ours.items()),
     ]
+    if len(" ".join(found)) > LONGEST_COMMAND_LINE:
+        raise LabUnavailable(
+            "These paths are too long for the command line of a lab's kernel: "
+            f"{', '.join(map(str, ours.values()))}. Set KICKBENCH_CACHE to a shorter path, or "
+            "install kickbench in one; a character that is not of ASCII counts ten times."
+        )
+    return found
 
 
 def _escaped(text: str) -> str:

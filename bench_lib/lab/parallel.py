@@ -29,8 +29,12 @@ def jobs(settings: Settings) -> int:
 
     One where KVM runs them, because they would be in each other's latencies. Emulated labs do not
     measure latencies, so there are as many as this host has CPUs and memory for.
+
+    :raise LabUnavailable: this host does not have the memory for as many as were asked for. Each
+        lab looks for itself, but those that start together find the same memory free.
     """
     if settings.jobs is not None:
+        machine.check_host(settings, settings.jobs)
         return settings.jobs
     if machine.accelerator() != "tcg":
         return 1

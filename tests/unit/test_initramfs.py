@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench_lib import architecture
-from bench_lib.errors import KernelUnusable, ProgramMissing
+from bench_lib.errors import KernelUnusable, LabUnavailable, ProgramMissing
 from bench_lib.kernel import vmlinux
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable
@@ -229,3 +229,10 @@ def test_the_lab_finds_modules_whose_cache_is_behind_a_link(
         if each.startswith("KICKBENCH_MODULES=")
     ]
     assert modules == str(kernel.modules)
+
+
+def test_a_path_that_the_kernel_would_cut_is_refused(kernel: Bootable, tmp_path: Path) -> None:
+    folder = tmp_path / ("ü" * 100) / ("ü" * 100)
+    long = dataclasses.replace(kernel, folder=folder)
+    with pytest.raises(LabUnavailable, match="too long for the command line of a lab's kernel"):
+        machine.parameters(long, emulated=True)

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from bench_lib.errors import LabLost
+from bench_lib.errors import LabLost, LabUnavailable
 from bench_lib.lab import machine, parallel, trials
 from bench_lib.lab.machine import Facts
 from bench_lib.lab.parallel import Keep, OnBoot
@@ -182,8 +182,18 @@ def test_there_are_as_many_labs_as_there_is_room_for(
 def test_more_or_fewer_labs_may_be_asked_for(
     history: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("bench_lib.host.setup.memory_mib", lambda name: 3 * 2048 + 512)
     monkeypatch.setenv("KICKBENCH_JOBS", "3")
     assert parallel.jobs(Settings.from_environment()) == 3
+
+
+def test_no_more_labs_may_be_asked_for_than_there_is_memory_for(
+    history: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench_lib.host.setup.memory_mib", lambda name: 3 * 2048 + 512)
+    monkeypatch.setenv("KICKBENCH_JOBS", "4")
+    with pytest.raises(LabUnavailable, match=r"4 labs at once need 4 times 2048 MiB.* --jobs"):
+        parallel.jobs(Settings.from_environment())
 
 
 @pytest.mark.parametrize(
