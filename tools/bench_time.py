@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from bench_lib.asv_bridge.suite import CORE_GUESTS, GUESTS
-from bench_lib.errors import KvmUnavailable
+from bench_lib.errors import KickbenchError, KvmUnavailable
 from bench_lib.host import device
 from bench_lib.lab import parallel
 from bench_lib.settings import Settings
@@ -46,6 +45,9 @@ def seconds(trials: int, kernels: int, deadline_s: float, *, native: bool, labs:
 
 def main() -> None:
     """Print the sentence."""
+    # Its import reads the settings, whose errors are printed as those of the rest.
+    from bench_lib.asv_bridge.suite import CORE_GUESTS, GUESTS
+
     settings = Settings.from_environment()
     kernels = int(sys.argv[1])
     try:
@@ -67,4 +69,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KickbenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)

@@ -60,7 +60,7 @@ def begin(folder: Path) -> Begun:
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(text)
                 made.append(name)
-            elif path.parent.name == BENCHMARKS and path.read_text() != text:
+            elif path.parent.name == BENCHMARKS and path.read_bytes() != text.encode():
                 differing.append(name)
     except OSError as error:
         raise HistoryNotBegun(
@@ -82,7 +82,7 @@ def _files() -> dict[str, str]:
 
 def _refuse_another_project(configuration: Path) -> None:
     """:raise HistoryNotBegun: asv is used there for something else."""
-    if configuration.exists() and PLUGIN not in configuration.read_text():
+    if configuration.exists() and PLUGIN.encode() not in configuration.read_bytes():
         raise HistoryNotBegun(
             f"{configuration} is another project's; name a folder that asv does not use yet."
         )

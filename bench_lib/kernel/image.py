@@ -20,9 +20,12 @@ _RELEASE = re.compile(r"\w[\w.+~-]*", re.ASCII)
 
 
 def is_bzimage(path: Path) -> bool:
-    """Whether a file, which can be read, is an x86 kernel image."""
-    with path.open("rb") as file:
-        return file.read(_SETUP_BYTES)[_MAGIC_AT : _MAGIC_AT + 4] == _MAGIC
+    """Whether a file is an x86 kernel image; no file that cannot be read is."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_SETUP_BYTES)[_MAGIC_AT : _MAGIC_AT + 4] == _MAGIC
+    except OSError:
+        return False
 
 
 def identity(path: Path, called: str = "") -> Kernel:

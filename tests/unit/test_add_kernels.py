@@ -492,3 +492,13 @@ def test_of_two_builds_none_is_removed_by_their_common_name(
     done = CliRunner().invoke(main, ["kernels", "remove", first.build.id[:12]])
     assert done.exit_code == 0, done.output
     assert cache.all() == [second]
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KICKBENCH_CACHE", str(tmp_path / "cache"))
+    # As a file that is another user's; root may read those.
+    done = CliRunner().invoke(main, ["kernels", "add", "/proc/self/mem"])
+    assert done.exit_code == FetchFailed.exit_status
+    assert "mem could not be unpacked" in done.output

@@ -7,10 +7,13 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from bench_lib.errors import LabUnavailable, UsageError
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "bench"
 
@@ -147,3 +150,23 @@ def test_nothing_measured_is_no_success(bench: Bench) -> None:
     assert done.returncode == UNKNOWN
     assert "nothing was measured" in done.stdout
     assert bench.called("kickbench report") == 0
+
+
+@pytest.mark.parametrize("jobs", ["junk", "999999999"])
+def test_a_setting_that_cannot_be_ends_it_with_a_sentence(jobs: str) -> None:
+    done = subprocess.run(
+        [sys.executable, TOOL.with_name("bench_time.py"), "2"],
+        env={**os.environ, "KICKBENCH_JOBS": jobs},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in {LabUnavailable.exit_status, UsageError.exit_status}
+    assert done.stderr.startswith("bench: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_it_ends_where_it_cannot_say_how_long_it_takes(bench: Bench) -> None:
+    done = bench.run(("bench_time.py", 2))
+    assert done.returncode == 2
+    assert "asv" not in (bench.folder / "calls").read_text()

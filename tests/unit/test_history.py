@@ -20,7 +20,7 @@ def init(folder: Path) -> Result:
 
 def contents(folder: Path) -> dict[str, str]:
     return {
-        str(path.relative_to(folder)): path.read_text()
+        str(path.relative_to(folder)): path.read_text(errors="replace")
         for path in folder.rglob("*")
         if path.is_file() and ".git" not in path.relative_to(folder).parts
     }
@@ -87,8 +87,11 @@ def test_in_a_repository_no_other_is_made(tmp_path: Path) -> None:
     assert not (tmp_path / "history" / ".git").exists()
 
 
-def test_the_folder_of_another_project_of_asvs_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "asv.conf.json").write_text('{"project": "numpy"}')
+@pytest.mark.parametrize("configuration", [b'{"project": "numpy"}', b"\xff\xfe"])
+def test_the_folder_of_another_project_of_asvs_is_refused(
+    tmp_path: Path, configuration: bytes
+) -> None:
+    (tmp_path / "asv.conf.json").write_bytes(configuration)
     done = init(tmp_path)
     assert done.exit_code == HistoryNotBegun.exit_status
     assert "another project's" in done.output
@@ -111,3 +114,11 @@ def test_without_git_it_is_said_what_installs_it(
     assert done.exit_code == 23
     assert "git is not installed; `kickbench set-up` installs it." in done.output
     assert not contents(tmp_path)
+
+
+def test_a_benchmark_that_is_not_text_is_one_that_differs(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "vm_stop.py").write_bytes(b"\xff")
+    done = init(tmp_path)
+    assert done.exit_code == 0
+    assert "vm_stop.py is not that of this version" in done.output

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from bench_lib.errors import LabLost, LabUnavailable
+from bench_lib.errors import LabLost, LabUnavailable, UsageError
 from bench_lib.lab import machine, parallel, trials
 from bench_lib.lab.machine import Facts
 from bench_lib.lab.parallel import Keep, OnBoot
@@ -213,3 +213,12 @@ def test_cases_are_shared_in_order_and_no_lab_is_booted_for_few(
 def _cycle(count: int) -> list[ScenarioName]:
     names = itertools.cycle(ScenarioName)
     return [next(names) for _ in range(count)]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "junk", "1.5", "²", "1" * 5000])
+def test_a_number_of_labs_that_is_none_is_refused(
+    history: object, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("KICKBENCH_JOBS", text)
+    with pytest.raises(UsageError, match=r"KICKBENCH_JOBS is a whole number from 1 on"):
+        Settings.from_environment()
