@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def _check_modules(folder: Path, release: str, files: Sequence[Path]) -> None:
     """Refuse a build that cannot run trials, before it is kept."""
     names = {_name(path.name) for path in folder.rglob("*.ko*")}
     if (folder / BUILT_IN).exists():
-        names |= {_name(Path(line).name) for line in (folder / BUILT_IN).read_text().split()}
+        names |= {_name(Path(line).name) for line in _lines(folder / BUILT_IN)}
     if missing := [name for name in NEEDED if name not in names]:
         reasons = ", ".join(f"{name} ({NEEDED[name]})" for name in missing)
         lack = Lack.SOME_MODULES if "kvm" in names else Lack.MODULES
@@ -108,6 +109,11 @@ def _check_modules(folder: Path, release: str, files: Sequence[Path]) -> None:
             f"Kernel {release} cannot run trials in the lab: it has no {reasons}.{unlisted}"
             f"{hint(files, lack, release)}"
         )
+
+
+def _lines(file: Path) -> list[str]:
+    """Lines of names, which may be in any encoding."""
+    return os.fsdecode(file.read_bytes()).splitlines()
 
 
 def _name(file: str) -> str:

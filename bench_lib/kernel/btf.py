@@ -42,6 +42,13 @@ SHOWN = Path("/sys/kernel/btf")
 """Where a kernel shows its types and those of its modules."""
 
 
+_UNREADABLE = (
+    *(OSError, ELFError, FetchFailed, ProgramMissing),
+    # Of a damaged one, whose offsets and sizes may be any.
+    *(struct.error, OverflowError, ValueError),
+)
+
+
 class Label(StrEnum):
     """Whether KVM's slow page fault is interruptible, by its types."""
 
@@ -73,7 +80,7 @@ def booted_label(shown: Path = SHOWN) -> Label:
 def _label(read: Callable[[], bytes], *, split: bool) -> Label:
     try:
         functions = _functions(read(), (_OLD, _NEW), split=split)
-    except (OSError, ELFError, struct.error, ValueError, FetchFailed, ProgramMissing):
+    except _UNREADABLE:
         return Label.UNKNOWN
     if _NEW in functions:
         return Label.YES

@@ -309,6 +309,7 @@ def _run(command: list[str]) -> None:
             check=True,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=TOOL_LIMIT_S,
             stdin=subprocess.DEVNULL,
         )

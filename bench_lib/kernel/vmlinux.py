@@ -62,5 +62,5 @@ def starts_alone(vmlinux: Path) -> bool:
                 if isinstance(segment, NoteSegment)
                 for note in segment.iter_notes()
             )
-    except ELFError:
+    except (ELFError, OSError, OverflowError, ValueError):  # damaged ones lead nowhere
         return False

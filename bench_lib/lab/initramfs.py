@@ -9,6 +9,7 @@ from there.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -168,11 +169,11 @@ class Modules:
         """:param folder: lib/modules/RELEASE."""
         self._folder = folder
         self._needs: dict[str, list[Path]] = {}
-        for line in (folder / "modules.dep").read_text().splitlines():
+        for line in _lines(folder / "modules.dep"):
             module, _, needs = line.partition(":")
             self._needs[_name(module)] = [folder / each for each in (module, *needs.split())]
         builtin = folder / "modules.builtin"
-        lines = builtin.read_text().splitlines() if builtin.exists() else []
+        lines = _lines(builtin) if builtin.exists() else []
         self._builtin = {_name(line) for line in lines}
 
     def in_order(self, names: Sequence[str], *, lacking: bool = False) -> list[Path]:
@@ -191,6 +192,11 @@ class Modules:
                     f"Kernel {self._folder.name} cannot be booted in the lab: it has no {name}."
                 )
         return list(order)
+
+
+def _lines(file: Path) -> list[str]:
+    """Lines of names, which may be in any encoding."""
+    return os.fsdecode(file.read_bytes()).splitlines()
 
 
 def _name(path: str) -> str:

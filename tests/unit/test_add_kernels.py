@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from bench_lib.errors import (
 )
 from bench_lib.kernel.assembly import NEEDED
 from bench_lib.kernel.store import Store
+from bench_lib.lab.initramfs import Modules
 from bench_lib.settings import Settings
 from tests import make
 from tests.make import RELEASE
@@ -502,3 +504,16 @@ def test_a_file_that_cannot_be_read_is_named(
     done = CliRunner().invoke(main, ["kernels", "add", "/proc/self/mem"])
     assert done.exit_code == FetchFailed.exit_status
     assert "mem could not be unpacked" in done.output
+
+
+@pytest.mark.parametrize("name", [b"modules.builtin", b"caf\xe9.ko"])
+def test_names_of_modules_may_be_in_any_encoding(cache: Store, tmp_path: Path, name: bytes) -> None:
+    """depmod says of the second that it is not an ELF file."""
+    folder = root(tmp_path / "root")
+    file = Path(os.fsdecode(os.fsencode(folder / "lib/modules" / RELEASE) + b"/" + name))
+    file.write_bytes(b"kernel/caf\xe9.ko\n")
+    done = add(_tar(folder, "kernel.tar"))
+    assert done.exit_code == 0, done.output
+    added = cache.find(RELEASE)
+    assert added is not None
+    assert Modules(added.modules).in_order(["9p"])

@@ -168,6 +168,13 @@ def _elf(*notes: tuple[bytes, int]) -> bytes:
     return header + segment + body
 
 
+def _damaged() -> bytes:
+    """One whose notes are behind the end of every file."""
+    kernel = bytearray(_elf((b"Xen", 18)))
+    struct.pack_into("<Q", kernel, 64 + 8, 1 << 63)
+    return bytes(kernel)
+
+
 def _image(path: Path, payload: bytes) -> Path:
     """An image that holds a compressed kernel behind one setup sector."""
     setup = bytearray(2 * 512)
@@ -196,6 +203,7 @@ def test_a_kernel_is_taken_out_of_its_image(tmp_path: Path, pack: Callable[[byte
     [
         pytest.param(_with_size(lzma.compress(_elf((b"Xen", 6)))), id="no PVH"),
         pytest.param(_with_size(lzma.compress(b"no ELF file")), id="no kernel"),
+        pytest.param(_with_size(lzma.compress(_damaged())), id="a damaged kernel"),
         pytest.param(b"\x02\x21\x4c\x18 something else", id="an unknown packing"),
     ],
 )
