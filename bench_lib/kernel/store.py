@@ -94,8 +94,12 @@ class Store:
         """
         found = []
         for path in sorted(self.folder.glob(f"*/{LABEL}")):
+            if path.parent.name.startswith(_NEW):  # not yet what it is to be, or a dead process's
+                continue
             try:
                 label = msgspec.json.decode(path.read_bytes(), type=_Label)
+            except FileNotFoundError:  # removed meanwhile
+                continue
             except msgspec.MsgspecError as error:
                 raise KernelUnusable(
                     f"{path} is damaged ({error}); delete {path.parent}, and fetch it again."

@@ -12,9 +12,8 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from elftools.elf.elffile import ELFFile
 from bench_lib.errors import KernelUnusable, LabUnavailable, ProgramMissing
 from bench_lib.host import packages
 from bench_lib.kernel import archive, vmlinux
-from bench_lib.kernel.store import Bootable
+from bench_lib.kernel.store import Bootable, Store
 
 FIRST = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 """Modules without which a lab does not come up."""
@@ -53,7 +52,8 @@ def files(kernel: Bootable, *, unpacked: bool) -> Files:
     :param unpacked: to start the kernel without the image that it comes in, if it can be. Emulated,
         that image takes a second to three to unpack it. It also chooses where in memory the kernel
         lies (KASLR), so without it that is the same in each boot.
-    :raise LabUnavailable: they cannot be made.
+    :raise LabUnavailable: they cannot be written.
+    :raise FetchFailed: the cache cannot be written, or a module is damaged.
     :raise KernelUnusable: the build lacks a module that no lab comes up without.
     :raise ProgramMissing: busybox or libarchive is not installed.
     """
@@ -74,7 +74,7 @@ def _vmlinux(kernel: Bootable, folder: Path) -> Path:
     there = folder / "vmlinux"
     image_alone = folder / "vmlinuz-alone"
     if not there.exists() and not image_alone.exists():
-        with _new(folder) as new:
+        with _new(kernel) as new:
             if vmlinux.extract(kernel.vmlinuz, new / "vmlinux"):
                 (new / "vmlinux").rename(there)
             else:
@@ -88,7 +88,7 @@ def _initramfs(kernel: Bootable, folder: Path) -> Path:
     digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts))
     there = folder / f"initramfs-{digest.hexdigest()[:12]}.cpio"
     if not there.exists():
-        with _new(folder) as new:
+        with _new(kernel) as new:
             root = new / "root"
             _fill(root, kernel, program)
             _pack(root, new / there.name, program)
@@ -96,11 +96,12 @@ def _initramfs(kernel: Bootable, folder: Path) -> Path:
     return there
 
 
-@contextmanager
-def _new(folder: Path) -> Iterator[Path]:
-    """A folder beside what is made in it, so that it can be given its name when it is whole."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as new:
-        yield Path(new)
+def _new(kernel: Bootable) -> AbstractContextManager[Path]:
+    """A folder of the cache, from which what is whole is moved to where it belongs.
+
+    What a process that was killed has left in one goes with the next that is made.
+    """
+    return Store(kernel.folder.parent).new_folder()
 
 
 def busybox() -> Path:

@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -27,7 +28,7 @@ from bench_lib.errors import (
     KernelUnusable,
 )
 from bench_lib.kernel.assembly import NEEDED
-from bench_lib.kernel.store import Store
+from bench_lib.kernel.store import Bootable, Store
 from bench_lib.lab.initramfs import Modules
 from bench_lib.settings import Settings
 from tests import make
@@ -384,6 +385,34 @@ def test_what_a_killed_process_has_left_goes_with_the_next(cache: Store, tmp_pat
 
 
 # Of this host, and off again.
+
+
+def test_a_build_has_to_be_whole_to_be_found(
+    cache: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another process adds it, or after that one was killed."""
+    seen: list[Bootable] = []
+
+    def finished(*arguments: Any) -> Bootable:
+        made = ready(*arguments)
+        seen.extend(cache.all())
+        return made
+
+    ready = cache._finished
+    monkeypatch.setattr(cache, "_finished", finished)
+    made = cache.add_archives([_tar(root(tmp_path / "root"), "kernel.tar")], "kernel.tar")
+    assert seen == []
+    assert cache.all() == [made]
+
+
+def test_a_build_that_is_removed_meanwhile_is_not_found(
+    cache: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = cache.add_archives([_tar(root(tmp_path / "root"), "kernel.tar")], "kernel.tar")
+    listed = list(Path.glob(cache.folder, "*/build.json"))
+    cache.remove(made)
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(listed))
+    assert cache.all() == []
 
 
 def test_what_is_installed_is_added_and_the_rest_is_named(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import lzma
+import os
 import struct
 import subprocess
 from collections.abc import Callable
@@ -134,6 +135,25 @@ def test_an_initramfs_that_cannot_be_made_leaves_nothing(
     with pytest.raises(KernelUnusable, match="has no no-such-module"):
         initramfs.files(kernel, unpacked=False)
     assert not list((kernel.folder / "lab").iterdir())
+
+
+def test_what_a_killed_process_has_left_goes_when_the_next_is_made(
+    kernel: Bootable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For it is as big as a kernel."""
+
+    def killed(*_: object) -> bool:
+        os._exit(9)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(vmlinux, "extract", killed)
+        initramfs.files(kernel, unpacked=True)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert [*kernel.folder.parent.rglob(".new-*")]
+    _image(kernel.vmlinuz, gzip.compress(_elf((b"Xen", 18))))
+    initramfs.files(kernel, unpacked=True)
+    assert not [*kernel.folder.parent.rglob(".new-*")]
 
 
 @pytest.mark.parametrize("what", ["nothing", "a script", "a program with libraries"])
