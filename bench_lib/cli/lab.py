@@ -147,11 +147,7 @@ def campaign_command(
             click.echo(str(facts))
 
         campaign.run(plan, settings, on_record, on_boot)
-    mine = [
-        each
-        for each in record.read(settings.records)[0]
-        if each.slot and each.slot.campaign == plan.id
-    ]
+    mine = plan.made(record.read(settings.records)[0])
     present.report(
         present.stdout(), summary.rows(mine), summary.paces(mine), summary.differences(mine)
     )

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from bench_lib import interrupt, ownership, record
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import parallel, trials
+from bench_lib.lab import machine, parallel, trials
 from bench_lib.lab.machine import Facts
 from bench_lib.lab.parallel import Work
 from bench_lib.record import Record, Slot
@@ -55,12 +55,24 @@ class Campaign:
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
+    def made(self, records: Sequence[Record]) -> list[Record]:
+        """The records of this campaign that this host's lab has made.
+
+        Several hosts may share a history, and each makes all boots of a campaign.
+        """
+        here = machine.host()
+        return [
+            each
+            for each in records
+            if each.slot and each.slot.campaign == self.id and each.host == here
+        ]
+
     def missing(self, records: Sequence[Record]) -> list[tuple[int, Bootable]]:
         """The boots that are still to be made: number and kernel of each, in order.
 
         The trials of a boot are kept together or not at all, so one record tells of all.
         """
-        done = {each.slot.number for each in records if each.slot and each.slot.campaign == self.id}
+        done = {each.slot.number for each in self.made(records) if each.slot}
         order = schedule(self.kernels, self.boots)
         return [(number, kernel) for number, kernel in enumerate(order) if number not in done]
 

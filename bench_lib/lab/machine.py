@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import platform
 import re
 import signal
 import socket
@@ -25,6 +26,7 @@ from bench_lib.host import device, setup
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import agent, initramfs
 from bench_lib.ownership import Run
+from bench_lib.record import Host
 from bench_lib.settings import CHECKOUT, Settings
 
 SHARE = "/run/kickbench-share"
@@ -92,6 +94,11 @@ def accelerator() -> str:
     except KvmUnavailable:
         return "tcg"
     return "kvm" if setup.nested() else "tcg"
+
+
+def host() -> Host:
+    """What records of this host's lab are marked with."""
+    return Host("lab", accelerator(), platform.node())
 
 
 def check_host(settings: Settings, labs: int = 1) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 
 from bench_lib import interrupt, ownership, record
@@ -14,7 +13,7 @@ from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, machine
 from bench_lib.lab.campaign import Campaign
 from bench_lib.lab.machine import Facts
-from bench_lib.record import SCHEMA, Host, Record, RequestName
+from bench_lib.record import SCHEMA, Record, RequestName
 from bench_lib.settings import Settings
 from bench_lib.trial.case import CORE_SCENARIOS, Case, interleaved
 from bench_lib.verdict import inference
@@ -51,7 +50,7 @@ def looks(most: int) -> list[int]:
 def lab_records(settings: Settings, builds: Sequence[Bootable]) -> list[Record]:
     """What this host's lab has measured of these kernels, as it would be measured now."""
     kernels = {build.build.kernel for build in builds}
-    here = Host("lab", machine.accelerator(), platform.node())
+    here = machine.host()
     records, _ = record.read(settings.records)
     return [each for each in records if each.kernel in kernels and each.host == here]
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import dataclasses
 import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from bench_lib.kernel import image
 from bench_lib.kernel.assembly import NEEDED
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable, Store
+from bench_lib.lab import machine
 from bench_lib.lab.campaign import Campaign, schedule
-from bench_lib.record import Kernel, RequestName, ScenarioName, Slot
+from bench_lib.record import Host, Kernel, Record, RequestName, ScenarioName, Slot
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
 from tests import make
@@ -149,18 +151,38 @@ def _campaign(boots: int = 2, name: str = "") -> Campaign:
     return Campaign(kernels, boots, [Case(ScenarioName.IDLE, RequestName.STOP)], name)
 
 
+@pytest.fixture(autouse=True)
+def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "accelerator", lambda: "tcg")
+
+
+def _made_here(slot: Slot | None) -> Record:
+    return dataclasses.replace(record(), slot=slot, host=Host("lab", "tcg", platform.node()))
+
+
 def test_a_campaign_goes_on_where_it_was() -> None:
     campaign = _campaign()
     assert [number for number, _ in campaign.missing([])] == [0, 1, 2, 3]
     kept = [
-        dataclasses.replace(record(), slot=Slot(campaign.id, 0)),
-        dataclasses.replace(record(), slot=Slot(campaign.id, 2)),
-        dataclasses.replace(record(), slot=Slot("another", 1)),
-        record(),
+        _made_here(Slot(campaign.id, 0)),
+        _made_here(Slot(campaign.id, 2)),
+        _made_here(Slot("another", 1)),
+        _made_here(None),
     ]
     left = campaign.missing(kept)
     assert [number for number, _ in left] == [1, 3]
     assert [kernel.build.release for _, kernel in left] == ["6.12.0", "6.1.0"]
+
+
+def test_a_campaign_of_another_host_with_the_same_history_is_not_this_host_s() -> None:
+    campaign = _campaign()
+    here = _made_here(Slot(campaign.id, 0))
+    others = [
+        dataclasses.replace(here, slot=Slot(campaign.id, 1), host=host)
+        for host in (Host("lab", "tcg", "another"), Host("lab", "kvm", here.host.machine))
+    ]
+    assert campaign.made([here, *others]) == [here]
+    assert [number for number, _ in campaign.missing([here, *others])] == [1, 2, 3]
 
 
 def test_the_same_campaign_has_the_same_id() -> None:

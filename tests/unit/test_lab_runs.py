@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, machine, trials
 from bench_lib.lab.campaign import Campaign
-from bench_lib.record import Outcome, Record, RequestName, ScenarioName
+from bench_lib.record import Host, Outcome, Record, RequestName, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
 from tests import make
@@ -28,7 +30,8 @@ from tests import make
 KERNEL = Bootable(describe(make.KERNEL), "somewhere", Path("/nowhere"))
 SCENARIOS = (ScenarioName.IDLE, ScenarioName.BLACKHOLE)
 CASES = [Case(scenario, RequestName.STOP) for scenario in SCENARIOS]
-MADE = [make.record(scenario=case.scenario) for case in CASES]
+HERE = Host("lab", "tcg", platform.node())
+MADE = [dataclasses.replace(make.record(scenario=case.scenario), host=HERE) for case in CASES]
 
 Message = tuple[str, str]
 KILLED: Message = ("exit", "-9\0")
