@@ -70,8 +70,13 @@ class Apt:
         """Prepare the folder.
 
         :param of_host: whether the sources are the host's, instead of those in the folder.
-        :raise FetchFailed: the folder cannot be written.
+        :raise FetchFailed: the folder cannot be written, or apt cannot be told of it.
         """
+        if not {'"', "\n"}.isdisjoint(str(folder)):
+            raise FetchFailed(
+                f"apt's configuration cannot name {str(folder)!r}, because a double quote or a "
+                "line end is in it; set KICKBENCH_CACHE to a folder without"
+            )
         self._folder = folder
         self.lists = folder / "lists"
         common = (_SETTINGS if of_host else _SETTINGS + _SOURCES).format(folder=folder)

@@ -208,6 +208,19 @@ def test_without_a_network_and_without_lists_there_is_a_reason(
     assert "none are here" in Suites(folder).remarks()[0]
 
 
+def test_a_cache_that_apt_cannot_be_told_of_is_named(
+    mirror: Archive, host: Host, tmp_path: Path
+) -> None:
+    suites = Suites(tmp_path / 'a"quote')
+    with pytest.raises(FetchFailed, match=r"a double quote.* set KICKBENCH_CACHE"):
+        suites.refresh(lambda there: None)
+
+
+def test_a_cache_may_have_any_other_name(mirror: Archive, host: Host, tmp_path: Path) -> None:
+    suites = _read(tmp_path / "a b,c'd;e{f}%41\\gü$(h)")
+    assert _releases(suites)
+
+
 def test_lists_are_old_after_six_hours(mirror: Archive, host: Host, folder: Path) -> None:
     _read(folder)
     _age_by(folder, timedelta(hours=5, minutes=59))
