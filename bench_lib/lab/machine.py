@@ -71,15 +71,18 @@ class Facts:
 
     :ivar accelerator: `kvm` or `tcg`, as seen from inside.
     :ivar boot_s: seconds from QEMU's start until it could take a command.
+    :ivar failed: why each lab that was tried before it did not come up.
     """
 
     release: str
     version: str
     accelerator: str
     boot_s: float
+    failed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.release} runs on {self.accelerator}, up after {self.boot_s:.1f} s"
+        up = f"{self.release} runs on {self.accelerator}, up after {self.boot_s:.1f} s"
+        return "; before that: ".join([up, *self.failed])
 
 
 @cache

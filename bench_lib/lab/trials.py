@@ -123,7 +123,12 @@ async def make(
     :param keep: called with each record, as it is made.
     """
     left = list(cases)
+    failed: list[str] = []
     outside = setup.of_this_machine()
+
+    def up(facts: Facts) -> None:
+        on_boot(dataclasses.replace(facts, failed=tuple(failed)))
+        failed.clear()
 
     def kept(made: Record) -> None:
         keep(dataclasses.replace(made, lab_setup=outside))
@@ -131,13 +136,14 @@ async def make(
 
     for boots_left in reversed(range(BOOTS_AT_MOST)):
         try:
-            await _boot(owner, kernel, list(left), settings, kept, on_boot)
+            await _boot(owner, kernel, list(left), settings, kept, up)
         except LabLost as error:
             # One that does not come up is the kernel's fault where KVM runs it. Emulated ones
             # fail now and then by themselves.
             if not boots_left or machine.accelerator() != "tcg":
                 raise
             _log.warning("%s\n%s", error, "\n".join(error.console))
+            failed.append(str(error))
         if not left:
             break
 

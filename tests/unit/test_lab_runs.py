@@ -195,6 +195,19 @@ def test_what_making_an_initramfs_takes_is_not_counted_as_the_lab_s(
     assert [each.boot_s for each in facts] == [0]
 
 
+def test_a_lab_that_came_up_at_the_second_try_says_so(
+    boots: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = boots([*map(_line, MADE), FINE])
+    play, first = machine.command_line, [["sh", "-c", "echo Kernel panic; exit 3"]]
+    monkeypatch.setattr(machine, "command_line", lambda *of: first.pop() if first else play(*of))
+    facts: list[machine.Facts] = []
+    trials.LabRunner(KERNEL, settings, facts.append).run(CASES, lambda made: None)
+    (told,) = map(str, facts)
+    assert "did not come up: QEMU exited with status 3" in told
+    assert "Kernel panic" in told
+
+
 def test_a_lab_that_gives_up_is_lost_with_its_reason(
     history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
