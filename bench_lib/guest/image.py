@@ -59,15 +59,20 @@ class LoadedImage:
         return (memory_mib * MIB - self.entry.span_start) // PAGE
 
     def qemu_arguments(self, memory_mib: int, vcpus: int) -> list[str]:
-        """The part of QEMU's command line that makes a guest of this image."""
+        """The part of QEMU's command line that makes a guest of this image.
+
+        Of each parameter only the lower half is loaded, because the upper one is 0, as fresh memory
+        is. QEMU 5.2 aborts when it is to load all eight bytes (generic_loader_reset() asserts that
+        there are fewer); 7.2 does not.
+        """
         addresses = self.entry.parameters
         return [
             "-bios",
             str(self.path),
             "-device",
-            f"loader,addr={addresses.pages:#x},data={self.pages(memory_mib)},data-len=8",
+            f"loader,addr={addresses.pages:#x},data={self.pages(memory_mib)},data-len=4",
             "-device",
-            f"loader,addr={addresses.vcpus:#x},data={vcpus},data-len=8",
+            f"loader,addr={addresses.vcpus:#x},data={vcpus},data-len=4",
         ]
 
 

@@ -25,8 +25,8 @@ def test_the_guest_is_told_its_span_and_vcpus() -> None:
     loaded = image.load(FOLDER, "gup")
     assert loaded.pages(64) == (64 * MIB - loaded.entry.span_start) // PAGE
     arguments = loaded.qemu_arguments(64, 3)
-    assert "loader,addr=0x7000,data=15872,data-len=8" in arguments
-    assert "loader,addr=0x7008,data=3,data-len=8" in arguments
+    assert "loader,addr=0x7000,data=15872,data-len=4" in arguments
+    assert "loader,addr=0x7008,data=3,data-len=4" in arguments
 
 
 def test_an_image_that_was_changed_is_refused(tmp_path: Path) -> None:
