@@ -33,11 +33,11 @@ LIMIT_S = 20
 class Qemu:
     """A guest of the image `gup` that has not begun to run."""
 
-    def __init__(self, name: str, memory: Path) -> None:
+    def __init__(self, name: str, memory: Path, program: str = "qemu-system-x86_64") -> None:
         backend = f"memory-backend-file,id=memory,size={SIZE_MIB}M,share=on,mem-path={memory}"
         gup = image.load(Settings.from_environment().images, "gup")
         self.process = subprocess.Popen(
-            ["qemu-system-x86_64", "-name", f"guest={name},debug-threads=on", "-S",
+            [program, "-name", f"guest={name},debug-threads=on", "-S",
              "-no-user-config", "-nodefaults", "-display", "none", "-machine",
              "pc,memory-backend=memory", "-accel", "kvm", "-cpu", "qemu64,-pni",
              "-m", f"{SIZE_MIB}M", "-object", backend, "-no-reboot",
