@@ -7,10 +7,11 @@ import socket
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench_lib import architecture, process
 from bench_lib.deadline import Deadline
-from bench_lib.errors import BadShape, MonitorFailed, QemuTooOld
+from bench_lib.errors import BadShape, MonitorFailed, NotStarted, QemuTooOld
 from bench_lib.guest.monitor import Monitor
 from bench_lib.guest.qemu import last_words
 from bench_lib.ownership import Run
@@ -59,6 +60,7 @@ async def check(run: Run, qemu: str, shapes: Iterable[Shape], deadline: Deadline
 
     :param shapes: of the guests to come.
     :raise BadShape: its machine cannot have so many vCPUs.
+    :raise NotStarted: the program starts QEMU as another process.
     :raise ProgramMissing: there is no such program.
     :raise QemuTooOld: something is not there, or the program does not even answer.
     """
@@ -75,6 +77,7 @@ async def check(run: Run, qemu: str, shapes: Iterable[Shape], deadline: Deadline
 async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
     """Start a QEMU without a machine and ask it.
 
+    :raise NotStarted: the program starts QEMU as another process.
     :raise ProgramMissing: there is no such program.
     :raise QemuTooOld: it does not answer, or does not emulate the machine of our guests.
     """
@@ -88,9 +91,12 @@ async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
         command = [
             qemu, "-no-user-config", "-nodefaults", "-display", "none", "-machine", "none",
             "-chardev", f"socket,id=control,fd={fd}", "-mon", "chardev=control,mode=control",
+            # A thread whose id QEMU gives.
+            "-object", "iothread,id=thread",
         ]
         # fmt: on
-        stack.enter_context(process.started(command, env=run.mark, output=log, pass_fds=[fd]))
+        started = process.started(command, env=run.mark, output=log, pass_fds=[fd])
+        child = stack.enter_context(started)
         theirs.close()
         monitor = Monitor("features")
         stack.push_async_callback(monitor.disconnect)
@@ -99,10 +105,17 @@ async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
             commands = await monitor.execute("query-commands", deadline=deadline)
             capabilities = await monitor.execute("query-migrate-capabilities", deadline=deadline)
             machines = await monitor.execute("query-machines", deadline=deadline)
+            (thread,) = await monitor.execute("query-iothreads", deadline=deadline)
         except MonitorFailed as error:
             raise QemuTooOld(
                 f"{qemu} does not answer as later ones do{last_words(log) or f': {error}'}."
             ) from None
+        # Trials look at the threads of the process that they start, and signal and end it.
+        if not Path(f"/proc/{child.pid}/task/{thread['thread-id']}").exists():
+            raise NotStarted(
+                f"{qemu} starts QEMU as another process, and trials need the one that they start; "
+                "if it is a script, let it start QEMU with exec."
+            )
     machine = architecture.for_trials().machine
     most = next(
         (each["cpu-max"] for each in machines if machine in {each["name"], each.get("alias")}), None

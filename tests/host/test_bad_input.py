@@ -148,7 +148,7 @@ def test_a_tc_that_cuts_nothing(kickbench: Command, path_without: Path) -> None:
 OLD_QEMU = """#!/bin/sh
 # Answers QMP as a QEMU without recovery of postcopy would; the descriptor is in its arguments.
 exec {python} - "$@" <<'PYTHON'
-import json, re, socket, sys
+import json, os, re, socket, sys
 fd = int(re.search(r"fd=(\\d+)", " ".join(sys.argv))[1])
 line = socket.socket(fileno=fd)
 say = lambda message: line.sendall(json.dumps(message).encode() + b"\\n")
@@ -158,6 +158,7 @@ answers = {{
     "query-commands": [dict(name="query-status"), dict(name="stop")],
     "query-migrate-capabilities": [dict(capability="postcopy-ram", state=False)],
     "query-machines": [{{"name": "pc", "cpu-max": 255}}],
+    "query-iothreads": [{{"thread-id": os.getpid()}}],
 }}
 say(dict(QMP=dict(version=version, capabilities=[])))
 while text := line.recv(65536):  # one at a time, without a newline
@@ -182,6 +183,14 @@ def test_a_qemu_that_does_not_even_start(kickbench: Command, tmp_path: Path) -> 
     broken.chmod(0o755)
     done = kickbench(*TRIAL, env={**os.environ, "KICKBENCH_QEMU": str(broken)})
     assert "no such option" in _refused(done, errors.QemuTooOld)
+
+
+def test_a_script_that_starts_qemu_as_another_process(kickbench: Command, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text('#!/bin/sh\nqemu-system-x86_64 "$@"\nexit $?\n')
+    script.chmod(0o755)
+    done = kickbench(*TRIAL, env={**os.environ, "KICKBENCH_QEMU": str(script)})
+    assert "let it start QEMU with exec" in _refused(done, errors.NotStarted)
 
 
 def test_a_damaged_last_line_costs_only_itself(kickbench: Command) -> None:
