@@ -53,6 +53,9 @@ class Phase(Enum):
     SETUP = "setup"
     ACTIVE = "active"
     """Precopy: the guest runs at the source."""
+    LOADING = "postcopy-device"
+    """The source has sent the guest's state, and the destination loads it. From QEMU 10.2 on; the
+    source was in POSTCOPY meanwhile before."""
     POSTCOPY = "postcopy-active"
     """The guest runs at the destination and asks for its missing pages."""
     PAUSED = "postcopy-paused"
@@ -62,8 +65,8 @@ class Phase(Enum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     OTHER = ""
-    """A state that is not named here. QEMU adds such from time to time, between those that are
-    (postcopy-recover-setup in 9.1, postcopy-device in 10.2), so one is no reason to stop."""
+    """A state that is not named here. QEMU adds some from time to time, between those that are
+    (postcopy-recover-setup in 9.1), so one is no reason to stop."""
 
     @classmethod
     def _missing_(cls, value: object) -> Phase:
@@ -72,11 +75,12 @@ class Phase(Enum):
 
 # From where a side can still come to a phase. A side that has gone where there is no way back
 # is reported at once instead of being waited for.
-_BEFORE_POSTCOPY = frozenset({Phase.NONE, Phase.SETUP, Phase.ACTIVE})
+_PRECOPY = frozenset({Phase.NONE, Phase.SETUP, Phase.ACTIVE})
+_BROKEN = frozenset({Phase.PAUSED, Phase.RECOVERING})
 _WAYS: dict[Phase, frozenset[Phase]] = {
-    Phase.POSTCOPY: _BEFORE_POSTCOPY | {Phase.PAUSED, Phase.RECOVERING},
-    Phase.PAUSED: _BEFORE_POSTCOPY | {Phase.POSTCOPY, Phase.RECOVERING},
-    Phase.COMPLETED: frozenset({Phase.POSTCOPY, Phase.PAUSED, Phase.RECOVERING}),
+    Phase.POSTCOPY: _PRECOPY | _BROKEN | {Phase.LOADING},
+    Phase.PAUSED: _PRECOPY | {Phase.LOADING, Phase.POSTCOPY, Phase.RECOVERING},
+    Phase.COMPLETED: _BROKEN | {Phase.LOADING, Phase.POSTCOPY},
 }
 
 
@@ -135,13 +139,23 @@ class Side:
         """
 
         def there() -> bool:
-            if self.phase is not phase and self.phase not in _WAYS[phase] | {Phase.OTHER}:
-                raise MigrationFailed(
-                    f"{self.guest.name} went to {self.phase.value} instead of {phase.value}."
-                )
+            self._check_way(_WAYS[phase] | {phase}, f"instead of {phase.value}")
             return self.phase is phase
 
         await self._until(there, f"{phase.value} of {self.guest.name}", deadline)
+
+    async def switches(self, deadline: Deadline) -> None:
+        """Wait until the source has switched over, whether or not the destination has followed.
+
+        :raise MigrationFailed: the migration ended before.
+        """
+        switched = {Phase.LOADING, Phase.POSTCOPY}
+
+        def there() -> bool:
+            self._check_way(_PRECOPY | switched, "at the switch")
+            return self.phase in switched
+
+        await self._until(there, f"The switch of {self.guest.name}", deadline)
 
     async def sends_again(self, deadline: Deadline) -> None:
         """Wait until this side, which was paused, is in postcopy again or has completed."""
@@ -168,8 +182,7 @@ class Side:
         """
 
         def there() -> bool:
-            if self.phase not in _BEFORE_POSTCOPY | {Phase.OTHER}:
-                raise MigrationFailed(f"{self.guest.name} went to {self.phase.value} in precopy.")
+            self._check_way(_PRECOPY, "in precopy")
             return self.passes >= number
 
         await self._until(there, f"Pass {number} of the migration", deadline)
@@ -177,6 +190,11 @@ class Side:
     async def resumes(self, deadline: Deadline) -> None:
         """Wait until the guest runs on this side."""
         await self._until(lambda: self.runs, f"The start of {self.guest.name}", deadline)
+
+    def _check_way(self, allowed: frozenset[Phase], where: str) -> None:
+        """:raise MigrationFailed: this side is in none of these phases, nor in an unknown one."""
+        if self.phase not in allowed | {Phase.OTHER}:
+            raise MigrationFailed(f"{self.guest.name} went to {self.phase.value} {where}.")
 
     async def _until(self, there: Callable[[], bool], what: str, deadline: Deadline) -> None:
         def there_or_failed() -> bool:
@@ -260,7 +278,7 @@ class Migration:
         """
         source = self.source.guest.control
         await source.execute("migrate-start-postcopy", deadline=deadline)
-        await self.source.reaches(Phase.POSTCOPY, deadline)
+        await self.source.switches(deadline)
         # Its main loop is locked meanwhile (postcopy_start() in QEMU), and answers afterwards.
         await source.execute("query-status", deadline=deadline)
 
@@ -270,7 +288,8 @@ class Migration:
         :raise MigrationFailed: the migration ended first.
         """
         await self.send_state(deadline)
-        await self.destination.reaches(Phase.POSTCOPY, deadline)
+        for side in self.sides:
+            await side.reaches(Phase.POSTCOPY, deadline)
 
     async def sends_pages(self, deadline: Deadline) -> None:
         """Wait until the source sends pages, and so has done with the switch.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from bench_lib.migration import Phase, Side
 
 
 def test_a_state_that_qemu_adds_is_no_reason_to_stop() -> None:
-    assert Phase("postcopy-device") is Phase.OTHER
+    assert Phase("postcopy-recover-setup") is Phase.OTHER
 
 
 def test_states_are_qemus_own_names() -> None:
@@ -34,17 +34,31 @@ class _Guest:
         await asyncio.Event().wait()
 
 
-def _reach(side: Side, phase: Phase) -> None:
-    """Wait until `side` is in `phase`, as a trial does."""
+def _wait(side: Side, wait: Callable[[Deadline], Coroutine[Any, Any, None]]) -> None:
+    """Wait for what `side` does, as a trial does."""
 
     async def main() -> None:
         following = asyncio.create_task(side.follow())
         try:
-            await side.reaches(phase, Deadline.after(60))
+            await wait(Deadline.after(60))
         finally:
             following.cancel()
 
     asyncio.run(main())
+
+
+def _reach(side: Side, phase: Phase) -> None:
+    """Wait until `side` is in `phase`."""
+    _wait(side, lambda deadline: side.reaches(phase, deadline))
+
+
+def _states(*names: str) -> Side:
+    """A side that goes through these states."""
+    events: list[dict[str, object]] = [
+        {"event": "MIGRATION", "data": {"status": each}} for each in names
+    ]
+    guest: Any = _Guest(*events)
+    return Side(guest)
 
 
 def test_an_event_that_is_not_understood_is_raised_where_the_side_is_waited_for() -> None:
@@ -65,3 +79,22 @@ def test_a_side_reaches_what_its_events_say() -> None:
         {"event": "MIGRATION", "data": {"status": "postcopy-active"}},
     )
     _reach(Side(guest), Phase.POSTCOPY)
+
+
+@pytest.mark.parametrize("state", ["postcopy-device", "postcopy-active"])
+def test_a_source_has_switched_whether_or_not_the_destination_has_loaded_the_state(
+    state: str,
+) -> None:
+    side = _states("active", "device", state)
+    _wait(side, side.switches)
+
+
+def test_a_source_that_fails_at_the_switch_is_reported() -> None:
+    side = _states("active", "failed")
+    with pytest.raises(MigrationFailed, match="the guest went to failed at the switch"):
+        _wait(side, side.switches)
+
+
+@pytest.mark.parametrize("phase", [Phase.POSTCOPY, Phase.PAUSED])
+def test_a_side_goes_on_when_the_destination_has_loaded_the_state(phase: Phase) -> None:
+    _reach(_states("postcopy-device", "postcopy-active", phase.value), phase)
