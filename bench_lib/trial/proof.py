@@ -134,7 +134,9 @@ async def alive(pid: int, tids: Sequence[int], deadline: Deadline) -> list[Threa
 
 
 async def quiet(pid: int, deadline: Deadline) -> None:
-    """Wait until no thread of QEMU has anything to do: two looks at all of them are the same.
+    """Wait until no thread of QEMU has anything to do: all sleep, and two looks are the same.
+
+    One that is ready to run looks the same for as long as others have the CPUs.
 
     :raise DeadlinePassed: one always had.
     :raise GuestDied: QEMU has ended.
@@ -144,6 +146,6 @@ async def quiet(pid: int, deadline: Deadline) -> None:
     def twice_the_same() -> bool | None:
         nonlocal looks
         earlier, looks = looks, look_at_all(pid, ())
-        return looks == earlier or None
+        return (looks == earlier and all(each.state in threads.ASLEEP for each in looks)) or None
 
     await deadline.poll(twice_the_same, f"The rest of process {pid}", interval_s=QUIET_S)

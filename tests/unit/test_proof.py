@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
+import asyncio
+
 import pytest
 
+from bench_lib.deadline import Deadline
+from bench_lib.errors import DeadlinePassed
 from bench_lib.record import Entry
 from bench_lib.threads import ThreadState
 from bench_lib.trial import proof
@@ -63,3 +67,15 @@ def test_one_vcpu_that_is_stuck_can_hold_up_the_main_loop(
 
 def test_vcpus_that_wait_for_the_main_loop_are_not_held_up_by_one_of_them() -> None:
     assert not proof.is_held_up([_thread("S", SYSCALL)], _thread("S", SYSCALL))
+
+
+def test_a_process_that_only_sleeps_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proof, "look_at_all", lambda pid, proved: [_thread("S", SYSCALL)])
+    asyncio.run(proof.quiet(1, Deadline.after(60)))
+
+
+def test_a_thread_that_waits_for_a_cpu_is_not_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = [_thread("S", SYSCALL), _thread("R", SYSCALL)]
+    monkeypatch.setattr(proof, "look_at_all", lambda pid, proved: waiting)
+    with pytest.raises(DeadlinePassed):
+        asyncio.run(proof.quiet(1, Deadline.after(0.05)))
