@@ -26,6 +26,7 @@ from bench_lib.host import device, setup
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import agent, initramfs
 from bench_lib.ownership import Run
+from bench_lib.process import run_tool
 from bench_lib.record import Host
 from bench_lib.settings import CHECKOUT, Settings
 
@@ -102,6 +103,16 @@ def accelerator() -> str:
 def host() -> Host:
     """What records of this host's lab are marked with."""
     return Host("lab", accelerator(), platform.node())
+
+
+@cache
+def qemu_version() -> str:
+    """The version of the QEMU that labs run on, as QEMU gives it in its greeting: 7.2.22 (Debian).
+
+    :raise ProgramMissing: there is no QEMU.
+    """
+    said = run_tool([architecture.for_trials().qemu, "--version"])
+    return said.partition("\n")[0].removeprefix("QEMU emulator version ")
 
 
 def check_host(settings: Settings, labs: int = 1) -> None:

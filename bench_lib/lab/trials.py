@@ -124,14 +124,14 @@ async def make(
     """
     left = list(cases)
     failed: list[str] = []
-    outside = setup.of_this_machine()
+    outside, qemu = setup.of_this_machine(), machine.qemu_version()
 
     def up(facts: Facts) -> None:
         on_boot(dataclasses.replace(facts, failed=tuple(failed)))
         failed.clear()
 
     def kept(made: Record) -> None:
-        keep(dataclasses.replace(made, lab_setup=outside))
+        keep(dataclasses.replace(made, lab_setup=outside, lab_qemu=qemu))
         left.pop(0)
 
     for boots_left in reversed(range(BOOTS_AT_MOST)):

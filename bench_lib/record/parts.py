@@ -256,6 +256,8 @@ class Record:
     :ivar slot: the boot of a campaign that it was made in, None outside of one.
     :ivar setup: of the machine under test when the run began; None in older records.
     :ivar lab_setup: of the machine that a lab ran on, likewise; None outside of one.
+    :ivar lab_qemu: the version of the QEMU that a lab ran on; None outside of one, and in older
+        records.
     :ivar tool: the version of a program that made the request, where one did.
     :ivar kickbench: the version that made the record; None in older records.
     :ivar image_sha256: of the guest's image; None in older records.
@@ -284,6 +286,7 @@ class Record:
     resolution_ns: Nanoseconds | None = None
     setup: Setup | None = None
     lab_setup: Setup | None = None
+    lab_qemu: str | None = None
     tool: str | None = None
     manager: ManagerName = ManagerName.QEMU
     late_ns: Nanoseconds | None = None

@@ -184,6 +184,8 @@ def _made_with(record: Record) -> Iterator[tuple[str, str]]:
                 yield prefix + name.replace("_", " "), said(getattr(setup, name))
     if record.qemu is not None:
         yield "QEMU", record.qemu
+    if record.lab_qemu is not None:
+        yield "QEMU of the lab", record.lab_qemu
     if record.tool is not None:
         yield f"program of {record.request}", record.tool
     if record.outage is not None:

@@ -76,6 +76,7 @@ def boots(history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     monkeypatch.setenv("KICKBENCH_LAB_MEMORY", "1")
     monkeypatch.setattr(machine, "LAST_WORDS_S", 0.1)
     monkeypatch.setattr(machine, "accelerator", lambda: "tcg")
+    monkeypatch.setattr(machine, "qemu_version", lambda: "11.1.3")
 
     def play(*scripts: list[Message], accelerator: str = "tcg") -> Settings:
         left = list(scripts)
@@ -100,7 +101,8 @@ def test_a_lab_that_dies_after_its_last_record_has_lost_nothing(
 ) -> None:
     settings = boots([_line(made) for made in MADE])
     assert [each.outcome for each in _run(settings)] == [Outcome.RETURNED] * 2
-    assert len(record.read(settings.records)[0]) == 2
+    kept = record.read(settings.records)[0]
+    assert [(each.qemu, each.lab_qemu) for each in kept] == [("7.2.22", "11.1.3")] * 2
 
 
 def test_a_campaign_keeps_a_boot_whose_lab_dies_after_its_last_record(

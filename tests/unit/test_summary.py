@@ -101,6 +101,12 @@ def test_guest_images_that_differ_are_told() -> None:
     assert (found.name, found.values) == ("sha256 of the image gup", ("ab", "cd"))
 
 
+def test_qemus_that_differ_are_told_those_of_labs_as_well() -> None:
+    first, other = (dataclasses.replace(record(), lab_qemu=each) for each in ("7.2.22", "11.1.3"))
+    (found,) = summary.differences([record(), first, other])
+    assert (found.name, found.values) == ("QEMU of the lab", ("7.2.22", "11.1.3"))
+
+
 def test_set_ups_that_differ_are_told_and_the_load_is_none_of_it() -> None:
     def made(**facts: object) -> Record:
         return dataclasses.replace(record(), setup=Setup(**facts))  # type: ignore[arg-type]
