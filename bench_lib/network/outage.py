@@ -343,11 +343,30 @@ def unacknowledged(end: End, port: int) -> bool:
 
     :raise ToolFailed: ss refused.
     """
-    shown = run_tool(
-        ["ss", "-N", end.namespace, "--tcp", "--numeric", "--no-header", "sport", "=", str(port)]
+    return any(sent for _, sent in _queues(end, "sport", port))
+
+
+def unread(link: Link, port: int) -> bool:
+    """Whether the source has sent to `port` of the destination what is not read there yet.
+
+    :raise ToolFailed: ss refused.
+    """
+    return any(sent for _, sent in _queues(link.source, "dport", port)) or any(
+        received for received, _ in _queues(link.destination, "sport", port)
     )
-    # State, Recv-Q, Send-Q, ...; of an established connection Send-Q is what is not acknowledged.
-    return any(int(line.split()[2]) > 0 for line in shown.splitlines())
+
+
+def _queues(end: End, side: str, port: int) -> list[tuple[int, int]]:
+    """Of each connection of an end, the bytes received and not read, and sent and not acknowledged.
+
+    :param side: of the connection that has the port, from this end: `sport` or `dport`.
+    """
+    shown = run_tool(
+        ["ss", "-N", end.namespace, "--tcp", "--numeric", "--no-header", side, "=", str(port)]
+    )
+    # State, Recv-Q, Send-Q, ...
+    words = (line.split() for line in shown.splitlines())
+    return [(int(received), int(sent)) for _, received, sent, *_ in words]
 
 
 def reset(link: Link, port: int) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import ExitStack
 
 import pytest
@@ -12,6 +13,7 @@ from bench_lib.errors import OutageNotProven, OutageUnavailable, ToolFailed
 from bench_lib.network import link, outage
 from bench_lib.network.outage import MECHANISMS, Mechanism, Traffic
 from bench_lib.ownership import Run
+from bench_lib.process import in_network_namespace
 
 
 def test_a_mechanism_that_this_kernel_has_cuts_and_restores(run: Run) -> None:
@@ -44,6 +46,23 @@ def test_every_mechanism_either_cuts_or_is_refused_by_tc(run: Run, mechanism: Me
             await traffic.prove_open()
 
     asyncio.run(main())
+
+
+def test_what_the_destination_has_not_read_is_seen(run: Run) -> None:
+    port = 4000
+    with link.joined(run, 0) as ends, ExitStack() as stack:
+        address = (ends.destination.address, port)
+        with in_network_namespace(ends.destination.fd):
+            listening = stack.enter_context(socket.create_server(address))
+        with in_network_namespace(ends.source.fd):
+            sender = stack.enter_context(socket.create_connection(address))
+        reader = stack.enter_context(listening.accept()[0])
+        assert not outage.unread(ends, port)
+        sender.sendall(b"state")
+        assert outage.unread(ends, port)
+        reader.recv(64)
+        while outage.unread(ends, port):  # until the acknowledgement has come
+            pass
 
 
 def test_a_link_that_is_not_cut_is_not_proved_cut(run: Run) -> None:

@@ -11,7 +11,8 @@ import signal
 from abc import abstractmethod
 
 from bench_lib.errors import GuestDied
-from bench_lib.migration import Phase
+from bench_lib.migration import PORT, Phase
+from bench_lib.network import outage
 from bench_lib.record import ScenarioName
 from bench_lib.trial import proof
 from bench_lib.trial.scenarios.description import SOON_S
@@ -33,6 +34,11 @@ class _AtSwitch(MigrationScenario):
     async def _fail(self, scene: MigrationScene) -> str | None:
         deadline = self.staging.deadline
         source, guest = scene.source.child, scene.guest.child
+        # A destination that is behind would stop reading with the connection's buffers full, and
+        # the source would never get to the switch.
+        await deadline.poll(
+            lambda: not outage.unread(scene.link, PORT) or None, "The end of what is to be read"
+        )
         guest.signal(signal.SIGSTOP)
         try:
             await scene.migration.send_state(deadline)
@@ -87,7 +93,15 @@ class CutAtSwitch(_AtSwitch):
     name = ScenarioName.CUT_AT_SWITCH
 
     async def _fail_now(self, scene: MigrationScene) -> str:
+        deadline = self.staging.deadline
+        # From QEMU 10.2 on the source takes the guest back if the connection fails before it hears
+        # that the destination has loaded the guest's state.
+        await deadline.poll(
+            lambda: not outage.unacknowledged(scene.link.destination, PORT) or None,
+            "The acknowledgement of what the destination has sent",
+        )
         self._cut(scene.link.ends)
         scene.source.child.signal(signal.SIGCONT)
+        await scene.migration.source.reaches(Phase.POSTCOPY, deadline)
         await scene.traffic.prove_cut()
         return self._mechanism.name
