@@ -15,7 +15,7 @@ from bench_lib.errors import BadDeadline, OtherHistory, UsageError
 SETS = ("core", "full")
 """How much is measured where nobody says it trial by trial."""
 
-MOST_DIGITS = 9
+MOST_DIGITS = 18
 """Of a whole number."""
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -59,7 +59,7 @@ def _one_of(name: str, text: str, known: Sequence[str]) -> str:
 
 
 def _positive(name: str, text: str) -> int:
-    # Python does not convert thousands of digits, and nothing here is counted in billions.
+    # Python does not convert thousands of digits.
     if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < 1:
         raise UsageError(f"{name} is a whole number from 1 on, not {text[:40]!r}.")
     return int(text)

@@ -222,3 +222,11 @@ def test_a_number_of_labs_that_is_none_is_refused(
     monkeypatch.setenv("KICKBENCH_JOBS", text)
     with pytest.raises(UsageError, match=r"KICKBENCH_JOBS is a whole number from 1 on"):
         Settings.from_environment()
+
+
+def test_a_number_may_be_larger_than_any_host_has(
+    history: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit is said where it is known how much does."""
+    monkeypatch.setenv("KICKBENCH_LAB_MEMORY", str(1 << 30))
+    assert Settings.from_environment().lab_memory_mib == 1 << 30
