@@ -74,8 +74,8 @@ def main(verbose: bool) -> None:
       kickbench lab run debian/6.1 -- uname -a
       kickbench clean --dry-run
 
-    Exit status: 0 success, 2 bad usage, 4 a trial was lost, 5 a guest found its memory damaged. The
-    README lists the others; a sentence on stderr explains each.
+    Exit status: 0 success, 2 bad usage, 4 a trial was lost, 5 a guest found its memory damaged.
+    docs/reference/exit-statuses.md lists the others; a sentence on stderr explains each.
     """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
