@@ -17,7 +17,7 @@ from bench_lib import record
 from bench_lib.trial.case import CORE_SCENARIOS
 from tests.conftest import CHECKOUT
 from tests.install import tree
-from tests.install.tree import Tree
+from tests.install.tree import CONTAINER, Tree
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -38,9 +38,6 @@ CHOICES = {
 """What the examples leave to their users. One boot of each kernel settles nothing, but all runs."""
 
 INCONCLUSIVE = 2
-
-PATIENCE = {"KICKBENCH_LAB_BOOT": "600", "KICKBENCH_STAGING": "90"}
-"""Beside other work an emulated machine takes several times as long."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ EXAMPLES = {"gitlab": _gitlab, "github": _github}
 def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     """One for all examples, as a runner that is used again."""
     (image,) = {example().image for example in EXAMPLES.values()}
-    with tree.fresh(SUITES[image], tmp_path_factory.mktemp("ci") / "tree") as made:
+    with tree.fresh(SUITES[image], tmp_path_factory.mktemp("ci") / "tree", CONTAINER) as made:
         subprocess.run(
             ["git", "clone", "--quiet", "--bare", CHECKOUT, made.root / REPOSITORY], check=True
         )
@@ -118,7 +115,9 @@ def test_the_example_judges_a_kernel_in_a_container(container: Tree, name: str) 
     folder.mkdir()
     for step in example.steps:
         script = f"cd {name}\nset -e\n{step.script}"
-        done = container.run("sh", "-c", script, env={**PATIENCE, **step.env}, timeout_s=HANG_S)
+        done = container.run(
+            "sh", "-c", script, env={**tree.PATIENCE, **step.env}, timeout_s=HANG_S
+        )
         expected = INCONCLUSIVE if step is example.steps[-1] else 0
         assert done.returncode == expected, done.stdout
 

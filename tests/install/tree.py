@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Fresh trees of Debian, and commands in them with no more rights than a container has.
+"""Fresh trees of Debian, and commands in them, with a container's rights or with a machine's.
 
 A tree is made with mmdebstrap from the host's own mirror. Commands have mounts, process ids and
-devices of their own, which are gone when they end.
+devices of their own. These are gone when the commands end, and the commands end with the process
+that started them, even if it is killed.
 """
 
 from __future__ import annotations
@@ -15,14 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CAPABILITIES = (
-    "audit_write", "chown", "dac_override", "fowner", "fsetid", "kill", "mknod",
-    "net_bind_service", "net_raw", "setfcap", "setgid", "setpcap", "setuid", "sys_chroot",
-)  # fmt: skip
-"""What Docker and Podman leave to root unless told otherwise."""
-
-DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-"""What they give it. /dev/kvm is not among them."""
+from bench_lib.kernel.store import Store
+from bench_lib.settings import Settings
 
 PASSED_ON = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
@@ -31,31 +26,90 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 THEIRS = "/etc/certificates-of-the-host.crt"
 
+KERNELS = Store.of(Settings.from_environment()).folder
+"""The host's cache, which all trees share, so that a kernel is downloaded once. Each tree still
+asks its own apt which kernels there are."""
+
+PATIENCE = {"KICKBENCH_LAB_BOOT": "600", "KICKBENCH_STAGING": "90"}
+"""Beside other work an emulated machine takes several times as long."""
+
+ISOLATED = (
+    *("setpriv", "--pdeathsig", "KILL", "--"),
+    *("unshare", "--mount", "--pid", "--ipc", "--uts", "--mount-proc", "--kill-child", "--"),
+)
+"""Starts a command whose processes and mounts end with it."""
+
+# A root that is a mount point is what `ip netns` needs.
 INSIDE = """
-cd "$TREE"
-mount --make-rprivate /
-mount --bind . .
+mount --bind "$TREE" "$TREE"
 cd "$TREE"
 mount -t proc -o nosuid,nodev,noexec proc proc
-mount --bind proc/sys proc/sys
-mount -o remount,bind,ro proc/sys
-mount -t sysfs -o ro sysfs sys
+mount -t sysfs sysfs sys
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs dev
-for name in $DEVICES; do : >dev/$name; mount --bind /dev/$name dev/$name; done
+for name in $DEVICES; do
+    [ -e /dev/$name ] || continue
+    : >dev/$name
+    mount --bind /dev/$name dev/$name
+done
 mkdir dev/pts dev/shm
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts dev/pts
 mount -t tmpfs tmpfs dev/shm
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
+mkdir -p root/.cache/kickbench/kernels
+mount --bind "$KERNELS" root/.cache/kickbench/kernels
+eval "$MORE"
+exec chroot . "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What root may do in a tree.
+
+    :ivar devices: those in /dev, if the host has them. :ivar script: what is run last in the tree's
+        folder. :ivar prefix: what starts every command.
+    """
+
+    devices: tuple[str, ...]
+    script: str
+    prefix: tuple[str, ...]
+
+
+MACHINE = Rights(
+    devices=("null", "zero", "full", "random", "urandom", "tty", "kvm", "fuse", "userfaultfd"),
+    script="",
+    prefix=(),
+)
+"""What root may do on the host itself, whose network it is as well."""
+
+_CAPABILITIES = (
+    "audit_write", "chown", "dac_override", "fowner", "fsetid", "kill", "mknod",
+    "net_bind_service", "net_raw", "setfcap", "setgid", "setpcap", "setuid", "sys_chroot",
+)  # fmt: skip
+
+CONTAINER = Rights(
+    devices=("null", "zero", "full", "random", "urandom", "tty"),
+    script="""
+mount --bind proc/sys proc/sys
+mount -o remount,bind,ro proc/sys
+mount -o remount,bind,ro sys
 mount -t tmpfs tmpfs sys/module
 for module in kvm_amd kvm_intel; do
     mkdir -p sys/module/$module/parameters
     echo Y >sys/module/$module/parameters/nested
 done
-exec chroot . setpriv --inh-caps=-all --bounding-set="$BOUNDS" -- "$@"
-"""
-"""A container on a host whose KVM nests: /sys shows the modules, and there is no device."""
+""",
+    prefix=(
+        "setpriv",
+        "--inh-caps=-all",
+        "--bounding-set=" + ",".join(["-all", *(f"+{name}" for name in _CAPABILITIES)]),
+        "--",
+    ),
+)
+"""What Docker and Podman leave to root unless told otherwise, on a host whose KVM nests: /sys shows
+the modules, and there is no /dev/kvm."""
 
 
 @dataclass(frozen=True)
@@ -63,28 +117,30 @@ class Tree:
     """A tree. :ivar variables: the environment of all commands."""
 
     root: Path
+    rights: Rights
     variables: dict[str, str] = field(default_factory=dict)
 
     def run(
         self, *command: str, env: Mapping[str, str] | None = None, timeout_s: float
     ) -> subprocess.CompletedProcess[str]:
         """Run a command, in /builds; stdout and stderr come together."""
-        bounds = ",".join(["-all", *(f"+{name}" for name in CAPABILITIES)])
         inner = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
         inner |= {"HOME": "/root", **self.variables, **(env or {})}
         words = [f"{name}={value}" for name, value in inner.items()]
         return subprocess.run(
             [
-                *("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--"),
+                *ISOLATED,
                 *("sh", "-ec", INSIDE, "sh"),
+                *self.rights.prefix,
                 *("env", "-i", "--chdir=/builds", *words),
                 *command,
             ],
             env={
                 **os.environ,
                 "TREE": str(self.root),
-                "DEVICES": " ".join(DEVICES),
-                "BOUNDS": bounds,
+                "KERNELS": str(KERNELS),
+                "DEVICES": " ".join(self.rights.devices),
+                "MORE": self.rights.script,
             },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -96,7 +152,7 @@ class Tree:
 
 
 @contextmanager
-def fresh(suite: str, folder: Path) -> Iterator[Tree]:
+def fresh(suite: str, folder: Path, rights: Rights) -> Iterator[Tree]:
     """A tree of a suite, such as a container image is; deleted at the end.
 
     :param folder: is made.
@@ -104,18 +160,19 @@ def fresh(suite: str, folder: Path) -> Iterator[Tree]:
     sources = "".join(f"{line}\n" for line in _sources(suite))
     try:
         subprocess.run(
-            ["mmdebstrap", "--quiet", "--variant=apt", suite, folder, "-"],
+            [*ISOLATED, "mmdebstrap", "--quiet", "--variant=apt", suite, folder, "-"],
             input=sources,
             text=True,
             check=True,
         )
         (folder / "builds").mkdir()
+        KERNELS.mkdir(parents=True, exist_ok=True)
         shutil.copy("/etc/resolv.conf", folder / "etc" / "resolv.conf")
         variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         if CERTIFICATES.exists():
             shutil.copy(CERTIFICATES, f"{folder}{THEIRS}")
             variables |= {"PIP_CERT": THEIRS, "SSL_CERT_FILE": THEIRS}
-        yield Tree(folder, variables)
+        yield Tree(folder, rights, variables)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
