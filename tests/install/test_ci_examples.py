@@ -39,6 +39,10 @@ CHOICES = {
 
 INCONCLUSIVE = 2
 
+RUNNER = {**tree.PATIENCE, "KICKBENCH_JOBS": "2", "KICKBENCH_DEADLINE": "2"}
+"""What a runner's own settings add: both kernels are booted at once, even on two CPUs, and a hang
+takes no longer than needed."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -115,9 +119,7 @@ def test_the_example_judges_a_kernel_in_a_container(container: Tree, name: str) 
     folder.mkdir()
     for step in example.steps:
         script = f"cd {name}\nset -e\n{step.script}"
-        done = container.run(
-            "sh", "-c", script, env={**tree.PATIENCE, **step.env}, timeout_s=HANG_S
-        )
+        done = container.run("sh", "-c", script, env={**RUNNER, **step.env}, timeout_s=HANG_S)
         expected = INCONCLUSIVE if step is example.steps[-1] else 0
         assert done.returncode == expected, done.stdout
 
