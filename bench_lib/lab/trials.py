@@ -146,6 +146,14 @@ async def make(
             failed.append(str(error))
         if not left:
             break
+    else:
+        _log.warning(
+            "%d labs of kernel %s died, so %d of %d trials are not made.",
+            BOOTS_AT_MOST,
+            kernel.build.release,
+            len(left),
+            len(cases),
+        )
 
 
 async def _boot(

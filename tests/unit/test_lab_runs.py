@@ -132,6 +132,18 @@ def test_a_lab_that_dies_before_has_lost_the_trial_that_ran(
     assert last.scenario is ScenarioName.BLACKHOLE
 
 
+def test_trials_that_no_lab_was_left_for_are_counted(
+    boots: Callable[..., Settings], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = boots([], [], [])
+    cases = [*CASES, *CASES]
+    runner = trials.LabRunner(KERNEL, settings, lambda facts: None)
+    made = runner.run(cases, lambda each: None)
+    assert [each.outcome for each in made] == [Outcome.LOST] * 3
+    assert "3 labs" in caplog.text
+    assert "1 of 4 trials are not made" in caplog.text
+
+
 def test_trials_that_a_signal_ends_have_lost_the_one_that_ran_and_go_on_in_a_new_lab(
     boots: Callable[..., Settings],
 ) -> None:
