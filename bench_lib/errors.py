@@ -61,6 +61,7 @@
         ├── MonitorFailed
         ├── MonitorRefused
         ├── MigrationFailed
+        │   └── MigratedWhole
         ├── OutageNotProven
         ├── NotStuck
         ├── DebuggerFailed
@@ -437,6 +438,10 @@ class MonitorRefused(TrialLost):
 
 class MigrationFailed(TrialLost):
     """A migration went into a state that the scenario does not contain."""
+
+
+class MigratedWhole(MigrationFailed):
+    """A guest arrived with all of its memory before anything could be missing."""
 
 
 class OutageNotProven(TrialLost):

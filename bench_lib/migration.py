@@ -9,10 +9,16 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from bench_lib.deadline import Deadline
-from bench_lib.errors import DeadlinePassed, MigrationFailed, MonitorFailed, MonitorRefused
+from bench_lib.errors import (
+    DeadlinePassed,
+    MigratedWhole,
+    MigrationFailed,
+    MonitorFailed,
+    MonitorRefused,
+)
 from bench_lib.guest import qemu
 from bench_lib.guest.features import PREEMPT
 from bench_lib.guest.image import MIB
@@ -187,14 +193,43 @@ class Side:
 
         await self._until(there, f"Pass {number} of the migration", deadline)
 
+    async def in_precopy(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work` for as long as the guest is in precopy at the source.
+
+        :raise MigrationFailed: it is not any more.
+        """
+
+        async def left() -> NoReturn:
+            async with self._changed:
+                while True:
+                    if self._failure is not None:
+                        raise self._failure
+                    self._check_way(_PRECOPY, "in precopy")
+                    await self._changed.wait()
+
+        working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(left())
+        try:
+            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await (leaving if leaving.done() else working)
+        finally:
+            for task in (working, leaving):
+                task.cancel()
+            await asyncio.gather(working, leaving, return_exceptions=True)
+
     async def resumes(self, deadline: Deadline) -> None:
         """Wait until the guest runs on this side."""
         await self._until(lambda: self.runs, f"The start of {self.guest.name}", deadline)
 
     def _check_way(self, allowed: frozenset[Phase], where: str) -> None:
-        """:raise MigrationFailed: this side is in none of these phases, nor in an unknown one."""
+        """Refuse any other phase, except an unknown one.
+
+        :raise MigratedWhole: the migration is complete. QEMU completes it when little is dirty, and
+            that is so where a vCPU gets no CPU for some tenths of a second.
+        :raise MigrationFailed: this side is in another phase.
+        """
         if self.phase not in allowed | {Phase.OTHER}:
-            raise MigrationFailed(f"{self.guest.name} went to {self.phase.value} {where}.")
+            kind = MigratedWhole if self.phase is Phase.COMPLETED else MigrationFailed
+            raise kind(f"{self.guest.name} went to {self.phase.value} {where}.")
 
     async def _until(self, there: Callable[[], bool], what: str, deadline: Deadline) -> None:
         def there_or_failed() -> bool:
@@ -319,7 +354,7 @@ class Migration:
         await self.source.guest.control.execute(
             "migrate-set-parameters", {"max-bandwidth": POSTCOPY_BANDWIDTH}, deadline=deadline
         )
-        await self.source.guest.watch.rewritten(deadline)
+        await self.source.in_precopy(self.source.guest.watch.rewritten(deadline))
 
     async def unthrottle(self, deadline: Deadline) -> None:
         """Let the source push pages as fast as it can; see `POSTCOPY_BANDWIDTH`."""

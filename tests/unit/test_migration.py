@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bench_lib.deadline import Deadline
-from bench_lib.errors import MigrationFailed, MonitorFailed
+from bench_lib.errors import MigratedWhole, MigrationFailed, MonitorFailed
 from bench_lib.migration import Phase, Side
 
 
@@ -71,6 +71,39 @@ def test_a_side_that_goes_where_there_is_no_way_back_is_reported() -> None:
     guest: Any = _Guest({"event": "MIGRATION", "data": {"status": "failed"}})
     with pytest.raises(MigrationFailed, match="the guest went to failed instead of"):
         _reach(Side(guest), Phase.POSTCOPY)
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+def test_a_guest_that_arrives_whole_is_told_from_a_migration_that_fails() -> None:
+    """Where the guest was starved it has dirtied nothing, and QEMU completes the migration."""
+    for status, error in (("completed", MigratedWhole), ("failed", MigrationFailed)):
+        side = _states("active", status)
+        with pytest.raises(MigrationFailed, match=f"the guest went to {status} in precopy") as said:
+            _wait(side, lambda deadline, side=side: side.in_precopy(_for_ever()))  # type: ignore[misc]
+        assert type(said.value) is error
+
+
+def test_work_in_precopy_ends_with_its_own_end() -> None:
+    done = []
+
+    async def work() -> None:
+        done.append(True)
+
+    side = _states("setup", "active")
+    _wait(side, lambda deadline: side.in_precopy(work()))
+    assert done
+
+
+def test_what_fails_in_precopy_is_raised() -> None:
+    async def work() -> None:
+        raise MonitorFailed("its own failure")
+
+    side = _states("active")
+    with pytest.raises(MonitorFailed, match="its own failure"):
+        _wait(side, lambda deadline: side.in_precopy(work()))
 
 
 def test_a_side_reaches_what_its_events_say() -> None:
