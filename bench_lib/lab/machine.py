@@ -150,8 +150,9 @@ def command_line(kernel: Bootable, agent_fd: int, share: Path, settings: Setting
         "-display", "none",
         "-machine", trials.machine,
         "-accel", "tcg" if emulated else "kvm",
-        # Has what KVM needs to run in it, on either.
-        "-cpu", "max",
+        # Has what KVM needs to run in it, on either. KVM of a PREEMPT_RT kernel needs a TSC of
+        # constant speed as well; QEMU's is one, but QEMU does not offer it for TCG.
+        "-cpu", "max,x-force-features=on,+invtsc" if emulated else "max",
         # See `CPUS`.
         "-smp", str(1 if emulated else CPUS),
         "-m", f"{settings.lab_memory_mib}M",
