@@ -53,7 +53,8 @@ CPUS = 2
 
 With two, which QEMU emulates in a thread each, 3 of 126 trials were lost with QEMU 7.2: the nested
 guest reset, or stood still, or its migration failed. Kernels also panicked in an int3 that they did
-not know, because one CPU still ran the breakpoint of a patch that the other had completed.
+not know, because one CPU still ran the breakpoint of a patch that the other had completed. With one
+CPU none of 600 trials was lost (300 each of Linux 6.1 and 6.12, in 60 boots).
 """
 
 WORDS = {each.encode(): each for each in ("ready", "out", "err", "exit", "alive")}
