@@ -420,7 +420,9 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
 
         what = f"The lab with kernel {kernel.build.release} did not come up"
         try:
-            lab = await deadline.wait_for(child.during(up()), "The lab's agent")
+            # The end of the agent's socket is seen before that of QEMU, which says more.
+            booting = child.during(up(), (OSError, EOFError))
+            lab = await deadline.wait_for(booting, "The lab's agent")
         except process.Ended as end:
             raise await console.lost(what, EOFError(f"QEMU {ended(end.status)}")) from None
         except (OSError, EOFError, DeadlinePassed) as error:
