@@ -72,7 +72,7 @@ class Phase(Enum):
     CANCELLED = "cancelled"
     OTHER = ""
     """A state that is not named here. QEMU adds some from time to time, between those that are
-    (postcopy-recover-setup in 9.1), so one is no reason to stop."""
+    (postcopy-recover-setup in 9.1), so such a state is not a failure."""
 
     @classmethod
     def _missing_(cls, value: object) -> Phase:

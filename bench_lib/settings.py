@@ -104,8 +104,8 @@ class Settings:
     lab_boot_s: float
     """KICKBENCH_LAB_BOOT: seconds until a lab that is not up is given up."""
     jobs: int | None
-    """KICKBENCH_JOBS: how many labs run at once in campaigns, `gate` and `asv run`; None where
-    nobody says it."""
+    """KICKBENCH_JOBS: how many labs run at once in campaigns, `gate` and `asv run`; None if it
+    is not set."""
     kernel: str | None
     """KICKBENCH_KERNEL: set by `asv_bridge`: the id of the build to boot in the lab."""
     lab: tuple[str, str] | None

@@ -42,7 +42,7 @@ def completing(names: Iterable[str]) -> Completion:
 def completing_kernels(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     """The completion of a kernel's name: releases and streams that the ledger has.
 
-    Nothing is completed where there is no ledger that can be read.
+    Nothing is completed if the ledger cannot be read.
     """
     try:
         builds = Ledger(Settings.from_environment().ledger).builds

@@ -175,7 +175,7 @@ class Source:
 def sources(*options: str) -> list[Source]:
     """The suites that apt's sources name. :param options: of apt; none for the host's own sources.
 
-    :raise ProgramMissing: there is no apt.
+    :raise ProgramMissing: apt is not installed.
     :raise ToolFailed: apt cannot read its sources.
     """
     fields = "$(REPO_URI)|$(RELEASE)|$(METAKEY)|$(FILENAME)"

@@ -17,7 +17,7 @@ from bench_lib.kernel.version import debian_stream
 
 @dataclass(frozen=True)
 class Offer:
-    """A kernel that a suite has. :ivar id: "", because nobody here has seen the build yet."""
+    """A kernel that a suite has. :ivar id: "", because the build is not here yet."""
 
     kernel: PackagedKernel
     suite: str

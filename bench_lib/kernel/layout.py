@@ -27,7 +27,7 @@ _MODULE = re.compile(
 
 
 def kept(name: str) -> str | None:
-    """Where a file of a package is kept; None if it is no part that a kernel boots with.
+    """Where a file of a package is kept; None if a kernel boots without it.
 
     :param name: in the package.
     """
