@@ -15,7 +15,6 @@ process's memory, which the processes that have to be found here may hold for ev
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -26,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench_lib import lock
 from bench_lib.errors import HostBusy, HostError
 
 MARK = "KICKBENCH_RUN"
@@ -96,20 +96,6 @@ def run_of_name(name: str) -> str | None:
     return match[1] if match else None
 
 
-def _lock(path: Path, flags: int, *, wait: bool) -> int | None:
-    """A descriptor that holds `path` locked, or None if someone else does."""
-    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
 @contextmanager
 def registry(runtime: Path) -> Iterator[None]:
     """Held while a run's folder is made and while the dead are looked for.
@@ -118,7 +104,7 @@ def registry(runtime: Path) -> Iterator[None]:
     """
     try:
         runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = _lock(runtime / "registry.lock", os.O_RDWR | os.O_CREAT, wait=True)
+        fd = lock.take(runtime / "registry.lock", os.O_RDWR | os.O_CREAT, wait=True)
     except OSError as error:
         raise _unusable(runtime, error) from None
     assert fd is not None
@@ -151,7 +137,7 @@ def measuring(runtime: Path) -> Iterator[Run]:
             run_id = _home(runtime) + secrets.token_hex((12 - HOME_DIGITS) // 2)
             folder = runtime / run_id
             folder.mkdir(mode=0o700)
-            folder_fd = _lock(folder, os.O_RDONLY | os.O_DIRECTORY, wait=True)
+            folder_fd = lock.take(folder, lock.FOLDER, wait=True)
         except OSError as error:
             os.close(fd)
             raise _unusable(runtime, error) from None
@@ -175,7 +161,7 @@ def refuse_if_busy(runtime: Path) -> None:
 
 def _measuring_lock(runtime: Path) -> int:
     path = runtime / "measuring.lock"
-    fd = _lock(path, os.O_RDWR | os.O_CREAT, wait=False)
+    fd = lock.take(path, os.O_RDWR | os.O_CREAT, wait=False)
     if fd is None:
         raise HostBusy(
             f"Another run (process {path.read_text().strip()}) is measuring on this host; "
@@ -202,7 +188,7 @@ def _folders(runtime: Path) -> list[Path]:
 
 def _is_locked(folder: Path) -> bool:
     try:
-        fd = _lock(folder, os.O_RDONLY | os.O_DIRECTORY, wait=False)
+        fd = lock.take(folder, lock.FOLDER, wait=False)
     except FileNotFoundError:
         return False
     if fd is None:

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench_lib.errors import KernelUnusable
-from bench_lib.kernel import archive, image, layout
+from bench_lib.kernel import archive, image, layout, module_files
 from bench_lib.kernel.missing import Lack, hint
 from bench_lib.record import Kernel
 
@@ -34,7 +33,7 @@ def assemble(folder: Path, source: str, files: Sequence[Path]) -> Kernel:
         lib/modules/RELEASE.
     :param source: where it came from, for people.
     :param files: the archives that it came from, if it did.
-    :raise KernelUnusable: it is no kernel that can run trials in the lab.
+    :raise KernelUnusable: the lab cannot run trials under this kernel.
     :raise FetchFailed: a module is damaged.
     """
     images = sorted((folder / layout.IMAGES).glob("*"))
@@ -96,9 +95,9 @@ def _check_releases(release: str, releases: set[str], source: str, files: Sequen
 
 def _check_modules(folder: Path, release: str, files: Sequence[Path]) -> None:
     """Refuse a build that cannot run trials, before it is kept."""
-    names = {_name(path.name) for path in folder.rglob("*.ko*")}
+    names = {module_files.name(path.name) for path in folder.rglob("*.ko*")}
     if (folder / BUILT_IN).exists():
-        names |= {_name(Path(line).name) for line in _lines(folder / BUILT_IN)}
+        names |= {module_files.name(line) for line in module_files.lines(folder / BUILT_IN)}
     if missing := [name for name in NEEDED if name not in names]:
         reasons = ", ".join(f"{name} ({NEEDED[name]})" for name in missing)
         lack = Lack.SOME_MODULES if "kvm" in names else Lack.MODULES
@@ -109,16 +108,6 @@ def _check_modules(folder: Path, release: str, files: Sequence[Path]) -> None:
             f"Kernel {release} cannot run trials in the lab: it has no {reasons}.{unlisted}"
             f"{hint(files, lack, release)}"
         )
-
-
-def _lines(file: Path) -> list[str]:
-    """Lines of names, which may be in any encoding."""
-    return os.fsdecode(file.read_bytes()).splitlines()
-
-
-def _name(file: str) -> str:
-    """What the kernel calls the module of a file such as 9pnet-virtio.ko.xz."""
-    return file.split(".ko")[0].replace("-", "_")
 
 
 def _decompress(folder: Path) -> None:

@@ -22,7 +22,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from bench_lib.errors import FetchFailed, ProgramMissing
-from bench_lib.kernel import archive, vmlinux
+from bench_lib.kernel import module_files, vmlinux
 
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
@@ -65,7 +65,7 @@ def label(modules: Path, vmlinuz: Path | None = None) -> Label:
     """
     # There is one architecture's, the build's own.
     if path := next(modules.glob("kernel/arch/*/kvm/kvm.ko*"), None):
-        return _label(lambda: _section(_unpacked(path)), split=True)
+        return _label(lambda: _section(module_files.contents(path)), split=True)
     return _label(lambda: _types_of(vmlinuz), split=False) if vmlinuz else Label.UNKNOWN
 
 
@@ -85,10 +85,6 @@ def _label(read: Callable[[], bytes], *, split: bool) -> Label:
     if _NEW in functions:
         return Label.YES
     return Label(_PARAMETERS.get(functions.get(_OLD, -1), Label.UNKNOWN))
-
-
-def _unpacked(path: Path) -> bytes:
-    return path.read_bytes() if path.suffix == ".ko" else archive.decompressed(path)
 
 
 def _types_of(vmlinuz: Path) -> bytes:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench_lib import lock
 from bench_lib.errors import LedgerError
 from bench_lib.host.identity import booted
 from bench_lib.kernel.version import build_date, stream
@@ -158,11 +158,7 @@ class Ledger:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Held by whoever changes the ledger. The folder is locked, for the file is replaced."""
+    """Held by whoever changes the ledger. The folder is locked, because the file is replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    with lock.held(path.parent):
         yield
-    finally:
-        os.close(fd)

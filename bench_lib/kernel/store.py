@@ -7,7 +7,6 @@ it came from (see `layout`), and a build.json that says what it is and where it 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench_lib import architecture
+from bench_lib import architecture, lock
 from bench_lib.errors import FetchFailed, KernelUnusable, ProgramMissing
 from bench_lib.kernel import archive, btf, image, layout
 from bench_lib.kernel.archive import OnBytes
@@ -149,7 +148,7 @@ class Store:
 
         :param modules: the folder lib/modules/RELEASE.
         :param on_bytes: called now and then with the bytes that are copied, and those in all.
-        :raise KernelUnusable: they are no kernel that the lab can boot.
+        :raise KernelUnusable: the lab cannot boot what they contain.
         :raise FetchFailed: they could not be copied.
         """
         release = image.identity(vmlinuz).release
@@ -177,7 +176,7 @@ class Store:
         """Take image and modules out of a kernel tree that has been built.
 
         :raise UnknownArchitecture: the lab boots no kernels on this machine.
-        :raise KernelUnusable: they are no kernel that the lab can boot.
+        :raise KernelUnusable: the lab cannot boot what they contain.
         :raise FetchFailed: they could not be copied.
         """
         built = built_image(tree)
@@ -246,11 +245,12 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # Held, so that no folder is taken for a dead process's before it is locked.
-            with _locked(self.folder):
+            with lock.held(self.folder):
                 for left in self.folder.glob(f"{_NEW}*"):
                     _delete_unless_locked(left)
                 new = Path(tempfile.mkdtemp(dir=self.folder, prefix=_NEW))
-                lock = _lock(new)
+                new_fd = lock.take(new, lock.FOLDER, wait=True)
+                assert new_fd is not None
         except OSError as error:
             raise FetchFailed(
                 f"The cache {self.folder} cannot be written ({error.strerror}); "
@@ -261,7 +261,7 @@ class Store:
             yield new
         finally:
             shutil.rmtree(new, ignore_errors=True)
-            os.close(lock)
+            os.close(new_fd)
 
 
 def built_image(tree: Path) -> Path:
@@ -277,30 +277,12 @@ def _copy_image(vmlinuz: Path, into: Path) -> None:
     shutil.copyfile(vmlinuz, into / layout.IMAGES / vmlinuz.name)
 
 
-def _lock(folder: Path, flags: int = 0) -> int:
-    """A descriptor that holds a folder locked, for as long as its process lives at the most."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | flags)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    fd = _lock(folder)
-    try:
-        yield
-    finally:
-        os.close(fd)
-
-
 def _delete_unless_locked(folder: Path) -> None:
     try:
-        fd = _lock(folder, fcntl.LOCK_NB)
-    except (BlockingIOError, FileNotFoundError):  # in use, or gone meanwhile
+        fd = lock.take(folder, lock.FOLDER, wait=False)
+    except FileNotFoundError:  # gone meanwhile
+        return
+    if fd is None:  # in use
         return
     shutil.rmtree(folder, ignore_errors=True)
     os.close(fd)

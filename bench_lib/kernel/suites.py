@@ -8,8 +8,6 @@ which is all that most commands read.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench_lib import architecture
+from bench_lib import architecture, lock
 from bench_lib.errors import FetchFailed, ToolFailed
 from bench_lib.kernel import apt, mirror, packages
 from bench_lib.kernel.ledger import version_key
@@ -268,7 +266,7 @@ class Suites:
         return found
 
     def _forget_all_but(self, names: Collection[str]) -> None:
-        """Delete the lists of suites that are no longer looked into."""
+        """Delete the lists of suites that are no longer read."""
         for path in self.folder.iterdir():
             if path.is_dir() and path.name not in {*names, "aliases", "host"}:
                 shutil.rmtree(path, ignore_errors=True)
@@ -293,12 +291,8 @@ class Suites:
         """Held by the process that reads lists."""
         with apt.writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+        with lock.held(self.folder):
             yield
-        finally:
-            os.close(fd)
 
 
 def _parsed(suite: Suite, lists: apt.Apt) -> Suite:

@@ -9,7 +9,6 @@ from there.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from elftools.elf.elffile import ELFFile
 
 from bench_lib.errors import KernelUnusable, LabUnavailable, ProgramMissing
 from bench_lib.host import packages
-from bench_lib.kernel import archive, vmlinux
+from bench_lib.kernel import module_files, vmlinux
 from bench_lib.kernel.store import Bootable, Store
 
 FIRST = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
@@ -137,11 +136,7 @@ def _fill(root: Path, kernel: Bootable, busybox: Path) -> None:
         unpacked = [module.name.split(".ko")[0] + ".ko" for module in listed]
         (root / "modules" / name).write_text("".join(f"{each}\n" for each in unpacked))
         for module, each in zip(listed, unpacked, strict=True):
-            (root / "modules" / each).write_bytes(_module(module))
-
-
-def _module(path: Path) -> bytes:
-    return path.read_bytes() if path.suffix == ".ko" else archive.decompressed(path)
+            (root / "modules" / each).write_bytes(module_files.contents(module))
 
 
 def _pack(root: Path, to: Path, busybox: Path) -> None:
@@ -170,12 +165,14 @@ class Modules:
         """:param folder: lib/modules/RELEASE."""
         self._folder = folder
         self._needs: dict[str, list[Path]] = {}
-        for line in _lines(folder / "modules.dep"):
+        for line in module_files.lines(folder / "modules.dep"):
             module, _, needs = line.partition(":")
-            self._needs[_name(module)] = [folder / each for each in (module, *needs.split())]
+            self._needs[module_files.name(module)] = [
+                folder / each for each in (module, *needs.split())
+            ]
         builtin = folder / "modules.builtin"
-        lines = _lines(builtin) if builtin.exists() else []
-        self._builtin = {_name(line) for line in lines}
+        lines = module_files.lines(builtin) if builtin.exists() else []
+        self._builtin = {module_files.name(line) for line in lines}
 
     def in_order(self, names: Sequence[str], *, lacking: bool = False) -> list[Path]:
         """These and what they need, each once, in an order in which they can be loaded.
@@ -193,12 +190,3 @@ class Modules:
                     f"Kernel {self._folder.name} cannot be booted in the lab: it has no {name}."
                 )
         return list(order)
-
-
-def _lines(file: Path) -> list[str]:
-    """Lines of names, which may be in any encoding."""
-    return os.fsdecode(file.read_bytes()).splitlines()
-
-
-def _name(path: str) -> str:
-    return path.rpartition("/")[2].split(".ko")[0].replace("-", "_")
