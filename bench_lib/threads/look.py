@@ -32,6 +32,9 @@ ASLEEP = frozenset({"S", "D"})
 
 RUNNING = "R"
 
+_PROCESSOR = 36
+"""Which field of a thread's stat is its CPU, counted from the one behind the name; see proc(5)."""
+
 TRACED = frozenset({"t", "T"})
 """States of a thread that is stopped: it has come when it was called."""
 
@@ -133,9 +136,8 @@ def observe(pid: int, tid: int, *, with_stack: bool = True) -> ThreadState:
                 "CONFIG_STACKTRACE and CONFIG_SCHED_INFO."
             ) from None
         raise ProcessLookupError(f"no thread {tid} in process {pid}") from None
-    # The name is in parentheses and may hold any character, so count from its end.
-    name, _, rest = stat.partition("(")[2].rpartition(")")
-    state = rest.split()[0]
+    name = stat.partition("(")[2].rpartition(")")[0]
+    state = _after_name(stat)[0]
     own, shared, blocked = _signals(status), _mask(status, "ShdPnd"), _mask(status, "SigBlk")
     signalled = bool(own or shared & ~blocked)
     traced = _tracer(status) != 0 and state not in TRACED
@@ -187,6 +189,23 @@ def spin(before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns
         now.awake_ns - then.awake_ns for then, now in zip(before, after, strict=True) if now.called
     )
     return awake_ns > SPINNING_SHARE * elapsed_ns
+
+
+def processor(pid: int, tid: int) -> int:
+    """The CPU that a thread runs on, or ran on last.
+
+    :raise ProcessLookupError: there is no such thread.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/task/{tid}/stat").read_text(errors="replace")
+    except FileNotFoundError:
+        raise ProcessLookupError(f"no thread {tid} in process {pid}") from None
+    return int(_after_name(stat)[_PROCESSOR])
+
+
+def _after_name(stat: str) -> list[str]:
+    """The fields of a stat file that follow the name, which may hold any character."""
+    return stat.rpartition(")")[2].split()
 
 
 def _mask(status: str, field: str) -> int:

@@ -161,15 +161,18 @@ def test_a_worker_that_was_stopped_for_a_while_measures_on(
     It is one that every kernel lets go of, or it could not be stopped.
     """
     wake = probe._WAKES[probe.Wake.SIGUSR1]
+    (case,) = probe.named(["async-pf"])
 
     def stopped_and_called(worker: probe._Worker, deadline_s: float) -> int | None:
         for number, state in ((signal.SIGSTOP, os.WSTOPPED), (signal.SIGCONT, os.WCONTINUED)):
             os.kill(worker.pid, number)
             os.waitid(os.P_PID, worker.pid, state)
+        # It has left KVM for the stop, and is called only when it is inside again.
+        probe._stuck(worker, case)
         return wake(worker, deadline_s)
 
     monkeypatch.setitem(probe._WAKES, probe.Wake.SIGUSR1, stopped_and_called)
-    (result,) = probe.run(run, probe.named(["async-pf"]), 20, HANG_S, lambda _: None)
+    (result,) = probe.run(run, [case], 20, HANG_S, lambda _: None)
     assert result.outcome is Outcome.RETURNED, result.reason
     assert len(result.wakes_ns) == 20
     assert min(result.wakes_ns) > 0

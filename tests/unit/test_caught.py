@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -27,6 +28,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[ThreadState]:
     shown: list[ThreadState] = []
     turn: Iterator[ThreadState] = iter(shown)
     monkeypatch.setattr(catching, "observe", lambda pid, tid: next(turn))
+    monkeypatch.setattr(catching, "processor", lambda pid, tid: max(os.sched_getaffinity(0)))
     return shown
 
 
@@ -40,6 +42,13 @@ def test_a_called_thread_that_shows_no_stack_is_caught_by_a_later_look(
     looks += [vcpu("R", ()), vcpu("R", FAULT)]
     found = caught(vcpu("R", ()))
     assert (found.state, found.entry, found.stack) == ("R", Entry.UACCESS, FAULT)
+
+
+def test_who_looks_for_them_has_its_cpus_back_afterwards(looks: list[ThreadState]) -> None:
+    looks += [vcpu("R", ()), vcpu("R", FAULT)]
+    ours = os.sched_getaffinity(0)
+    caught(vcpu("R", ()))
+    assert os.sched_getaffinity(0) == ours
 
 
 def test_one_that_shows_where_it_is_is_looked_at_no_more(looks: list[ThreadState]) -> None:
