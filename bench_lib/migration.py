@@ -90,7 +90,7 @@ _WAYS: dict[Phase, frozenset[Phase]] = {
 }
 
 
-class Side:
+class Endpoint:
     """What one QEMU has said of the migration. Fed by its events, so nothing is polled."""
 
     def __init__(self, guest: Guest) -> None:
@@ -245,17 +245,17 @@ class Side:
 class Migration:
     """From a running guest to one that waits for it."""
 
-    source: Side
-    destination: Side
+    source: Endpoint
+    destination: Endpoint
 
     @property
-    def sides(self) -> tuple[Side, Side]:
+    def sides(self) -> tuple[Endpoint, Endpoint]:
         return self.source, self.destination
 
     @classmethod
     def between(cls, source: Guest, destination: Guest, stack: AsyncExitStack) -> Migration:
         """:param stack: ends the following of events."""
-        migration = cls(Side(source), Side(destination))
+        migration = cls(Endpoint(source), Endpoint(destination))
         for side in migration.sides:
             task = asyncio.create_task(side.follow())
             stack.callback(task.cancel)

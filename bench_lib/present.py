@@ -28,9 +28,9 @@ from bench_lib.kvm.probe import Result
 from bench_lib.record import FAILED, HUNG, Host, Kernel, Outcome, Record, Thread
 from bench_lib.verdict.gate import Comparison, Gate, Verdict
 from bench_lib.verdict.inference import Ratio
-from bench_lib.verdict.pairing import host_name
-from bench_lib.verdict.summary import Difference, Pace, Recoveries, Row, Wait
-from bench_lib.verdict.tested import Side
+from bench_lib.verdict.matching import host_name
+from bench_lib.verdict.summary import Difference, KeySummary, Pace, Recoveries, Wait
+from bench_lib.verdict.tested import KernelCounts
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
@@ -105,7 +105,7 @@ def _blocker(thread: Thread) -> str:
     return f"{thread.label} {thread.state} {thread.wchan} ({thread.entry}, {thread.waits_for})"
 
 
-def outcomes(row: Row) -> str:
+def outcomes(row: KeySummary) -> str:
     """8 of 8 returned; 3 of 8 returned, 5 asleep; 8 of 8 refused (median 1.20 ms, worst 17 ms)."""
     counted = [f"{row.outcomes[each]} {each}" for each in Outcome if row.outcomes[each]]
     first, _, rest = counted[0].partition(" ")
@@ -118,7 +118,7 @@ def outcomes(row: Row) -> str:
 
 def report(
     console: Console,
-    rows: Sequence[Row],
+    rows: Sequence[KeySummary],
     paces: Sequence[Pace],
     differences: Sequence[Difference],
 ) -> None:
@@ -153,7 +153,7 @@ def report(
                 console.print(_pace_line(pace), highlight=False, soft_wrap=True)
 
 
-def _places(rows: Sequence[Row]) -> list[tuple[Kernel, Host]]:
+def _places(rows: Sequence[KeySummary]) -> list[tuple[Kernel, Host]]:
     """The kernels and hosts that the rows are of, in the order of their first."""
     return list(dict.fromkeys((row.kernel, row.key.host) for row in rows))
 
@@ -172,7 +172,7 @@ def _heading(console: Console, kernel: Kernel, host: Host) -> None:
     )
 
 
-def matrix(console: Console, rows: Sequence[Row]) -> None:
+def matrix(console: Console, rows: Sequence[KeySummary]) -> None:
     """A table for each kernel and host: requests down, scenarios across."""
     for kernel, host in _places(rows):
         _heading(console, kernel, host)
@@ -194,7 +194,7 @@ def matrix(console: Console, rows: Sequence[Row]) -> None:
     )
 
 
-def _cell(row: Row | None) -> str:
+def _cell(row: KeySummary | None) -> str:
     """Returned 0.54 ms S gup; asleep > 5.0 s D gup (3/8)."""
     if row is None:
         return "-"
@@ -289,7 +289,7 @@ def gate(console: Console, found: Gate) -> None:
     )
 
 
-def _usual(side: Side) -> str:
+def _usual(side: KernelCounts) -> str:
     """The median wait; where all trials were refused, that."""
     return "refused" if side.median is None and side.refused else wait(side.median)
 
@@ -323,12 +323,12 @@ def _ratio(ratio: Ratio | None) -> str:
     return "-" if math.isinf(ratio.at_most) else f"< {ratio.at_most:.3g} ({low} to {high})"
 
 
-def doctor_row(console: Console, row: doctor.Row) -> None:
-    """A check, and below it what follows and what mends it."""
+def doctor_finding(console: Console, row: doctor.Finding) -> None:
+    """A check, and below it what follows and what fixes it."""
     style = {Status.FINE: "green", Status.DEGRADED: "yellow", Status.MISSING: "bold red"}
     head = Text(f"{row.status:9}", style=style[row.status]).append(f"{row.name:14}", "default")
     console.print(head.append(row.found, "default"), soft_wrap=True)
-    for label, text in (("so", row.means), ("mend", row.mend)):
+    for label, text in (("so", row.means), ("fix", row.fix)):
         if text:
             console.print(Text(f"{'':9}{label:>12}  {text}"), soft_wrap=True)
 
@@ -402,7 +402,7 @@ class KernelRow:
 
     :ivar date: of the build, empty where only apt knows of it.
     :ivar source: where it came from, or comes from.
-    :ivar interruptible: the static label: yes, no, unknown; empty where there is no image.
+    :ivar interruptible: yes, no or unknown, by the kernel's types; empty without an image.
     :ivar size_bytes: of disk that it takes in the cache.
     """
 

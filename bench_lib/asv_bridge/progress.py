@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench_lib import present
-from bench_lib.lab.machine import Facts
+from bench_lib.lab.vm import Facts
 from bench_lib.record import Record
 
 

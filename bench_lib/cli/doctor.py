@@ -26,7 +26,7 @@ def doctor(as_json: bool) -> None:
     """Check this host, row by row: fine, degraded (and what results will lack), or missing.
 
     Under each row that is not fine stands what follows from it and, where there is one, a command
-    that mends it. Changes nothing, and works as any user.
+    that fixes it. Changes nothing, and works as any user.
 
     \b
     Examples:
@@ -41,7 +41,7 @@ def doctor(as_json: bool) -> None:
     for row in checks.examine(settings):
         rows.append(row)
         if not as_json:
-            present.doctor_row(present.stdout(), row)
+            present.doctor_finding(present.stdout(), row)
     lab = checks.lab_runs(rows)
     native = checks.native_runs(rows)
     status = 0 if native else 1 if lab else 2

@@ -30,13 +30,13 @@ from bench_lib.kernel.names import BOOTED, meant
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.kernel.suites import Suites
 from bench_lib.lab import settling
-from bench_lib.lab.machine import Facts
+from bench_lib.lab.vm import Facts
 from bench_lib.record import Kernel, Record, RequestName
 from bench_lib.settings import Settings
 from bench_lib.verdict import gate as judging
 from bench_lib.verdict import junit, summary
 from bench_lib.verdict.gate import Gate, Verdict
-from bench_lib.verdict.pairing import NS_PER_S, check_alike
+from bench_lib.verdict.matching import NS_PER_S, check_alike
 from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
 
 STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 2}

@@ -157,7 +157,7 @@ def _rows(settings: Settings, offers: Sequence[debian.Offer]) -> list[present.Ke
             fetched=kernel in fetched,
             booted=kernel == identity.booted(),
             measured=kernel in measured,
-            interruptible=fetched[kernel].label if kernel in fetched else "",
+            interruptible=fetched[kernel].interruptible if kernel in fetched else "",
             size_bytes=fetched[kernel].size_bytes if kernel in fetched else 0,
         )
         for kernel, build in builds.items()
@@ -225,7 +225,7 @@ def _known(settings: Settings, found: Bootable) -> None:
     Ledger(settings.ledger).add(found.build)
     click.echo(
         f"{found.build.release} {found.build.version}, from {found.source}; "
-        f"interruptible, by its types: {found.label}"
+        f"interruptible, by its types: {found.interruptible}"
     )
 
 

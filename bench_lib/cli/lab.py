@@ -17,8 +17,8 @@ from bench_lib.cli.trials import tell_damage
 from bench_lib.errors import MemoryDamaged, UnknownRequest, UnknownScenario
 from bench_lib.guest.workloads.description import WORKLOADS
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import campaign, machine, trials
-from bench_lib.lab.machine import SHARE, Facts
+from bench_lib.lab import campaign, trials, vm
+from bench_lib.lab.vm import SHARE, Facts
 from bench_lib.record import Record, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import case
@@ -162,7 +162,7 @@ async def _run(
     settings: Settings,
     share: Path,
 ) -> int:
-    async with machine.booted(owner, build, settings, share) as booted:
+    async with vm.booted(owner, build, settings, share) as booted:
         click.echo(f"kickbench: {booted.facts}", err=True)
 
         def on_output(stream: str, data: bytes) -> None:

@@ -80,7 +80,7 @@ def probe(
 
     with interrupt.raised(), ownership.measuring(settings.runtime) as owner:
         results = kvm_probe.run(owner, cases, count, limit_s, on_result)
-    label = _label(settings)
+    interruptible = _interruptible(settings)
     sentence = kvm_probe.verdict(results)
     if as_json:
         report = kvm_probe.Report(
@@ -88,21 +88,21 @@ def probe(
             identity.boot_id(),
             identity.this_host(settings.lab),
             setup.of_this_machine(),
-            label,
+            interruptible,
             sentence,
             tuple(results),
         )
         click.echo(msgspec.json.format(kvm_probe.to_json(report), indent=2).decode())
     else:
-        click.echo(f"{sentence}; its types say: {label}")
+        click.echo(f"{sentence}; its types say: {interruptible}")
     lost = any(each.outcome is Outcome.LOST for each in results)
     sys.exit(ProbeFailed.exit_status if lost else 0)
 
 
-def _label(settings: Settings) -> btf.Label:
+def _interruptible(settings: Settings) -> btf.Interruptible:
     """What the types of the kernel that runs say, from where its modules are."""
     build = Store.of(settings).find_id(settings.kernel) if settings.kernel else None
-    return build.label if build else btf.booted_label()
+    return build.interruptible if build else btf.booted_interruptible()
 
 
 def _in_lab(settings: Settings, build: Bootable) -> int:

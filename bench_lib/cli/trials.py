@@ -23,8 +23,8 @@ from bench_lib.errors import (
 )
 from bench_lib.guest.workloads.description import WORKLOADS
 from bench_lib.kernel.names import BOOTED
-from bench_lib.lab.machine import Facts
 from bench_lib.lab.trials import LabRunner
+from bench_lib.lab.vm import Facts
 from bench_lib.record import Backing, Outcome, Record, RequestName, ScenarioName, Shape
 from bench_lib.settings import SETS, Settings
 from bench_lib.trial import case, preflight

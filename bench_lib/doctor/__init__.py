@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench_lib.doctor import disturbance, guests, lab, links
-from bench_lib.doctor.row import Row, Status
+from bench_lib.doctor.finding import Finding, Status
 from bench_lib.host import setup
 from bench_lib.host.need import Need
 from bench_lib.settings import Settings
@@ -39,24 +39,24 @@ LAB = (
 """The same for trials in the lab."""
 
 
-def native_runs(rows: list[Row]) -> bool:
+def native_runs(rows: list[Finding]) -> bool:
     """Whether trials can run under the booted kernel."""
     return not _missing(rows, NATIVE)
 
 
-def lab_runs(rows: list[Row]) -> bool:
+def lab_runs(rows: list[Finding]) -> bool:
     """Whether they can in the lab."""
     return not _missing(rows, LAB)
 
 
-def _missing(rows: list[Row], names: tuple[str, ...]) -> bool:
+def _missing(rows: list[Finding], names: tuple[str, ...]) -> bool:
     return any(row.name in names and row.status is Status.MISSING for row in rows)
 
 
-def examine(settings: Settings) -> Iterator[Row]:
+def examine(settings: Settings) -> Iterator[Finding]:
     """Check after check. Each is as quick as it can be; all together take some seconds."""
     facts = setup.of_this_machine()
-    yield from guests.machine(settings)
+    yield from guests.qemu_machine(settings)
     yield lab.nesting(facts)
     yield from guests.evidence(settings)
     yield from guests.qemu(settings)
@@ -70,4 +70,4 @@ def examine(settings: Settings) -> Iterator[Row]:
     yield from disturbance.rows(settings, facts)
 
 
-__all__ = ["LAB", "NATIVE", "Row", "Status", "examine", "lab_runs", "native_runs"]
+__all__ = ["LAB", "NATIVE", "Finding", "Status", "examine", "lab_runs", "native_runs"]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench_lib.doctor.row import Row, Status
+from bench_lib.doctor.finding import Finding, Status
 from bench_lib.errors import HostError
 from bench_lib.host import setup, shell
 from bench_lib.record import Setup
@@ -22,7 +22,7 @@ BUSY = 0.5
 SMT_CONTROL = setup.SYSTEM / "smt/control"
 
 
-def rows(settings: Settings, facts: Setup) -> Iterator[Row]:
+def rows(settings: Settings, facts: Setup) -> Iterator[Finding]:
     """How steady the CPUs are, and what else runs on them. :param facts: of this machine."""
     yield _governor(facts)
     yield _turbo(facts)
@@ -31,18 +31,18 @@ def rows(settings: Settings, facts: Setup) -> Iterator[Row]:
     yield _leftovers(settings)
 
 
-def _governor(facts: Setup) -> Row:
+def _governor(facts: Setup) -> Finding:
     governor = facts.governor
     if governor == "performance":
-        return Row("governor", Status.FINE, governor)
+        return Finding("governor", Status.FINE, governor)
     if governor is None:
-        return Row(
+        return Finding(
             "governor",
             Status.DEGRADED,
             "the kernel has no say over the frequency, as in a virtual machine",
             "whoever has may let it vary, and latencies with it",
         )
-    return Row(
+    return Finding(
         "governor",
         Status.DEGRADED,
         governor,
@@ -51,42 +51,44 @@ def _governor(facts: Setup) -> Row:
     )
 
 
-def _turbo(facts: Setup) -> Row:
+def _turbo(facts: Setup) -> Finding:
     if not facts.turbo:
-        return Row("turbo", Status.FINE, "off" if facts.turbo is False else "none to switch")
+        return Finding("turbo", Status.FINE, "off" if facts.turbo is False else "none to switch")
     intel = setup.SYSTEM / "intel_pstate/no_turbo"
-    mend = (
+    fix = (
         shell.write("1", str(intel))
         if intel.exists()
         else shell.write("0", f"{setup.SYSTEM}/cpufreq/boost")
     )
-    return Row("turbo", Status.DEGRADED, "on", "latencies vary with the temperature", mend)
+    return Finding("turbo", Status.DEGRADED, "on", "latencies vary with the temperature", fix)
 
 
-def _smt(facts: Setup) -> Row:
+def _smt(facts: Setup) -> Finding:
     if not facts.smt:
-        return Row("smt", Status.FINE, "off")
-    mend = shell.write("off", str(SMT_CONTROL))
-    return Row("smt", Status.DEGRADED, "on", "what a sibling thread does is in latencies", mend)
+        return Finding("smt", Status.FINE, "off")
+    fix = shell.write("off", str(SMT_CONTROL))
+    return Finding("smt", Status.DEGRADED, "on", "what a sibling thread does is in latencies", fix)
 
 
-def _load() -> Row:
+def _load() -> Finding:
     load, cpus = os.getloadavg()[0], os.cpu_count() or 1
     found = f"{load:.1f} runnable threads in the last minute, {cpus} CPUs"
     if load <= BUSY * cpus:
-        return Row("load", Status.FINE, found)
+        return Finding("load", Status.FINE, found)
     means = "what else runs is in latencies; wait for it, or end what is yours"
-    return Row("load", Status.DEGRADED, found, means, "ps -e --sort=-pcpu -o pcpu,pid,comm | head")
+    return Finding(
+        "load", Status.DEGRADED, found, means, "ps -e --sort=-pcpu -o pcpu,pid,comm | head"
+    )
 
 
-def _leftovers(settings: Settings) -> Row:
+def _leftovers(settings: Settings) -> Finding:
     try:
         found = leftovers.find(settings.runtime).lines() if settings.runtime.exists() else []
     except (HostError, PermissionError):
         unseen = f"{settings.runtime} is not this user's to look into"
-        return Row("leftovers", Status.DEGRADED, unseen, "some may be in latencies")
+        return Finding("leftovers", Status.DEGRADED, unseen, "some may be in latencies")
     if not found:
-        return Row("leftovers", Status.FINE, "none")
-    mend = f"{shlex.quote(str(Path(sys.executable).parent / 'kickbench'))} clean"
+        return Finding("leftovers", Status.FINE, "none")
+    fix = f"{shlex.quote(str(Path(sys.executable).parent / 'kickbench'))} clean"
     means = "killed runs left it, and it may be in latencies"
-    return Row("leftovers", Status.DEGRADED, ", ".join(found), means, shell.as_root(mend))
+    return Finding("leftovers", Status.DEGRADED, ", ".join(found), means, shell.as_root(fix))

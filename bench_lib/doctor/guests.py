@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench_lib import interrupt, ownership
 from bench_lib.deadline import Deadline
-from bench_lib.doctor.row import Row, Status, of_need, tried
+from bench_lib.doctor.finding import Finding, Status, of_need, tried
 from bench_lib.errors import HostError
 from bench_lib.guest import features
 from bench_lib.host import identity, needs, setup
@@ -26,30 +26,30 @@ QEMU_LIMIT_S = 20.0
 """How long QEMU may take to say what it can."""
 
 
-def machine(settings: Settings) -> Iterator[Row]:
+def qemu_machine(settings: Settings) -> Iterator[Finding]:
     """What the kernel and its rights are."""
     yield _kernel()
     for need in (Need.ARCHITECTURE, Need.ROOT, Need.KVM):
         yield of_need(need, settings)
 
 
-def evidence(settings: Settings) -> Iterator[Row]:
+def evidence(settings: Settings) -> Iterator[Finding]:
     """What strands a guest, and what shows that it is."""
     for need in (Need.USERFAULTFD, Need.STACKS):
         yield of_need(need, settings)
 
 
-def _kernel() -> Row:
+def _kernel() -> Finding:
     kernel = identity.booted()
-    label = btf.booted_label()
-    return Row(
+    interruptible = btf.booted_interruptible()
+    return Finding(
         "kernel",
         Status.FINE,
-        f"{kernel.release} {kernel.version}; its types say interruptible: {label}",
+        f"{kernel.release} {kernel.version}; its types say interruptible: {interruptible}",
     )
 
 
-def qemu(settings: Settings) -> Iterator[Row]:
+def qemu(settings: Settings) -> Iterator[Finding]:
     """The program, and what it says that it can do."""
     row = of_need(Need.QEMU, settings)
     if row.status is not Status.FINE:
@@ -64,30 +64,30 @@ def qemu(settings: Settings) -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as folder, ownership.measuring(Path(folder)) as run:
             found = interrupt.run(ask(run))
     except HostError as error:
-        mend = needs.mend(Need.QEMU, settings)
-        yield Row(Need.QEMU, Status.MISSING, str(error), needs.lost(Need.QEMU), mend)
+        fix = needs.fix(Need.QEMU, settings)
+        yield Finding(Need.QEMU, Status.MISSING, str(error), needs.lost(Need.QEMU), fix)
         return
     if missing := found.missing():
-        yield Row(
+        yield Finding(
             Need.QEMU,
             Status.MISSING,
             f"{found.version} lacks {', '.join(missing)}",
             "no migration; KICKBENCH_QEMU may name a later one",
         )
         return
-    yield Row(Need.QEMU, Status.FINE, f"{found.version}, up to {found.max_vcpus} vCPUs")
+    yield Finding(Need.QEMU, Status.FINE, f"{found.version}, up to {found.max_vcpus} vCPUs")
     if found.missing(preempt=True):
-        yield Row(
+        yield Finding(
             "preemption",
             Status.DEGRADED,
             f"QEMU {found.version} has no {features.PREEMPT}",
             "no guests of --preempt; it came with QEMU 7.1",
         )
     else:
-        yield Row("preemption", Status.FINE, features.PREEMPT)
+        yield Finding("preemption", Status.FINE, features.PREEMPT)
 
 
-def debuggers(settings: Settings) -> Iterator[Row]:
+def debuggers(settings: Settings) -> Iterator[Finding]:
     """What requests of debuggers take."""
     yield of_need(Need.GDB, settings, Status.DEGRADED)
     row = of_need(Need.PTRACE, settings, Status.DEGRADED)
@@ -99,7 +99,7 @@ def debuggers(settings: Settings) -> Iterator[Row]:
     yield row
 
 
-def huge_pages() -> Row:
+def huge_pages() -> Finding:
     """Those that the usual pair of guests takes."""
     usual = Case(
         ScenarioName.BLACKHOLE, RequestName.STOP, Shape(backing=Backing.HUGETLB)
@@ -109,7 +109,7 @@ def huge_pages() -> Row:
         setup.check_huge_pages(usual)
         return f"{setup.free_huge_pages()} free"
 
-    def mend() -> str | None:
+    def fix() -> str | None:
         if setup.huge_pages() is None:
             return None  # this kernel has none of that size
         return setup.more_huge_pages(usual, "tee" if os.geteuid() == 0 else "sudo tee")
@@ -119,5 +119,5 @@ def huge_pages() -> Row:
         check,
         Status.DEGRADED,
         f"no guests of backing {Backing.HUGETLB}, which take {usual}",
-        mend,
+        fix,
     )

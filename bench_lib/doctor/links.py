@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 from bench_lib import interrupt, ownership
-from bench_lib.doctor.row import Row, Status, of_need
+from bench_lib.doctor.finding import Finding, Status, of_need
 from bench_lib.errors import HostBusy, HostError, KickbenchError
 from bench_lib.host import needs, shell
 from bench_lib.host.need import Need
@@ -20,15 +20,15 @@ from bench_lib.settings import Settings
 OUTAGES = "outages"
 
 
-def rows(settings: Settings) -> Iterator[Row]:
+def rows(settings: Settings) -> Iterator[Finding]:
     """The programs, and what they can do here."""
     tools = of_need(Need.NETWORK, settings)
     yield tools
     if os.geteuid() != 0:
-        yield Row(OUTAGES, Status.MISSING, "not tried", "it takes root to break a link")
+        yield Finding(OUTAGES, Status.MISSING, "not tried", "it takes root to break a link")
         return
     if tools.status is not Status.FINE:
-        yield Row(OUTAGES, Status.MISSING, tools.found, tools.means, tools.mend)
+        yield Finding(OUTAGES, Status.MISSING, tools.found, tools.means, tools.fix)
         return
     namespaces = of_need(Need.NAMESPACES, settings, name=OUTAGES)
     if namespaces.status is not Status.FINE:
@@ -43,15 +43,15 @@ def rows(settings: Settings) -> Iterator[Row]:
         with ownership.measuring(settings.runtime) as run:
             answers = interrupt.run(survey(run))
     except HostBusy as error:
-        yield Row(OUTAGES, Status.DEGRADED, "not tried", f"{error} Then ask again.")
+        yield Finding(OUTAGES, Status.DEGRADED, "not tried", f"{error} Then ask again.")
         return
     except HostError as error:
-        yield Row(OUTAGES, Status.MISSING, str(error), needs.lost(Need.NETWORK))
+        yield Finding(OUTAGES, Status.MISSING, str(error), needs.lost(Need.NETWORK))
         return
     yield from of_survey(answers)
 
 
-def of_survey(answers: dict[str, str | None]) -> Iterator[Row]:
+def of_survey(answers: dict[str, str | None]) -> Iterator[Finding]:
     """What works. :param answers: of `outage.survey`."""
     yield _mechanisms(OUTAGES, outage.MECHANISMS, answers, Status.MISSING, "tc cuts no link", None)
     yield _mechanisms(
@@ -71,7 +71,7 @@ def _mechanisms(
     status: Status,
     without_any: str,
     without_first: str | None,
-) -> Row:
+) -> Finding:
     """:param status: if none works. :param without_first: what another than the first means."""
     names = [each.name for each in mechanisms]
     working = [each for each in names if answers[each] is None]
@@ -85,12 +85,12 @@ def _mechanisms(
     if failed:
         found = f"{found} ({failed})" if found else failed
     if not working:
-        return Row(name, status, found, without_any, _netem())
+        return Finding(name, status, found, without_any, _netem())
     if without_first and working[0] != names[0]:
-        mend = _netem()
-        why = "" if mend else "; this kernel has no sch_netem"
-        return Row(name, Status.DEGRADED, found, f"{without_first}{why}", mend)
-    return Row(name, Status.FINE, found)
+        fix = _netem()
+        why = "" if fix else "; this kernel has no sch_netem"
+        return Finding(name, Status.DEGRADED, found, f"{without_first}{why}", fix)
+    return Finding(name, Status.FINE, found)
 
 
 def _netem() -> str | None:

@@ -42,12 +42,12 @@ class _Capability:
 
     :ivar check: tries it; what there is, or an error that says what is missing.
     :ivar lost: what this host cannot do without it.
-    :ivar mend: a command that meets the need; None where none does.
+    :ivar fix: a command that meets the need; None where none does.
     """
 
     check: Callable[[Settings], str]
     lost: str
-    mend: Callable[[Settings], str | None] = lambda settings: None
+    fix: Callable[[Settings], str | None] = lambda settings: None
 
 
 def check(need: Need, settings: Settings) -> str:
@@ -73,9 +73,9 @@ def lost(need: Need) -> str:
     return _CAPABILITIES[need].lost
 
 
-def mend(need: Need, settings: Settings) -> str | None:
+def fix(need: Need, settings: Settings) -> str | None:
     """A command that meets a need that is not met; None where none does."""
-    return _CAPABILITIES[need].mend(settings)
+    return _CAPABILITIES[need].fix(settings)
 
 
 def _programs(*names: str) -> str:

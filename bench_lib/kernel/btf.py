@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The static label: what kvm.ko's type information says of the flag, without booting anything.
+"""What kvm.ko's type information says of the flag, without booting anything.
 
 Shown beside what a kernel does, and never used to decide: behaviour decides.
 
@@ -49,7 +49,7 @@ _UNREADABLE = (
 )
 
 
-class Label(StrEnum):
+class Interruptible(StrEnum):
     """Whether KVM's slow page fault is interruptible, by its types."""
 
     YES = "yes"
@@ -57,34 +57,38 @@ class Label(StrEnum):
     UNKNOWN = "unknown"
 
 
-def label(modules: Path, vmlinuz: Path | None = None) -> Label:
-    """The label of a build.
+def interruptible(modules: Path, vmlinuz: Path | None = None) -> Interruptible:
+    """What the types of a build say.
 
     :param modules: its folder lib/modules/RELEASE.
     :param vmlinuz: its image, which has KVM where no module is KVM; None if that is not looked at.
     """
     # There is one architecture's, the build's own.
     if path := next(modules.glob("kernel/arch/*/kvm/kvm.ko*"), None):
-        return _label(lambda: _section(module_files.contents(path)), split=True)
-    return _label(lambda: _types_of(vmlinuz), split=False) if vmlinuz else Label.UNKNOWN
+        return _answer(lambda: _section(module_files.contents(path)), split=True)
+    return _answer(lambda: _types_of(vmlinuz), split=False) if vmlinuz else Interruptible.UNKNOWN
 
 
-def booted_label(shown: Path = SHOWN) -> Label:
+def booted_interruptible(shown: Path = SHOWN) -> Interruptible:
     """That of the kernel that runs, which shows its types; KVM may be built into it."""
-    found = _label((shown / "kvm").read_bytes, split=True)
-    if found is Label.UNKNOWN:
-        found = _label((shown / "vmlinux").read_bytes, split=False)
-    return label(Path("/lib/modules") / os.uname().release) if found is Label.UNKNOWN else found
+    found = _answer((shown / "kvm").read_bytes, split=True)
+    if found is Interruptible.UNKNOWN:
+        found = _answer((shown / "vmlinux").read_bytes, split=False)
+    return (
+        interruptible(Path("/lib/modules") / os.uname().release)
+        if found is Interruptible.UNKNOWN
+        else found
+    )
 
 
-def _label(read: Callable[[], bytes], *, split: bool) -> Label:
+def _answer(read: Callable[[], bytes], *, split: bool) -> Interruptible:
     try:
         functions = _functions(read(), (_OLD, _NEW), split=split)
     except _UNREADABLE:
-        return Label.UNKNOWN
+        return Interruptible.UNKNOWN
     if _NEW in functions:
-        return Label.YES
-    return Label(_PARAMETERS.get(functions.get(_OLD, -1), Label.UNKNOWN))
+        return Interruptible.YES
+    return Interruptible(_PARAMETERS.get(functions.get(_OLD, -1), Interruptible.UNKNOWN))
 
 
 def _types_of(vmlinuz: Path) -> bytes:

@@ -26,7 +26,7 @@ from bench_lib.kernel.assembly import assemble
 from bench_lib.kernel.ledger import Build, describe
 from bench_lib.settings import Settings
 
-LABEL = "build.json"
+MANIFEST = "build.json"
 TOOL_LIMIT_S = 600.0
 """How long one of the tools that make a build bootable may take."""
 
@@ -54,9 +54,9 @@ class Bootable:
         return self.folder / layout.MODULES / self.build.release
 
     @property
-    def label(self) -> btf.Label:
+    def interruptible(self) -> btf.Interruptible:
         """Whether KVM's slow page fault is interruptible, by its types alone."""
-        return btf.label(self.modules, self.vmlinuz)
+        return btf.interruptible(self.modules, self.vmlinuz)
 
     @property
     def size_bytes(self) -> int:
@@ -70,7 +70,7 @@ class Bootable:
 
 
 @dataclass(frozen=True)
-class _Label:
+class _Manifest:
     build: Build
     source: str
 
@@ -92,18 +92,18 @@ class Store:
         :raise KernelUnusable: one of them is damaged.
         """
         found = []
-        for path in sorted(self.folder.glob(f"*/{LABEL}")):
+        for path in sorted(self.folder.glob(f"*/{MANIFEST}")):
             if path.parent.name.startswith(_NEW):  # not yet what it is to be, or a dead process's
                 continue
             try:
-                label = msgspec.json.decode(path.read_bytes(), type=_Label)
+                manifest = msgspec.json.decode(path.read_bytes(), type=_Manifest)
             except FileNotFoundError:  # removed meanwhile
                 continue
             except msgspec.MsgspecError as error:
                 raise KernelUnusable(
                     f"{path} is damaged ({error}); delete {path.parent}, and fetch it again."
                 ) from None
-            found.append(Bootable(label.build, label.source, path.parent))
+            found.append(Bootable(manifest.build, manifest.source, path.parent))
         return found
 
     def find(self, release: str) -> Bootable | None:
@@ -231,7 +231,7 @@ class Store:
         """The build that a folder of the cache holds, labelled, under the name it is to have."""
         build = describe(assemble(new, source, files))
         _run(["depmod", "-b", str(new), build.release])
-        (new / LABEL).write_bytes(msgspec.json.encode(_Label(build, source)))
+        (new / MANIFEST).write_bytes(msgspec.json.encode(_Manifest(build, source)))
         return Bootable(build, source, self.folder / f"{build.release}_{build.id[:12]}")
 
     @contextmanager

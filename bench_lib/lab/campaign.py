@@ -13,9 +13,9 @@ from typing import TypeVar
 
 from bench_lib import interrupt, ownership, record
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import machine, parallel, trials
-from bench_lib.lab.machine import Facts
+from bench_lib.lab import parallel, trials, vm
 from bench_lib.lab.parallel import Work
+from bench_lib.lab.vm import Facts
 from bench_lib.record import Record, Slot
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
@@ -60,7 +60,7 @@ class Campaign:
 
         Several hosts may share a history, and each makes all boots of a campaign.
         """
-        here = machine.host()
+        here = vm.host()
         return [
             each
             for each in records

@@ -4,7 +4,7 @@
 #
 # Loads the modules that the lab needs, mounts the host's userland with a layer of memory over it,
 # and becomes the agent. The kernel command line gives what is set here from outside, with \0ooo for
-# every character that is special there (see machine.py):
+# every character that is special there (see vm.py):
 #
 #     KICKBENCH_MODULES  the host's folder lib/modules/RELEASE of this kernel
 #     KICKBENCH_SHARE    where the folder that the lab may write to is mounted

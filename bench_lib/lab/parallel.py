@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 from bench_lib.host import setup
-from bench_lib.lab import machine
-from bench_lib.lab.machine import Facts
+from bench_lib.lab import vm
+from bench_lib.lab.vm import Facts
 from bench_lib.record import Record
 from bench_lib.settings import Settings
 
@@ -34,13 +34,13 @@ def jobs(settings: Settings) -> int:
         lab looks for itself, but those that start together find the same memory free.
     """
     if settings.jobs is not None:
-        machine.check_host(settings, settings.jobs)
+        vm.check_host(settings, settings.jobs)
         return settings.jobs
-    if machine.accelerator() != "tcg":
+    if vm.accelerator() != "tcg":
         return 1
-    free_mib = (setup.memory_mib("MemAvailable") or 0) - machine.SPARE_MIB
+    free_mib = (setup.memory_mib("MemAvailable") or 0) - vm.SPARE_MIB
     cpus = len(os.sched_getaffinity(0))
-    return max(1, min(cpus // machine.CPUS, free_mib // settings.lab_memory_mib))
+    return max(1, min(cpus // vm.CPUS, free_mib // settings.lab_memory_mib))
 
 
 async def run(

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from bench_lib import interrupt, ownership
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import machine, trials
-from bench_lib.lab.machine import Facts, Output
+from bench_lib.lab import trials, vm
+from bench_lib.lab.vm import Facts, Output
 from bench_lib.settings import Settings
 
 
@@ -38,7 +38,7 @@ async def _run(
 ) -> int:
     share = owner.folder / "share"
     share.mkdir()
-    async with machine.booted(owner, kernel, settings, share) as lab:
+    async with vm.booted(owner, kernel, settings, share) as lab:
         on_boot(lab.facts)
         env = {
             **trials.environment(settings, lab),

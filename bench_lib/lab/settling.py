@@ -10,14 +10,14 @@ from bench_lib.deadline import Deadline
 from bench_lib.errors import CannotCompare
 from bench_lib.guest import features, image
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import campaign, machine
+from bench_lib.lab import campaign, vm
 from bench_lib.lab.campaign import Campaign
-from bench_lib.lab.machine import Facts
+from bench_lib.lab.vm import Facts
 from bench_lib.record import SCHEMA, Record, RequestName
 from bench_lib.settings import Settings
 from bench_lib.trial.case import CORE_SCENARIOS, Case, interleaved
 from bench_lib.verdict import inference
-from bench_lib.verdict.pairing import check_schemas
+from bench_lib.verdict.matching import check_schemas
 from bench_lib.verdict.terms import DEFAULT_TERMS
 
 FIRST_LOOK = 6
@@ -50,7 +50,7 @@ def looks(most: int) -> list[int]:
 def lab_records(settings: Settings, builds: Sequence[Bootable]) -> list[Record]:
     """What this host's lab has measured of these kernels, as it would be measured now."""
     kernels = {build.build.kernel for build in builds}
-    here = machine.host()
+    here = vm.host()
     records, _ = record.read(settings.records)
     return [each for each in records if each.kernel in kernels and each.host == here]
 

@@ -19,9 +19,9 @@ from bench_lib import interrupt, ownership, record
 from bench_lib.errors import LabError, LabLost
 from bench_lib.host import setup
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import machine, parallel
-from bench_lib.lab.machine import Facts, Lab
+from bench_lib.lab import parallel, vm
 from bench_lib.lab.parallel import Work
+from bench_lib.lab.vm import Facts, Lab
 from bench_lib.ownership import Run
 from bench_lib.record import Host, Outcome, Record
 from bench_lib.settings import Settings
@@ -124,7 +124,7 @@ async def make(
     """
     left = list(cases)
     failed: list[str] = []
-    outside, qemu = setup.of_this_machine(), machine.qemu_version()
+    outside, qemu = setup.of_this_machine(), vm.qemu_version()
 
     def up(facts: Facts) -> None:
         on_boot(dataclasses.replace(facts, failed=tuple(failed)))
@@ -140,7 +140,7 @@ async def make(
         except LabLost as error:
             # One that does not come up is the kernel's fault where KVM runs it. Emulated ones
             # fail now and then by themselves.
-            if not boots_left or machine.accelerator() != "tcg":
+            if not boots_left or vm.accelerator() != "tcg":
                 raise
             _log.warning("%s\n%s", error, "\n".join(error.console))
             failed.append(str(error))
@@ -182,9 +182,9 @@ async def _boot(
     share = Path(tempfile.mkdtemp(dir=owner.folder, prefix="share-"))
     # Not as an argument, which may be no longer than 128 KiB.
     (share / CASES).write_text(to_json(cases))
-    async with machine.booted(owner, kernel, settings, share) as lab:
+    async with vm.booted(owner, kernel, settings, share) as lab:
         on_boot(lab.facts)
-        arguments = ["-m", "bench_lib.trial", f"{machine.SHARE}/{CASES}"]
+        arguments = ["-m", "bench_lib.trial", f"{vm.SHARE}/{CASES}"]
         try:
             status = await lab.run_ours(arguments, environment(settings, lab), on_output)
         except LabLost as error:
@@ -193,7 +193,7 @@ async def _boot(
                 keep(_lost(owner, kernel, cases[made], made + 1, settings, lab, error))
             return
     text = b"".join(said).decode(errors="replace").strip()
-    last = text.splitlines()[-1] if text else f"the command {machine.ended(status)}"
+    last = text.splitlines()[-1] if text else f"the command {vm.ended(status)}"
     if made < len(cases):
         raise LabError(f"Under kernel {kernel.build.release} trials cannot be run: {last}")
     if status != 0:

@@ -25,7 +25,7 @@ from bench_lib.record import (
     Thread,
 )
 from bench_lib.verdict import summary
-from bench_lib.verdict.summary import Row
+from bench_lib.verdict.summary import KeySummary
 
 FILES = {"kernels.html": "index.html", "kernels.css": "kernels.css", "kernels.js": "kernels.js"}
 """What the page consists of, and what it is called in the site."""
@@ -116,7 +116,7 @@ def _row(
     }
 
 
-def _cell(row: Row) -> tuple[int | None, bool, int, int, int, int]:
+def _cell(row: KeySummary) -> tuple[int | None, bool, int, int, int, int]:
     """The median and whether it is only a bound; how many trials there are, and how many of them
     hung or died, were lost, and were refused. Where all were refused, the median is of that.
 

@@ -12,9 +12,9 @@ from bench_lib.record import FAILED, Host, Kernel, Key, Record
 from bench_lib.verdict import inference
 from bench_lib.verdict.doubts import doubts, refuses_more
 from bench_lib.verdict.inference import Ratio
-from bench_lib.verdict.pairing import NS_PER_S, host_name, paired
+from bench_lib.verdict.matching import NS_PER_S, host_name, matched
 from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
-from bench_lib.verdict.tested import Side, Tested, tested
+from bench_lib.verdict.tested import KernelCounts, Tested, tested
 
 
 class Verdict(StrEnum):
@@ -41,8 +41,8 @@ class Comparison:
     """
 
     key: Key
-    base: Side
-    candidate: Side
+    base: KernelCounts
+    candidate: KernelCounts
     ratio: Ratio | None
     hang_bound: float | None
     p_hangs: float | None
@@ -99,14 +99,14 @@ def compare(
     :param unread: lines beside the records that could not be read.
     :raise CannotCompare: they were, or there is nothing to compare; the sentence says what.
     """
-    found = paired(records, base, candidate, whatever_differs=whatever_differs)
-    pairs = [tested(pair, terms) for pair in found.pairs]
-    places = [(row, name) for row in pairs for name in row.p]
+    found = matched(records, base, candidate, whatever_differs=whatever_differs)
+    tested_keys = [tested(match, terms) for match in found.matches]
+    places = [(row, name) for row in tested_keys for name in row.p]
     for (row, name), adjusted in zip(
         places, inference.holm([row.p[name] for row, name in places]), strict=True
     ):
         row.p[name] = adjusted
-    rows = tuple(_judged(row, terms, len(places)) for row in pairs)
+    rows = tuple(_judged(row, terms, len(places)) for row in tested_keys)
     verdict = _overall(rows)
     sentence = _sentence(base, candidate, verdict, rows)
     if verdict is Verdict.PASS and (doubt := _elsewhere(found.alone)):
@@ -116,7 +116,7 @@ def compare(
         candidate,
         verdict,
         sentence,
-        any(row.emulated for row in pairs),
+        any(row.emulated for row in tested_keys),
         rows,
         found.left_out,
         found.notes,

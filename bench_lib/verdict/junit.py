@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from bench_lib.record import ManagerName
 from bench_lib.verdict.gate import Comparison, Gate, Verdict
-from bench_lib.verdict.pairing import host_name
+from bench_lib.verdict.matching import host_name
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What no XML 1.0 may hold, however it is written."""

@@ -38,7 +38,7 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Row:
+class KeySummary:
     """The trials of one key under one kernel.
 
     :ivar outcomes: how many trials ended each way.
@@ -71,7 +71,7 @@ class Row:
         return sum(self.outcomes[each] for each in FAILED)
 
 
-def rows(records: Iterable[Record]) -> list[Row]:
+def rows(records: Iterable[Record]) -> list[KeySummary]:
     """A row for each kernel and key that has records, in the order of their first."""
     groups: dict[tuple[Kernel, Key], list[Record]] = {}
     for record in records:
@@ -79,13 +79,13 @@ def rows(records: Iterable[Record]) -> list[Row]:
     return [_row(kernel, key, group) for (kernel, key), group in groups.items()]
 
 
-def _row(kernel: Kernel, key: Key, group: Sequence[Record]) -> Row:
+def _row(kernel: Kernel, key: Key, group: Sequence[Record]) -> KeySummary:
     scored = [record for record in group if record.outcome in SCORED]
     refused = [record for record in scored if record.outcome is Outcome.REFUSED]
     others = [record for record in scored if record.outcome is not Outcome.REFUSED]
     seen = [thread for record in scored for thread in record.evidence.vcpus]
     counts = Counter(record.outcome for record in group)
-    return Row(
+    return KeySummary(
         kernel=kernel,
         key=key,
         trials=len(group),

@@ -10,7 +10,7 @@ from bench_lib.errors import CannotCompare
 from bench_lib.record import FAILED, Key, Outcome, Record
 from bench_lib.verdict import inference
 from bench_lib.verdict.inference import Boot
-from bench_lib.verdict.pairing import NS_PER_S, Pair, scored
+from bench_lib.verdict.matching import NS_PER_S, Match, scored
 from bench_lib.verdict.summary import Wait, median_wait
 from bench_lib.verdict.terms import Terms
 
@@ -19,8 +19,8 @@ EMULATED = 10
 
 
 @dataclass(frozen=True)
-class Side:
-    """One kernel in a pair.
+class KernelCounts:
+    """What one kernel contributed to a match.
 
     :ivar boots: with a trial that measured something.
     :ivar hung: trials without an answer, be it that QEMU died; `died` are those alone.
@@ -42,7 +42,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Tested:
-    """A pair, by boot, and what the tests say of it.
+    """A match, by boot, and what the tests say of it.
 
     :ivar even_base: for tests of one against the other, as `even_candidate`; see `inference.even`.
     :ivar stall_ns: from which on an answer is a stall; None where milliseconds mean nothing.
@@ -50,8 +50,8 @@ class Tested:
     """
 
     key: Key
-    base: Side
-    candidate: Side
+    base: KernelCounts
+    candidate: KernelCounts
     base_boots: list[Boot]
     candidate_boots: list[Boot]
     even_base: list[Boot]
@@ -70,15 +70,15 @@ def _emulated(key: Key) -> bool:
     return key.host.accelerator == "tcg"
 
 
-def tested(pair: Pair, terms: Terms) -> Tested:
-    """A pair by boot, tested; its p values are not adjusted yet.
+def tested(match: Match, terms: Terms) -> Tested:
+    """A match by boot, tested; its p values are not adjusted yet.
 
     :raise CannotCompare: a limit is beyond the deadline.
     """
     # Whoever was given up earliest: beyond that nothing is known of them, so not of others either.
-    deadline_ns = min(record.deadline_ns for record in (*pair.base, *pair.candidate))
-    base, candidate = (_boots(records, deadline_ns) for records in (pair.base, pair.candidate))
-    limit_ns = _limit(pair.key, deadline_ns, terms)
+    deadline_ns = min(record.deadline_ns for record in (*match.base, *match.candidate))
+    base, candidate = (_boots(records, deadline_ns) for records in (match.base, match.candidate))
+    limit_ns = _limit(match.key, deadline_ns, terms)
     stall_ns = None
     p: dict[str, float] = {}
     alike = base, candidate
@@ -89,14 +89,14 @@ def tested(pair: Pair, terms: Terms) -> Tested:
         # not depend on which kernel a boot was of.
         if any(any(boot.refused) for boots in alike for boot in boots):
             p["refusals"] = inference.more_refusals(*alike)
-        if not _emulated(pair.key):
+        if not _emulated(match.key):
             stall_ns = terms.stall * inference.usual_wait_ns(base)
             p["slower"] = inference.slower(*alike, terms.tolerance)
             p["stalls"] = inference.more_stalls(*alike, stall_ns)
     if candidate and limit_ns is not None:
         p["late"] = inference.beyond(candidate, limit_ns, terms.late)
-    sides = _side(pair.base, base), _side(pair.candidate, candidate)
-    return Tested(pair.key, *sides, base, candidate, *alike, limit_ns, stall_ns, p)
+    counts = _counts(match.base, base), _counts(match.candidate, candidate)
+    return Tested(match.key, *counts, base, candidate, *alike, limit_ns, stall_ns, p)
 
 
 def _limit(key: Key, deadline_ns: int, terms: Terms) -> int | None:
@@ -139,9 +139,9 @@ def _boot(group: Sequence[Record], deadline_ns: int) -> Boot:
     )
 
 
-def _side(records: Sequence[Record], boots: Sequence[Boot]) -> Side:
+def _counts(records: Sequence[Record], boots: Sequence[Boot]) -> KernelCounts:
     measured = [record for record in records if scored(record)]
-    return Side(
+    return KernelCounts(
         boots=len(boots),
         trials=len(records),
         hung=sum(sum(boot.hung) for boot in boots),

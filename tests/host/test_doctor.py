@@ -51,7 +51,7 @@ def test_what_is_not_fine_says_what_mends_it_and_that_does(
     row = _rows(kickbench("doctor", "--json"))["huge pages"]
     assert row["status"] == "degraded"
     # As it is pasted into a shell, like all of them.
-    subprocess.run(["sh", "-ec", row["mend"]], check=True, capture_output=True)
+    subprocess.run(["sh", "-ec", row["fix"]], check=True, capture_output=True)
     assert _rows(kickbench("doctor", "--json"))["huge pages"]["status"] == "fine"
 
 
@@ -62,7 +62,7 @@ def test_leftovers_of_killed_runs(kickbench: Command, runtime: Path) -> None:
     row = _rows(kickbench("doctor", "--json"))["leftovers"]
     assert row["status"] == "degraded"
     assert dead in row["found"]
-    subprocess.run(["sh", "-ec", row["mend"]], check=True, capture_output=True)
+    subprocess.run(["sh", "-ec", row["fix"]], check=True, capture_output=True)
     assert _rows(kickbench("doctor", "--json"))["leftovers"]["status"] == "fine"
 
 
@@ -87,7 +87,7 @@ def test_without_kvm_the_lab_is_left(clean_host: Path) -> None:
     assert row["status"] == "missing"
     # What there is to load depends on the processor; a virtual one may have nothing.
     flags = set(Path("/proc/cpuinfo").read_text().split())
-    assert (row["mend"] is not None) == bool(flags & {"vmx", "svm"})
+    assert (row["fix"] is not None) == bool(flags & {"vmx", "svm"})
 
 
 def test_a_host_before_the_set_up(kickbench: Command, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_host_before_the_set_up(kickbench: Command, tmp_path: Path) -> None:
         "gdb": "gdb",
         "lab programs": "busybox-static",
     }.items():
-        assert rows[name]["mend"].endswith(f" {package}")
+        assert rows[name]["fix"].endswith(f" {package}")
 
 
 def test_an_ordinary_user_is_told_what_takes_root(clean_host: Path, tmp_path: Path) -> None:
@@ -122,10 +122,10 @@ def test_an_ordinary_user_is_told_what_takes_root(clean_host: Path, tmp_path: Pa
     assert done.returncode == 2, done.stderr
     rows = _rows(done)
     assert rows["root"]["status"] == "missing"
-    assert rows["root"]["mend"].startswith("sudo ")
+    assert rows["root"]["fix"].startswith("sudo ")
     assert rows["outages"]["status"] == "missing"
     # Trials take root, who needs no such thing.
-    assert rows["userfaultfd"]["mend"] is None
+    assert rows["userfaultfd"]["fix"] is None
 
 
 def test_a_damaged_cache_is_a_row(

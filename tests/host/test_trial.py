@@ -16,7 +16,7 @@ from bench_lib import record
 from bench_lib.deadline import Deadline
 from bench_lib.guest.serial import SerialLine
 from bench_lib.host import identity
-from bench_lib.migration import Side
+from bench_lib.migration import Endpoint
 from bench_lib.record import Entry, Outcome, RequestName, Role, ScenarioName
 from bench_lib.settings import CHECKOUT, Settings
 from bench_lib.trial.batch import NativeRunner
@@ -65,16 +65,16 @@ def test_a_trial_whose_guest_arrives_whole_is_staged_again(
     clean_host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A guest that gets no CPU dirties nothing; this one is stopped, the first time."""
-    begins_pass = Side.begins_pass
-    starved: list[Side] = []
+    begins_pass = Endpoint.begins_pass
+    starved: list[Endpoint] = []
 
-    async def starve(side: Side, number: int, deadline: Deadline) -> None:
+    async def starve(side: Endpoint, number: int, deadline: Deadline) -> None:
         if not starved:
             starved.append(side)
             await side.guest.control.execute("stop", deadline=deadline)
         await begins_pass(side, number, deadline)
 
-    monkeypatch.setattr(Side, "begins_pass", starve)
+    monkeypatch.setattr(Endpoint, "begins_pass", starve)
     settings = Settings.from_environment()
     case = Case(ScenarioName.BLACKHOLE, RequestName.STOP)
     (made,) = NativeRunner(settings).run([case], lambda each: None)

@@ -126,9 +126,9 @@ def test_all_that_the_doctor_recommends_can_be_run(installed: Command, tmp_path:
     """Where every program is missing, so that it recommends much."""
     empty = {"PATH": str(tmp_path / "nothing"), "HOME": str(tmp_path / "home")}
     rows = json.loads(installed("kickbench", "doctor", "--json", env=empty).stdout)["rows"]
-    mends = {row["name"]: row["mend"] for row in rows if row["mend"]}
-    assert {"qemu", "network tools", "gdb"} <= mends.keys()
+    fixes = {row["name"]: row["fix"] for row in rows if row["fix"]}
+    assert {"qemu", "network tools", "gdb"} <= fixes.keys()
     builtins = {"echo", "export", "unset"}
-    for name, mend in mends.items():
-        program = mend.split()[0]
-        assert program in builtins or shutil.which(program, path=SYSTEM_PATH), (name, mend)
+    for name, fix in fixes.items():
+        program = fix.split()[0]
+        assert program in builtins or shutil.which(program, path=SYSTEM_PATH), (name, fix)

@@ -76,7 +76,7 @@ def _fedora(kernel: Bootable, folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    "pack, stream, label, outcome, deadline",
+    "pack, stream, interruptible, outcome, deadline",
     [
         (_bindeb_pkg, "debian/6.1", "no", Outcome.ASLEEP, "10"),
         (_ubuntu, "debian/6.1", "no", Outcome.ASLEEP, "10"),
@@ -89,7 +89,7 @@ def test_a_kernel_in_packages_of_another_distribution_boots_and_measures(
     monkeypatch: pytest.MonkeyPatch,
     pack: Callable[[Bootable, Path], list[Path]],
     stream: str,
-    label: str,
+    interruptible: str,
     outcome: Outcome,
     deadline: str,
 ) -> None:
@@ -98,7 +98,7 @@ def test_a_kernel_in_packages_of_another_distribution_boots_and_measures(
     added = kickbench("kernels", "add", *map(str, files))
     assert added.returncode == 0, added.stderr
     shutil.rmtree(tmp_path / "packages")
-    assert added.stdout.endswith(f"; interruptible, by its types: {label}\n")
+    assert added.stdout.endswith(f"; interruptible, by its types: {interruptible}\n")
     release = added.stdout.split()[0]
 
     done = kickbench(

@@ -48,7 +48,7 @@ def test_the_doctor_has_an_answer_for_every_need_on_every_machine(
 ) -> None:
     _machine(monkeypatch, name)
     assert needs.lost(need)
-    needs.mend(need, Settings.from_environment({"HOME": "/"}))
+    needs.fix(need, Settings.from_environment({"HOME": "/"}))
 
 
 def test_rows_are_found_by_the_name_that_the_kernel_gives() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench_lib.kernel import btf
-from bench_lib.kernel.btf import Label
+from bench_lib.kernel.btf import Interruptible
 from tests import make
 
 INT, FUNC, FUNC_PROTO = 1, 12, 13
@@ -24,25 +24,27 @@ def types_of(function: str, parameters: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("function", "parameters", "label"),
+    ("function", "parameters", "interruptible"),
     [
-        ("__gfn_to_pfn_memslot", 7, Label.NO),
-        ("__gfn_to_pfn_memslot", 8, Label.YES),
-        ("__kvm_faultin_pfn", 2, Label.YES),
-        ("__gfn_to_pfn_memslot_of_somebody_else", 8, Label.UNKNOWN),
+        ("__gfn_to_pfn_memslot", 7, Interruptible.NO),
+        ("__gfn_to_pfn_memslot", 8, Interruptible.YES),
+        ("__kvm_faultin_pfn", 2, Interruptible.YES),
+        ("__gfn_to_pfn_memslot_of_somebody_else", 8, Interruptible.UNKNOWN),
     ],
 )
 def test_a_kernel_with_kvm_built_in(
-    tmp_path: Path, function: str, parameters: int, label: Label
+    tmp_path: Path, function: str, parameters: int, interruptible: Interruptible
 ) -> None:
     (tmp_path / "vmlinux").write_bytes(types_of(function, parameters))
-    assert btf.booted_label(tmp_path) is label
+    assert btf.booted_interruptible(tmp_path) is interruptible
 
 
-@pytest.mark.parametrize("parameters, label", [(7, Label.NO), (8, Label.YES)])
+@pytest.mark.parametrize(
+    "parameters, interruptible", [(7, Interruptible.NO), (8, Interruptible.YES)]
+)
 @pytest.mark.parametrize("packed", [["gzip", "-c"], ["xz", "--check=crc32", "-c"], ["zstd", "-qc"]])
 def test_an_image_with_kvm_built_in(
-    tmp_path: Path, parameters: int, label: Label, packed: list[str]
+    tmp_path: Path, parameters: int, interruptible: Interruptible, packed: list[str]
 ) -> None:
     (tmp_path / "types").write_bytes(types_of("__gfn_to_pfn_memslot", parameters))
     (tmp_path / "empty.c").touch()
@@ -61,14 +63,14 @@ def test_an_image_with_kvm_built_in(
     image[0x1F1] = 1
     struct.pack_into("<II", image, 0x248, len(image) - 2 * 512, len(payload))
     (tmp_path / "vmlinuz").write_bytes(image + payload)
-    assert btf.label(tmp_path / "modules", tmp_path / "vmlinuz") is label
+    assert btf.interruptible(tmp_path / "modules", tmp_path / "vmlinuz") is interruptible
 
 
 def test_an_image_without_a_kernel_is_unknown(tmp_path: Path) -> None:
-    assert btf.label(tmp_path, make.vmlinuz(tmp_path / "vmlinuz")) is Label.UNKNOWN
+    assert btf.interruptible(tmp_path, make.vmlinuz(tmp_path / "vmlinuz")) is Interruptible.UNKNOWN
 
 
 @pytest.mark.parametrize("text", [b"", b"no types", types_of("x", 1)[:40]])
 def test_what_cannot_be_read_is_unknown(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "vmlinux").write_bytes(text)
-    assert btf.booted_label(tmp_path) is Label.UNKNOWN
+    assert btf.booted_interruptible(tmp_path) is Interruptible.UNKNOWN

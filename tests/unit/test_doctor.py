@@ -2,18 +2,18 @@
 import pytest
 
 from bench_lib import doctor
-from bench_lib.doctor import Row, Status, lab, links
-from bench_lib.lab import machine
+from bench_lib.doctor import Finding, Status, lab, links
+from bench_lib.lab import vm
 from bench_lib.network import outage
 from bench_lib.record import Setup
 
 NAMES = [each.name for each in (*outage.MECHANISMS, *outage.DEGRADATIONS)]
 
 
-def _rows(**statuses: Status) -> list[Row]:
+def _rows(**statuses: Status) -> list[Finding]:
     names = dict.fromkeys((*doctor.NATIVE, *doctor.LAB))
     return [
-        Row(name, statuses.get(name.replace("-", "_").replace(" ", "_"), Status.FINE), "")
+        Finding(name, statuses.get(name.replace("-", "_").replace(" ", "_"), Status.FINE), "")
         for name in names
     ]
 
@@ -40,7 +40,7 @@ def test_what_is_missing_decides_what_runs(name: str, native: bool, lab: bool) -
     assert doctor.lab_runs(rows) is lab
 
 
-def _links(**answers: str | None) -> list[Row]:
+def _links(**answers: str | None) -> list[Finding]:
     found: dict[str, str | None] = dict.fromkeys(NAMES)
     found |= {name.replace("_", "-"): answer for name, answer in answers.items()}
     return list(links.of_survey(found))
@@ -62,11 +62,11 @@ def test_a_module_that_nests_is_not_reloaded_for_want_of_its_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A container sees the module of its host, and has no /dev/kvm unless it is given one."""
-    monkeypatch.setattr(machine, "accelerator", lambda: "tcg")
+    monkeypatch.setattr(vm, "accelerator", lambda: "tcg")
     row = lab.nesting(Setup(kvm="kvm_intel", nested=True))
     assert row.status is Status.DEGRADED
     assert row.found.startswith("kvm_intel nests, but /dev/kvm does not work")
-    assert row.mend is None
+    assert row.fix is None
 
 
 def test_no_mechanism_at_all() -> None:

@@ -19,7 +19,7 @@ from bench_lib.errors import KernelUnusable, LabUnavailable, ProgramMissing
 from bench_lib.kernel import vmlinux
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import initramfs, machine
+from bench_lib.lab import initramfs, vm
 from bench_lib.lab.initramfs import Modules
 from tests import make
 
@@ -253,7 +253,7 @@ def test_the_lab_finds_modules_whose_cache_is_behind_a_link(
     through = dataclasses.replace(kernel, folder=link)
     (modules,) = [
         each.partition("=")[2]
-        for each in machine.parameters(through, emulated=True)
+        for each in vm.parameters(through, emulated=True)
         if each.startswith("KICKBENCH_MODULES=")
     ]
     assert modules == str(kernel.modules)
@@ -263,4 +263,4 @@ def test_a_path_that_the_kernel_would_cut_is_refused(kernel: Bootable, tmp_path:
     folder = tmp_path / ("ü" * 100) / ("ü" * 100)
     long = dataclasses.replace(kernel, folder=folder)
     with pytest.raises(LabUnavailable, match="too long for the command line of a lab's kernel"):
-        machine.parameters(long, emulated=True)
+        vm.parameters(long, emulated=True)

@@ -20,7 +20,7 @@ from bench_lib.errors import KvmUnavailable, LabError, LabLost, LabUnavailable
 from bench_lib.host import device, setup
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import campaign, machine, trials
+from bench_lib.lab import campaign, trials, vm
 from bench_lib.lab.campaign import Campaign
 from bench_lib.record import Host, Outcome, Record, RequestName, ScenarioName
 from bench_lib.settings import Settings
@@ -74,9 +74,9 @@ def _line(made: Record) -> Message:
 def boots(history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
     """Sets what the labs do that are booted, one after another; gives the settings."""
     monkeypatch.setenv("KICKBENCH_LAB_MEMORY", "1")
-    monkeypatch.setattr(machine, "LAST_WORDS_S", 0.1)
-    monkeypatch.setattr(machine, "accelerator", lambda: "tcg")
-    monkeypatch.setattr(machine, "qemu_version", lambda: "11.1.3")
+    monkeypatch.setattr(vm, "LAST_WORDS_S", 0.1)
+    monkeypatch.setattr(vm, "accelerator", lambda: "tcg")
+    monkeypatch.setattr(vm, "qemu_version", lambda: "11.1.3")
 
     def play(*scripts: list[Message], accelerator: str = "tcg") -> Settings:
         left = list(scripts)
@@ -85,7 +85,7 @@ def boots(history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Call
             arguments = [str(agent_fd), accelerator, json.dumps(left.pop(0))]
             return [sys.executable, "-I", "-S", "-c", PLAYER, *arguments]
 
-        monkeypatch.setattr(machine, "command_line", command_line)
+        monkeypatch.setattr(vm, "command_line", command_line)
         return Settings.from_environment()
 
     return play
@@ -196,15 +196,15 @@ def test_what_making_an_initramfs_takes_is_not_counted_as_the_lab_s(
     boots: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = boots([*map(_line, MADE), FINE])
-    quick, now_s = machine.command_line, [0.0]
+    quick, now_s = vm.command_line, [0.0]
 
     def slow(kernel: Bootable, agent_fd: int, share: Path, settings: Settings) -> list[str]:
         now_s[0] += 1000
         return quick(kernel, agent_fd, share, settings)
 
-    monkeypatch.setattr(machine, "command_line", slow)
-    monkeypatch.setattr(machine, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
-    facts: list[machine.Facts] = []
+    monkeypatch.setattr(vm, "command_line", slow)
+    monkeypatch.setattr(vm, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    facts: list[vm.Facts] = []
     trials.LabRunner(KERNEL, settings, facts.append).run(CASES, lambda made: None)
     assert [each.boot_s for each in facts] == [0]
 
@@ -213,9 +213,9 @@ def test_a_lab_that_came_up_at_the_second_try_says_so(
     boots: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = boots([*map(_line, MADE), FINE])
-    play, first = machine.command_line, [["sh", "-c", "echo Kernel panic; exit 3"]]
-    monkeypatch.setattr(machine, "command_line", lambda *of: first.pop() if first else play(*of))
-    facts: list[machine.Facts] = []
+    play, first = vm.command_line, [["sh", "-c", "echo Kernel panic; exit 3"]]
+    monkeypatch.setattr(vm, "command_line", lambda *of: first.pop() if first else play(*of))
+    facts: list[vm.Facts] = []
     trials.LabRunner(KERNEL, settings, facts.append).run(CASES, lambda made: None)
     (told,) = map(str, facts)
     assert "did not come up: QEMU exited with status 3" in told
@@ -228,8 +228,8 @@ def test_a_lab_that_gives_up_is_lost_with_its_reason(
     """And not with what the kernel says while it restarts."""
     said = "echo kickbench: 9p cannot be loaded; echo reboot: Restarting system"
     monkeypatch.setenv("KICKBENCH_LAB_MEMORY", "1")
-    monkeypatch.setattr(machine, "accelerator", lambda: "kvm")
-    monkeypatch.setattr(machine, "command_line", lambda *_: ["sh", "-c", said])
+    monkeypatch.setattr(vm, "accelerator", lambda: "kvm")
+    monkeypatch.setattr(vm, "command_line", lambda *_: ["sh", "-c", said])
     with pytest.raises(LabLost, match=r"said last: kickbench: 9p cannot be loaded$"):
         _run(Settings.from_environment())
 
@@ -257,7 +257,7 @@ def test_a_lab_that_runs_on_something_else_than_was_found_out_is_refused(
     boots: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = boots([FINE], accelerator="tcg")
-    monkeypatch.setattr(machine, "accelerator", lambda: "kvm")
+    monkeypatch.setattr(vm, "accelerator", lambda: "kvm")
     with pytest.raises(LabUnavailable, match=r"runs on tcg.*found to give it kvm"):
         _run(settings)
     assert not settings.records.exists()
@@ -278,8 +278,8 @@ def test_a_lab_has_kvm_where_it_nests_and_may_be_used(
 
     monkeypatch.setattr(setup, "nested", lambda: nests)
     monkeypatch.setattr(device, "check", check)
-    machine.accelerator.cache_clear()
+    vm.accelerator.cache_clear()
     try:
-        assert machine.accelerator() == expected
+        assert vm.accelerator() == expected
     finally:
-        machine.accelerator.cache_clear()
+        vm.accelerator.cache_clear()

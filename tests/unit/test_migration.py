@@ -7,7 +7,7 @@ import pytest
 
 from bench_lib.deadline import Deadline
 from bench_lib.errors import MigratedWhole, MigrationFailed, MonitorFailed
-from bench_lib.migration import Phase, Side
+from bench_lib.migration import Endpoint, Phase
 
 
 def test_a_state_that_qemu_adds_is_no_reason_to_stop() -> None:
@@ -34,7 +34,7 @@ class _Guest:
         await asyncio.Event().wait()
 
 
-def _wait(side: Side, wait: Callable[[Deadline], Coroutine[Any, Any, None]]) -> None:
+def _wait(side: Endpoint, wait: Callable[[Deadline], Coroutine[Any, Any, None]]) -> None:
     """Wait for what `side` does, as a trial does."""
 
     async def main() -> None:
@@ -47,30 +47,30 @@ def _wait(side: Side, wait: Callable[[Deadline], Coroutine[Any, Any, None]]) -> 
     asyncio.run(main())
 
 
-def _reach(side: Side, phase: Phase) -> None:
+def _reach(side: Endpoint, phase: Phase) -> None:
     """Wait until `side` is in `phase`."""
     _wait(side, lambda deadline: side.reaches(phase, deadline))
 
 
-def _states(*names: str) -> Side:
+def _states(*names: str) -> Endpoint:
     """A side that goes through these states."""
     events: list[dict[str, object]] = [
         {"event": "MIGRATION", "data": {"status": each}} for each in names
     ]
     guest: Any = _Guest(*events)
-    return Side(guest)
+    return Endpoint(guest)
 
 
 def test_an_event_that_is_not_understood_is_raised_where_the_side_is_waited_for() -> None:
     guest: Any = _Guest({"event": "MIGRATION", "data": {}})
     with pytest.raises(MonitorFailed, match=r"the guest sent an event that lacks .*'status'"):
-        _reach(Side(guest), Phase.POSTCOPY)
+        _reach(Endpoint(guest), Phase.POSTCOPY)
 
 
 def test_a_side_that_goes_where_there_is_no_way_back_is_reported() -> None:
     guest: Any = _Guest({"event": "MIGRATION", "data": {"status": "failed"}})
     with pytest.raises(MigrationFailed, match="the guest went to failed instead of"):
-        _reach(Side(guest), Phase.POSTCOPY)
+        _reach(Endpoint(guest), Phase.POSTCOPY)
 
 
 async def _for_ever() -> None:
@@ -111,7 +111,7 @@ def test_a_side_reaches_what_its_events_say() -> None:
         {"event": "MIGRATION", "data": {"status": "active"}},
         {"event": "MIGRATION", "data": {"status": "postcopy-active"}},
     )
-    _reach(Side(guest), Phase.POSTCOPY)
+    _reach(Endpoint(guest), Phase.POSTCOPY)
 
 
 @pytest.mark.parametrize("state", ["postcopy-device", "postcopy-active"])

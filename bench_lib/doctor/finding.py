@@ -24,19 +24,19 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class Row:
+class Finding:
     """One check.
 
     :ivar found: what is there.
     :ivar means: what follows from that for results; "" where the row is fine.
-    :ivar mend: a command that makes the row fine; None where none does.
+    :ivar fix: a command that makes the row fine; None where none does.
     """
 
     name: str
     status: Status
     found: str
     means: str = ""
-    mend: str | None = None
+    fix: str | None = None
 
 
 def tried(
@@ -44,13 +44,13 @@ def tried(
     check: Callable[[], str],
     status: Status,
     means: str,
-    mend: Callable[[], str | None],
-) -> Row:
+    fix: Callable[[], str | None],
+) -> Finding:
     """A row of what a check says, or of why it failed. :param status: then."""
     try:
-        return Row(name, Status.FINE, check())
+        return Finding(name, Status.FINE, check())
     except (KickbenchError, OSError) as error:
-        return Row(name, status, str(error), means, mend())
+        return Finding(name, status, str(error), means, fix())
 
 
 def of_need(
@@ -59,7 +59,7 @@ def of_need(
     status: Status = Status.MISSING,
     *,
     name: str | None = None,
-) -> Row:
+) -> Finding:
     """The row of a need: met, or with the sentence by which preflight refuses a host.
 
     :param status: where it is not met.
@@ -70,5 +70,5 @@ def of_need(
         lambda: needs.check(need, settings),
         status,
         needs.lost(need),
-        lambda: needs.mend(need, settings),
+        lambda: needs.fix(need, settings),
     )

@@ -42,7 +42,7 @@ def _unclear(record: Record) -> bool:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Match:
     """The records of one key under either kernel."""
 
     key: Key
@@ -51,7 +51,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Matches:
     """All of them.
 
     :ivar left_out: hosts of which there are records of one kernel alone.
@@ -59,7 +59,7 @@ class Pairs:
     :ivar notes: what else the two were made with, where that differs, in words.
     """
 
-    pairs: tuple[Pair, ...]
+    matches: tuple[Match, ...]
     left_out: tuple[Host, ...]
     alone: tuple[Record, ...]
     notes: tuple[str, ...]
@@ -76,13 +76,13 @@ def check_alike(records: Sequence[Record], base: Kernel, candidate: Kernel) -> N
     sides = [_grouped(records, kernel, anywhere=False) for kernel in (base, candidate)]
     for key in sides[0].keys() | sides[1].keys():
         found = (tuple(side.get(key, ())) for side in sides)
-        _check_pair(Pair(key, *found))
+        _check_match(Match(key, *found))
 
 
-def paired(
+def matched(
     records: Sequence[Record], base: Kernel, candidate: Kernel, *, whatever_differs: bool = False
-) -> Pairs:
-    """Pair the records of two kernels.
+) -> Matches:
+    """Match the records of two kernels.
 
     :param whatever_differs: take all hosts of a kind for one, and look at no QEMU or setting.
     :raise CannotCompare: there is nothing to compare, or it was made on differing things.
@@ -114,19 +114,19 @@ def paired(
                 f"{kernel.release} lacks what {other.release} has: "
                 f"{_listed(key.name for key in missing)}."
             )
-    pairs = tuple(
-        Pair(key, tuple(found), tuple(sides[1][key]))
+    matches = tuple(
+        Match(key, tuple(found), tuple(sides[1][key]))
         for key, found in sides[0].items()
         if key.host in both
     )
     if not whatever_differs:
-        for pair in pairs:
-            _check_pair(pair)
-    return Pairs(
-        pairs,
+        for match in matches:
+            _check_match(match)
+    return Matches(
+        matches,
         tuple(sorted((hosts[0] | hosts[1]) - both, key=host_name)),
         tuple(each for key, found in sides[1].items() if key.host not in both for each in found),
-        _notes(pairs),
+        _notes(matches),
     )
 
 
@@ -147,9 +147,9 @@ def _grouped(records: Iterable[Record], kernel: Kernel, *, anywhere: bool) -> By
     return side
 
 
-def _check_pair(pair: Pair) -> None:
+def _check_match(match: Match) -> None:
     """:raise CannotCompare: not all of the records were made with the same."""
-    check_schemas([*pair.base, *pair.candidate])
+    check_schemas([*match.base, *match.candidate])
     read: tuple[tuple[str, Callable[[Record], object]], ...] = (
         ("QEMUs", lambda record: record.qemu),
         ("guest images", lambda record: record.image_sha256),
@@ -160,10 +160,10 @@ def _check_pair(pair: Pair) -> None:
         ("outages", lambda record: record.scenario is ScenarioName.DEGRADED and record.outage),
     )
     for what, of in read:
-        found = {of(record) for record in (*pair.base, *pair.candidate)} - {None, False}
+        found = {of(record) for record in (*match.base, *match.candidate)} - {None, False}
         if len(found) > 1:
             raise CannotCompare(
-                f"The records of {pair.key.name} were made with differing {what}: "
+                f"The records of {match.key.name} were made with differing {what}: "
                 f"{_listed(found)}. {WHATEVER}"
             )
 
@@ -187,7 +187,7 @@ def check_schemas(records: Sequence[Record], schemas: Iterable[int] = ()) -> Non
         )
 
 
-def _notes(pairs: Sequence[Pair]) -> tuple[str, ...]:
+def _notes(matches: Sequence[Match]) -> tuple[str, ...]:
     """Settings that may be the kernels' own choice, or not, and that differ between them."""
     notes = []
     for name in OTHER_FIELDS:
@@ -195,8 +195,8 @@ def _notes(pairs: Sequence[Pair]) -> tuple[str, ...]:
             sorted(
                 {
                     said(getattr(record.setup, name))
-                    for pair in pairs
-                    for record in (pair.base if side == 0 else pair.candidate)
+                    for match in matches
+                    for record in (match.base if side == 0 else match.candidate)
                     if record.setup is not None
                 }
             )
