@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from bench_lib.errors import BadDeadline, DeadlinePassed
+from bench_lib.units import NS_PER_S
 
 T = TypeVar("T")
-
-NS_PER_S = 1_000_000_000
 
 LONGEST_S = 1e9
 """Thirty years; records hold no time that is much longer."""

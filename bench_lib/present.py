@@ -26,6 +26,7 @@ from bench_lib import doctor
 from bench_lib.doctor import Status
 from bench_lib.kvm.probe import Result
 from bench_lib.record import FAILED, HUNG, Host, Kernel, Outcome, Record, Thread
+from bench_lib.units import NS_PER_S
 from bench_lib.verdict.gate import Comparison, Gate, Verdict
 from bench_lib.verdict.inference import Ratio
 from bench_lib.verdict.matching import host_name
@@ -33,7 +34,6 @@ from bench_lib.verdict.summary import Difference, KeySummary, Pace, Recoveries, 
 from bench_lib.verdict.tested import KernelCounts
 
 NS_PER_MS = 1_000_000
-NS_PER_S = 1_000_000_000
 
 
 WIDE = 120

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 from bench_lib import interrupt, ownership
 from bench_lib.asv_bridge.progress import Progress
-from bench_lib.asv_bridge.suite import NS_PER_S, asked_for, failure_told, silence_s
+from bench_lib.asv_bridge.suite import asked_for, failure_told, silence_s
 from bench_lib.errors import ProbeFailed
 from bench_lib.kvm import probe
 from bench_lib.kvm.probe import CASES, ProbeCase, Result
 from bench_lib.lab import probing
 from bench_lib.record import HUNG, SCORED, Outcome
 from bench_lib.settings import Settings
+from bench_lib.units import NS_PER_S
 
 WAKES = 200
 """Of each case; asv keeps them all."""

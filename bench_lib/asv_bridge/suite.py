@@ -27,9 +27,7 @@ from bench_lib.trial import case, preflight
 from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import AT_SWITCH, CORE_SCENARIOS, PV_IMAGES, Case
 from bench_lib.trial.runner import Runner
-
-NS_PER_S = 1e9
-
+from bench_lib.units import NS_PER_S
 
 # Plain names, because asv shows a parameter as repr() gives it.
 FULL = tuple(each.value for each in ScenarioName)

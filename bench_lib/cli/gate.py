@@ -33,10 +33,11 @@ from bench_lib.lab import settling
 from bench_lib.lab.vm import Facts
 from bench_lib.record import Kernel, Record, RequestName
 from bench_lib.settings import Settings
+from bench_lib.units import NS_PER_S
 from bench_lib.verdict import gate as judging
 from bench_lib.verdict import junit, summary
 from bench_lib.verdict.gate import Gate, Verdict
-from bench_lib.verdict.matching import NS_PER_S, check_alike
+from bench_lib.verdict.matching import check_alike
 from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
 
 STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 2}

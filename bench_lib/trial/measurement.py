@@ -16,6 +16,7 @@ from bench_lib.trial.requests.description import REQUESTS
 from bench_lib.trial.requests.request import Reply, Request
 from bench_lib.trial.scenarios.description import SCENARIOS, Stuck
 from bench_lib.trial.scene import Scene, Staging
+from bench_lib.units import NS_PER_S
 
 CATCH_S = 0.5
 """How long threads that were called are looked at until they show where they spin."""
@@ -60,7 +61,7 @@ class Measurement:
 
     def take(self, reply: Reply | None, deadline_s: float) -> None:
         """Keep what was waited for; one that was seen only after the deadline is no answer."""
-        if reply is not None and reply.latency_ns > deadline_s * 1e9:
+        if reply is not None and reply.latency_ns > deadline_s * NS_PER_S:
             self.late_ns, reply = reply.latency_ns, None
         self.reply = reply
 

@@ -25,6 +25,7 @@ from bench_lib.trial.scenarios.scenario import Scenario
 from bench_lib.trial.scenarios.table import STAGERS
 from bench_lib.trial.scene import Plan, Scene, Staging
 from bench_lib.trial.timeline import Timeline
+from bench_lib.units import NS_PER_S
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ async def trial(plan: Plan, manager: Manager, seq: int, case: Case, limits: Limi
         outcome=measured.outcome,
         reason=measured.reason,
         latency_ns=measured.latency_ns,
-        deadline_ns=round(limits.deadline_s * 1e9),
+        deadline_ns=round(limits.deadline_s * NS_PER_S),
         kernel=identity.booted(),
         boot_id=identity.boot_id(),
         host=plan.host,

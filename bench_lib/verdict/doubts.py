@@ -6,9 +6,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from bench_lib.units import NS_PER_S
 from bench_lib.verdict import inference
 from bench_lib.verdict.inference import Ratio
-from bench_lib.verdict.matching import NS_PER_S
 from bench_lib.verdict.terms import Terms
 from bench_lib.verdict.tested import Tested
 

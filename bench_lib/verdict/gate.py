@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bench_lib.record import FAILED, Host, Kernel, Key, Record
+from bench_lib.units import NS_PER_S
 from bench_lib.verdict import inference
 from bench_lib.verdict.doubts import doubts, refuses_more
 from bench_lib.verdict.inference import Ratio
-from bench_lib.verdict.matching import NS_PER_S, host_name, matched
+from bench_lib.verdict.matching import host_name, matched
 from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
 from bench_lib.verdict.tested import KernelCounts, Tested, tested
 

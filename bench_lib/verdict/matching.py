@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from bench_lib.errors import CannotCompare
 from bench_lib.record import SCHEMA, SCORED, Host, Kernel, Key, Outcome, Record, ScenarioName
+from bench_lib.units import NS_PER_S
 from bench_lib.verdict.summary import SETUP_FIELDS, said
-
-NS_PER_S = 1_000_000_000
 
 HOST_FIELDS = ("cpu", "cpus", "governor", "turbo", "smt")
 """Of a set-up, what is the host's and not the kernel's choice."""

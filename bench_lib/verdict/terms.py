@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bench_lib.record import RequestName
-from bench_lib.verdict.matching import NS_PER_S
+from bench_lib.units import NS_PER_S
 
 
 @dataclass(frozen=True)

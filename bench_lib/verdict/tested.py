@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from bench_lib.errors import CannotCompare
 from bench_lib.record import FAILED, Key, Outcome, Record
+from bench_lib.units import NS_PER_S
 from bench_lib.verdict import inference
 from bench_lib.verdict.inference import Boot
-from bench_lib.verdict.matching import NS_PER_S, Match, scored
+from bench_lib.verdict.matching import Match, scored
 from bench_lib.verdict.summary import Wait, median_wait
 from bench_lib.verdict.terms import Terms
 

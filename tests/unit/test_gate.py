@@ -27,9 +27,9 @@ from bench_lib.record import (
     Setup,
     Shape,
 )
+from bench_lib.units import NS_PER_S
 from bench_lib.verdict import gate, junit
 from bench_lib.verdict.gate import Gate, Verdict
-from bench_lib.verdict.matching import NS_PER_S
 from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
 from tests.make import record as make
 
