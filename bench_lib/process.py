@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import select
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from bench_lib import libc
 from bench_lib.deadline import Deadline
 from bench_lib.errors import NotStarted, ProgramMissing, ToolFailed
 from bench_lib.ownership import MARK
@@ -66,14 +66,11 @@ stderr, which is ours until the program's begins."""
 
 T = TypeVar("T")
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def set_network_namespace(fd: int) -> None:
     """Move the calling thread into the network namespace that `fd` refers to; setns(2)."""
-    if _libc.setns(fd, CLONE_NEWNET) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), "setns")
+    if libc.LIBC.setns(fd, CLONE_NEWNET) != 0:
+        raise libc.error("setns")
 
 
 @contextmanager

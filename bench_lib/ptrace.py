@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from bench_lib import libc
 from bench_lib.errors import PtraceForbidden, ToolFailed
 from bench_lib.process import Child, run_tool
 
@@ -19,9 +19,9 @@ PTRACE_INTERRUPT = 0x4207
 WALL = 0x40000000
 """__WALL of waitpid(2): also threads that are not the leader."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
-_libc.ptrace.restype = ctypes.c_long
+_ptrace = libc.LIBC.ptrace
+_ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+_ptrace.restype = ctypes.c_long
 
 
 def ptrace(request: int, tid: int, data: int = 0) -> None:
@@ -29,9 +29,8 @@ def ptrace(request: int, tid: int, data: int = 0) -> None:
 
     :raise OSError: it was refused.
     """
-    if _libc.ptrace(request, tid, None, data) == -1:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), "ptrace")
+    if _ptrace(request, tid, None, data) == -1:
+        raise libc.error("ptrace")
 
 
 _SEIZE = """

@@ -10,7 +10,6 @@ wait for a file system, its exec_update_lock is held, and the files that are rea
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import signal
@@ -19,11 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench_lib import libc
 from bench_lib.errors import EvidenceHidden, NotRoot
 from bench_lib.record import Entry, WaitsFor
 from bench_lib.threads import stack as stacks
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 _FRAME = re.compile(r"^\[<[0-9a-fx]+>\] ([^+\s]+)", re.MULTILINE)
 
@@ -253,12 +251,11 @@ def kick(pid: int, tid: int, number: signal.Signals) -> int:
 
     :raise ProcessLookupError: there is no such thread.
     """
-    send, plain = _libc.tgkill, int(number)
+    send, plain = libc.LIBC.tgkill, int(number)
     sent_ns = time.monotonic_ns()
     failed = send(pid, tid, plain)
     if failed:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), "tgkill")
+        raise libc.error("tgkill")
     return sent_ns
 
 
