@@ -23,7 +23,7 @@ from types import SimpleNamespace
 from bench_lib import process
 from bench_lib.cli import main
 from bench_lib.deadline import Deadline
-from bench_lib.process import Child
+from bench_lib.process import Child, child, start, tool
 from bench_lib.trial.timeline import Timeline
 
 SCENARIO, STAGE, ACTION = sys.argv[1:4]
@@ -62,7 +62,7 @@ def _stop(pid: int) -> None:
 
 def _hold(pid: int) -> None:
     """Until the end of our stdin, which may be later than ours."""
-    process.DEATH_LIMIT_S = 0.5
+    child.DEATH_LIMIT_S = 0.5
     holder = subprocess.Popen(
         [sys.executable, "-S", HOLDER, str(pid)],
         stdout=subprocess.PIPE,
@@ -121,16 +121,17 @@ def stage(timeline: Timeline, name: str) -> Iterator[None]:
 @contextmanager
 def started(argv: list[str], **options: object) -> Iterator[Child]:
     """The process, with the action just after the first guest's start."""
-    with _started(argv, **options) as child:  # type: ignore[arg-type]
+    with _started(argv, **options) as made:  # type: ignore[arg-type]
         if STAGE == "first-guest" and any("loader" in word for word in argv):
             act()
-        yield child
+        yield made
 
 
 Timeline.stage = stage  # type: ignore[method-assign, assignment]
 Deadline.after = after  # type: ignore[method-assign]
 # Programs that do run may take as long to start and to end as always.
-process.Deadline = SimpleNamespace(after=_after)  # type: ignore[attr-defined, assignment]
+for module in (child, start, tool):
+    module.Deadline = SimpleNamespace(after=_after)  # type: ignore[attr-defined]
 process.started = started  # type: ignore[assignment]
 recover = ["--recover"] if STAGE == "recovery" else []
 main(["trial", "--scenario", SCENARIO, "--request", "stop", *recover, *ARGUMENTS])

@@ -238,7 +238,7 @@ time.sleep(1000)
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
     """A process that cannot be reaped, because another traces it and does not look."""
-    monkeypatch.setattr(process, "DEATH_LIMIT_S", 0.1)
+    monkeypatch.setattr("bench_lib.process.child.DEATH_LIMIT_S", 0.1)
     with subprocess.Popen(
         [sys.executable, "-c", TRACED], stdout=subprocess.PIPE, start_new_session=True, bufsize=0
     ) as popen:

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Child processes that die with their parent, can be waited for, and are ended by pidfd."""
+
+from bench_lib.process.child import ATTENTIVE_S, DEATH_LIMIT_S, Child, Ended, survivors
+from bench_lib.process.namespace import CLONE_NEWNET, in_network_namespace
+from bench_lib.process.start import START, STARTS, started
+from bench_lib.process.state import Survivor, lives, name_of, survivor
+from bench_lib.process.tool import run_tool, run_tools
+
+__all__ = [
+    "ATTENTIVE_S",
+    "CLONE_NEWNET",
+    "DEATH_LIMIT_S",
+    "START",
+    "STARTS",
+    "Child",
+    "Ended",
+    "Survivor",
+    "in_network_namespace",
+    "lives",
+    "name_of",
+    "run_tool",
+    "run_tools",
+    "started",
+    "survivor",
+    "survivors",
+]
