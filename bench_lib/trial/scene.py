@@ -13,7 +13,8 @@ from bench_lib.guest.qemu import Guest
 from bench_lib.guest.workloads.workload import Watch, Workload
 from bench_lib.migration import Manager, Migration
 from bench_lib.network.link import Link
-from bench_lib.network.outage import Mechanism, Traffic
+from bench_lib.network.outage import Mechanism
+from bench_lib.network.traffic import Traffic
 from bench_lib.ownership import Run
 from bench_lib.record import Host, Setup
 from bench_lib.trial.case import Case

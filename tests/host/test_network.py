@@ -10,8 +10,9 @@ from contextlib import ExitStack
 import pytest
 
 from bench_lib.errors import OutageNotProven, OutageUnavailable, ToolFailed
-from bench_lib.network import link, outage
-from bench_lib.network.outage import MECHANISMS, Mechanism, Traffic
+from bench_lib.network import link, outage, tcp
+from bench_lib.network.outage import MECHANISMS, Mechanism
+from bench_lib.network.traffic import Traffic
 from bench_lib.ownership import Run
 from bench_lib.process import in_network_namespace
 
@@ -57,11 +58,11 @@ def test_what_the_destination_has_not_read_is_seen(run: Run) -> None:
         with in_network_namespace(ends.source.fd):
             sender = stack.enter_context(socket.create_connection(address))
         reader = stack.enter_context(listening.accept()[0])
-        assert not outage.unread(ends, port)
+        assert not tcp.unread(ends, port)
         sender.sendall(b"state")
-        assert outage.unread(ends, port)
+        assert tcp.unread(ends, port)
         reader.recv(64)
-        while outage.unread(ends, port):  # until the acknowledgement has come
+        while tcp.unread(ends, port):  # until the acknowledgement has come
             pass
 
 

@@ -12,7 +12,7 @@ from abc import abstractmethod
 
 from bench_lib.errors import GuestDied
 from bench_lib.migration import PORT, Phase
-from bench_lib.network import outage
+from bench_lib.network import tcp
 from bench_lib.record import ScenarioName
 from bench_lib.trial import proof
 from bench_lib.trial.scenarios.description import SOON_S
@@ -37,7 +37,7 @@ class _AtSwitch(MigrationScenario):
         # A destination that is behind would stop reading with the connection's buffers full, and
         # the source would never get to the switch.
         await deadline.poll(
-            lambda: not outage.unread(scene.link, PORT) or None, "The end of what is to be read"
+            lambda: not tcp.unread(scene.link, PORT) or None, "The end of what is to be read"
         )
         guest.signal(signal.SIGSTOP)
         try:
@@ -97,7 +97,7 @@ class CutAtSwitch(_AtSwitch):
         # From QEMU 10.2 on the source takes the guest back if the connection fails before it hears
         # that the destination has loaded the guest's state.
         await deadline.poll(
-            lambda: not outage.unacknowledged(scene.link.destination, PORT) or None,
+            lambda: not tcp.unacknowledged(scene.link.destination, PORT) or None,
             "The acknowledgement of what the destination has sent",
         )
         self._cut(scene.link.ends)

@@ -12,9 +12,10 @@ from typing import ClassVar
 from bench_lib.errors import MigrationFailed, OutageNotProven
 from bench_lib.guest.qemu import GuestConfig
 from bench_lib.migration import PORT, Phase
-from bench_lib.network import link, outage
+from bench_lib.network import link, outage, tcp
 from bench_lib.network.link import End
-from bench_lib.network.outage import Mechanism, Traffic
+from bench_lib.network.outage import Mechanism
+from bench_lib.network.traffic import Traffic
 from bench_lib.record import Recovery, ScenarioName
 from bench_lib.trial.recovery import recover
 from bench_lib.trial.requests.request import Request
@@ -195,7 +196,7 @@ class Paused(MigrationScenario):
     name = ScenarioName.PAUSED
 
     async def _fail(self, scene: MigrationScene) -> str | None:
-        outage.reset(scene.link, PORT)
+        tcp.reset(scene.link, PORT)
         await self._both_reach_paused(scene)
         return "tcp-reset"
 
@@ -212,10 +213,10 @@ class PausedTimeout(MigrationScenario):
 
     async def _fail(self, scene: MigrationScene) -> str | None:
         source, destination = scene.link.ends
-        outage.shorten_timeouts(scene.link)
+        tcp.shorten_timeouts(scene.link)
         self._cut([destination])
         await self.staging.deadline.poll(
-            lambda: outage.unacknowledged(destination, PORT) or None,
+            lambda: tcp.unacknowledged(destination, PORT) or None,
             "A request that is not acknowledged",
         )
         self._cut([source])
