@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What this kernel does with a vCPU that is stuck, by KVM and userfaultfd alone.
+"""The probe: what this kernel does with a stuck vCPU, found with KVM and userfaultfd alone.
 
-A worker process runs the vCPU; from here it is seen stuck, signalled, and timed. The moment that
-it is back in user mode the worker takes itself, on the clock that all processes share.
+A worker process runs the vCPU (see `worker_process`). The probe sees the vCPU stuck, sends it a
+signal, and calculates how long the wake took. The worker reads the time at which the vCPU is back
+in user mode; both read the monotonic clock, which all processes share.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import signal
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,55 +19,42 @@ from enum import StrEnum
 
 import msgspec
 
-from bench_lib import architecture, process, threads
-from bench_lib.deadline import Deadline
+from bench_lib import architecture, threads
 from bench_lib.errors import HugepagesMissing, ProbeFailed, UnknownCase, UserfaultfdForbidden
 from bench_lib.host import device, setup, userfaultfd
 from bench_lib.kvm import userfault
-from bench_lib.kvm.worker import MOMENT, PRESENT
+from bench_lib.kvm.worker import PRESENT
+from bench_lib.kvm.worker_process import WorkerProcess
 from bench_lib.ownership import Run
-from bench_lib.ptrace import PTRACE_CONT, PTRACE_INTERRUPT, PTRACE_SEIZE, WALL, ptrace
 from bench_lib.record import HUNG, Backing, Entry, Host, Kernel, Outcome, Setup
-from bench_lib.settings import CHECKOUT
 from bench_lib.threads import ThreadState
 
-START_S = 20.0
-"""Seconds for a worker to be up; a tenth of one, and under emulation ten times as long."""
-
-STUCK_S = 5.0
-"""Seconds until a vCPU has to be stuck; less than a thousandth of one."""
-
-SETTLE_S = 0.001
-"""How long a vCPU is left alone before it is kicked. One that sleeps since a moment is back the
-sooner, for its processor has not yet gone to sleep as well."""
-
 JUDGE_S = 0.1
-"""How long a vCPU that did not come back is watched, to tell sleep from spinning."""
-
-ZOMBIE = "Z"
-"""The state of a thread that has ended, in /proc."""
+"""Seconds between the two looks that tell whether a vCPU that did not come back sleeps or spins."""
 
 KILLS = 8
-"""How often SIGKILL is tried at the most, each time on a worker of its own. asv tells no difference
-between fewer."""
+"""The most kills per case; each needs a new worker. With fewer samples asv detects no
+difference."""
 
 
 class Wake(StrEnum):
-    """What calls the vCPU back."""
+    """How the probe calls the vCPU back."""
 
     SIGUSR1 = "sigusr1"
     SIGINT = "sigint"
     PTRACE = "ptrace"
-    """PTRACE_INTERRUPT, until the thread has stopped."""
+    """PTRACE_INTERRUPT; the wake ends when the thread has stopped."""
     SIGKILL = "sigkill"
-    """Until the process is reaped."""
+    """The wake ends when the process is reaped."""
 
 
 @dataclass(frozen=True)
 class ProbeCase:
-    """:ivar program: of the worker. :ivar mode: of userfaultfd, or `present` memory.
+    """One experiment.
 
-    :ivar path: the fault path that is meant; `none` for a vCPU that runs.
+    :ivar program: the guest program that the worker runs, a key of `worker.PROGRAMS`.
+    :ivar path: the fault path that the vCPU must be stuck on; `none` for a vCPU that runs.
+    :ivar mode: the userfaultfd mode of the memory, or `present` for memory without userfaultfd.
     """
 
     name: str
@@ -96,26 +82,26 @@ CASES = (
     ProbeCase("uaccess", "string", Entry.UACCESS),
     ProbeCase("uaccess-sigkill", "string", Entry.UACCESS, Wake.SIGKILL),
 )
-"""By the path, the memory and the signal that each is about, where those are not the usual ones."""
+"""Every case. Its name has the fault path, and the memory and the wake if not the default."""
 
 
 def named(names: Sequence[str]) -> list[ProbeCase]:
-    """The cases of these names; all, if there is none.
+    """Return the cases with these names, or all cases if `names` is empty.
 
-    :raise UnknownCase: there is no such case; the sentence says which there are.
+    :raise UnknownCase: there is no case of such a name; the message lists all names.
     """
     known = {case.name: case for case in CASES}
     for name in names:
         if name not in known:
-            raise UnknownCase(f"There is no case {name!r}; there is {', '.join(known)}.")
+            raise UnknownCase(f"There is no case {name!r}; the cases are {', '.join(known)}.")
     return [known[name] for name in names] or list(CASES)
 
 
 @dataclass(frozen=True)
 class Hung:
-    """A thread that was not called back, at the end of the case.
+    """The vCPU thread after a wake that hung.
 
-    :ivar cpu_share: what it burnt of a CPU then.
+    :ivar cpu_share: the share of one CPU that the thread used while it was watched.
     """
 
     state: str
@@ -126,13 +112,15 @@ class Hung:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one case.
+    """The result of one case.
 
-    :ivar outcome: None where the case cannot be tried here; `lost` where its path was not taken.
-    :ivar reason: why, for both.
-    :ivar state: of the thread when it was stuck, as wchan, stack and fault_path.
-    :ivar wakes_ns: a time for each wake.
-    :ivar after: the thread where it hung.
+    :ivar outcome: None if the case cannot be tried here; `lost` if the vCPU did not get stuck as
+        the case requires.
+    :ivar reason: why `outcome` is None or `lost`.
+    :ivar state: the state of the thread when it was stuck; `wchan`, `fault_path` and `stack` were
+        read in the same look.
+    :ivar wakes_ns: the duration of each wake, in nanoseconds.
+    :ivar after: the thread after the wake that hung; None if none hung.
     """
 
     case: str
@@ -156,10 +144,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run of the probe found.
+    """The results of one run of the probe.
 
-    :ivar interruptible: what the kernel's types say, to be seen beside what it does.
-    :ivar verdict: a sentence, see `verdict`.
+    :ivar interruptible: whether KVM's page fault is interruptible by the kernel's type information.
+    :ivar verdict: the sentence that `verdict` returns.
     """
 
     kernel: Kernel
@@ -172,7 +160,7 @@ class Report:
 
 
 def to_json(report: Report) -> bytes:
-    """An object; each case also with the sums of its wakes, for whoever reads no Python."""
+    """Encode a report as a JSON object, and add the statistics of its wakes to each case."""
     cases = [
         {
             **msgspec.to_builtins(each),
@@ -186,79 +174,14 @@ def to_json(report: Report) -> bytes:
 
 
 def from_json(text: bytes) -> Report:
-    """What `to_json` gave.
+    """Decode what `to_json` returned.
 
-    :raise ProbeFailed: it is no report.
+    :raise ProbeFailed: `text` is not a report.
     """
     try:
         return msgspec.json.decode(text, type=Report)
     except msgspec.MsgspecError as error:
-        raise ProbeFailed(f"The probe gave no report ({error}).") from None
-
-
-class _Worker:
-    """A process with a vCPU in it."""
-
-    def __init__(self, run: Run, case: ProbeCase, cpus: Sequence[int], stack: ExitStack) -> None:
-        """:param cpus: it has the last of them.
-
-        :raise ProbeFailed: it did not get so far as to run the vCPU.
-        """
-        self._output, theirs = os.pipe2(os.O_CLOEXEC)
-        stack.callback(os.close, self._output)
-        argv = [sys.executable, "-m", "bench_lib.kvm.worker", case.program, case.backing, case.mode]
-        if case.wake is Wake.PTRACE:
-            argv.append("traced")
-        try:
-            self.child = stack.enter_context(
-                process.started(argv, env={**run.mark, "PYTHONPATH": str(CHECKOUT)}, output=theirs)
-            )
-        finally:
-            os.close(theirs)
-        os.sched_setaffinity(self.pid, {cpus[-1]})
-        if self.back(START_S) != 0:
-            raise ProbeFailed(f"The worker of {case.name} is not up.")
-
-    @property
-    def pid(self) -> int:
-        return self.child.pid
-
-    def back(self, limit_s: float) -> int | None:
-        """When the vCPU came back; None if it did not in time.
-
-        :raise ProbeFailed: the worker ended; its last words are the message.
-        """
-        if not select.select([self._output], [], [], limit_s)[0]:
-            return None
-        data = os.read(self._output, MOMENT.size)
-        if data[:1] == b"\0":
-            return int(MOMENT.unpack(data)[1])
-        while more := os.read(self._output, 65536):
-            data += more
-        said = data.decode(errors="replace").strip() or "The worker ended."
-        raise ProbeFailed(said.splitlines()[-1])
-
-    def must_be_inside(self) -> None:
-        """Refuse a vCPU that is back before it is called.
-
-        :raise ProbeFailed: it is.
-        """
-        if self.back(0) is not None:
-            raise ProbeFailed("Something else has called the vCPU back.")
-
-    def look(self) -> ThreadState:
-        """Look once at its only thread.
-
-        :raise ProbeFailed: it ended; its last words are the message.
-        """
-        try:
-            seen = threads.observe(self.pid, self.pid)
-        except ProcessLookupError:
-            raise ProbeFailed("The worker ended.") from None
-        if seen.state == ZOMBIE:
-            self.back(0)
-            raise ProbeFailed("The worker ended.")
-        return seen
+        raise ProbeFailed(f"The probe printed something that is not a report ({error}).") from None
 
 
 def run(
@@ -270,9 +193,10 @@ def run(
 ) -> list[Result]:
     """Probe each of `cases`.
 
-    :param count: wakes a case, as long as none hangs.
-    :param deadline_s: seconds until a wake has hung.
-    :raise HostError: nothing can be probed here.
+    :param count: how many wakes to time per case; a case ends at the first wake that hangs.
+    :param deadline_s: how many seconds a wake may take before it counts as hung.
+    :param on_result: called with the result of each case.
+    :raise HostError: this host lacks what every case needs.
     """
     architecture.for_trials()
     device.check()
@@ -288,12 +212,12 @@ def run(
 
 @contextmanager
 def _apart() -> Iterator[Sequence[int]]:
-    """Keep to the first of our CPUs, so that workers can have the last.
+    """Bind the calling thread to the first of its CPUs, so that workers can have the last one.
 
-    Left to the scheduler they are on one or on two, which makes the same wake several times as
-    long or as short.
+    If the scheduler chose, probe and worker would share a CPU in some runs and not in others, and
+    the same wake takes several times as long in one case as in the other.
 
-    :return: all of them.
+    :return: all CPUs that the thread was allowed to use.
     """
     ours = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(ours)})
@@ -313,30 +237,31 @@ def _probe(
     outcome = Outcome.RETURNED
     reason = None
     after = None
+    ends_worker = case.wake is Wake.SIGKILL
+    wakes_per_worker = 1 if ends_worker else count
+    workers = min(count, KILLS) if ends_worker else 1
     try:
-        if case.wake is Wake.SIGKILL:
-            for _ in range(min(count, KILLS)):
-                with ExitStack() as stack:
-                    worker = _Worker(owner, case, cpus, stack)
-                    seen = _stuck(worker, case)
-                    took_ns = _kill(worker, deadline_s)
-                    if took_ns is None:
-                        outcome, after = _how_it_hung(worker, case, seen)
-                        break
-                    wakes.append(took_ns)
-        else:
+        for _ in range(workers):
             with ExitStack() as stack:
-                worker = _Worker(owner, case, cpus, stack)
-                if case.wake is Wake.PTRACE:
-                    ptrace(PTRACE_SEIZE, worker.pid)
-                for _ in range(count):
-                    seen = _stuck(worker, case)
-                    worker.must_be_inside()
-                    took_ns = _WAKES[case.wake](worker, deadline_s)
+                worker = WorkerProcess(
+                    owner,
+                    case.name,
+                    [case.program, case.backing, case.mode],
+                    traced=case.wake is Wake.PTRACE,
+                    cpu=cpus[-1],
+                    stack=stack,
+                )
+                for _ in range(wakes_per_worker):
+                    seen = worker.stuck(case.path)
+                    if not ends_worker:
+                        worker.must_be_inside()
+                    took_ns = _wake(worker, case.wake, deadline_s)
                     if took_ns is None:
                         outcome, after = _how_it_hung(worker, case, seen)
                         break
                     wakes.append(took_ns)
+            if after is not None:
+                break
     except (ProbeFailed, OSError) as error:
         outcome, reason = Outcome.LOST, str(error)
     return Result(
@@ -353,7 +278,7 @@ def _probe(
 
 
 def _cannot_be_tried(case: ProbeCase) -> str | None:
-    """Why not, where this host or its kernel has not what a case takes."""
+    """Return what this host or its kernel lacks for a case, or None if it lacks nothing."""
     try:
         if case.backing is Backing.HUGETLB:
             setup.check_huge_pages(1)
@@ -364,94 +289,35 @@ def _cannot_be_tried(case: ProbeCase) -> str | None:
     return None
 
 
-def _stuck(worker: _Worker, case: ProbeCase) -> ThreadState:
-    """Wait until the vCPU was seen stuck twice in the same place, on the path that is meant.
+def _wake(worker: WorkerProcess, wake: Wake, deadline_s: float) -> int | None:
+    """Call the vCPU back in the way of the case.
 
-    One that is to be healthy is seen to run.
-
-    :raise ProbeFailed: it was not; the sentence says what was seen.
+    :return: how long the wake took, in nanoseconds; None if it took longer than `deadline_s`.
     """
-    deadline = Deadline.after(STUCK_S)
-    if case.path is Entry.NONE:
-        return _running(worker, deadline)
-    earlier = worker.look()
-    while not deadline.passed:
-        now = worker.look()
-        if now.fault_path is case.path and now.state in threads.ASLEEP and now.same_sleep(earlier):
-            time.sleep(SETTLE_S)
-            return now
-        earlier = now
-    raise ProbeFailed(
-        f"The vCPU took path {earlier.fault_path} instead of {case.path} "
-        f"({earlier.state} {earlier.wchan})."
-    )
+    match wake:
+        case Wake.SIGUSR1:
+            return worker.signal(signal.SIGUSR1, deadline_s)
+        case Wake.SIGINT:
+            return worker.signal(signal.SIGINT, deadline_s)
+        case Wake.PTRACE:
+            return worker.interrupt(deadline_s)
+        case Wake.SIGKILL:
+            return worker.kill(deadline_s)
 
 
-def _running(worker: _Worker, deadline: Deadline) -> ThreadState:
-    """Wait until the thread has burnt CPU time, which the kernel adds up at each of its ticks.
+def _how_it_hung(
+    worker: WorkerProcess, case: ProbeCase, before: ThreadState
+) -> tuple[Outcome, Hung]:
+    """Decide whether a vCPU that did not come back sleeps or spins, by the CPU time it uses now.
 
-    :raise ProbeFailed: it has not; the sentence says what was seen.
+    :param before: the vCPU when it was stuck, before the wake.
+    :raise ProbeFailed: it does neither, or it came back after the deadline.
     """
-    begin = worker.look()
-    while not deadline.passed:
-        time.sleep(SETTLE_S)
-        now = worker.look()
-        runs = now.state == threads.RUNNING and now.fault_path is Entry.NONE
-        if runs and now.cpu_ns > begin.cpu_ns:
-            return now
-    raise ProbeFailed(f"The vCPU does not run ({now.state} {now.wchan}, path {now.fault_path}).")
-
-
-def _signal(number: signal.Signals) -> Callable[[_Worker, float], int | None]:
-    def wake(worker: _Worker, deadline_s: float) -> int | None:
-        sent_ns = threads.kick(worker.pid, worker.pid, number)
-        back_ns = worker.back(deadline_s)
-        if back_ns is not None and back_ns < sent_ns:
-            raise ProbeFailed("The vCPU was back before it was called.")
-        return None if back_ns is None else back_ns - sent_ns
-
-    return wake
-
-
-def _trace(worker: _Worker, deadline_s: float) -> int | None:
-    sent_ns = time.monotonic_ns()
-    ptrace(PTRACE_INTERRUPT, worker.pid)
-    deadline = Deadline.after(deadline_s)
-    # Only the tracer may wait, and it may not wait for longer than the deadline: so it looks.
-    while os.waitpid(worker.pid, WALL | os.WNOHANG)[0] == 0:
-        if deadline.passed:
-            return None
-    stopped_ns = time.monotonic_ns()
-    ptrace(PTRACE_CONT, worker.pid)
-    if worker.back(deadline_s) is None:
-        raise ProbeFailed("The thread stopped for its tracer, but KVM_RUN did not come back.")
-    return stopped_ns - sent_ns
-
-
-def _kill(worker: _Worker, deadline_s: float) -> int | None:
-    sent_ns = time.monotonic_ns()
-    worker.child.signal(signal.SIGKILL)
-    reaped_ns = worker.child.reaped_within(deadline_s)
-    return None if reaped_ns is None else reaped_ns - sent_ns
-
-
-_WAKES: dict[Wake, Callable[[_Worker, float], int | None]] = {
-    Wake.SIGUSR1: _signal(signal.SIGUSR1),
-    Wake.SIGINT: _signal(signal.SIGINT),
-    Wake.PTRACE: _trace,
-}
-
-
-def _how_it_hung(worker: _Worker, case: ProbeCase, before: ThreadState) -> tuple[Outcome, Hung]:
-    """Whether a vCPU that did not come back sleeps or spins, by what it burns from now on.
-
-    :raise ProbeFailed: it does neither, or was late.
-    """
-    begin_ns, then = time.monotonic_ns(), worker.look()
+    start_ns, then = time.monotonic_ns(), worker.look()
     time.sleep(JUDGE_S)
     now = worker.look()
-    elapsed_ns = time.monotonic_ns() - begin_ns
-    # Late is another thing than never, and the vCPU is stuck again by now.
+    elapsed_ns = time.monotonic_ns() - start_ns
+    # A late return is not a hang. The vCPU is stuck again by now, so its thread does not show it.
     if case.wake is not Wake.SIGKILL and worker.back(0) is not None:
         raise ProbeFailed("The vCPU came back, but only after the deadline; see --deadline.")
     after = Hung(now.state, now.wchan, now.stack, (now.cpu_ns - then.cpu_ns) / elapsed_ns)
@@ -460,11 +326,11 @@ def _how_it_hung(worker: _Worker, case: ProbeCase, before: ThreadState) -> tuple
     asleep = now.called and now.state in threads.ASLEEP and now.same_sleep(then)
     if asleep and now.fault_path is before.fault_path:
         return Outcome.ASLEEP, after
-    raise ProbeFailed(f"No wake was seen, but the vCPU is in state {now.state}, {now.wchan}.")
+    raise ProbeFailed(f"The vCPU did not come back, but does not hang: {now.state} {now.wchan}.")
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """One sentence: does this kernel let go of a stuck vCPU, by path."""
+    """Answer in one sentence, per fault path, whether this kernel lets go of a stuck vCPU."""
     answers = []
     for path in (Entry.GUP, Entry.UACCESS, Entry.ASYNC_PF):
         scored = [

@@ -18,6 +18,7 @@ from bench_lib import errors, threads
 from bench_lib.deadline import Deadline
 from bench_lib.host import userfaultfd
 from bench_lib.kvm import probe, userfault
+from bench_lib.kvm.worker_process import WorkerProcess
 from bench_lib.ownership import Run
 from bench_lib.record import Backing, Entry, Outcome
 from tests.conftest import HANG_S
@@ -93,7 +94,7 @@ def test_it_is_told_in_a_table_and_a_sentence(kickbench: Command) -> None:
 def test_an_unknown_case(kickbench: Command) -> None:
     done = kickbench("probe", "--case", "nothing")
     assert done.returncode == errors.UnknownCase.exit_status
-    assert "there is healthy, " in done.stderr
+    assert "the cases are healthy, " in done.stderr
 
 
 def test_no_kvm_device(clean_host: Path) -> None:
@@ -160,18 +161,20 @@ def test_a_worker_that_was_stopped_for_a_while_measures_on(
 
     It is one that every kernel lets go of, or it could not be stopped.
     """
-    wake = probe._WAKES[probe.Wake.SIGUSR1]
+    wake = WorkerProcess.signal
     (case,) = probe.named(["async-pf"])
 
-    def stopped_and_called(worker: probe._Worker, deadline_s: float) -> int | None:
-        for number, state in ((signal.SIGSTOP, os.WSTOPPED), (signal.SIGCONT, os.WCONTINUED)):
-            os.kill(worker.pid, number)
+    def stopped_and_called(
+        worker: WorkerProcess, number: signal.Signals, deadline_s: float
+    ) -> int | None:
+        for each, state in ((signal.SIGSTOP, os.WSTOPPED), (signal.SIGCONT, os.WCONTINUED)):
+            os.kill(worker.pid, each)
             os.waitid(os.P_PID, worker.pid, state)
         # It has left KVM for the stop, and is called only when it is inside again.
-        probe._stuck(worker, case)
-        return wake(worker, deadline_s)
+        worker.stuck(case.path)
+        return wake(worker, number, deadline_s)
 
-    monkeypatch.setitem(probe._WAKES, probe.Wake.SIGUSR1, stopped_and_called)
+    monkeypatch.setattr(WorkerProcess, "signal", stopped_and_called)
     (result,) = probe.run(run, [case], 20, HANG_S, lambda _: None)
     assert result.outcome is Outcome.RETURNED, result.reason
     assert len(result.wakes_ns) == 20
@@ -189,10 +192,12 @@ def test_what_this_kernel_lacks_is_left_out_with_the_reason(
 
 
 def test_a_wake_after_the_deadline_is_no_hang(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def called_and_given_up(worker: probe._Worker, deadline_s: float) -> None:
-        threads.kick(worker.pid, worker.pid, signal.SIGUSR1)
+    def called_and_given_up(
+        worker: WorkerProcess, number: signal.Signals, deadline_s: float
+    ) -> None:
+        threads.kick(worker.pid, worker.pid, number)
 
-    monkeypatch.setitem(probe._WAKES, probe.Wake.SIGUSR1, called_and_given_up)
+    monkeypatch.setattr(WorkerProcess, "signal", called_and_given_up)
     (result,) = probe.run(run, probe.named(["gup-write"]), 1, 1.0, lambda _: None)
     assert result.outcome is Outcome.LOST
     assert result.reason is not None

@@ -21,7 +21,7 @@ def test_cases_are_found_by_their_names() -> None:
 
 
 def test_an_unknown_case_is_told_the_known_ones() -> None:
-    with pytest.raises(UnknownCase, match=r"no case 'gup'; there is healthy, gup-read, "):
+    with pytest.raises(UnknownCase, match=r"no case 'gup'; the cases are healthy, gup-read, "):
         named(["gup"])
 
 

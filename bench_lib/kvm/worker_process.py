@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The probe's side of a worker: start it, see its vCPU stuck, call the vCPU back, time that.
+
+`worker` is the program that runs in the process.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from bench_lib import process, threads
+from bench_lib.deadline import Deadline
+from bench_lib.errors import ProbeFailed
+from bench_lib.kvm.worker import MOMENT
+from bench_lib.ownership import Run
+from bench_lib.ptrace import PTRACE_CONT, PTRACE_INTERRUPT, PTRACE_SEIZE, WALL, ptrace
+from bench_lib.record import Entry
+from bench_lib.settings import CHECKOUT
+from bench_lib.threads import ThreadState
+
+START_S = 20.0
+"""Seconds that a worker may take to start: it takes a tenth of a second, or one second under
+emulation."""
+
+STUCK_S = 5.0
+"""Seconds that a vCPU may take to get stuck: it takes less than a millisecond."""
+
+SETTLE_S = 0.001
+"""Seconds that a vCPU is left alone before it is called back. A vCPU that has only just gone to
+sleep returns sooner, because its processor is not yet idle."""
+
+ZOMBIE = "Z"
+"""The state in /proc of a thread that has ended."""
+
+
+class WorkerProcess:
+    """A process with one thread, which runs one vCPU."""
+
+    def __init__(
+        self,
+        run: Run,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        traced: bool,
+        cpu: int,
+        stack: ExitStack,
+    ) -> None:
+        """Start the worker and wait until it is about to run the vCPU.
+
+        :param name: the name of the case, for the error.
+        :param arguments: the worker's program, backing and mode.
+        :param traced: whether we trace the worker, so that it reports returns without a signal too.
+        :param cpu: the CPU that the worker is bound to.
+        :param stack: ends the worker.
+        :raise ProbeFailed: the worker did not get as far as to run the vCPU.
+        """
+        self._output, theirs = os.pipe2(os.O_CLOEXEC)
+        stack.callback(os.close, self._output)
+        argv = [sys.executable, "-m", "bench_lib.kvm.worker", *arguments]
+        if traced:
+            argv.append("traced")
+        try:
+            self._child = stack.enter_context(
+                process.started(argv, env={**run.mark, "PYTHONPATH": str(CHECKOUT)}, output=theirs)
+            )
+        finally:
+            os.close(theirs)
+        os.sched_setaffinity(self.pid, {cpu})
+        if self.back(START_S) != 0:
+            raise ProbeFailed(f"The worker of {name} did not start within {START_S:.0f} s.")
+        if traced:
+            ptrace(PTRACE_SEIZE, self.pid)
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def back(self, limit_s: float) -> int | None:
+        """Wait for the time at which the vCPU came back, in nanoseconds of the monotonic clock.
+
+        :return: None if the vCPU did not come back within `limit_s` seconds.
+        :raise ProbeFailed: the worker ended; the message is its last line of output.
+        """
+        if not select.select([self._output], [], [], limit_s)[0]:
+            return None
+        data = os.read(self._output, MOMENT.size)
+        if data[:1] == b"\0":
+            return int(MOMENT.unpack(data)[1])
+        while more := os.read(self._output, 65536):
+            data += more
+        text = data.decode(errors="replace").strip() or "The worker ended."
+        raise ProbeFailed(text.splitlines()[-1])
+
+    def must_be_inside(self) -> None:
+        """Check that the vCPU has not come back before it is called.
+
+        :raise ProbeFailed: it has.
+        """
+        if self.back(0) is not None:
+            raise ProbeFailed("Something else has called the vCPU back.")
+
+    def look(self) -> ThreadState:
+        """Look once at the only thread.
+
+        :raise ProbeFailed: the worker ended; the message is its last line of output.
+        """
+        try:
+            seen = threads.observe(self.pid, self.pid)
+        except ProcessLookupError:
+            raise ProbeFailed("The worker ended.") from None
+        if seen.state == ZOMBIE:
+            self.back(0)
+            raise ProbeFailed("The worker ended.")
+        return seen
+
+    def stuck(self, path: Entry) -> ThreadState:
+        """Wait until two looks in a row show the vCPU stuck in the same place.
+
+        :param path: the fault path that the vCPU has to be stuck on; `none` for a vCPU that has to
+            be seen running.
+        :return: the second look.
+        :raise ProbeFailed: this was not seen in time; the message has what was seen.
+        """
+        deadline = Deadline.after(STUCK_S)
+        if path is Entry.NONE:
+            return self._running(deadline)
+        earlier = self.look()
+        while not deadline.passed:
+            now = self.look()
+            if now.fault_path is path and now.state in threads.ASLEEP and now.same_sleep(earlier):
+                time.sleep(SETTLE_S)
+                return now
+            earlier = now
+        raise ProbeFailed(
+            f"The vCPU took path {earlier.fault_path} instead of {path} "
+            f"({earlier.state} {earlier.wchan})."
+        )
+
+    def _running(self, deadline: Deadline) -> ThreadState:
+        """Wait until the thread has used CPU time, which the kernel accounts at each tick.
+
+        :raise ProbeFailed: it has not; the message has what was seen.
+        """
+        first = self.look()
+        while not deadline.passed:
+            time.sleep(SETTLE_S)
+            now = self.look()
+            runs = now.state == threads.RUNNING and now.fault_path is Entry.NONE
+            if runs and now.cpu_ns > first.cpu_ns:
+                return now
+        raise ProbeFailed(
+            f"The vCPU does not run ({now.state} {now.wchan}, path {now.fault_path})."
+        )
+
+    def signal(self, number: signal.Signals, deadline_s: float) -> int | None:
+        """Call the vCPU back with a signal to its thread.
+
+        :return: nanoseconds until the vCPU was back in user mode; None if that took longer than
+            `deadline_s` seconds.
+        """
+        sent_ns = threads.kick(self.pid, self.pid, number)
+        back_ns = self.back(deadline_s)
+        if back_ns is not None and back_ns < sent_ns:
+            raise ProbeFailed("The vCPU came back before the probe called it.")
+        return None if back_ns is None else back_ns - sent_ns
+
+    def interrupt(self, deadline_s: float) -> int | None:
+        """Call the vCPU back with PTRACE_INTERRUPT, and let it run again.
+
+        :return: nanoseconds until the thread has stopped; None if that took longer than
+            `deadline_s` seconds.
+        """
+        sent_ns = time.monotonic_ns()
+        ptrace(PTRACE_INTERRUPT, self.pid)
+        deadline = Deadline.after(deadline_s)
+        # Only the tracer can wait for the stop, and waitpid(2) has no timeout, so this polls.
+        while os.waitpid(self.pid, WALL | os.WNOHANG)[0] == 0:
+            if deadline.passed:
+                return None
+        stopped_ns = time.monotonic_ns()
+        ptrace(PTRACE_CONT, self.pid)
+        if self.back(deadline_s) is None:
+            raise ProbeFailed("The thread stopped for its tracer, but KVM_RUN did not return.")
+        return stopped_ns - sent_ns
+
+    def kill(self, deadline_s: float) -> int | None:
+        """Send SIGKILL to the worker.
+
+        :return: nanoseconds until the worker was reaped; None if that took longer than
+            `deadline_s` seconds.
+        """
+        sent_ns = time.monotonic_ns()
+        self._child.signal(signal.SIGKILL)
+        reaped_ns = self._child.reaped_within(deadline_s)
+        return None if reaped_ns is None else reaped_ns - sent_ns
