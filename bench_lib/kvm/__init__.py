@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""KVM without QEMU."""
+"""The probe, which uses KVM and userfaultfd without QEMU."""

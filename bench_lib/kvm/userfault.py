@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Memory whose pages nobody delivers, by userfaultfd(2)."""
+"""Memory whose missing pages never arrive, by userfaultfd(2)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench_lib.record import Backing
 
 UFFDIO_REGISTER = 0xC020AA00
 MODES = {"missing": 1, "minor": 4}
-"""UFFDIO_REGISTER_MODE_*: a page that is not there, and one that is only not mapped."""
+"""UFFDIO_REGISTER_MODE_*: the page does not exist, or it exists and is only not mapped."""
 FEATURES = {
     ("missing", Backing.ANONYMOUS): 0,
     ("missing", Backing.MEMFD): 1 << 5,
@@ -23,17 +23,21 @@ FEATURES = {
     ("minor", Backing.MEMFD): 1 << 10,
     ("minor", Backing.HUGETLB): 1 << 9,
 }
-"""UFFD_FEATURE_* that a mode needs on a kind of memory."""
+"""The UFFD_FEATURE_* that each mode needs on each kind of memory."""
 
 
 class Undelivered:
-    """A piece of memory, the faults of which are reported to nobody who cares."""
+    """Memory whose faults go to a userfaultfd that is never read.
+
+    :ivar memory: the mapping, one huge page long.
+    """
 
     def __init__(self, backing: Backing, mode: str) -> None:
-        """Map it.
+        """Map the memory and register it.
 
-        :raise UserfaultfdForbidden: this kernel cannot do so.
-        :raise HugepagesMissing: there is no huge page.
+        :param mode: a key of `MODES`.
+        :raise UserfaultfdForbidden: this kernel's userfaultfd is refused, or lacks this mode.
+        :raise HugepagesMissing: the kernel has no free huge page.
         """
         self._fd = userfaultfd.open_descriptor(FEATURES[mode, backing])
         self.memory = self._map(backing, mode)
@@ -56,8 +60,8 @@ class Undelivered:
             return mmap.mmap(file, HUGE_PAGE)
         except OSError as error:
             raise HugepagesMissing(
-                f"No huge page of 2 MiB could be had ({error.strerror}): "
-                f"`{setup.more_huge_pages(1)}` makes one."
+                f"No huge page of 2 MiB could be mapped ({error.strerror}); "
+                f"reserve one with `{setup.more_huge_pages(1)}`."
             ) from None
         finally:
             os.close(file)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A virtual machine of one vCPU, made with the ioctls of /dev/kvm; no QEMU.
+"""A virtual machine with one vCPU, made with the ioctls of /dev/kvm alone.
 
-Numbers and layouts are those of linux/kvm.h, and of Documentation/virt/kvm/api.rst.
+linux/kvm.h and Documentation/virt/kvm/api.rst have the numbers and layouts.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ HUGE_PAGE = 2 << 20
 
 CODE, PML4, PDPT, PAGE_DIRECTORY = 0x1000, 0x2000, 0x3000, 0x4000
 LOW_BYTES = 0x10000
-"""Of memory that is all there: code and page tables. Guest-physical, as all addresses here."""
+"""The size of the memory that is present: code and page tables. It starts at guest-physical 0; all
+addresses here are guest-physical."""
 
 TARGET = HUGE_PAGE
-"""The page that the code touches, at the begin of memory of its own."""
+"""The page that the code touches, at the start of a memory slot of its own."""
 
 TSS = 0x40000000
-"""Where Intel's KVM may put what it needs for real mode; nothing else is there."""
+"""An unused address where KVM on Intel processors may put the TSS that it needs for real mode."""
 
-# x86 page table bits. Accessed and dirty are set from the start, so that nobody writes the tables.
+# x86 page table bits. Accessed and dirty are set, so that the processor never writes the tables.
 TABLE, LEAF = 0x27, 0xE7
 CR0_PE_ET_PG = 0x80000011
 CR4_PAE = 0x20
@@ -53,8 +54,8 @@ EFER_LME_LMA = 0x500
 RFLAGS_IOPL3, RFLAGS_IF = 0x3002, 0x200
 PORT = 0x80
 
-# A PyDLL keeps the interpreter's lock over a call: the process has one thread, and the clock is
-# read the sooner.
+# A PyDLL does not release the interpreter's lock during a call. The process has one thread, so the
+# lock is not needed elsewhere, and the clock is read sooner after KVM_RUN.
 _libc = ctypes.PyDLL(None, use_errno=True)
 
 
@@ -62,8 +63,8 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 class Program:
     """What the guest runs.
 
-    :ivar code: 64-bit, at CPL 3; %rdi and %rsi hold `TARGET`, %dx a port.
-    :ivar interrupts: whether they are enabled, with interrupt controllers in the kernel.
+    :ivar code: 64-bit code that runs at CPL 3, with `TARGET` in %rdi and %rsi and a port in %dx.
+    :ivar interrupts: whether the guest has interrupts enabled and in-kernel interrupt controllers.
     """
 
     code: bytes
@@ -71,14 +72,14 @@ class Program:
 
 
 READ = Program(bytes.fromhex("488b07ebfb"))
-"""movq (%rdi), %rax, again and again."""
+"""movq (%rdi), %rax in a loop."""
 WRITE = Program(bytes.fromhex("488907ebfb"))
-"""movq %rax, (%rdi)."""
+"""movq %rax, (%rdi) in a loop."""
 WRITE_WITH_INTERRUPTS = Program(WRITE.code, interrupts=True)
 STRING_OUT = Program(bytes.fromhex("6eebfd"))
-"""outsb: KVM reads the guest's byte itself, on every kind of processor."""
+"""outsb in a loop: KVM itself reads the byte from guest memory, on every processor."""
 SPIN = Program(bytes.fromhex("ebfe"))
-"""jmp to itself."""
+"""A jmp to itself."""
 
 
 def _segment(selector: int, kind: int, *, dpl: int, long_mode: int, code_or_data: int = 1) -> bytes:
@@ -90,12 +91,12 @@ def _segment(selector: int, kind: int, *, dpl: int, long_mode: int, code_or_data
 
 
 class VirtualMachine:
-    """One vCPU in 64-bit mode, before its first instruction."""
+    """A virtual machine with one vCPU, in 64-bit mode before its first instruction."""
 
     def __init__(self, program: Program, target: mmap.mmap) -> None:
-        """:param target: memory for guest-physical `TARGET`; it stays the caller's.
+        """:param target: the memory at guest-physical `TARGET`; the caller keeps it mapped.
 
-        :raise KvmUnavailable: KVM cannot make it.
+        :raise KvmUnavailable: KVM refused an ioctl.
         """
         try:
             kvm = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
@@ -112,22 +113,23 @@ class VirtualMachine:
             self._set_cpuid(kvm)
             self._set_registers(program)
         except OSError as error:
-            raise KvmUnavailable(f"KVM makes no vCPU here: {error.strerror}.") from None
+            raise KvmUnavailable(f"KVM cannot make a vCPU here: {error.strerror}.") from None
 
     def unblock(self, blocked: Iterable[signal.Signals]) -> None:
-        """Of the signals that are blocked, let these through while the guest runs."""
+        """Unblock these signals while the guest runs. Other blocked signals stay blocked."""
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ()) - set(blocked)
         bits = sum(1 << (number - 1) for number in mask)
         fcntl.ioctl(self._vcpu, KVM_SET_SIGNAL_MASK, struct.pack("<IQ", 8, bits))
 
     def run(self) -> int:
-        """Run the guest until a signal is pending; the moment, monotonic nanoseconds.
+        """Run the guest until a signal is pending.
 
-        :raise OSError: it left for another reason.
+        :return: the time at which KVM_RUN returned, in nanoseconds of the monotonic clock.
+        :raise OSError: KVM_RUN returned for another reason.
         """
         run, vcpu, now = _libc.ioctl, self._vcpu, time.monotonic_ns
         left = run(vcpu, KVM_RUN, 0)
-        # Nothing before it: a processor that has just woken takes microseconds for a line of this.
+        # Nothing may precede this: just after a wake, a line of Python takes microseconds.
         back_ns = now()
         if left == 0:
             raise OSError(
@@ -151,11 +153,11 @@ class VirtualMachine:
         fcntl.ioctl(self._vm, KVM_SET_USER_MEMORY_REGION, region)
 
     def _set_cpuid(self, kvm: int) -> None:
-        """All that KVM can give, or it would not take the registers of 64-bit mode."""
+        """Give the vCPU all of CPUID that KVM supports; KVM refuses 64-bit registers otherwise."""
         entries = 256
         buffer = bytearray(struct.pack("<II", entries, 0) + bytes(40 * entries))
         fcntl.ioctl(kvm, KVM_GET_SUPPORTED_CPUID, buffer)
-        # ioctl(2) through fcntl takes a buffer as it is, so the count that came back goes in.
+        # KVM has written the number of entries into the buffer, which is passed on unchanged.
         fcntl.ioctl(self._vcpu, KVM_SET_CPUID2, buffer)
 
     def _set_registers(self, program: Program) -> None:
@@ -175,5 +177,5 @@ class VirtualMachine:
 
 
 def address_of(memory: mmap.mmap) -> int:
-    """Where a mapping lies in this process."""
+    """Return the address of a mapping in this process."""
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))

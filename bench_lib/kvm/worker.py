@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The process that a vCPU is stuck in: alone, so that it can be killed, and with one thread.
+"""The program of the probe's worker: it runs a vCPU in a process that can be killed.
 
     python -m bench_lib.kvm.worker PROGRAM BACKING MODE [traced]
 
-Runs the vCPU; whenever a signal has called it back, takes the signal, writes the moment to stdout
-(a byte 0, and nanoseconds on the monotonic clock in 8 more), and runs it again. The first moment is
-0: it is about to run for the first time. What it cannot do it says as text, and exits with 1.
-What calls it back without a signal (a tracer, a stop and its end) counts only if it is `traced`.
+The process has one thread. Whenever a signal has called the vCPU back, the worker takes the signal,
+writes the time to stdout, and runs the vCPU again. A time is a byte 0 and eight bytes of
+nanoseconds on the monotonic clock. The first time is 0: the worker is about to run the vCPU for the
+first time. If the worker cannot go on, it writes the reason as text and exits with status 1.
+
+KVM_RUN also returns without a signal, for a tracer and for SIGSTOP and SIGCONT. The worker reports
+such a return only if it is `traced`.
 """
 
 from __future__ import annotations
@@ -33,10 +36,10 @@ PROGRAMS = {
 }
 
 MOMENT = struct.Struct("<BQ")
-"""What is written; no text begins with a 0."""
+"""A time as the worker writes it. Text never starts with a byte 0."""
 
 PRESENT = "present"
-"""The mode of memory that is all there."""
+"""The mode of memory without userfaultfd, where every page is present."""
 
 
 def main(program: str, backing: str, mode: str, traced: str = "") -> None:
@@ -53,12 +56,13 @@ def main(program: str, backing: str, mode: str, traced: str = "") -> None:
     os.write(1, MOMENT.pack(0, 0))
     while True:
         back_ns = machine.run()
-        # Before it is told: the next signal, if it came now, would be taken with this one.
+        # The signal is taken before the time is written: the probe sends the next signal when it
+        # has read the time, and two pending signals of one number would be one.
         taken = signal.sigtimedwait(SIGNALS, 0)
         if taken is not None and taken.si_pid != parent:
             raise ProbeFailed(
-                f"Process {taken.si_pid} signalled the worker too, so nobody can tell whose wake "
-                "it was."
+                f"Process {taken.si_pid} signalled the worker too, so it is unknown which signal "
+                "called the vCPU back."
             )
         if taken is not None or traced:
             os.write(1, MOMENT.pack(0, back_ns))
