@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One monotonic deadline, passed down instead of timeouts, and the waits that respect it."""
+"""A monotonic deadline, which is passed down instead of timeouts, and waits that respect it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from bench_lib.units import NS_PER_S
 T = TypeVar("T")
 
 LONGEST_S = 1e9
-"""Thirty years; records hold no time that is much longer."""
+"""The longest duration, about 30 years. Records cannot hold much longer ones."""
 
 
 def seconds(text: str) -> float:
     """Read a positive number of seconds.
 
-    :raise BadDeadline: it is no number, not above zero, or above `LONGEST_S`.
+    :raise BadDeadline: `text` is not a number, not above zero, or above `LONGEST_S`.
     """
     try:
         value = float(text)
@@ -37,18 +37,21 @@ def seconds(text: str) -> float:
 
 @dataclass(frozen=True)
 class Deadline:
-    """A point on the monotonic clock, in nanoseconds."""
+    """A point in time.
+
+    :ivar at_ns: nanoseconds on the monotonic clock.
+    """
 
     at_ns: int
 
     @classmethod
     def after(cls, duration_s: float) -> Deadline:
-        """:param duration_s: seconds from now."""
+        """Make a deadline that passes in `duration_s` seconds."""
         return cls(time.monotonic_ns() + round(duration_s * NS_PER_S))
 
     @property
     def remaining_s(self) -> float:
-        """Seconds left, never below zero."""
+        """The seconds that are left, never below zero."""
         return max(0.0, (self.at_ns - time.monotonic_ns()) / NS_PER_S)
 
     @property
@@ -56,10 +59,10 @@ class Deadline:
         return time.monotonic_ns() >= self.at_ns
 
     async def wait_for(self, awaitable: Awaitable[T], what: str) -> T:
-        """Wait for `awaitable`, which is cancelled when the deadline passes.
+        """Wait for `awaitable`, and cancel it when the deadline passes.
 
-        :param what: what is waited for, as in "the guest's first pass".
-        :raise DeadlinePassed: it did not come in time.
+        :param what: what is waited for, as the subject of the error, such as "The guest's pass".
+        :raise DeadlinePassed: the deadline passed first.
         """
         try:
             async with asyncio.timeout(self.remaining_s):
@@ -68,10 +71,13 @@ class Deadline:
             raise DeadlinePassed(f"{what} did not come before its deadline.") from None
 
     async def poll(self, probe: Callable[[], T | None], what: str, interval_s: float = 0.001) -> T:
-        """Call `probe` until it gives something, for what the kernel has no event for.
+        """Call `probe` until it returns something other than None.
 
+        Use this only where the kernel offers no event to wait for.
+
+        :param what: what is waited for, as the subject of the error.
         :param interval_s: seconds between two calls.
-        :raise DeadlinePassed: it gave nothing in time.
+        :raise DeadlinePassed: the deadline passed first.
         """
         while (found := probe()) is None:
             if self.passed:
@@ -81,10 +87,10 @@ class Deadline:
 
 
 async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
-    """Do several things side by side. When one fails, the others have ended before this raises.
+    """Run several coroutines concurrently. If one fails, cancel the others and wait for their end.
 
-    asyncio.gather() leaves them running, in the way of whoever cleans up; a TaskGroup hides the
-    failure in a group of them.
+    asyncio.gather() would leave the others running while the caller cleans up, and a TaskGroup
+    would wrap the error in an exception group.
     """
     tasks = [asyncio.ensure_future(each) for each in work]
     try:

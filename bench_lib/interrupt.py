@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Has signals end what runs in order."""
+"""Makes the signals that end a run end it in order."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from bench_lib.errors import Interrupted
 T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""By which an operator ends a run."""
+"""The signals by which an operator ends a run."""
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Do `work`; the first SIGINT, SIGTERM or SIGHUP cancels it, and more change nothing.
+    """Do `work`. The first of `SIGNALS` cancels it; later ones are ignored.
 
-    Left to asyncio a second Ctrl-C would break off the clean-up that the first has begun.
+    With asyncio's own handler a second Ctrl-C would abort the clean-up that the first one started.
 
-    :raise Interrupted: by one of those signals.
+    :raise Interrupted: one of the signals arrived.
     """
     return asyncio.run(_interruptible(work))
 
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """The same for what blocks: the first of the signals raises wherever it finds it.
+    """Make the first of `SIGNALS` raise in blocking code, wherever that is; ignore later ones.
 
-    :raise Interrupted: by one of those signals.
+    :raise Interrupted: one of the signals arrived.
     """
 
     def on_signal(number: int, frame: FrameType | None) -> None:

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a run starts belongs to it: named after it, marked with it, findable after its death.
+"""Marks everything that a run starts, so that kickbench finds it after the run has died.
 
-A run has an id and a folder under the runtime folder, on which it holds a lock for as long as
-it lives. The kernel drops that lock whichever way the run ends, so a folder without a holder is
-a dead run's, and so is everything that carries the run's id: network namespaces by their name,
-processes by a limit.
+A run has an id and a folder under the runtime folder, and it locks that folder while it lives. The
+kernel drops the lock however the run ends. So a folder that is not locked belongs to a dead run.
+The same is true of everything that carries the run's id: network namespaces carry it in their
+names, processes in a resource limit.
 
-That limit is RLIMIT_RSS, which Linux has only stored since 2.4.30 (getrlimit(2)). Whatever a
-process starts inherits it, descriptors closed or not, and the kernel shows it in /proc/PID/limits
-for as long as the process is there at all, also when its first thread has ended and another one
-cannot. An environment is gone by then, and before that, reading it waits for the lock of the
-process's memory, which the processes that have to be found here may hold for ever.
+The limit is RLIMIT_RSS, which Linux has stored but not enforced since 2.4.30 (getrlimit(2)). Child
+processes inherit it, even if they close all descriptors. The kernel shows it in /proc/PID/limits as
+long as the process exists, even if its first thread has ended and another thread cannot end. The
+environment would not do: it is gone once the first thread has ended, and before that, to read it is
+to wait for the process's mmap_lock, which the processes that have to be found may hold for ever.
 """
 
 from __future__ import annotations
@@ -29,47 +29,51 @@ from bench_lib import lock
 from bench_lib.errors import HostBusy, HostError
 
 MARK = "KICKBENCH_RUN"
-"""The environment variable that says to what starts a process which run that is for. It is an id,
-and becomes the process's RLIMIT_RSS in KiB; see `process`."""
+"""The environment variable that holds the run's id while a process of the run is started. `process`
+turns the id into the process's RLIMIT_RSS, in KiB."""
 
 _LIMIT = re.compile(r"^Max resident set +([0-9]+) ", re.MULTILINE)
 
 PREFIX = "kickbench"
-"""What every name that a run gives to something begins with."""
+"""The prefix of every name that a run makes."""
 
 RUN_ID = re.compile(r"[89a-f][0-9a-f]{11}")
-"""At least 2^47, which is a limit that nobody sets: 128 PiB."""
+"""An id is at least 2^47, so that the limit is at least 128 PiB, which no one else sets."""
 
 HOME_DIGITS = 6
-"""How many digits of an id say which runtime folder it is of; the others are random."""
+"""How many leading digits of an id identify its runtime folder; the other digits are random."""
 
 NAME = re.compile(rf"{PREFIX}-({RUN_ID.pattern})-[0-9]+-(?:source|destination)")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A living run. :ivar folder: for its files; gone with the run."""
+    """A living run.
+
+    :ivar folder: the run's own folder, which is deleted when the run ends.
+    """
 
     id: str
     folder: Path
 
     def name(self, seq: int, role: str) -> str:
-        """A name for something of trial `seq`, unique on this host."""
+        """Make a name for something of trial `seq`, unique on this host."""
         return f"{PREFIX}-{self.id}-{seq}-{role}"
 
     @property
     def mark(self) -> dict[str, str]:
-        """What the environment of each of the run's processes has to hold when it starts."""
+        """The environment variables with which each process of the run has to be started."""
         return {MARK: self.id}
 
 
 def _home(runtime: Path) -> str:
-    """How ids of runs begin that have this runtime folder, which exists.
+    """Return the leading digits of the ids of runs in this runtime folder, which has to exist.
 
-    Namespaces and processes are the whole host's, locks only their folder's: this tells what
-    another runtime folder answers for. It is where the folder lies, by number and not by path,
-    because a container or a chroot has another folder of the same path. The folder's own inode is
-    no part of it, so that what dead runs have left is found after the folder has been deleted.
+    Namespaces and processes are visible on the whole host, but locks only show which runs of their
+    own runtime folder live. So an id shows which runtime folder it belongs to. The digits depend on
+    the device and inode of the parent folder, not on the path, because a container or a chroot has
+    another folder with the same path. They do not depend on the inode of the folder itself, so that
+    leftovers of dead runs are found after the folder has been deleted and made again.
     """
     folder = runtime.resolve()
     above = folder.parent.stat()
@@ -79,28 +83,30 @@ def _home(runtime: Path) -> str:
 
 
 def run_of_process(pid: int) -> str | None:
-    """The id of the run that a process belongs to, or None if it belongs to none."""
+    """Return the id of the run that a process belongs to, or None if it belongs to none."""
     try:
         limits = Path(f"/proc/{pid}/limits").read_text()
-    except OSError:  # gone by now
+    except OSError:  # the process has ended
         return None
-    if (limit := _LIMIT.search(limits)) is None:  # unlimited, as nearly everywhere
+    if (limit := _LIMIT.search(limits)) is None:  # "unlimited", the default
         return None
     run_id = f"{int(limit[1]) // 1024:012x}"
     return run_id if RUN_ID.fullmatch(run_id) else None
 
 
 def run_of_name(name: str) -> str | None:
-    """The id of the run that `name` was made by, or None if no run made it."""
+    """Return the id of the run that made `name`, or None if no run did."""
     match = NAME.fullmatch(name)
     return match[1] if match else None
 
 
 @contextmanager
 def registry(runtime: Path) -> Iterator[None]:
-    """Held while a run's folder is made and while the dead are looked for.
+    """Hold the lock under which a run's folder is made and dead runs are looked for.
 
-    Without it a folder just made and not yet locked would look like a dead run's.
+    Without it, a folder that was just made and is not locked yet would look like a dead run's.
+
+    :raise HostError: the runtime folder cannot be used.
     """
     try:
         runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -117,17 +123,18 @@ def registry(runtime: Path) -> Iterator[None]:
 def _unusable(runtime: Path, error: OSError) -> HostError:
     return HostError(
         f"The runtime folder {runtime} cannot be used ({error.strerror}): "
-        "run as root, or set KICKBENCH_RUNTIME to a folder of yours with some space."
+        "run as root, or set KICKBENCH_RUNTIME to a folder that you can write to."
     )
 
 
 @contextmanager
 def measuring(runtime: Path) -> Iterator[Run]:
-    """Be the one run that measures on this host.
+    """Be the only run that measures on this host.
 
-    Two runs at once would be in each other's timings, so the second is refused.
+    Two runs at once would distort each other's timings, so the second is refused.
 
     :raise HostBusy: another run is measuring.
+    :raise HostError: the runtime folder cannot be used.
     """
     with registry(runtime):
         fd = _measuring_lock(runtime)
@@ -151,9 +158,10 @@ def measuring(runtime: Path) -> Iterator[Run]:
 
 
 def refuse_if_busy(runtime: Path) -> None:
-    """Refuse while another run measures, before anything is begun.
+    """Refuse to go on while another run measures. Call this before anything is started.
 
-    :raise HostBusy: one does.
+    :raise HostBusy: another run is measuring.
+    :raise HostError: the runtime folder cannot be used.
     """
     with registry(runtime):
         os.close(_measuring_lock(runtime))
@@ -165,18 +173,18 @@ def _measuring_lock(runtime: Path) -> int:
     if fd is None:
         raise HostBusy(
             f"Another run (process {path.read_text().strip()}) is measuring on this host; "
-            "wait for its end, for two at once would spoil each other's timings."
+            "wait for its end, because two runs at once would distort each other's timings."
         )
     return fd
 
 
 def is_dead(runtime: Path, run_id: str) -> bool:
-    """Whether the run had this runtime folder and is no more. Call with the registry held."""
+    """Whether the run used this runtime folder and has ended. Call with the registry held."""
     return run_id.startswith(_home(runtime)) and not _is_locked(runtime / run_id)
 
 
 def dead_folders(runtime: Path) -> list[Path]:
-    """Folders of runs that are no more. Call with the registry held."""
+    """Return the folders of dead runs. Call with the registry held."""
     return [folder for folder in _folders(runtime) if not _is_locked(folder)]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""ptrace(2) and what it is called with; see linux/ptrace.h."""
+"""ptrace(2) and its constants, from linux/ptrace.h."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PTRACE_DETACH = 17
 PTRACE_SEIZE = 0x4206
 PTRACE_INTERRUPT = 0x4207
 WALL = 0x40000000
-"""__WALL of waitpid(2): also threads that are not the leader."""
+"""__WALL of waitpid(2): wait for any thread, not only for a leader."""
 
 _ptrace = libc.LIBC.ptrace
 _ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
@@ -25,9 +25,9 @@ _ptrace.restype = ctypes.c_long
 
 
 def ptrace(request: int, tid: int, data: int = 0) -> None:
-    """A request that takes no more than a thread and a number.
+    """Make a request that needs at most a thread and a number.
 
-    :raise OSError: it was refused.
+    :raise OSError: the kernel refused it.
     """
     if _ptrace(request, tid, None, data) == -1:
         raise libc.error("ptrace")
@@ -38,14 +38,16 @@ import ctypes, sys
 request, pid = map(int, sys.argv[1:])
 sys.exit(ctypes.CDLL(None).ptrace(ctypes.c_long(request), pid, None, None) != 0)
 """
-"""A program that traces a process and ends. Imports are slow in a lab, so it has few."""
+"""A program that traces a process and ends. It imports little, because imports are slow in a
+lab."""
 
 
 def check(*, sibling: bool = False) -> None:
-    """Try it on a process of our own.
+    """Try to trace a process of our own.
 
-    :param sibling: from another process of ours, as a debugger is to QEMU; Yama tells that apart.
-    :raise PtraceForbidden: the sentence says who may forbid it.
+    :param sibling: whether to trace it from another child, as a debugger traces QEMU. Yama may
+        allow to trace a child and forbid to trace a sibling.
+    :raise PtraceForbidden: the kernel refused; the message names what may forbid it.
     """
     target = Child(
         subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL, start_new_session=True)
@@ -59,8 +61,8 @@ def check(*, sibling: bool = False) -> None:
         scope = Path("/proc/sys/kernel/yama/ptrace_scope")
         yama = f"kernel.yama.ptrace_scope is {scope.read_text().strip()}" if scope.exists() else ""
         raise PtraceForbidden(
-            "No process may be traced here. Run outside of a container, or in one with "
-            f"CAP_SYS_PTRACE{'; ' + yama if yama else ''}."
+            "The kernel does not let kickbench trace processes. Run outside of a container, or in "
+            f"one with CAP_SYS_PTRACE{'; ' + yama if yama else ''}."
         ) from None
     finally:
         target.end()

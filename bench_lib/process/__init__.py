@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Child processes that die with their parent, can be waited for, and are ended by pidfd."""
+"""Child processes: each dies with its parent, can be waited for, and is ended by pidfd."""
 
 from bench_lib.process.child import ATTENTIVE_S, DEATH_LIMIT_S, Child, Ended, survivors
 from bench_lib.process.namespace import CLONE_NEWNET, in_network_namespace

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A child process: wait for its end, do things while it lives, end it."""
+"""A child process: waiting for its end, doing work while it lives, and ending it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,26 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ATTENTIVE_S = 0.1
-"""How long an answer that is timed is waited for with the event loop standing still. What comes
-later may come by way of the loop, whose 0.3 ms are then less than one in three hundred."""
+"""How many seconds to wait for a timed answer without the event loop. Later answers come through
+the event loop, which adds 0.3 ms: less than 1/300 of such a latency."""
 
 DEATH_LIMIT_S = 10.0
-"""How long a killed process may take to be gone; milliseconds unless the kernel has a bug."""
+"""Seconds that a killed process may take to end. It takes milliseconds, unless the kernel has a
+bug."""
 
 DEATH_S = 0.5
-"""How long the exit of a process may be behind the first sign of its death."""
+"""Seconds that may pass between the first sign of a process's death and its exit."""
 
 TRACED_POLL_S = 0.005
-"""Between two looks whether a dead process may be reaped, for which there is no event."""
+"""Seconds between two tries to reap a dead process that another process traces. The kernel has no
+event for the end of the tracing."""
 
 
-class Ended(Exception):  # what happened, not an error of ours
-    """A process ended. :ivar status: as in subprocess, negative for the signal that ended it."""
+class Ended(Exception):  # an event, which the caller turns into an error of the error tree
+    """A process ended.
+
+    :ivar status: the exit status, or the negative number of the signal that ended the process.
+    """
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -48,9 +53,9 @@ def _exception(task: asyncio.Future[T]) -> BaseException | None:
 
 
 class Child:
-    """A process of ours. Ended and reaped by `end()`, whatever state it is in.
+    """A child process. `end()` kills and reaps it in any state.
 
-    :ivar survivor: set by `end()` if the kernel did not let it die.
+    :ivar survivor: set by `end()` if the process did not die; None otherwise.
     """
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
@@ -66,14 +71,15 @@ class Child:
 
     @property
     def exit_status(self) -> int | None:
-        """As in subprocess: None while it runs, negative for the signal that ended it."""
+        """None while the process runs, else its exit status; -N if signal N ended it."""
         return self._popen.poll()
 
     async def exited(self) -> int:
-        """Wait for the end of the process; its exit status."""
+        """Wait for the end of the process and return its exit status."""
         loop = asyncio.get_running_loop()
         gone = asyncio.Event()
-        # A duplicate, so that several can wait: a loop has one reader a descriptor.
+        # A duplicate, because an event loop has only one reader per descriptor, and several
+        # callers may wait at once.
         fd = os.dup(self._pidfd)
         loop.add_reader(fd, gone.set)
         try:
@@ -81,17 +87,18 @@ class Child:
         finally:
             loop.remove_reader(fd)
             os.close(fd)
-        # One that another process traces is dead for us only when its tracer has let go of it.
+        # A dead process that another process traces can be reaped only after the tracer detaches.
         while (status := self._popen.poll()) is None:  # noqa: ASYNC110  # there is no event
             await asyncio.sleep(TRACED_POLL_S)
         return status
 
     async def reaped(self, deadline: Deadline) -> int | None:
-        """Wait until the process has ended and reap it.
+        """Wait until the process has ended, and reap it.
 
-        :return: when that was, in nanoseconds on the monotonic clock; None if the deadline passed.
+        :return: the time of the end, in nanoseconds of the monotonic clock; None if the deadline
+            passed.
         """
-        # First with the event loop standing still, whose turns would be part of what is timed.
+        # Block first: iterations of the event loop would add to the latency that is measured.
         if (at_ns := self.reaped_within(min(ATTENTIVE_S, deadline.remaining_s))) is not None:
             return at_ns
         try:
@@ -102,11 +109,16 @@ class Child:
         return time.monotonic_ns()
 
     def reaped_within(self, limit_s: float) -> int | None:
-        """The same, blocking. :param limit_s: seconds that it may take."""
+        """Block until the process has ended, and reap it.
+
+        :param limit_s: seconds to wait.
+        :return: the time of the end, in nanoseconds of the monotonic clock; None if the process has
+            not ended within the limit.
+        """
         deadline = Deadline.after(limit_s)
         if not select.select([self._pidfd], [], [], limit_s)[0]:
             return None
-        if self._popen.poll() is None:  # dead, but another process traces it
+        if self._popen.poll() is None:  # it is dead, but another process traces it
             try:
                 self._popen.wait(deadline.remaining_s)
             except subprocess.TimeoutExpired:
@@ -116,9 +128,10 @@ class Child:
     async def during(
         self, work: Coroutine[Any, Any, T], signs: tuple[type[Exception], ...] = ()
     ) -> T:
-        """Do `work` for as long as the process lives. With one that is dead it does not begin.
+        """Do `work` while the process lives. If the process is dead already, do not start it.
 
-        :param signs: what `work` may raise because the process is dying, before its exit is seen.
+        :param signs: errors that `work` may raise because the process is dying. After one of them
+            this waits a moment for the exit of the process.
         :raise Ended: the process ended before the work was done.
         """
         if (status := self.exit_status) is not None:
@@ -130,7 +143,7 @@ class Child:
             await asyncio.wait({working, exiting}, return_when=asyncio.FIRST_COMPLETED)
             if working.done() and isinstance(_exception(working), signs):
                 await asyncio.wait({exiting}, timeout=DEATH_S)
-            # Asked, for the work may be done before the loop has looked at the pidfd.
+            # Read the status, because the work may finish before the loop has seen the pidfd.
             if (status := self.exit_status) is not None:
                 raise Ended(status)
             return await working
@@ -140,18 +153,18 @@ class Child:
             await asyncio.gather(working, exiting, return_exceptions=True)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal; to nobody, if the process is gone."""
+        """Send a signal. Do nothing if the process has ended."""
         if self._popen.poll() is None:
             signal.pidfd_send_signal(self._pidfd, number)
 
     def end(self) -> None:
-        """Kill the process if it still runs, with all that it has started, and reap it.
+        """Kill the process and its process group if it still runs, and reap it.
 
-        One that the kernel does not let die within `DEATH_LIMIT_S` is left to `kickbench clean`: a
-        warning is logged, `survivor` says what it is, and `survivors()` lists it.
+        If the process does not die within `DEATH_LIMIT_S`, leave it to `kickbench clean`: log a
+        warning, set `survivor`, and have `survivors()` list it.
         """
         if self._popen.poll() is None:
-            # It leads a group of its own, whose number is its pid until it is reaped.
+            # The process leads its own process group. The group's id is its pid until it is reaped.
             os.killpg(self.pid, signal.SIGKILL)
             if self.reaped_within(DEATH_LIMIT_S) is None:
                 self.survivor = survivor(self.pid)
@@ -165,9 +178,10 @@ class Child:
 
 
 _unreaped: list[Child] = []
-"""What could not be ended, for `survivors()`; and subprocess complains of what it forgets."""
+"""Processes that did not die, for `survivors()`. To drop the last reference to one would make
+subprocess emit a ResourceWarning."""
 
 
 def survivors() -> list[Survivor]:
-    """Those of our processes that were killed and are still there."""
+    """Return the child processes that were killed and are still there."""
     return [survivor(child.pid) for child in _unreaped if child.exit_status is None]

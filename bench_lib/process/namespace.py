@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Network namespaces that the calling thread enters."""
+"""Entering network namespaces."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ CLONE_NEWNET = 0x40000000
 
 
 def _enter(fd: int) -> None:
-    """Move the calling thread into the network namespace that `fd` refers to; setns(2)."""
+    """Move the calling thread into the network namespace of `fd` with setns(2)."""
     if libc.LIBC.setns(fd, CLONE_NEWNET) != 0:
         raise libc.error("setns")
 
 
 @contextmanager
 def in_network_namespace(fd: int) -> Iterator[None]:
-    """With the calling thread, and so what it starts, in a network namespace.
+    """Put the calling thread, and the processes that it starts, into a network namespace.
 
-    :param fd: refers to the namespace.
-    :raise OSError: it is none, or may not be entered.
+    :param fd: a descriptor of the namespace.
+    :raise OSError: `fd` is not a network namespace, or the kernel refused.
     """
     own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:

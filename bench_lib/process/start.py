@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Start a program so that it dies with us."""
+"""Starting a program that dies with us."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from bench_lib.process.child import Child
 from bench_lib.process.namespace import in_network_namespace
 
 START_LIMIT_S = 30.0
-"""How long the way to a program's start may take: two small programs, each a millisecond."""
+"""Seconds that the two wrappers may take until they execute the program. Each takes a
+millisecond."""
 
 STARTS = b"kickbench: starts\n"
-"""The last that the way to a program's start writes: nothing of it has failed."""
+"""The last line that the wrappers write. It shows that nothing has failed in them."""
 
 START = f"""
 [ "$PPID" = "$1" ] || exit 1
@@ -32,13 +33,15 @@ shift 2
 echo "{STARTS.decode().strip()}" >&2
 exec "$@" 2>&1
 """
-"""What a shell does on the way to a program: $1 is our pid, $2 is not empty if stdin is to be its
-terminal, and then comes the program. Line by line:
+"""The script of the shell that executes the program. $1 is our pid, $2 is not empty if stdin has to
+become the controlling terminal, and the rest is the program with its arguments. Line by line:
 
-We may have died before the kernel was asked to kill the program when we do; then it never starts.
-The mark of the run (see `ownership`). A leader of a session gets the terminal that it opens, if no
-other session has it; /dev/tty can be opened by those that have one. What fails is written to
-stderr, which is ours until the program's begins."""
+1. If we died before setpriv asked for the SIGKILL, no SIGKILL comes, so the program must not start.
+2. The limit is the mark of the run (see `ownership`).
+3. A session leader that opens a terminal gets it as its controlling terminal, if no other session
+   has it. /dev/tty can be opened only by a process that has a controlling terminal.
+
+Errors go to stderr, which is our pipe until the last line replaces it with the program's output."""
 
 
 @contextmanager
@@ -52,23 +55,25 @@ def started(
     stdin_pipe: bool = False,
     terminal_fd: int | None = None,
 ) -> Iterator[Child]:
-    """Run a program beside us; it is ended when the context is left.
+    """Start a program, and end it when the context is left.
 
-    It gets a session of its own, so that Ctrl-C at a terminal reaches only us and we end it in
-    order, and SIGKILL when we die.
+    The program runs in a session of its own, so that Ctrl-C at our terminal reaches only us, and we
+    end the program in order. The kernel sends it SIGKILL when we die.
 
-    The way there is two small programs, each of which executes the next, so that the pid stays:
-    setpriv(1) asks for that SIGKILL, and a shell does the rest (see `START`). Code of ours between
-    fork and exec would do it too, but may wait for ever for a lock that another thread had when we
-    forked; and copying our page tables takes longer than both programs.
+    Two wrappers come before the program. Each executes the next one, so the pid stays the same:
+    setpriv(1) asks the kernel for that SIGKILL, and a shell does the rest (see `START`). Python
+    code between fork and exec could do the same, but it could wait for ever for a lock that another
+    thread held at the fork, and copying our page tables takes longer than both wrappers.
 
-    :param env: added to our environment for it; the mark of a run, at the least (see `ownership`).
-    :param output: file for its stdout and stderr, or a descriptor; the caller closes that.
-    :param netns_fd: the network namespace to start it in.
-    :param terminal_fd: a terminal, which becomes its stdin and controls its session, with it in
-        the foreground.
+    :param env: variables to add to our environment; at least the mark of a run (see `ownership`).
+    :param output: the file for stdout and stderr, or a descriptor, which the caller closes.
+    :param netns_fd: the network namespace to start the program in.
+    :param pass_fds: descriptors that the program inherits.
+    :param stdin_pipe: whether stdin is a pipe (`Child.stdin`) instead of /dev/null.
+    :param terminal_fd: a terminal. It becomes the program's stdin and controlling terminal, with
+        the program in the foreground.
     :raise ProgramMissing: there is no such program.
-    :raise NotStarted: it cannot be started as it should be; the sentence says why.
+    :raise NotStarted: the program was not executed; the message has the reason.
     """
     environ = {**os.environ, **env}
     _check_program(argv[0], environ)
@@ -77,7 +82,7 @@ def started(
         stdin = terminal_fd
     with ExitStack() as opened:
         log = opened.enter_context(output.open("ab")) if isinstance(output, Path) else output
-        failures, theirs = os.pipe2(os.O_CLOEXEC)
+        failures, their_stderr = os.pipe2(os.O_CLOEXEC)
         opened.callback(os.close, failures)
         try:
             popen = spawn(
@@ -91,12 +96,12 @@ def started(
                 netns_fd,
                 stdin=stdin,
                 stdout=log,
-                stderr=theirs,
+                stderr=their_stderr,
                 env=environ,
                 pass_fds=pass_fds,
             )
         finally:
-            os.close(theirs)
+            os.close(their_stderr)
         child = Child(popen)
         try:
             _check_start(argv[0], failures)
@@ -110,10 +115,12 @@ def started(
 
 
 def _check_program(program: str, environ: Mapping[str, str]) -> None:
-    """:raise ProgramMissing: there is none of that name, or it may not be executed."""
+    """:raise ProgramMissing: there is no such program, or we may not execute it."""
     if shutil.which(program, path=environ.get("PATH")) is None:
         if Path(program).exists() and "/" in program:
-            raise ProgramMissing(f"{program} cannot be started: it may not be executed.")
+            raise ProgramMissing(
+                f"{program} cannot be started: it is not executable; run `chmod +x` on it."
+            )
         raise _not_installed(program)
 
 
@@ -124,10 +131,14 @@ def _not_installed(program: str) -> ProgramMissing:
 def spawn(
     argv: Sequence[str], program: str, netns_fd: int | None, **options: Any
 ) -> subprocess.Popen[bytes]:
-    """Start what leads to `program`, in a session of its own and in that network namespace.
+    """Start a command in a session of its own.
 
-    :raise ProgramMissing: the first program on the way is not there.
-    :raise NotStarted: it is, or may not be, something else.
+    :param argv: the command, which may be wrappers that execute `program`.
+    :param program: the name for errors.
+    :param netns_fd: the network namespace to start the command in; None for our own.
+    :param options: more arguments for subprocess.Popen.
+    :raise ProgramMissing: argv[0] is not installed.
+    :raise NotStarted: argv[0] could not be executed, or the namespace could not be entered.
     """
     try:
         with nullcontext() if netns_fd is None else in_network_namespace(netns_fd):
@@ -140,18 +151,18 @@ def spawn(
 
 
 def _check_start(program: str, failures: int) -> None:
-    """Wait until the program is about to be executed.
+    """Wait until the wrappers execute the program.
 
-    :param failures: the reading end of what the way there writes its failures to.
-    :raise NotStarted: with what was written.
+    :param failures: the read end of the pipe that is the wrappers' stderr.
+    :raise NotStarted: a wrapper failed; the message has what it wrote.
     """
     deadline = Deadline.after(START_LIMIT_S)
-    said = b""
+    written = b""
     while select.select([failures], [], [], deadline.remaining_s)[0]:
         data = os.read(failures, 65536)
-        said += data
+        written += data
         if not data:
             break
-    if not said.endswith(STARTS):
-        text = " ".join(said.decode(errors="replace").split()).rstrip(".")
-        raise NotStarted(f"{program} cannot be started: {text or 'the way there has ended'}.")
+    if not written.endswith(STARTS):
+        text = " ".join(written.decode(errors="replace").split()).rstrip(".")
+        raise NotStarted(f"{program} cannot be started: {text or 'setpriv or sh ended silently'}.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the kernel shows of a process that SIGKILL has not ended."""
+"""What the kernel shows of a process without waiting for the process's locks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pathlib import Path
 class Survivor:
     """A process that SIGKILL has not ended.
 
-    :ivar name: as in /proc/PID/comm.
-    :ivar dead: whether it only waits for being reaped.
-    :ivar wchan: the function of the kernel that a thread of it sleeps in, where shown.
+    :ivar name: the name in /proc/PID/comm.
+    :ivar dead: whether the process is dead and only waits to be reaped.
+    :ivar wchan: the kernel function that one of its threads sleeps in; None if the kernel shows
+        none.
     """
 
     pid: int
@@ -35,7 +36,7 @@ class Survivor:
 
 
 def name_of(pid: int) -> str:
-    """The name of a process, which is read without waiting for any lock that it holds."""
+    """Return the name of a process, or "gone" if it has ended."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
@@ -43,16 +44,16 @@ def name_of(pid: int) -> str:
 
 
 def survivor(pid: int) -> Survivor:
-    """What keeps a process that was killed.
+    """Describe a process that was killed and is still there.
 
-    Reads nothing that waits for a lock of the process: not even /proc/PID/stat, which on Linux 6.18
-    waits for a process that is stuck in execve(2).
+    This does not read /proc/PID/stat, because on Linux 6.18 that waits for a process that is stuck
+    in execve(2).
     """
     return Survivor(pid, name_of(pid), not lives(pid), _sleeps_in(pid))
 
 
 def lives(pid: int) -> bool:
-    """Whether a thread of the process is not dead; its first may be, and another one keep it."""
+    """Whether any thread of the process lives. The first thread may be dead while another lives."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -66,7 +67,7 @@ def lives(pid: int) -> bool:
 def _sleeps_in(pid: int) -> str | None:
     with suppress(OSError):
         for task in sorted(Path(f"/proc/{pid}/task").iterdir()):
-            # Of a thread that runs, that is dead, or that we may not look into, this is "0".
+            # The kernel shows "0" for a thread that runs or is dead, or if we lack the right.
             wchan = (task / "wchan").read_text()
             if wchan != "0":
                 return wchan or None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Commands that answer at once, such as ip, tc and ss."""
+"""Running commands that end at once, such as ip, tc and ss."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from bench_lib.process.child import Child
 from bench_lib.process.start import spawn
 
 TOOL_LIMIT_S = 30.0
-"""How long ip, tc or ss may take. They answer in milliseconds; under TCG in tenths."""
+"""Seconds that a command may take. ip, tc and ss take milliseconds, under TCG tenths of a
+second."""
 
 
 def run_tool(argv: Sequence[str], *, stdin: str = "", deadline: Deadline | None = None) -> str:
-    """Run a command that answers at once (ip, tc, ss) and give what it printed.
+    """Run a command that ends at once, and return what it printed.
 
-    It ends by itself, so it needs no mark and no signal when we die.
+    The command needs neither the mark of a run nor a SIGKILL when we die, because it ends by
+    itself.
 
-    :raise ToolFailed: it exited with an error, whose text is in the message, or did not exit.
+    :raise ToolFailed: the command failed, and the message has what it wrote; or it did not end.
     :raise ProgramMissing: there is no such program.
     """
     return run_tools([argv], stdin=[stdin], deadline=deadline)[0]
@@ -30,10 +32,10 @@ def run_tool(argv: Sequence[str], *, stdin: str = "", deadline: Deadline | None 
 def run_tools(
     commands: Sequence[Sequence[str]], *, stdin: Sequence[str], deadline: Deadline | None = None
 ) -> list[str]:
-    """Run several such commands side by side; what each printed.
+    """Run several commands concurrently, and return what each printed.
 
-    :param stdin: of each; no more than a pipe holds, which is 64 KiB.
-    :raise ToolFailed: one exited with an error, or did not exit; all have ended then.
+    :param stdin: the input of each command, at most as much as a pipe holds (64 KiB).
+    :raise ToolFailed: a command failed or did not end; by then all have ended or been killed.
     :raise ProgramMissing: there is no such program.
     """
     limit = deadline or Deadline.after(TOOL_LIMIT_S)
@@ -43,8 +45,8 @@ def run_tools(
         started = []
         for argv, text in zip(commands, stdin, strict=True):
             popen = spawn(argv, argv[0], None, stdin=pipe, stdout=pipe, stderr=pipe)
-            stack.callback(Child(popen).end)  # never waits without a limit
-            # At once, so that none waits for the one before it. It fits into the pipe.
+            stack.callback(Child(popen).end)  # unlike Popen, it never waits without a limit
+            # Write all input now: it fits into the pipe, and no command waits for another one.
             assert popen.stdin is not None
             with suppress(BrokenPipeError), popen.stdin as theirs:
                 theirs.write(text.encode())

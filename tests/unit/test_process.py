@@ -133,7 +133,7 @@ def test_a_way_to_the_start_that_is_not_installed_is_told(
 
 
 @pytest.mark.parametrize(
-    "mode, sentence", [(None, "is not installed"), (0o644, "may not be executed")]
+    "mode, sentence", [(None, "is not installed"), (0o644, "is not executable")]
 )
 def test_a_program_that_cannot_be_executed(tmp_path: Path, mode: int | None, sentence: str) -> None:
     program = tmp_path / "program"
