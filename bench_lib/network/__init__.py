@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The network between two guests: namespaces, a veth, and what goes wrong with it."""
+"""The network between two guests: namespaces, a veth, its outages, and TCP over it."""

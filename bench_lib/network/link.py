@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Two network namespaces joined by a veth. Nothing else on the machine can be reached from them."""
+"""Two network namespaces joined by a veth, from which nothing else can be reached."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from bench_lib.ownership import Run
 from bench_lib.process import in_network_namespace, run_tool, run_tools
 
 INTERFACE = "veth0"
-"""The interface at either end."""
+"""The name of the interface in both namespaces."""
 
 NAMESPACES = Path("/run/netns")
-"""Where ip-netns(8) keeps its names."""
+"""The folder in which ip-netns(8) keeps named namespaces."""
 
 
 @dataclass(frozen=True)
 class End:
     """One namespace and its end of the veth.
 
-    :ivar fd: refers to the namespace.
-    :ivar address: IPv4, out of 192.0.2.0/24, which RFC 5737 sets aside for no real network.
+    :ivar fd: a descriptor of the namespace.
+    :ivar address: the IPv4 address, from 192.0.2.0/24, which RFC 5737 reserves for documentation.
     """
 
     namespace: str
@@ -34,21 +34,24 @@ class End:
     address: str
 
     def udp_socket(self) -> socket.socket:
-        """A non-blocking UDP socket, bound to the address, that lives in the namespace."""
+        """Make a non-blocking UDP socket in the namespace, bound to the address."""
         with in_network_namespace(self.fd):
             made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         made.bind((self.address, 0))
         return made
 
     def set(self, name: str, value: int) -> None:
-        """Set one of the namespace's own settings, as sysctl(8) names them."""
+        """Set a sysctl of the namespace.
+
+        :param name: the name as in sysctl(8), such as net.ipv4.tcp_retries2.
+        """
         with in_network_namespace(self.fd):
             Path("/proc/sys", *name.split(".")).write_text(str(value))
 
 
 @dataclass(frozen=True)
 class Link:
-    """The two ends, one for either side of a migration."""
+    """A link between the two sides of a migration."""
 
     source: End
     destination: End
@@ -60,7 +63,7 @@ class Link:
 
 @contextmanager
 def joined(run: Run, seq: int) -> Iterator[Link]:
-    """Make the namespaces and the veth of trial `seq`; both are gone when the context is left.
+    """Make the namespaces and the veth of trial `seq`, and delete them when the context is left.
 
     :raise NamespacesUnavailable: they cannot be made here.
     """
@@ -86,7 +89,7 @@ def joined(run: Run, seq: int) -> Iterator[Link]:
         except ToolFailed as error:
             raise NamespacesUnavailable(
                 f"Network namespaces joined by a veth cannot be made here: {error} "
-                "Trials need root, and a kernel with network namespaces and veth."
+                "Run as root, on a kernel with network namespaces and veth."
             ) from None
         fds = []
         for name in names:
@@ -97,11 +100,11 @@ def joined(run: Run, seq: int) -> Iterator[Link]:
 
 
 def delete(*names: str) -> None:
-    """Delete namespaces with all that is in them, those that there are."""
+    """Delete those of the named namespaces that exist, with the interfaces in them."""
     there = [name for name in names if (NAMESPACES / name).exists()]
     if there:
         with suppress(ToolFailed):
-            # Force: the next as well if one cannot be deleted.
+            # -force: go on with the next namespace if one cannot be deleted.
             run_tool(
                 ["ip", "-force", "-batch", "-"],
                 stdin="".join(f"netns delete {name}\n" for name in there),
@@ -109,5 +112,5 @@ def delete(*names: str) -> None:
 
 
 def existing() -> list[str]:
-    """The names of all namespaces on this machine, whoever made them."""
+    """Return the names of all named network namespaces on this machine, of kickbench or not."""
     return sorted(path.name for path in NAMESPACES.iterdir()) if NAMESPACES.is_dir() else []

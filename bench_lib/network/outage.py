@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Outages: what goes wrong with a link, by means chosen by trying, and proved by traffic."""
+"""Outages of a link, made with tc and ip, chosen by trying, and proved by traffic."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from bench_lib.ownership import Run
 from bench_lib.process import run_tool, run_tools
 
 FLAP_S = 0.3
-"""How long a flapping link is cut, and then whole. TCP tries again after 0.2 s at first, so that
-something passes in every other interval."""
+"""Seconds that a flapping link is cut, and seconds that it is whole. TCP first retransmits after
+0.2 s, so some data passes whenever the link is whole."""
 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """Something done to all that leaves an interface; tc(8) commands without the `tc`."""
+    """A way to treat all packets that leave an interface.
+
+    :ivar cut: the tc(8) commands that apply it, without the word `tc`.
+    :ivar restore: the tc(8) commands that remove it.
+    """
 
     name: str
     cut: tuple[str, ...]
@@ -29,7 +33,7 @@ class Mechanism:
 
 
 MECHANISMS = (
-    # What netem is made for, where the kernel has it.
+    # netem is made for this, but not every kernel has it.
     Mechanism(
         "netem",
         (f"qdisc add dev {INTERFACE} root netem loss 100%",),
@@ -44,7 +48,7 @@ MECHANISMS = (
         ),
         (f"qdisc del dev {INTERFACE} clsact",),
     ),
-    # A token bucket that is too small for any packet.
+    # The bucket is too small for any packet.
     Mechanism(
         "tbf",
         (f"qdisc add dev {INTERFACE} root tbf rate 8bit burst 1 limit 1",),
@@ -59,7 +63,7 @@ DEGRADATIONS = (
         (f"qdisc add dev {INTERFACE} root netem delay 50ms 10ms loss 2% rate 1mbit",),
         (f"qdisc del dev {INTERFACE} root",),
     ),
-    # Only slow: without netem nothing is late by itself, or lost.
+    # This only makes the link slow. Without netem, tc can add neither delay nor loss.
     Mechanism(
         "tbf-degraded",
         (f"qdisc add dev {INTERFACE} root tbf rate 1mbit burst 4kb latency 400ms",),
@@ -79,22 +83,26 @@ Prove = Callable[[Traffic], Awaitable[None]]
 
 
 async def choose(link: Link) -> Mechanism:
-    """The first mechanism that cuts `link` and lets it be restored; the link is left healthy.
+    """Return the first mechanism that can cut `link` and restore it. The link is left healthy.
 
-    :raise OutageUnavailable: none does; the sentence says what each answered.
+    :raise OutageUnavailable: no mechanism works; the message has the error of each.
     """
     return await _first(link, MECHANISMS, Traffic.prove_cut, "cut")
 
 
 async def choose_degradation(link: Link) -> Mechanism:
-    """The same for a link that is to be made slow, late and lossy, or at least slow."""
+    """Return the first mechanism that degrades `link`: slow, with delay and loss, or only slow.
+
+    :raise OutageUnavailable: no mechanism works; the message has the error of each.
+    """
     return await _first(link, DEGRADATIONS, Traffic.prove_slow, "slow down")
 
 
 async def survey(link: Link) -> dict[str, str | None]:
-    """Try all mechanisms on `link`; by name why one does not work here, None for one that does.
+    """Try all mechanisms on `link`.
 
-    :raise NamespacesUnavailable: the link is no good to begin with.
+    :return: for each mechanism's name, the error, or None if the mechanism works.
+    :raise NamespacesUnavailable: the link passes no traffic even before an outage.
     """
     with ExitStack() as stack:
         traffic = await _open(link, stack)
@@ -109,32 +117,37 @@ async def survey(link: Link) -> dict[str, str | None]:
 
 
 async def _first(link: Link, mechanisms: Sequence[Mechanism], prove: Prove, verb: str) -> Mechanism:
-    answers = []
+    failures = []
     with ExitStack() as stack:
         traffic = await _open(link, stack)
         for mechanism in mechanisms:
-            answer = await _try(link, traffic, mechanism, prove)
-            if answer is None:
+            failure = await _try(link, traffic, mechanism, prove)
+            if failure is None:
                 return mechanism
-            answers.append(f"{mechanism.name}: {answer}")
+            failures.append(f"{mechanism.name}: {failure}")
     raise OutageUnavailable(
-        f"tc can {verb} a link in no way that is known here (" + " ".join(answers) + ") "
-        "Load one of the modules sch_netem, cls_bpf, sch_tbf."
+        f"tc cannot {verb} a link on this kernel. {' '.join(failures)} "
+        "Load one of the modules sch_netem, cls_bpf and sch_tbf."
     )
 
 
 async def _open(link: Link, stack: ExitStack) -> Traffic:
-    """Traffic that is seen to pass."""
+    """Make traffic over a link, and prove that it passes."""
     traffic = Traffic(link, stack)
     try:
         await traffic.prove_open()
     except OutageNotProven as error:
-        raise NamespacesUnavailable(f"A link between two namespaces is no good: {error}") from None
+        raise NamespacesUnavailable(
+            f"A new link between two namespaces does not work: {error}"
+        ) from None
     return traffic
 
 
 async def _try(link: Link, traffic: Traffic, mechanism: Mechanism, prove: Prove) -> str | None:
-    """Why a mechanism does not work on `link`; None if it does. The link is left healthy."""
+    """Return why a mechanism does not work on `link`, or None if it works.
+
+    The link is left healthy.
+    """
     try:
         cut(link.ends, mechanism)
         try:
@@ -149,9 +162,9 @@ async def _try(link: Link, traffic: Traffic, mechanism: Mechanism, prove: Prove)
 
 
 def cut(ends: Sequence[End], mechanism: Mechanism) -> None:
-    """Do to everything that these ends send what the mechanism does.
+    """Apply the mechanism to everything that these ends send.
 
-    :raise ToolFailed: tc refused.
+    :raise ToolFailed: tc failed.
     """
     _tc(ends, mechanism.cut)
 
@@ -159,13 +172,13 @@ def cut(ends: Sequence[End], mechanism: Mechanism) -> None:
 def restore(ends: Sequence[End], mechanism: Mechanism) -> None:
     """Undo `cut`.
 
-    :raise ToolFailed: tc refused.
+    :raise ToolFailed: tc failed.
     """
     _tc(ends, mechanism.restore)
 
 
 def _tc_quietly(link: Link, mechanism: Mechanism) -> None:
-    """Remove what a cut that failed half-way has left."""
+    """Remove what is left of a cut that failed half-way."""
     for end in link.ends:
         with suppress(ToolFailed):
             _tc([end], mechanism.restore)
@@ -173,7 +186,7 @@ def _tc_quietly(link: Link, mechanism: Mechanism) -> None:
 
 @contextmanager
 def flapping(run: Run, link: Link, mechanism: Mechanism) -> Iterator[None]:
-    """Cut and restore the link in turns of `FLAP_S`; it is whole when the context is left."""
+    """Cut and restore the link every `FLAP_S`. When the context is left, the link is whole."""
 
     def tc(commands: Sequence[str]) -> str:
         return "".join(
@@ -193,9 +206,9 @@ def flapping(run: Run, link: Link, mechanism: Mechanism) -> Iterator[None]:
 
 
 def take_down(link: Link) -> None:
-    """Take the carrier from both ends.
+    """Take the carrier from both ends, by setting the interface at the source down.
 
-    :raise ToolFailed: ip refused.
+    :raise ToolFailed: ip failed.
     """
     run_tool(["ip", "-netns", link.source.namespace, "link", "set", INTERFACE, "down"])
 
@@ -203,6 +216,6 @@ def take_down(link: Link) -> None:
 def bring_up(link: Link) -> None:
     """Undo `take_down`.
 
-    :raise ToolFailed: ip refused.
+    :raise ToolFailed: ip failed.
     """
     run_tool(["ip", "-netns", link.source.namespace, "link", "set", INTERFACE, "up"])

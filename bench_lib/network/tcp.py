@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""TCP connections over a link: their timeouts, their queues, their reset."""
+"""TCP connections over a link: their timeouts and queues, and how to reset them."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from bench_lib.network.link import End, Link
 from bench_lib.process import run_tool
 
 GIVE_UP_AFTER = 1
-"""Retransmissions of an established connection until TCP gives up, where that is to be soon; about
-a second instead of a quarter of an hour (Documentation/networking/ip-sysctl.rst, tcp_retries2)."""
+"""Retransmissions after which TCP gives up an established connection. With this value it gives up
+after about one second instead of 15 minutes (Documentation/networking/ip-sysctl.rst,
+tcp_retries2)."""
 
 
 def shorten_timeouts(link: Link) -> None:
-    """Let TCP give up soon, on connections over this link alone."""
+    """Make TCP give up soon on the connections over this link, and on no others."""
     for end in link.ends:
         end.set("net.ipv4.tcp_retries2", GIVE_UP_AFTER)
 
 
 def unacknowledged(end: End, port: int) -> bool:
-    """Whether an end's connections from that port have sent what was not acknowledged yet.
+    """Whether the connections from `port` of an end have sent data that is not acknowledged yet.
 
-    :raise ToolFailed: ss refused.
+    :raise ToolFailed: ss failed.
     """
     return any(sent for _, sent in _queues(end, "sport", port))
 
 
 def unread(link: Link, port: int) -> bool:
-    """Whether the source has sent to `port` of the destination what is not read there yet.
+    """Whether the source has sent data to `port` of the destination that is not read there yet.
 
-    :raise ToolFailed: ss refused.
+    :raise ToolFailed: ss failed.
     """
     return any(sent for _, sent in _queues(link.source, "dport", port)) or any(
         received for received, _ in _queues(link.destination, "sport", port)
@@ -36,9 +37,10 @@ def unread(link: Link, port: int) -> bool:
 
 
 def _queues(end: End, side: str, port: int) -> list[tuple[int, int]]:
-    """Of each connection of an end, the bytes received and not read, and sent and not acknowledged.
+    """Return the queue lengths of each connection of an end, in bytes.
 
-    :param side: of the connection that has the port, from this end: `sport` or `dport`.
+    :param side: which port of the connection, as this end sees it, is `port`: `sport` or `dport`.
+    :return: pairs of received but not read, and sent but not acknowledged.
     """
     shown = run_tool(
         ["ss", "-N", end.namespace, "--tcp", "--numeric", "--no-header", side, "=", str(port)]
@@ -51,11 +53,11 @@ def _queues(end: End, side: str, port: int) -> list[tuple[int, int]]:
 def reset(link: Link, port: int) -> None:
     """Reset the TCP connections to `port` of the destination, as a broken middlebox would.
 
-    ss -K closes the socket at the source and the kernel tells the peer with an RST, so that both
-    sides learn of it. Needs CONFIG_INET_DIAG_DESTROY; where that is missing ss kills nothing and
-    nobody sees a failure.
+    `ss -K` closes the socket at the source, and the kernel sends an RST, so that both sides notice.
+    This needs CONFIG_INET_DIAG_DESTROY. On a kernel without it, ss closes nothing and reports no
+    failure.
 
-    :raise ToolFailed: ss refused.
+    :raise ToolFailed: ss failed.
     """
     run_tool(
         ["ss", "-N", link.source.namespace, "--kill", "--tcp", "--numeric", "dport", "=", str(port)]
