@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A pair of guests, the states of a postcopy migration between them, and who runs them."""
+"""Postcopy migration: its two sides, the commands that drive it, and the managers that run it."""
 
 from bench_lib.migration.endpoint import Endpoint, Phase
 from bench_lib.migration.manager import Manager, QemuManager

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One side of a postcopy migration, as the events of its QEMU report it."""
+"""One side of a postcopy migration, as QEMU's events describe it."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from bench_lib.guest.qemu import Guest
 
 
 class Phase(Enum):
-    """A side's state, by QEMU's name for it (qapi/migration.json, MigrationStatus)."""
+    """The state of a side, by QEMU's names (MigrationStatus in qapi/migration.json)."""
 
     NONE = "none"
-    """No migration has begun."""
+    """No migration has started."""
     SETUP = "setup"
     ACTIVE = "active"
-    """Precopy: the guest runs at the source."""
+    """The migration is in precopy, and the guest runs at the source."""
     LOADING = "postcopy-device"
-    """The source has sent the guest's state, and the destination loads it. From QEMU 10.2 on; the
-    source was in POSTCOPY meanwhile before."""
+    """The source has sent the guest's device state, and the destination loads it. QEMU has this
+    state since 10.2; before, the source was in POSTCOPY at that time."""
     POSTCOPY = "postcopy-active"
-    """The guest runs at the destination and asks for its missing pages."""
+    """The guest runs at the destination, and the destination requests missing pages."""
     PAUSED = "postcopy-paused"
-    """The connection has failed and QEMU knows it."""
+    """QEMU has noticed that the connection failed."""
     RECOVERING = "postcopy-recover"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
     OTHER = ""
-    """A state that is not named here. QEMU adds some from time to time, between those that are
-    (postcopy-recover-setup in 9.1), so such a state is not a failure."""
+    """A state that is not named here. New QEMU releases add states between the existing ones, such
+    as postcopy-recover-setup in 9.1, so an unknown state is not a failure."""
 
     @classmethod
     def _missing_(cls, value: object) -> Phase:
         return cls.OTHER
 
 
-# From where a side can still come to a phase. A side that has gone where there is no way back
-# is reported at once instead of being waited for.
+# For each phase, the phases from which a side can still reach it. A side in any other phase is
+# reported at once, without waiting for the deadline.
 _PRECOPY = frozenset({Phase.NONE, Phase.SETUP, Phase.ACTIVE})
 _BROKEN = frozenset({Phase.PAUSED, Phase.RECOVERING})
-_WAYS: dict[Phase, frozenset[Phase]] = {
+_LEADS_TO: dict[Phase, frozenset[Phase]] = {
     Phase.POSTCOPY: _PRECOPY | _BROKEN | {Phase.LOADING},
     Phase.PAUSED: _PRECOPY | {Phase.LOADING, Phase.POSTCOPY, Phase.RECOVERING},
     Phase.COMPLETED: _BROKEN | {Phase.LOADING, Phase.POSTCOPY},
@@ -55,34 +55,34 @@ _WAYS: dict[Phase, frozenset[Phase]] = {
 
 
 class Endpoint:
-    """What one QEMU has said of the migration. Fed by its events, so nothing is polled."""
+    """One side of a migration, from the events of its QEMU. Nothing is polled."""
 
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
         self.phase = Phase.NONE
         self.phase_ns = 0
-        """Since when, on the monotonic clock, nanoseconds."""
+        """When this side entered `phase`, in nanoseconds of the monotonic clock."""
         self.passes = 0
-        """Passes over memory that the source has begun."""
+        """How many passes over memory the source has started."""
         self.runs = not guest.incoming
         """Whether the guest runs on this side."""
         self._changed = asyncio.Condition()
         self._failure: Exception | None = None
 
     async def follow(self) -> None:
-        """Take in events for ever. Whatever goes wrong is raised where this side is waited for."""
+        """Read events for ever. An error is raised in the methods that wait for this side."""
         try:
             async for event in self.guest.control.events():
                 async with self._changed:
                     self._take(event)
                     self._changed.notify_all()
-        except Exception as error:  # noqa: BLE001  # raised by _until
+        except Exception as error:  # noqa: BLE001  # _until() raises it
             async with self._changed:
                 self._failure = error
                 self._changed.notify_all()
 
     def _take(self, event: Mapping[str, Any]) -> None:
-        """:raise MonitorFailed: the event is not what QEMU's schema says."""
+        """:raise MonitorFailed: the event lacks a field that QEMU's schema requires."""
         try:
             data = event.get("data", {})
             match event["event"]:
@@ -97,37 +97,37 @@ class Endpoint:
                     self.runs = False
         except (KeyError, TypeError, ValueError) as error:
             raise MonitorFailed(
-                f"{self.guest.name} sent an event that lacks what QEMU documents "
+                f"{self.guest.name} sent an event that lacks a documented field "
                 f"({type(error).__name__}: {error}): {event}."
             ) from None
 
     async def reaches(self, phase: Phase, deadline: Deadline) -> None:
         """Wait until this side is in `phase`.
 
-        :raise MigrationFailed: it has gone where that cannot be reached from.
-        :raise DeadlinePassed: it is not there in time.
+        :raise MigrationFailed: this side is in a phase from which it cannot reach `phase`.
+        :raise DeadlinePassed: the deadline passed first.
         """
 
         def there() -> bool:
-            self._check_way(_WAYS[phase] | {phase}, f"instead of {phase.value}")
+            self._require(_LEADS_TO[phase] | {phase}, f"instead of {phase.value}")
             return self.phase is phase
 
         await self._until(there, f"{phase.value} of {self.guest.name}", deadline)
 
     async def switches(self, deadline: Deadline) -> None:
-        """Wait until the source has switched over, whether or not the destination has followed.
+        """Wait until the source has switched to postcopy, even if the destination has not yet.
 
-        :raise MigrationFailed: the migration ended before.
+        :raise MigrationFailed: the migration ended before the switch.
         """
         switched = {Phase.LOADING, Phase.POSTCOPY}
 
         def there() -> bool:
-            self._check_way(_PRECOPY | switched, "at the switch")
+            self._require(_PRECOPY | switched, "at the switch")
             return self.phase in switched
 
         await self._until(there, f"The switch of {self.guest.name}", deadline)
 
-    async def sends_again(self, deadline: Deadline) -> None:
+    async def continues(self, deadline: Deadline) -> None:
         """Wait until this side, which was paused, is in postcopy again or has completed."""
         await self._until(
             lambda: self.phase in {Phase.POSTCOPY, Phase.COMPLETED},
@@ -135,10 +135,10 @@ class Endpoint:
             deadline,
         )
 
-    async def gives_up(self, deadline: Deadline) -> None:
-        """Pause the migration on this side, unless it is."""
+    async def pauses(self, deadline: Deadline) -> None:
+        """Pause the migration on this side, if it is not paused yet, and wait until it is."""
         if self.phase is Phase.POSTCOPY:
-            # Refused by a side that has given up by itself meanwhile.
+            # QEMU refuses this if it has paused by itself in the meantime.
             with suppress(MonitorRefused):
                 await self.guest.control.execute(
                     "migrate-pause", deadline=deadline, out_of_band=True, may_refuse=True
@@ -146,21 +146,21 @@ class Endpoint:
         await self.reaches(Phase.PAUSED, deadline)
 
     async def begins_pass(self, number: int, deadline: Deadline) -> None:
-        """Wait until the source begins its pass `number`; the ones before are then complete.
+        """Wait until the source starts pass `number`, so that the passes before are complete.
 
-        :raise MigrationFailed: the migration ended before.
+        :raise MigrationFailed: the migration ended before that pass.
         """
 
         def there() -> bool:
-            self._check_way(_PRECOPY, "in precopy")
+            self._require(_PRECOPY, "in precopy")
             return self.passes >= number
 
         await self._until(there, f"Pass {number} of the migration", deadline)
 
     async def in_precopy(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do `work` for as long as the guest is in precopy at the source.
+        """Do `work` while the migration is in precopy.
 
-        :raise MigrationFailed: it is not any more.
+        :raise MigrationFailed: the migration left precopy before the work was done.
         """
 
         async def left() -> NoReturn:
@@ -168,7 +168,7 @@ class Endpoint:
                 while True:
                     if self._failure is not None:
                         raise self._failure
-                    self._check_way(_PRECOPY, "in precopy")
+                    self._require(_PRECOPY, "in precopy")
                     await self._changed.wait()
 
         working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(left())
@@ -184,11 +184,11 @@ class Endpoint:
         """Wait until the guest runs on this side."""
         await self._until(lambda: self.runs, f"The start of {self.guest.name}", deadline)
 
-    def _check_way(self, allowed: frozenset[Phase], where: str) -> None:
-        """Refuse any other phase, except an unknown one.
+    def _require(self, allowed: frozenset[Phase], where: str) -> None:
+        """Require that this side is in one of the `allowed` phases, or in an unknown one.
 
-        :raise MigratedWhole: the migration is complete. QEMU completes it when little is dirty, and
-            that is so where a vCPU gets no CPU for some tenths of a second.
+        :raise MigratedWhole: the migration has completed. QEMU completes a migration when little
+            memory is dirty, which happens if a vCPU gets no CPU for some tenths of a second.
         :raise MigrationFailed: this side is in another phase.
         """
         if self.phase not in allowed | {Phase.OTHER}:

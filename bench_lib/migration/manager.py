@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Managers: who starts guests and migrates them."""
+"""Managers, which start guests and migrate them."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from bench_lib.ownership import Run
 
 
 class Manager(Protocol):
-    """Who starts guests and migrates them."""
+    """Starts guests and migrates them."""
 
     async def start(self, config: GuestConfig, deadline: Deadline, stack: AsyncExitStack) -> Guest:
         """Start a guest and connect to it.
 
-        :param stack: ends it.
-        :raise GuestDied: it ended at once; the last words of QEMU are in the message.
+        :param stack: the exit stack that ends the guest.
+        :raise GuestDied: QEMU ended at once; the message has its last lines of output.
         """
 
     def migrate(self, source: Guest, destination: Guest, stack: AsyncExitStack) -> Migration:
-        """Prepare a migration from a running guest to one that waits for it.
+        """Prepare a migration from a running guest to a guest that waits for a migration.
 
-        :param stack: ends the following of events.
+        :param stack: the exit stack that stops following QEMU's events.
         """
 
 
 class QemuManager:
-    """QEMU alone, told by QMP what to do."""
+    """Runs QEMU directly, and controls it through QMP."""
 
     def __init__(self, run: Run) -> None:
-        """:param run: which the guests belong to."""
+        """:param run: the run that the guests belong to."""
         self._run = run
 
     async def start(self, config: GuestConfig, deadline: Deadline, stack: AsyncExitStack) -> Guest:

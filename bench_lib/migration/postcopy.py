@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A postcopy migration: its two sides, and the commands that drive it."""
+"""A postcopy migration: the QMP commands that drive it, and the waits for what they cause."""
 
 from __future__ import annotations
 
@@ -20,31 +20,33 @@ from bench_lib.record import Shape
 T = TypeVar("T")
 
 PORT = 4444
-"""Of the destination; it has a network namespace of its own."""
+"""The port on which the destination listens, in a network namespace of its own."""
 
 POSTCOPY_BANDWIDTH = 4096
-"""Bytes a second that the source pushes on its own. QEMU's own tests of stuck postcopy use it:
-pages come only when they are asked for, so some are surely missing when the link is cut."""
+"""How many bytes per second the source sends without being asked. QEMU's own tests of stuck
+postcopy use this value: nearly all pages arrive only on request, so some are certainly missing when
+the link is cut."""
 
 LOOK_S = 0.001
-"""Between two looks at what the source has sent, for which there is no event."""
+"""Seconds between two queries of how many pages the source has sent. QEMU has no event for this."""
 
-FOLLOWS_S = 2.0
-"""How long a destination may take to notice that the source has given the connection up; it takes
-milliseconds, and under emulation tenths of a second."""
+NOTICED_S = 2.0
+"""Seconds that a destination may take to notice that the source has closed the connection. It takes
+milliseconds, under emulation tenths of a second."""
 
 PRECOPY_PER_SECOND = 5
-"""How many times its memory the source may send a second before postcopy.
+"""The precopy bandwidth, in sizes of the guest's memory per second.
 
-QEMU spends its bandwidth in slices of 100 ms, and looks at what has become dirty meanwhile only
-after the first (migration.c: BUFFER_DELAY, threshold_size). A guest that fits into one slice
-would be migrated whole. So a slice is half of the guest: the first pass ends early in the second.
+QEMU spends its bandwidth in slices of 100 ms, and looks for dirty memory only after the first slice
+(BUFFER_DELAY and threshold_size in migration.c). A guest that fits into one slice would be migrated
+completely. At this bandwidth a slice is half of the guest, and the first pass ends early in the
+second slice.
 """
 
 
 @dataclass(frozen=True)
 class Migration:
-    """From a running guest to one that waits for it."""
+    """A migration from a running guest to a guest that waits for a migration."""
 
     source: Endpoint
     destination: Endpoint
@@ -55,7 +57,10 @@ class Migration:
 
     @classmethod
     def between(cls, source: Guest, destination: Guest, stack: AsyncExitStack) -> Migration:
-        """:param stack: ends the following of events."""
+        """Make a migration and follow the events of both guests.
+
+        :param stack: the exit stack that stops following them.
+        """
         migration = cls(Endpoint(source), Endpoint(destination))
         for side in migration.sides:
             task = asyncio.create_task(side.follow())
@@ -63,14 +68,14 @@ class Migration:
         return migration
 
     async def during(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do `work` for as long as both guests live.
+        """Do `work` while both guests live.
 
-        :raise GuestDied: one did not.
+        :raise GuestDied: a guest ended before the work was done.
         """
         return await self.source.guest.during(self.destination.guest.during(work))
 
     async def configure(self, address: str, shape: Shape, deadline: Deadline) -> None:
-        """Tell both sides what is to come, and let the destination listen on `address`."""
+        """Set capabilities and parameters on both sides, and let the destination listen."""
         names = ["postcopy-ram", "events", *([PREEMPT] if shape.preempt else [])]
         for side in self.sides:
             await side.guest.control.execute(
@@ -83,8 +88,8 @@ class Migration:
             {
                 "max-bandwidth": PRECOPY_PER_SECOND * shape.memory_mib * MIB,
                 "max-postcopy-bandwidth": POSTCOPY_BANDWIDTH,
-                # The least that makes QEMU look for dirty pages, so that it never thinks that
-                # the rest can be sent in the downtime allowed (with 0 it does not look).
+                # In milliseconds. With 1, QEMU never expects to send the rest within the downtime.
+                # With 0 it would not look for dirty pages.
                 "downtime-limit": 1,
             },
             deadline=deadline,
@@ -94,32 +99,36 @@ class Migration:
         )
 
     async def begin(self, address: str, deadline: Deadline) -> None:
-        """Migrate until all that the guest does not write any more has arrived.
+        """Migrate until every page that the guest no longer writes has arrived.
 
-        On return the guest runs at the source, and what it writes is missing at the destination.
+        On return the guest runs at the source. The pages that it writes are missing at the
+        destination.
 
         :raise MigrationFailed: the migration ended first.
         """
         source = self.source.guest.control
         await source.execute("migrate", {"uri": f"tcp:{address}:{PORT}"}, deadline=deadline)
-        # The second pass begins when the first has sent every page once: code and page tables
-        # are at the destination, and only what the guest has dirtied since will be missing.
+        # The second pass starts when the first one has sent every page once. Then code and page
+        # tables are at the destination, and only pages that the guest dirtied since are missing.
         await self.source.begins_pass(2, deadline)
         await self._until_all_is_dirty(deadline)
 
     async def send_state(self, deadline: Deadline) -> None:
-        """Have the source switch over, until it has sent all but the pages that are missing.
+        """Make the source switch to postcopy, and wait until it has sent the guest's state.
+
+        After this, only missing pages have not been sent.
 
         :raise MigrationFailed: the migration ended first.
         """
         source = self.source.guest.control
         await source.execute("migrate-start-postcopy", deadline=deadline)
         await self.source.switches(deadline)
-        # Its main loop is locked meanwhile (postcopy_start() in QEMU), and answers afterwards.
+        # postcopy_start() in QEMU holds the lock of the main loop, so that the answer comes after
+        # the state has been sent.
         await source.execute("query-status", deadline=deadline)
 
     async def switch(self, deadline: Deadline) -> None:
-        """Switch over, until both sides are in postcopy.
+        """Switch to postcopy, and wait until both sides are in it.
 
         :raise MigrationFailed: the migration ended first.
         """
@@ -128,29 +137,29 @@ class Migration:
             await side.reaches(Phase.POSTCOPY, deadline)
 
     async def sends_pages(self, deadline: Deadline) -> None:
-        """Wait until the source sends pages, and so has done with the switch.
+        """Wait until the source sends pages, which shows that it has finished the switch.
 
-        The last of the switch is a look at the connection: one that breaks before fails the
-        migration (postcopy_start() in QEMU 7.2: "Migration stream errored"). It takes up to 100 ms,
-        a slice of QEMU's bandwidth.
+        At the end of the switch QEMU checks the connection. If the connection breaks before that,
+        the migration fails ("Migration stream errored", postcopy_start() in QEMU 7.2). This wait
+        takes up to 100 ms, one slice of QEMU's bandwidth.
         """
         sent = await self._pages_sent(deadline)
         while await self._pages_sent(deadline) == sent:
             if deadline.passed:
-                raise DeadlinePassed("The source sent no page after the switch in time.")
+                raise DeadlinePassed("The source sent no page between the switch and the deadline.")
             await asyncio.sleep(LOOK_S)
 
     async def _pages_sent(self, deadline: Deadline) -> int:
-        """How many pages the source has sent so far."""
+        """Return how many pages the source has sent so far."""
         answer = await self.source.guest.control.execute("query-migrate", deadline=deadline)
         ram = answer["ram"]
         return int(ram["normal"]) + int(ram["duplicate"])
 
     async def _until_all_is_dirty(self, deadline: Deadline) -> None:
-        """Send nothing more until each vCPU has written all of its memory once more.
+        """Throttle the source, and wait until each vCPU has written all of its memory once more.
 
-        Where processors are shared, one may not have run for so long that all it had written was
-        sent meanwhile: it would find nothing missing, and never be stuck.
+        On a host with busy CPUs a vCPU may not have run for so long that every page it wrote has
+        been sent. It would find no page missing at the destination, and never get stuck.
         """
         await self.source.guest.control.execute(
             "migrate-set-parameters", {"max-bandwidth": POSTCOPY_BANDWIDTH}, deadline=deadline
@@ -158,28 +167,29 @@ class Migration:
         await self.source.in_precopy(self.source.guest.watch.rewritten(deadline))
 
     async def unthrottle(self, deadline: Deadline) -> None:
-        """Let the source push pages as fast as it can; see `POSTCOPY_BANDWIDTH`."""
+        """Undo the limit of `POSTCOPY_BANDWIDTH`: let the source send as fast as it can."""
         await self.source.guest.control.execute(
             "migrate-set-parameters", {"max-postcopy-bandwidth": 0}, deadline=deadline
         )
 
     async def pause(self, deadline: Deadline) -> None:
-        """Have both sides give up the connection, where they have not.
+        """Pause the migration on both sides, if they are not paused yet.
 
-        The destination follows the source where it can hear of it. Only one that cannot is told
-        so: QEMU 7.2 can crash if it is while it notices by itself.
+        If the link works, the destination notices that the source has closed the connection, and
+        pauses by itself. It gets the command only if it does not, because QEMU 7.2 can crash if the
+        command arrives while QEMU notices by itself.
         """
-        await self.source.gives_up(deadline)
+        await self.source.pauses(deadline)
         try:
-            await self.destination.reaches(Phase.PAUSED, Deadline.after(FOLLOWS_S))
+            await self.destination.reaches(Phase.PAUSED, Deadline.after(NOTICED_S))
         except DeadlinePassed:
-            await self.destination.gives_up(deadline)
+            await self.destination.pauses(deadline)
 
     async def resume(self, address: str, attempt: int, deadline: Deadline) -> None:
-        """Go on with a migration that is paused on both sides; see docs/devel of QEMU, postcopy.
+        """Recover a migration that is paused on both sides; see "postcopy" in QEMU's docs/devel.
 
-        :param attempt: from 1; each has a port of its own.
-        :raise MonitorRefused: a side does not want to.
+        :param attempt: the number of the attempt, from 1. Each attempt uses a port of its own.
+        :raise MonitorRefused: a QEMU refused.
         """
         uri = f"tcp:{address}:{PORT + attempt}"
         await self.destination.guest.control.execute(
@@ -189,15 +199,19 @@ class Migration:
             "migrate", {"uri": uri, "resume": True}, deadline=deadline, may_refuse=True
         )
 
-    async def goes_on(self, deadline: Deadline) -> None:
-        """Wait until a paused migration sends again, or already has sent all.
+    async def continues(self, deadline: Deadline) -> None:
+        """Wait until a migration that was paused sends pages again, or has completed.
 
-        A side whose attempt fails is paused again, from where the next attempt begins.
+        If the attempt fails, the source is paused again, and the next attempt can start.
         """
-        await self.source.sends_again(deadline)
+        await self.source.continues(deadline)
 
     async def completes(self, deadline: Deadline) -> int:
-        """Wait until both sides have completed; when they had, monotonic nanoseconds."""
+        """Wait until both sides have completed.
+
+        :return: the time at which the later side had completed, in nanoseconds of the monotonic
+            clock.
+        """
         for side in self.sides:
             await side.reaches(Phase.COMPLETED, deadline)
         return max(side.phase_ns for side in self.sides)

@@ -95,7 +95,7 @@ async def _go_on(scene: MigrationScene, limit_s: float) -> None:
         try:
             await migration.pause(deadline)
             await migration.resume(scene.link.destination.address, attempt, deadline)
-            await migration.goes_on(deadline)
+            await migration.continues(deadline)
         except (MonitorRefused, MigrationFailed, DeadlinePassed) as error:
             reasons.append(str(error))
         else:
