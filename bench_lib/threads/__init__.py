@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the kernel shows of a process's threads, and what that means."""
+"""What the kernel shows of the threads of a process, and what that means."""
 
 from bench_lib.threads.blame import blame
 from bench_lib.threads.caught import catch, where_caught

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which thread explains that a request has no answer."""
+"""Finding the thread that explains why a request has no answer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ _FAULTS = frozenset({Entry.GUP, Entry.UACCESS, Entry.GPC, Entry.USER, Entry.ASYN
 def blame(
     before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int
 ) -> tuple[Outcome, ThreadState | None]:
-    """How a request hung that has no answer, and the thread that explains it.
+    """Decide how a request without an answer hung, and which thread explains that.
 
-    :param before: the threads just before the request, and `after` at its deadline. Threads that
-        are not in both may be blamed for sleeping, and not for spinning.
-    :param elapsed_ns: between the two looks.
-    :return: `spinning` or `asleep` with the blocker, as it was at the end; else `unanswered`.
+    :param before: the threads just before the request.
+    :param after: the threads at the deadline. A thread that is not in `before` may be blamed for
+        sleeping, but not for spinning.
+    :param elapsed_ns: nanoseconds between the two looks.
+    :return: `spinning` or `asleep` with the blocker as `after` has it; else `unanswered` and None.
     """
     if spinner := _spinner(before, after, elapsed_ns):
         return Outcome.SPINNING, spinner
@@ -32,7 +33,7 @@ def blame(
 def _spinner(
     before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int
 ) -> ThreadState | None:
-    """Of threads that are called and spin together, the one that was awake longest."""
+    """Return the thread that was awake longest, if the called threads together spin."""
     earlier = {state.tid: state for state in before}
     called = [now for now in after if now.called and now.tid in earlier]
     if not spin([earlier[now.tid] for now in called], called, elapsed_ns):
@@ -41,10 +42,10 @@ def _spinner(
 
 
 def _sleeper(after: Sequence[ThreadState]) -> ThreadState | None:
-    """The thread whose sleep the request waits for.
+    """Return the thread whose sleep delays the answer.
 
-    One that was called is the best guess; then one in D. While the main loop waits for its
-    descriptors it waits for no thread, so that only a called one can be what keeps an answer back.
+    A called thread is the best guess, then a thread in state D. A main loop that polls its
+    descriptors waits for no thread, so then only a called thread can delay the answer.
     """
     idle_loop = any(state.tid == state.pid and stack.polls(state.stack) for state in after)
     candidates = [
@@ -54,7 +55,7 @@ def _sleeper(after: Sequence[ThreadState]) -> ThreadState | None:
         if _cannot_leave(state)
         if state.called or not idle_loop
     ]
-    # Who waits for a lock waits for another one of these.
+    # A thread that waits for a lock probably waits for another candidate, so it ranks last.
     rank = {WaitsFor.LOCK: 2, WaitsFor.NOTHING: 1}
     return min(
         candidates,
@@ -64,7 +65,7 @@ def _sleeper(after: Sequence[ThreadState]) -> ThreadState | None:
 
 
 def _cannot_leave(state: ThreadState) -> bool:
-    """Whether no signal ends the sleep of a thread, as far as was seen."""
+    """Whether the thread sleeps in a way that no signal ends, as far as the look shows."""
     if state.state == "D":
         return True
     waits = state.entry in _FAULTS or state.waits_for is not WaitsFor.NOTHING

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Catches threads that spin in a page fault where they do it."""
+"""Looking at threads that spin in a page fault, at the moment when their stack shows it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from bench_lib.threads import stack as stacks
 from bench_lib.threads.look import ThreadState, observe, processor
 
 REST_S = 0.001
-"""How long threads are left alone between two tries."""
+"""Seconds between two tries."""
 
 
 def catch(seen: Iterable[ThreadState], deadline: Deadline) -> dict[int, ThreadState]:
     """Look at called threads until each was seen in a page fault, or the deadline has passed.
 
-    The kernel shows the stack of a thread only while another one has its CPU. A thread that spins
-    gives its CPU away where it tries to sleep, but only to somebody who wants it: so this looks
-    from the CPU that the thread is on.
+    The kernel shows the stack of a thread only while the thread does not run. A thread that spins
+    yields its CPU where it tries to sleep, but only if another thread wants that CPU. So this
+    function runs on the CPU of the thread that it looks at.
 
-    :return: the look that caught a thread, by its id.
+    :param seen: an earlier look at each thread.
+    :return: for the id of each thread that was caught, the look that shows it in a page fault.
     """
     caught: dict[int, ThreadState] = {}
     left: dict[int, ThreadState] = {}
@@ -50,7 +51,7 @@ def catch(seen: Iterable[ThreadState], deadline: Deadline) -> dict[int, ThreadSt
 
 @contextmanager
 def _affinity_kept() -> Iterator[None]:
-    """Give the calling thread its CPUs back."""
+    """Restore the CPU affinity of the calling thread when the context is left."""
     ours = os.sched_getaffinity(0)
     try:
         yield
@@ -59,13 +60,13 @@ def _affinity_kept() -> Iterator[None]:
 
 
 def _move_to(cpu: int) -> None:
-    """Have the calling thread run on `cpu`, where its cpuset lets it."""
+    """Bind the calling thread to `cpu`, if its cpuset allows that."""
     with suppress(OSError):
         os.sched_setaffinity(0, {cpu})
 
 
 def where_caught(now: ThreadState, caught: dict[int, ThreadState]) -> ThreadState:
-    """The thread with the stack by which it was caught, where it shows none that tells as much."""
+    """Return `now` with the stack of the look that caught the thread, if `now` shows no fault."""
     then = caught.get(now.tid)
     if then is None or now.fault_path is not Entry.NONE or stacks.in_futex(now.stack):
         return now

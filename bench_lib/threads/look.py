@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One look at a thread, or at all threads of a process.
 
-Only files are read that the kernel gives without the process's mmap_lock. Others (cmdline, environ)
-block for as long as a stuck thread holds it. While a process executes another program, which may
-wait for a file system, its exec_update_lock is held, and the files that are read here block as well
-(stat, stack, wchan, syscall; measured on 6.18): who looks at strangers does so in a child, see
+Only files in /proc are read that the kernel provides without the mmap_lock of the process. Reading
+others, such as cmdline and environ, blocks while a stuck thread holds that lock.
+
+The files that are read here block too while the process is in execve(2), which holds its
+exec_update_lock and may wait for a file system (stat, stack, wchan and syscall; measured on Linux
+6.18). Code that looks at processes that kickbench did not start does so in a child process; see
 `explain.bounded`.
 """
 
@@ -26,39 +28,44 @@ from bench_lib.threads import stack as stacks
 _FRAME = re.compile(r"^\[<[0-9a-fx]+>\] ([^+\s]+)", re.MULTILINE)
 
 ASLEEP = frozenset({"S", "D"})
-"""States of a thread that sleeps: interruptibly, or not."""
+"""States of a thread that sleeps: interruptibly (S), or uninterruptibly (D)."""
 
 RUNNING = "R"
+"""The state of a thread that runs or is ready to run."""
 
 _PROCESSOR = 36
-"""Which field of a thread's stat is its CPU, counted from the one behind the name; see proc(5)."""
+"""The index of the CPU among the fields of /proc/PID/task/TID/stat that follow the name; see
+proc(5)."""
 
 TRACED = frozenset({"t", "T"})
-"""States of a thread that is stopped: it has come when it was called."""
+"""States of a thread that is stopped, by a tracer (t) or by a signal (T). Such a thread has left
+the kernel's wait."""
 
 SPINNING_SHARE = 0.2
-"""Threads that have together run, or waited for a CPU, for more of the time than this spin. Those
-that sleep do neither."""
+"""Called threads spin if together they ran, or waited for a CPU, for more than this share of the
+time. Threads that sleep do neither."""
 
 IN_A_PAGE = frozenset({Entry.GUP, Entry.UACCESS, Entry.GPC, Entry.ASYNC_PF})
-"""How a vCPU thread enters a wait for a page of its guest."""
+"""The ways in which a vCPU thread gets into a wait for a page of its guest."""
 
 
 @dataclass(frozen=True)
 class ThreadState:
     """One thread at one moment.
 
-    :ivar state: R, S, D, ... as in proc(5).
-    :ivar wchan: the kernel function that it sleeps in, "0" if it does not sleep.
-    :ivar stack: its kernel stack, innermost first; empty while it runs in user mode or guest.
-    :ivar cpu_ns: CPU time of its life so far.
-    :ivar called: whether a signal or a tracer waits for it to leave the kernel.
-    :ivar only_traced: whether no signal does. The tracer may have called it, or let it run.
-    :ivar pid: of its process, whose main thread has the same number.
-    :ivar name: as the kernel has it (comm).
-    :ivar signals: names of the signals that wait for this thread alone.
-    :ivar pending: names of the signals that wait for its process.
-    :ivar delayed_ns: time of its life that it was ready to run and waited for a CPU.
+    :ivar state: the state letter (R, S, D, ...) of proc(5).
+    :ivar wchan: the kernel function that the thread sleeps in, "0" if it does not sleep.
+    :ivar stack: the kernel stack, innermost function first; empty in user mode and in the guest.
+    :ivar cpu_ns: the CPU time that the thread has used so far.
+    :ivar called: whether a signal is pending for the thread or a tracer waits for it, so that it
+        should leave the kernel.
+    :ivar only_traced: whether the thread counts as called only because a tracer is attached. That
+        tracer may have interrupted the thread, or may let it run.
+    :ivar pid: the id of the process, which is also the id of its main thread.
+    :ivar name: the name of the thread (comm).
+    :ivar signals: names of the signals that are pending for this thread alone.
+    :ivar pending: names of the signals that are pending for the whole process.
+    :ivar delayed_ns: the time that the thread was ready to run and waited for a CPU.
     """
 
     tid: int
@@ -76,67 +83,67 @@ class ThreadState:
 
     @property
     def awake_ns(self) -> int:
-        """Time of its life that it did not sleep, however many others wanted its CPU."""
+        """The time that the thread did not sleep: it ran, or waited for a CPU."""
         return self.cpu_ns + self.delayed_ns
 
     @property
     def entry(self) -> Entry:
-        """How it got into the kernel's wait. A thread that runs is in no system call's wait."""
+        """How the thread got into the kernel's wait; a running thread waits in no system call."""
         found = stacks.entry(self.stack)
         waits = self.state != RUNNING or found is not Entry.SYSCALL
         return found if waits else Entry.NONE
 
     @property
     def waits_for(self) -> WaitsFor:
-        """What it waits for. A thread that runs waits for no lock."""
+        """What the thread waits for. A running thread does not wait for a lock."""
         found = stacks.waits_for(self.stack)
         waits = self.state != RUNNING or found is not WaitsFor.LOCK
         return found if waits else WaitsFor.NOTHING
 
     @property
     def fault_path(self) -> Entry:
-        """How it is stuck in a page of the guest; `none` where it is not."""
+        """How the thread is stuck on a page of the guest; `none` if it is not."""
         return self.entry if self.entry in IN_A_PAGE else Entry.NONE
 
     def same_sleep(self, other: ThreadState) -> bool:
-        """Whether `other` shows this thread in the very same place, not having run between."""
+        """Whether `other` shows the same thread in the same place, and it has not run between."""
         return self == other
 
 
 def observe(pid: int, tid: int, *, with_stack: bool = True) -> ThreadState:
     """Look at a thread.
 
-    The files are read one after the other, so a thread that runs may have moved between them.
-    Two equal looks say that it has not: one that had run would have burnt CPU time.
+    The files are read one after the other, so they may describe different moments of a thread that
+    runs. If two looks are equal, the thread has not run between: it would have used CPU time.
 
-    :param with_stack: whether to read its kernel stack, which only root may.
+    :param with_stack: whether to read the kernel stack, which only root may do.
     :raise ProcessLookupError: there is no such thread.
-    :raise NotRoot: its kernel stack may not be read.
-    :raise EvidenceHidden: this kernel has no such file.
+    :raise NotRoot: the kernel refused to show the kernel stack.
+    :raise EvidenceHidden: this kernel lacks one of the files.
     """
     folder = Path(f"/proc/{pid}/task/{tid}")
     try:
         stack = tuple(_FRAME.findall((folder / "stack").read_text())) if with_stack else ()
         wchan = (folder / "wchan").read_text()
-        # Its name may be any bytes.
+        # The name of a thread may contain any bytes.
         stat = (folder / "stat").read_text(errors="replace")
         status = (folder / "status").read_text(errors="replace")
         cpu_ns, delayed_ns, _ = map(int, (folder / "schedstat").read_text().split())
     except PermissionError:
         raise NotRoot(
-            f"The kernel does not show the stack of thread {tid}: run as root, outside of a "
-            "container that hides it."
+            f"The kernel does not show the stack of thread {tid}: run as root, and not in a "
+            "container that hides stacks."
         ) from None
     except FileNotFoundError as error:
         if folder.exists():
             raise EvidenceHidden(
-                f"This kernel has no {error.filename}; it takes one that was built with "
+                f"This kernel has no {error.filename}; use a kernel that was built with "
                 "CONFIG_STACKTRACE and CONFIG_SCHED_INFO."
             ) from None
         raise ProcessLookupError(f"no thread {tid} in process {pid}") from None
     name = stat.partition("(")[2].rpartition(")")[0]
     state = _after_name(stat)[0]
-    own, shared, blocked = _signals(status), _mask(status, "ShdPnd"), _mask(status, "SigBlk")
+    own, shared, blocked = _own_pending(status), _mask(status, "ShdPnd"), _mask(status, "SigBlk")
     signalled = bool(own or shared & ~blocked)
     traced = _tracer(status) != 0 and state not in TRACED
     return ThreadState(
@@ -156,12 +163,13 @@ def observe(pid: int, tid: int, *, with_stack: bool = True) -> ThreadState:
 
 
 def observe_all(pid: int, *, with_stacks: bool = True) -> list[ThreadState]:
-    """Look at every thread of a process, the main thread first, without those that end meanwhile.
+    """Look at every thread of a process, the main thread first. Leave out threads that end
+    meanwhile.
 
-    :param with_stacks: whether to read their kernel stacks, which only root may.
+    :param with_stacks: whether to read the kernel stacks, which only root may do.
     :raise ProcessLookupError: there is no such process.
-    :raise NotRoot: their kernel stacks may not be read.
-    :raise EvidenceHidden: this kernel does not show what evidence is made of.
+    :raise NotRoot: the kernel refused to show the kernel stacks.
+    :raise EvidenceHidden: this kernel lacks a file that evidence is taken from.
     """
     seen = []
     try:
@@ -179,9 +187,12 @@ def observe_all(pid: int, *, with_stacks: bool = True) -> list[ThreadState]:
 
 
 def spin(before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int) -> bool:
-    """Whether threads that are called have spun between two looks at them, `elapsed_ns` apart.
+    """Whether the called threads have spun between two looks.
 
-    One that runs as long and is not called runs its guest.
+    A thread that uses as much CPU time and is not called just runs its guest.
+
+    :param after: the second look at the threads of `before`, in the same order.
+    :param elapsed_ns: nanoseconds between the looks.
     """
     awake_ns = sum(
         now.awake_ns - then.awake_ns for then, now in zip(before, after, strict=True) if now.called
@@ -190,7 +201,7 @@ def spin(before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns
 
 
 def processor(pid: int, tid: int) -> int:
-    """The CPU that a thread runs on, or ran on last.
+    """Return the CPU that a thread runs on, or ran on last.
 
     :raise ProcessLookupError: there is no such thread.
     """
@@ -202,17 +213,17 @@ def processor(pid: int, tid: int) -> int:
 
 
 def _after_name(stat: str) -> list[str]:
-    """The fields of a stat file that follow the name, which may hold any character."""
+    """Return the fields of a stat file that follow the name. The name may contain any character."""
     return stat.rpartition(")")[2].split()
 
 
 def _mask(status: str, field: str) -> int:
-    """A set of signals in a thread's status; see proc(5)."""
+    """Return a signal mask of a status file, such as SigPnd; see proc(5)."""
     return int(status.partition(f"{field}:")[2].split()[0], 16)
 
 
-def _signals(status: str) -> int:
-    """Of signals sent to a thread alone, the mask of those that wait."""
+def _own_pending(status: str) -> int:
+    """Return the mask of pending signals that were sent to the thread alone."""
     return _mask(status, "SigPnd")
 
 
@@ -232,7 +243,7 @@ def _tracer(status: str) -> int:
 
 
 def tracer_of(pid: int, tid: int) -> int:
-    """The process that traces a thread; 0 if none does.
+    """Return the id of the process that traces a thread, or 0 if none does.
 
     :raise ProcessLookupError: there is no such thread.
     """
@@ -247,10 +258,12 @@ def _status(pid: int, tid: int) -> str:
 
 
 def kick(pid: int, tid: int, number: signal.Signals) -> int:
-    """Send a signal to one thread, tgkill(2); the moment just before, monotonic nanoseconds.
+    """Send a signal to one thread with tgkill(2).
 
+    :return: the time just before the call, in nanoseconds of the monotonic clock.
     :raise ProcessLookupError: there is no such thread.
     """
+    # Everything is looked up before the clock is read.
     send, plain = libc.LIBC.tgkill, int(number)
     sent_ns = time.monotonic_ns()
     failed = send(pid, tid, plain)
@@ -260,8 +273,8 @@ def kick(pid: int, tid: int, number: signal.Signals) -> int:
 
 
 def pending(pid: int, tid: int, number: signal.Signals) -> bool:
-    """Whether a signal sent to this thread alone still waits for it to leave the kernel.
+    """Whether a signal that was sent to this thread alone is still pending.
 
     :raise ProcessLookupError: there is no such thread.
     """
-    return bool(_signals(_status(pid, tid)) >> (number - 1) & 1)
+    return bool(_own_pending(_status(pid, tid)) >> (number - 1) & 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which thread of a VMM does what."""
+"""The roles of a VMM's threads."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from bench_lib.record import Role, Thread
 from bench_lib.threads.look import ThreadState
 
 _VCPU_FD = re.compile(r"anon_inode:kvm-vcpu:(\d+)")
-"""What a vCPU's descriptor links to; kernels before v4.15 have no number."""
+"""The link target of a vCPU's descriptor. Kernels before v4.15 have no number in it."""
 
 _COMM = re.compile(r"CPU (\d+)/(KVM|TCG)")
-"""What QEMU calls its threads with `-name debug-threads=on`."""
+"""The name that QEMU gives a vCPU thread with `-name debug-threads=on`."""
 
 _KVM_FRAMES = frozenset({"kvm_vcpu_ioctl", "kvm_arch_vcpu_ioctl_run"})
 
 PROC = Path("/proc")
 
 KVMIO = 0xAE
-"""The type of all ioctls of KVM; see linux/kvm.h."""
+"""The type (magic number) of all KVM ioctls; see linux/kvm.h."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a thread is for. :ivar vcpu: the number of the vCPU that it runs; None if unknown."""
+    """The role of a thread.
+
+    :ivar vcpu: the number of the vCPU that the thread runs; None if unknown or not a vCPU thread.
+    """
 
     role: Role
     vcpu: int | None = None
@@ -36,9 +39,10 @@ class Part:
 def roles(
     pid: int, states: Sequence[ThreadState], vcpus: Mapping[int, int] | None = None
 ) -> dict[int, Part]:
-    """What each of these threads is for, by its id.
+    """Return the role of each thread, by its id.
 
-    :param vcpus: numbers of vCPUs by the ids of their threads, where the VMM has been asked.
+    :param vcpus: the number of the vCPU of each vCPU thread, by the thread's id, if the VMM has
+        reported them. None to find them in /proc.
     """
     known: Mapping[int, int | None] = _vcpus(pid, states) if vcpus is None else vcpus
     return {state.tid: _part(pid, state, known) for state in states}
@@ -53,12 +57,13 @@ def _part(pid: int, state: ThreadState, vcpus: Mapping[int, int | None]) -> Part
 
 
 def _vcpus(pid: int, states: Sequence[ThreadState]) -> dict[int, int | None]:
-    """The vCPU threads by what they do, else by their names."""
+    """Find the vCPU threads by what they do, else by their names."""
     found: dict[int, int | None] = {}
     for state in states:
         in_kvm = not _KVM_FRAMES.isdisjoint(state.stack)
-        # KVM's own threads in the process (kvm-nx-lpage-recovery) show the system call of their
-        # maker for ever.
+        # KVM's own threads in the process, such as kvm-nx-lpage-recovery, show the system call of
+        # the thread that created them for ever. So `syscall` is read only of threads that are in
+        # KVM_RUN or have an empty stack.
         number = _inside(pid, state.tid) if in_kvm or not state.stack else None
         if number is None and (named := _COMM.fullmatch(state.name)):
             number = int(named[1])
@@ -73,7 +78,7 @@ def _vcpus(pid: int, states: Sequence[ThreadState]) -> dict[int, int | None]:
 
 
 def vcpu_fds(pid: int) -> dict[int, int]:
-    """The vCPUs of a process by their descriptors; none where those may not be seen."""
+    """Return the vCPU behind each descriptor of a process; nothing if we may not see those."""
     found = {}
     try:
         for link in (PROC / f"{pid}/fd").iterdir():
@@ -85,10 +90,10 @@ def vcpu_fds(pid: int) -> dict[int, int]:
 
 
 def _inside(pid: int, tid: int) -> int | None:
-    """The vCPU on which a thread waits in an ioctl; None while it runs, or may not be seen."""
+    """Return the vCPU on which a thread is in a KVM ioctl; None if it runs or we may not see it."""
     try:
         words = (PROC / f"{pid}/task/{tid}/syscall").read_text().split()
-        # The number of the system call, then its arguments; "running" of a thread that runs.
+        # The number of the system call, then its arguments; "running" if the thread runs.
         fd, request = (int(word, 16) for word in words[1:3])
     except (OSError, ValueError):
         return None
@@ -96,7 +101,7 @@ def _inside(pid: int, tid: int) -> int | None:
 
 
 def _number(link: Path) -> int | None:
-    """The number of the vCPU that a descriptor is."""
+    """Return the number of the vCPU that a link in /proc/PID/fd refers to, or None."""
     try:
         named = _VCPU_FD.fullmatch(str(link.readlink()))
     except OSError:
@@ -105,9 +110,9 @@ def _number(link: Path) -> int | None:
 
 
 def evidence(seen: ThreadState, part: Part, before: ThreadState | None = None) -> Thread:
-    """The record's form of what was seen of a thread.
+    """Convert a look at a thread to its form in a record.
 
-    :param before: the look before the request, where `seen` is the one after it.
+    :param before: the look at the thread before the request, if `seen` is the look after it.
     """
     return Thread(
         seen.tid,

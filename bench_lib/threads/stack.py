@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a kernel stack shows: how the thread got into the kernel, and what it waits for there.
 
-Stacks are as /proc/PID/task/TID/stack has them: innermost function first, and without the functions
-of the scheduler, which the kernel leaves out. Among those are the slow paths of mutex and rwsem, so
-a thread that waits for a lock shows only the function that took it (measured on 6.18).
+Stacks are those of /proc/PID/task/TID/stack: innermost function first, and without the scheduler's
+functions, which the kernel leaves out. It leaves out the slow paths of mutex and rwsem too, so a
+thread that waits for a lock shows only the function that takes the lock (measured on Linux 6.18).
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ _LOCK = re.compile(
 
 _TAKES_A_LOCK = frozenset(
     {
-        # mmap_lock, for whole families of system calls. Each was seen innermost while another
-        # thread held the lock, or is the older name of one that was.
+        # System calls that take mmap_lock. Each function was seen innermost while another thread
+        # held the lock, or is the older name of such a function.
         "vm_mmap_pgoff", "__vm_munmap", "do_mprotect_pkey", "__do_sys_brk", "__x64_sys_brk",
         "dup_mmap", "madvise_lock", "do_madvise", "process_vm_rw_core", "__access_remote_vm",
         "do_mlock", "__mm_populate", "__vma_start_write", "__vma_enter_locked",
         "__do_sys_mremap", "__do_sys_mincore", "exit_mm", "exit_mmap",
-        # The same on the way to a page.
+        # Page faults and get_user_pages(), which take mmap_lock too.
         "lock_mm_and_find_vma", "hva_to_pfn", "get_user_pages_unlocked",
         "__get_user_pages_locked", "__gup_longterm_locked",
         # KVM's slots_lock.
         "kvm_vm_ioctl_set_memory_region", "kvm_set_memory_region",
     }
 )  # fmt: skip
-"""Functions that sleep themselves only to take a lock."""
+"""Functions that are innermost in a sleep only while they take a lock."""
 
 _WAITS = (
     (re.compile(r"^handle_userfault$"), WaitsFor.USERFAULT),
-    # fuse_dev_* are of the server's own side.
+    # fuse_dev_* belong to the FUSE server.
     (re.compile(r"^_*(fuse_(?!dev_)|request_wait_answer$)"), WaitsFor.FUSE),
     (re.compile(r"^_*(nfs\d*_|rpc_)"), WaitsFor.NFS),
     (
@@ -67,22 +67,22 @@ _WAITS = (
         WaitsFor.PAGE_CACHE,
     ),
 )
-"""From the most specific to the least."""
+"""What each function waits for, from the most specific to the least specific."""
 
 
 def functions(stack: Sequence[str]) -> list[str]:
-    """The functions by the names in the source (x.isra.0 is x), without the scheduler's."""
+    """Return the functions' names in the source (x for x.isra.0), without the scheduler's."""
     named = (frame.split(".")[0] for frame in stack)
     return [name for name in named if not _SCHEDULER.match(name)]
 
 
 def entry(stack: Sequence[str], machine: Architecture | None = None) -> Entry:
-    """How a thread with this kernel stack got into the kernel.
+    """Determine how a thread with this kernel stack got into the kernel.
 
-    The innermost frame that decides does so: get_user_pages() called by the emulator is not the
-    emulator's own access.
+    The innermost significant frame decides: if KVM's emulator calls get_user_pages(), the entry is
+    `gup` and not the emulator's own access.
 
-    :param machine: whose stack it is; this machine's by default.
+    :param machine: the architecture that the stack comes from; by default that of this machine.
     """
     machine = machine or architecture.here()
     frames = functions(stack)
@@ -100,15 +100,15 @@ def entry(stack: Sequence[str], machine: Architecture | None = None) -> Entry:
 
 
 def waits_for(stack: Sequence[str], machine: Architecture | None = None) -> WaitsFor:
-    """What a thread with this kernel stack waits for.
+    """Determine what a thread with this kernel stack waits for.
 
-    :param machine: whose stack it is; this machine's by default.
+    :param machine: the architecture that the stack comes from; by default that of this machine.
     """
     machine = machine or architecture.here()
     frames = functions(stack)
     if not frames:
         return WaitsFor.NOTHING
-    # A page fault that sleeps before it has come to the common code waits for mmap_lock.
+    # A page fault that sleeps in the architecture's own handler waits for mmap_lock.
     if _LOCK.match(frames[0]) or frames[0] in _TAKES_A_LOCK | machine.fault_frames:
         return WaitsFor.LOCK
     for pattern, what in _WAITS:
@@ -118,10 +118,10 @@ def waits_for(stack: Sequence[str], machine: Architecture | None = None) -> Wait
 
 
 def polls(stack: Sequence[str]) -> bool:
-    """Whether the thread waits for descriptors: an event loop that is idle."""
+    """Whether the thread polls descriptors, as an idle event loop does."""
     return any(_POLL.match(name) for name in functions(stack))
 
 
 def in_futex(stack: Sequence[str]) -> bool:
-    """Whether the thread waits for another one of its own program."""
+    """Whether the thread waits in a futex, which means for another thread of its program."""
     return any(_FUTEX.match(name) for name in functions(stack))
