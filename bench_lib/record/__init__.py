@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A trial on paper: its typed parts, what makes trials comparable, and the record file."""
+"""Records of trials: their typed parts, what makes trials comparable, and the record file."""
 
 from bench_lib.record.file import (
     Damage,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The record file: JSON Lines, one record a line, whole or not at all."""
+"""The record file: JSON Lines, one record per line, each written whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,29 +19,34 @@ from bench_lib.record.parts import SCHEMA, Record
 
 
 def to_line(record: Record) -> str:
-    """A record as it stands in the file, without the newline."""
+    """Encode a record as a line of the file, without the newline."""
     return msgspec.json.encode(record).decode()
 
 
 def from_line(line: str) -> Record:
-    """What `to_line` gave.
+    """Decode what `to_line` returned.
 
-    :raise StoreError: it is no record.
+    :raise StoreError: `line` is not a record.
     """
     found = _decode(line.encode())
-    if isinstance(found, _No):
+    if isinstance(found, _NotARecord):
         raise StoreError(f"{line[:60]!r} is {found.why}.")
     return found
 
 
 def to_json(records: Sequence[Record]) -> str:
-    """A JSON array, a record a line."""
+    """Encode records as a JSON array with one record per line."""
     return "[" + ",\n ".join(map(to_line, records)) + "]"
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A line that is not a record. :ivar line: from 1. :ivar newer: it may be to later versions."""
+    """A line that is not a record.
+
+    :ivar line: the number of the line, from 1.
+    :ivar why: what is wrong with the line, as the end of a sentence.
+    :ivar newer: whether a later version of kickbench may be able to read the line.
+    """
 
     path: Path
     line: int
@@ -54,40 +59,40 @@ class Damage:
 
 @cache
 def _decoder() -> msgspec.json.Decoder[Record]:
-    """Made when it is first needed, which in the lab it is not: there records are only written."""
+    """Make the decoder when it is first needed. In a lab it never is: records are only written."""
     return msgspec.json.Decoder(Record)
 
 
 @dataclass(frozen=True)
-class _No:
-    """Why a line is no record. :ivar newer: it may be one to later versions."""
+class _NotARecord:
+    """The reason why a line is not a record; see `Damage`."""
 
     why: str
     newer: bool = False
 
 
-def _decode(line: bytes) -> Record | _No:
-    """A record, or why the line is none."""
+def _decode(line: bytes) -> Record | _NotARecord:
+    """Decode a record, or return why the line is not one."""
     try:
         schema = msgspec.json.decode(line, type=dict[str, msgspec.Raw]).get("schema")
         number = msgspec.json.decode(schema, type=int) if schema else None
         if number is None:
-            return _No("not a record: it names no schema")
+            return _NotARecord("not a record: it has no schema")
         if number > SCHEMA:
-            why = f"schema {number} is newer than the {SCHEMA} known here; update kickbench"
-            return _No(why, newer=True)
+            why = f"its schema {number} is newer than schema {SCHEMA}; update kickbench"
+            return _NotARecord(why, newer=True)
         if number < schema1.SCHEMA:
-            return _No(f"not a record: there is no schema {number}")
+            return _NotARecord(f"not a record: there is no schema {number}")
         record = schema1.decode(line) if number == schema1.SCHEMA else _decoder().decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        return _No(f"not a whole record ({error})")
-    if (flaw := _no_trial(record)) is not None:
-        return _No(f"not a record of a trial: {flaw}")
+        return _NotARecord(f"not a whole record ({error})")
+    if (flaw := _contradiction(record)) is not None:
+        return _NotARecord(f"not a record of a trial: {flaw}")
     return record
 
 
-def _no_trial(record: Record) -> str | None:
-    """Why it cannot have been written by a trial; None if it can."""
+def _contradiction(record: Record) -> str | None:
+    """Return why no trial can have written this record, or None if one can."""
     if record.deadline_ns <= 0:
         return "its deadline is not above 0"
     if (record.latency_ns is not None) != (record.outcome in ANSWERED):
@@ -99,9 +104,9 @@ def _no_trial(record: Record) -> str | None:
 
 
 def read(path: Path) -> tuple[list[Record], list[Damage]]:
-    """Every record of a file, oldest first, and what could not be read.
+    """Read every record of a file, oldest first, and list the lines that cannot be read.
 
-    A damaged line costs only itself. A file that does not exist holds no records.
+    A damaged line does not affect other lines. A file that does not exist holds no records.
 
     :raise StoreError: the file cannot be read.
     """
@@ -125,11 +130,11 @@ def read(path: Path) -> tuple[list[Record], list[Damage]]:
 
 
 def append(path: Path, *records: Record) -> None:
-    """Append records, all or none of them, even beside another process that appends.
+    """Append all of the records or none. Several processes may append at the same time.
 
-    After a line that an earlier death left unfinished it starts a new one.
+    If a process died and left an unfinished line, the records start on a new line.
 
-    :raise RecordNotWritten: it could not be written; the file is as it was.
+    :raise RecordNotWritten: the records could not be written; the file is unchanged.
     """
     text = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
     try:
@@ -153,5 +158,6 @@ def append(path: Path, *records: Record) -> None:
     except OSError as error:
         raise RecordNotWritten(
             f"The record of trial {records[0].seq} could not be appended to {path} "
-            f"({error.strerror}); the file is as it was before."
+            f"({error.strerror}); the file is as it was before. Make room or check its rights, and "
+            "run again."
         ) from None

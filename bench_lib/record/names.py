@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The words that records are written in. Their order is the order in which tables show them."""
+"""The words in records. Tables show them in the order in which they are defined here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ScenarioName(StrEnum):
     BLACKHOLE = "blackhole"
     """Postcopy, then every packet is dropped; both sides still believe in the connection."""
     BLACKHOLE_RETURN = "blackhole-return"
-    """The same, but only of what the destination sends: the source does not hear its requests."""
+    """Postcopy, then every packet from the destination is dropped: the source gets no requests."""
     LINK_DOWN = "link-down"
     """Postcopy, then the link loses its carrier; both sides still believe in the connection."""
     PAUSED = "paused"
@@ -26,9 +26,9 @@ class ScenarioName(StrEnum):
     PAUSED_COMMAND = "paused-command"
     """Postcopy, then `migrate-pause`; both sides are paused, the link is healthy."""
     DEGRADED = "degraded"
-    """Postcopy over a link that is slow, late and lossy: pages arrive, each after a while."""
+    """Postcopy over a link with low bandwidth, delay and loss: each page arrives after a while."""
     FLAPPING = "flapping"
-    """Postcopy over a link with short outages, again and again: the migration goes on."""
+    """Postcopy over a link with repeated short outages: the migration continues."""
     FROZEN_SOURCE = "frozen-source"
     """The source's QEMU is frozen (SIGSTOP) at the switch, before the guest runs again."""
     DEAD_SOURCE = "dead-source"
@@ -38,7 +38,7 @@ class ScenarioName(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> ScenarioName | None:
-        """`paused-reset` is the full name of plain `paused`."""
+        """Accept `paused-reset`, the full name of `paused`."""
         return cls.PAUSED if value == "paused-reset" else None
 
 
@@ -46,94 +46,97 @@ class RequestName(StrEnum):
     """What the operator asks for."""
 
     STOP = "stop"
-    """QMP `stop`, until its reply."""
+    """QMP `stop`; answered by its reply."""
     CTRL_C = "ctrl-c"
-    """0x03 typed at QEMU's terminal, until QEMU is reaped."""
+    """Ctrl-C (0x03) typed at QEMU's terminal; answered when QEMU is reaped."""
     GDB_ATTACH = "gdb-attach"
-    """A gdb that waits for its command attaches to QEMU, until it has stopped every thread."""
+    """A running gdb attaches to QEMU; answered when it has stopped every thread."""
     PTRACE_INTERRUPT = "ptrace-interrupt"
-    """PTRACE_SEIZE and PTRACE_INTERRUPT of each vCPU thread, until all have stopped."""
+    """PTRACE_SEIZE and PTRACE_INTERRUPT of each vCPU thread; answered when all have stopped."""
     GDBSTUB_BREAK = "gdbstub-break"
-    """0x03 to QEMU's gdbstub, until its stop reply."""
+    """0x03 to QEMU's gdbstub; answered by its stop reply."""
     SIGTERM = "sigterm"
-    """SIGTERM to QEMU, until it is reaped."""
+    """SIGTERM to QEMU; answered when QEMU is reaped."""
     QUIT = "quit"
-    """QMP `quit`, until QEMU is reaped."""
+    """QMP `quit`; answered when QEMU is reaped."""
     SIGUSR1 = "sigusr1"
-    """QEMU's own kick, the signal alone, to each vCPU thread, until all have taken it."""
+    """SIGUSR1, with which QEMU kicks vCPUs, to each vCPU thread; answered when all have taken
+    it."""
     REGISTERS = "registers"
-    """HMP `info registers`, which has to run on the vCPUs, until its reply."""
+    """HMP `info registers`, which has to run on the vCPUs; answered by its reply."""
     SIGKILL = "sigkill"
-    """SIGKILL to QEMU, until it is reaped."""
+    """SIGKILL to QEMU; answered when QEMU is reaped."""
     QUERY_STATUS = "query-status"
-    """QMP `query-status`, until its reply: the monitor's own round trip."""
+    """QMP `query-status`, the monitor's own round trip; answered by its reply."""
 
 
 class ManagerName(StrEnum):
-    """Who runs the guest."""
+    """What starts guests and migrates them."""
 
     QEMU = "qemu"
-    """QEMU alone, told by QMP what to do."""
+    """QEMU alone, which kickbench controls through QMP."""
 
 
 class Outcome(StrEnum):
-    """How a trial ended."""
+    """The outcome of a trial."""
 
     RETURNED = "returned"
     """The answer arrived before the deadline. It has a latency."""
     REFUSED = "refused"
     """The answer arrived before the deadline and was an error. It has a latency."""
     ASLEEP = "asleep"
-    """No answer; a thread of QEMU that had to act is in D, or sleeps in a fault or a lock that a
-    signal does not end."""
+    """No answer arrived. A thread of QEMU that had to act is in state D, or sleeps in a page fault
+    or on a lock that a signal does not end."""
     SPINNING = "spinning"
-    """No answer; a thread of QEMU burns CPU time while a signal waits for it."""
+    """No answer arrived. A thread of QEMU uses CPU time while a signal is pending for it."""
     UNANSWERED = "unanswered"
-    """No answer, and no thread of QEMU was seen to sleep or spin so."""
+    """No answer arrived, and no thread of QEMU was seen asleep or spinning in these ways."""
     DIED = "died"
-    """QEMU ended, though it was not asked to, or not in the way that it was asked to."""
+    """QEMU ended without a request to end, or in another way than requested."""
     LOST = "lost"
-    """No request was made, or the lab, the host or the request's own tool failed. Counted, never
-    scored."""
+    """No request was made, or the lab, the host or the request's own tool failed. A lost trial is
+    counted and never scored."""
 
 
 HUNG = frozenset({Outcome.ASLEEP, Outcome.SPINNING, Outcome.UNANSWERED})
-"""No answer before the deadline, whichever thread is to blame. Censored at the deadline."""
+"""Outcomes without an answer before the deadline, whichever thread is to blame. The latency is
+censored at the deadline."""
 
 FAILED = HUNG | {Outcome.DIED}
-"""The operator did not get what was asked for, and never will."""
+"""Outcomes in which the operator does not get what was asked for."""
 
 ANSWERED = frozenset({Outcome.RETURNED, Outcome.REFUSED})
 """Outcomes that have a latency."""
 
 SCORED = ANSWERED | FAILED
-"""Outcomes of a request that was made: they say something about the host."""
+"""Outcomes of a request that was made. They are results about the host."""
 
 
 class Entry(StrEnum):
     """How a thread got into the kernel's wait."""
 
     GUP = "gup"
-    """In get_user_pages(), as KVM calls it to map a guest page."""
+    """In get_user_pages(), which KVM calls to map a guest page."""
     UACCESS = "uaccess"
-    """In a page fault that the kernel itself took while it copied from or to guest memory."""
+    """In a page fault of the kernel itself, while it copied from or to guest memory."""
     GPC = "gpc"
-    """In get_user_pages() for a page that KVM keeps mapped (gfn_to_pfn_cache): kvmclock's."""
+    """In get_user_pages() for a page that KVM keeps mapped (gfn_to_pfn_cache), such as
+    kvmclock's."""
     ASYNC_PF = "async-pf"
-    """Halted by KVM: it waits for an interrupt, or for a worker that fetches the page."""
+    """Halted by KVM until an interrupt arrives or a kernel worker has fetched the page."""
     USER = "user"
-    """In a page fault that QEMU took in user mode."""
+    """In a page fault of QEMU in user mode."""
     SYSCALL = "syscall"
     """In another system call."""
     NONE = "none"
-    """It does not wait in the kernel."""
+    """The thread does not wait in the kernel."""
 
 
 class WaitsFor(StrEnum):
     """What a thread waits for in the kernel, as far as its stack shows that."""
 
     USERFAULT = "userfault"
-    """A page that userfaultfd's handler has to deliver."""
+    """A page that the handler of a userfaultfd has to deliver."""
     FUSE = "fuse"
     """A FUSE server."""
     NFS = "nfs"
@@ -145,7 +148,7 @@ class WaitsFor(StrEnum):
     LOCK = "lock"
     """A lock that another thread holds, or the readers of an SRCU."""
     NOTHING = "nothing"
-    """None of these."""
+    """None of the above."""
 
 
 class Role(StrEnum):
@@ -158,10 +161,10 @@ class Role(StrEnum):
 
 
 class Backing(StrEnum):
-    """What a guest's memory is, on the host."""
+    """The kind of host memory that backs a guest's memory."""
 
     ANONYMOUS = "anonymous"
     MEMFD = "memfd"
-    """Shared memory, as for vhost-user."""
+    """Shared memory, such as vhost-user needs."""
     HUGETLB = "hugetlb"
     """Shared memory of huge pages of 2 MiB."""

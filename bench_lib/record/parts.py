@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The parts of a record. Keys and their meaning are fixed by `SCHEMA`.
+"""The parts of a record. `SCHEMA` is the version of the keys and their meaning.
 
-Keys may be added under the same number; a change of meaning raises it, and older schemas stay
+A new key does not change the version. A change of meaning raises it, and older schemas stay
 readable (see `schema1`).
 """
 
@@ -26,15 +26,17 @@ from bench_lib.record.names import (
 SCHEMA = 2
 
 Nanoseconds = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-"""No trial takes 292 years, and Python cannot divide what is far above that."""
+"""A time of up to 292 years. Python could not divide much larger integers."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The guest.
+    """The shape of a guest.
 
-    :ivar memory_mib: all of its memory.
-    :ivar preempt: whether pages that are asked for have a connection of their own.
+    :ivar memory_mib: the size of all of its memory.
+    :ivar backing: the kind of host memory behind it.
+    :ivar preempt: whether the migration sends requested pages over a connection of their own.
+    :ivar image: the name of the image that the guest runs.
     """
 
     vcpus: int = 1
@@ -45,7 +47,7 @@ class Shape:
 
     @property
     def unusual(self) -> str:
-        """In what it is not the usual guest, with a blank before it; "" for one that is."""
+        """The differences from the usual guest in parentheses, with a leading space; "" if none."""
         usual = Shape()
         parts = []
         if self.vcpus != usual.vcpus:
@@ -62,13 +64,17 @@ class Shape:
 
     @property
     def tests_the_flag(self) -> bool:
-        """Whether its vCPUs get stuck where FOLL_INTERRUPTIBLE matters."""
+        """Whether the guest's vCPUs get stuck where FOLL_INTERRUPTIBLE matters."""
         return self.image == Shape().image
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel build, as uname -r and uname -v give it."""
+    """One kernel build.
+
+    :ivar release: the output of uname -r.
+    :ivar version: the output of uname -v.
+    """
 
     release: str
     version: str
@@ -78,10 +84,11 @@ class Kernel:
 class Host:
     """The machine under test.
 
-    :ivar kind: this machine, or a virtual one that runs another kernel on it.
-    :ivar accelerator: what the kernel under test itself runs on in a lab (`kvm`, `tcg`);
-        `kvm` natively, for that is what guests run on.
-    :ivar machine: the physical host's name.
+    :ivar kind: `native` for the physical host, `lab` for a virtual machine on it that runs another
+        kernel.
+    :ivar accelerator: the accelerator of the lab's virtual machine (`kvm` or `tcg`); always `kvm`
+        for `native`.
+    :ivar machine: the name of the physical host.
     """
 
     kind: Literal["native", "lab"]
@@ -91,14 +98,19 @@ class Host:
 
 @dataclass(frozen=True)
 class Setup:
-    """What else of a machine bears on its results. None: the kernel does not tell.
+    """What else about a machine affects its results. None means that the kernel does not show it.
 
-    :ivar kvm: KVM's module for this processor, as kvm_intel.
+    :ivar cpu: the model of the processor.
+    :ivar kvm: the KVM module for this processor, such as kvm_intel.
     :ivar nested: whether guests may use KVM themselves.
-    :ivar governor: of the frequency of the CPUs; several by commas.
-    :ivar thp: the mode of transparent huge pages. :ivar huge_pages: of 2 MiB, reserved.
-    :ivar mitigations: what the kernel does about each flaw of the processor that it has.
-    :ivar load: runnable threads in the minute before the run, which nobody calls a difference.
+    :ivar governor: the frequency governor of the CPUs; several are separated by commas.
+    :ivar turbo: whether turbo frequencies are on.
+    :ivar thp: the mode of transparent huge pages.
+    :ivar huge_pages: how many huge pages of 2 MiB are reserved.
+    :ivar ptrace_scope: the value of kernel.yama.ptrace_scope.
+    :ivar mitigations: for each flaw of the processor, what the kernel does about it.
+    :ivar load: the average number of runnable threads in the minute before the run. It never counts
+        as a difference between machines.
     """
 
     cpu: str | None = None
@@ -121,14 +133,18 @@ class Setup:
 class Thread:
     """One thread of QEMU at one moment.
 
-    :ivar vcpu: the number of the vCPU that it runs; None for another thread.
-    :ivar name: as the kernel has it (comm).
-    :ivar state: R, S, D, ... as in proc(5).
-    :ivar wchan: the kernel function that it sleeps in, "0" if it does not sleep.
-    :ivar stack: kernel functions, innermost first; empty while it runs in user mode or guest.
-    :ivar signals: names of the signals that wait for this thread alone.
-    :ivar called: whether a signal or a tracer waits for it to leave the kernel.
-    :ivar cpu_ns: CPU time that it has burnt since the look before the request; 0 in that look.
+    :ivar vcpu: the number of the vCPU that the thread runs; None for another thread.
+    :ivar name: the name of the thread (comm).
+    :ivar state: the state letter (R, S, D, ...) of proc(5).
+    :ivar wchan: the kernel function that the thread sleeps in, "0" if it does not sleep.
+    :ivar stack: kernel functions, innermost first; empty in user mode and in the guest.
+    :ivar entry: how the thread got into the kernel's wait.
+    :ivar waits_for: what the thread waits for there.
+    :ivar signals: names of the signals that are pending for this thread alone.
+    :ivar called: whether a signal is pending for the thread or a tracer waits for it, so that it
+        should leave the kernel.
+    :ivar cpu_ns: the CPU time that the thread has used since the look before the request; 0 in that
+        look itself.
     """
 
     tid: int
@@ -146,7 +162,7 @@ class Thread:
 
     @property
     def label(self) -> str:
-        """What people call it: vCPU 0, main, IO iothread0."""
+        """The name of the thread in output: vCPU 0, main, IO iothread0."""
         if self.role is Role.VCPU:
             return f"vCPU {self.vcpu}"
         return self.role if self.role is Role.MAIN else self.name
@@ -156,9 +172,10 @@ class Thread:
 class Evidence:
     """What the kernel showed of QEMU's threads.
 
-    :ivar before: just before the request; `after` at its answer or its deadline.
-    :ivar pending: names of the signals that waited for QEMU as a whole at the end.
-    :ivar blocker: the id of the thread that explains a hang; None where none was found.
+    :ivar before: the threads just before the request.
+    :ivar after: the threads at the answer or the deadline.
+    :ivar pending: names of the signals that were pending for the whole process at the end.
+    :ivar blocker: the id of the thread that explains a hang; None if none was found.
     """
 
     before: tuple[Thread, ...] = ()
@@ -173,13 +190,13 @@ class Evidence:
 
     @property
     def blocking(self) -> Thread | None:
-        """The thread that explains a hang, as it was at the end."""
+        """The thread that explains a hang, as it was at the end; None if none was found."""
         return next((each for each in self.after if each.tid == self.blocker), None)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the trial, in nanoseconds since the trial began."""
+    """A part of the trial; its times count from the start of the trial."""
 
     name: str
     start_ns: Nanoseconds
@@ -188,16 +205,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recovery:
-    """How the guest did after the link came back, in nanoseconds since then.
+    """What happened to the guest after the stall ended. Times count from the end of the stall.
 
-    :ivar completed_ns: until the migration had completed.
-    :ivar next_pass_ns: until every vCPU had finished a pass. Either is None where the guest found
-        its memory damaged before, be it without any recovery.
-    :ivar memory: None where the guest could not be recovered, so that nobody knows.
-    :ivar answered_ns: until a request that had hung was answered after all, 0 if it was just before
-        the link came back; None otherwise.
-    :ivar failure: why it could not be recovered.
-    :ivar damage: what the guest said of its memory.
+    :ivar completed_ns: when the migration had completed; None if it had not before the guest
+        reported damaged memory, with or without a recovery.
+    :ivar next_pass_ns: when every vCPU had finished a pass; None as for `completed_ns`.
+    :ivar memory: what the guest's check of its memory found; None if the guest could not be
+        recovered, so that its memory was not checked.
+    :ivar answered_ns: when a request that had hung was answered; 0 if the answer came just before
+        the stall ended; None if the request had not hung, or was not answered.
+    :ivar failure: why the guest could not be recovered.
+    :ivar damage: what the guest reported about its memory.
     """
 
     completed_ns: Nanoseconds | None
@@ -210,7 +228,11 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Slot:
-    """The place of a boot in a campaign. :ivar number: of the boot, from 0."""
+    """The place of a boot in a campaign.
+
+    :ivar campaign: the id of the campaign.
+    :ivar number: the number of the boot in it, from 0.
+    """
 
     campaign: str
     number: int
@@ -218,7 +240,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Key:
-    """What makes trials comparable: those of one key are of the same thing."""
+    """What makes trials comparable: trials with equal keys measure the same thing."""
 
     host: Host
     request: RequestName
@@ -228,13 +250,13 @@ class Key:
 
     @property
     def place(self) -> str:
-        """Where the request was made, without the host: blackhole (4 vCPUs)."""
+        """The conditions of the request, without the host: blackhole (4 vCPUs)."""
         by = "" if self.manager is ManagerName.QEMU else f" by {self.manager}"
         return f"{self.scenario}{by}{self.shape.unusual}"
 
     @property
     def name(self) -> str:
-        """What the trials are of, without the host: stop in blackhole (4 vCPUs)."""
+        """The request and its conditions, without the host: stop in blackhole (4 vCPUs)."""
         return f"{self.request} in {self.place}"
 
 
@@ -242,26 +264,33 @@ class Key:
 class Record:
     """One trial.
 
-    :ivar run_id: of the run that it belongs to; `seq` counts from 1 within it.
-    :ivar reason: why, for `refused`, `died` and `lost`.
+    :ivar run_id: the id of the run that made the trial.
+    :ivar seq: the number of the trial in its run, from 1.
+    :ivar deadline_ns: how long after the request the trial stops waiting for an answer.
+    :ivar boot_id: the id of the boot that the trial was made in.
+    :ivar started: the start of the trial, in UTC (ISO 8601).
+    :ivar reason: why the outcome is `refused`, `died` or `lost`; None for other outcomes.
     :ivar latency_ns: from the request to its answer; None unless `returned` or `refused`.
-    :ivar late_ns: from the request to an answer that arrived after the deadline, but within a
-        second or when the stall was ended; None where there was none. Where the guest was
-        recovered, the time of a later answer is in `recovery`.
-    :ivar resolution_ns: how far apart the looks were that saw the answer; None where it was waited
-        for, which has no such limit.
-    :ivar qemu: QEMU's version.
-    :ivar outage: the mechanism that was used, None where the scenario has no outage.
-    :ivar started: UTC, ISO 8601.
-    :ivar slot: the boot of a campaign that it was made in, None outside of one.
-    :ivar setup: of the machine under test when the run began; None in older records.
-    :ivar lab_setup: of the machine that a lab ran on, likewise; None outside of one.
-    :ivar lab_qemu: the version of the QEMU that a lab ran on; None outside of one, and in older
+    :ivar qemu: the version of QEMU.
+    :ivar outage: the mechanism that made the scenario; None if the scenario has no outage.
+    :ivar slot: the place of the trial's boot in a campaign; None outside of a campaign.
+    :ivar resolution_ns: the longest time between two looks for the answer, if the trial had to poll
+        for it; None if it waited for an event, which has no such limit.
+    :ivar setup: the set-up of the machine under test when the run started; None in older records.
+    :ivar lab_setup: the set-up of the machine that the lab ran on; None without a lab, and in older
         records.
-    :ivar tool: the version of a program that made the request, where one did.
-    :ivar kickbench: the version that made the record; None in older records.
-    :ivar image_sha256: of the guest's image; None in older records.
-    :ivar survivors: what did not end when it was killed at the end of the trial, in words.
+    :ivar lab_qemu: the version of the QEMU that the lab ran on; None without a lab, and in older
+        records.
+    :ivar tool: the version of the program that made the request, such as gdb; None if there was
+        none.
+    :ivar manager: the manager of the guest.
+    :ivar late_ns: from the request to an answer that arrived after the deadline, within a second or
+        when the stall ended; None if there was none. In a trial with recovery, `recovery` has the
+        time of a later answer.
+    :ivar kickbench: the version of kickbench that made the record; None in older records.
+    :ivar image_sha256: the hash of the guest's image; None in older records.
+    :ivar survivors: the processes that did not end when they were killed at the end of the trial,
+        each as a sentence.
     """
 
     run_id: str
@@ -297,12 +326,12 @@ class Record:
 
     @property
     def key(self) -> Key:
-        """What it is comparable with."""
+        """What the trial measured; trials with the same key are comparable."""
         return Key(self.host, self.request, self.scenario, self.manager, self.shape)
 
     @property
     def waited_ns(self) -> int:
-        """The latency, or for a trial without an answer the deadline that it is censored at."""
+        """The latency; for a trial without an answer, the deadline, at which it is censored."""
         return self.deadline_ns if self.latency_ns is None else self.latency_ns
 
     @property

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Reads records of schema 1, which the first releases wrote.
+"""Reading records of schema 1, which the first releases wrote.
 
-Schema 1 kept only the vCPU threads, each with the fault path that its image prescribed, and counted
-as `lost` every trial whose missing answer no such thread explained. Both stay as they were
-recorded: a record of schema 1 is never made to say more than it did.
+Schema 1 has only the vCPU threads, each with the fault path that its image prescribed. It counts as
+`lost` every trial whose missing answer no such thread explained. Both stay as they were recorded,
+because nothing can be added to an old record afterwards.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ SCHEMA = 1
 
 
 def decode(line: bytes) -> Record:
-    """Read a line of schema 1.
+    """Decode a line of schema 1.
 
-    :raise msgspec.MsgspecError: it is not a whole record.
+    :raise msgspec.MsgspecError: `line` is not a whole record.
     """
     fields = msgspec.json.decode(line, type=dict[str, Any])
     evidence = msgspec.convert(fields.get("evidence", {}), dict[str, Any])
