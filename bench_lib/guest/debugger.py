@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Debuggers on a guest's QEMU: a real gdb, and ptrace(2) alone."""
+"""Debuggers that attach to a guest's QEMU: a real gdb, and ptrace(2) alone."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ CHUNK = 65536
 
 GDB = [
     "gdb", "--nx", "--quiet", "--interpreter=mi2",
-    # What is asked is whether every thread stops. Symbols of a hundred libraries would take most
-    # of the time, and more still from the network.
+    # Only whether every thread stops matters. Loading the symbols of a hundred libraries would take
+    # most of the time, and downloading symbols even more.
     "-iex", "set auto-solib-add off",
     "-iex", "set debuginfod enabled off",
 ]  # fmt: skip
 
 
 class Gdb:
-    """A gdb that is up and waits for what to do. :ivar version: as it says itself."""
+    """A gdb that has started and waits for commands.
+
+    :ivar version: the version as gdb prints it.
+    """
 
     def __init__(self, child: process.Child, output: int) -> None:
         self.version = "gdb"
@@ -42,9 +45,10 @@ class Gdb:
 
     @classmethod
     async def started(cls, run: Run, deadline: Deadline, stack: AsyncExitStack) -> Gdb:
-        """:param stack: ends it.
+        """Start a gdb and wait for its prompt.
 
-        :raise DeadlinePassed: it is not ready in time.
+        :param stack: the exit stack that ends gdb.
+        :raise DeadlinePassed: gdb did not print its prompt in time.
         """
         output, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         stack.callback(os.close, output)
@@ -56,9 +60,9 @@ class Gdb:
         finally:
             os.close(theirs)
         gdb = cls(child, output)
-        await deadline.wait_for(gdb._says(b"(gdb)"), "gdb's prompt")
-        gdb._tell("-gdb-version")
-        _, lines = await deadline.wait_for(gdb._lines(b"^done"), "gdb's version")
+        await deadline.wait_for(gdb._wait_for(b"(gdb)"), "gdb's prompt")
+        gdb._write("-gdb-version")
+        _, lines = await deadline.wait_for(gdb._lines_until(b"^done"), "gdb's version")
         gdb.version = next((each for each in map(gdb_mi.console, lines) if each), gdb.version)
         return gdb
 
@@ -67,58 +71,67 @@ class Gdb:
         return self._child.pid
 
     def kill(self) -> None:
-        """End it, and with it its hold on what it was attached to."""
+        """Kill gdb, which detaches it from the process that it traces."""
         self._child.signal(signal.SIGKILL)
         self._child.reaped_within(process.DEATH_LIMIT_S)
 
     def attach(self, pid: int) -> int:
-        """Tell it to attach to a process; when, on the monotonic clock, nanoseconds."""
+        """Make gdb attach to a process.
+
+        :return: the time just before the command, in nanoseconds of the monotonic clock.
+        """
         sent_ns = time.monotonic_ns()
-        self._tell(f"-target-attach {pid}")
+        self._write(f"-target-attach {pid}")
         return sent_ns
 
     async def attached(self, deadline: Deadline) -> int | None:
-        """Wait until it says that it has stopped the process; when, or None after the deadline.
+        """Wait until gdb reports that it has stopped the process.
 
-        :raise DebuggerFailed: it says that it cannot.
+        :return: the time of the report, in nanoseconds of the monotonic clock; None if the deadline
+            passed.
+        :raise DebuggerFailed: gdb reported an error, or ended.
         """
         try:
             async with asyncio.timeout(deadline.remaining_s):
-                # "^done" comes before, when it has asked every thread to stop and none has yet.
-                return await self._says(b"*stopped")
+                # "^done" comes earlier: when gdb has asked every thread to stop.
+                return await self._wait_for(b"*stopped")
         except TimeoutError:
             return None
 
     async def detach(self, deadline: Deadline) -> None:
-        """Let the process go on."""
-        self._tell("-target-detach")
-        await deadline.wait_for(self._says(b"^done"), "gdb's detaching")
+        """Detach gdb, so that the process continues."""
+        self._write("-target-detach")
+        await deadline.wait_for(self._wait_for(b"^done"), "gdb's detaching")
 
-    def _tell(self, command: str) -> None:
+    def _write(self, command: str) -> None:
         try:
             self._child.stdin.write(command.encode() + b"\n")
         except OSError as error:
-            raise DebuggerFailed(f"gdb does not listen: {error.strerror}.") from None
+            raise DebuggerFailed(f"gdb accepts no commands: {error.strerror}.") from None
 
-    async def _says(self, word: bytes) -> int:
-        """Wait for a line that begins so; when it was read."""
-        now_ns, _ = await self._lines(word)
+    async def _wait_for(self, prefix: bytes) -> int:
+        """Wait for a line that starts with `prefix`, and return the time at which it was read."""
+        now_ns, _ = await self._lines_until(prefix)
         return now_ns
 
-    async def _lines(self, word: bytes) -> tuple[int, list[bytes]]:
-        """The same, with all lines up to then."""
+    async def _lines_until(self, prefix: bytes) -> tuple[int, list[bytes]]:
+        """Wait for a line that starts with `prefix`.
+
+        :return: the time at which the line was read, and all lines up to then.
+        :raise DebuggerFailed: gdb reported an error, or ended.
+        """
         loop = asyncio.get_running_loop()
-        said: list[bytes] = []
+        read: list[bytes] = []
         while True:
             *lines, self._received = self._received.split(b"\n")
             now_ns = time.monotonic_ns()
-            said += lines
+            read += lines
             for line in lines:
                 if (record := gdb_mi.record(line)) is not None and record.kind == "^error":
                     why = record.strings.get("msg") or "an error without a message"
                     raise DebuggerFailed(f"gdb: {' '.join(why.split()).rstrip('.')}.")
-            if any(line.startswith(word) for line in lines):
-                return now_ns, said
+            if any(line.startswith(prefix) for line in lines):
+                return now_ns, read
             if not select.select([self._output], [], [], 0)[0]:
                 readable = asyncio.Event()
                 loop.add_reader(self._output, readable.set)
@@ -133,17 +146,18 @@ class Gdb:
 
 
 class Tracer:
-    """Stops threads with ptrace(2), from a thread of its own: only the tracer itself may wait.
+    """Stops threads with ptrace(2), from a thread of its own, because only the tracer can wait.
 
-    A thread that the kernel does not let stop keeps the tracer until it is dead. Its process is
-    not reaped before the tracer has let go of it, so nobody has to wait for the tracer itself.
+    If a traced thread does not stop, the tracing thread waits until the traced one is dead. The
+    traced process cannot be reaped before the tracer has detached, so the caller waits for the
+    process and never has to join the tracing thread.
     """
 
     def __init__(self, tids: Sequence[int]) -> None:
         self._tids = tids
         self._go = threading.Event()
         self._detach = threading.Event()
-        self._begun_ns = 0
+        self._started_ns = 0
         self._stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._detached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closed = False
@@ -151,40 +165,40 @@ class Tracer:
         threading.Thread(target=self._trace, daemon=True).start()
 
     def interrupt(self) -> None:
-        """Seize and interrupt every thread."""
+        """Start to seize and interrupt every thread."""
         self._go.set()
 
     async def stopped(self, deadline: Deadline) -> tuple[int, int] | None:
-        """Wait until all have stopped.
+        """Wait until all threads have stopped.
 
-        :return: nanoseconds on the monotonic clock, of the first call and of the last stop seen;
-            None after the deadline.
-        :raise DebuggerFailed: the kernel refused.
+        :return: the time of the first call of ptrace(2) and the time at which the last stop was
+            seen, in nanoseconds of the monotonic clock; None if the deadline passed.
+        :raise DebuggerFailed: the kernel refused to trace a thread, or a thread ended.
         """
         try:
             async with asyncio.timeout(deadline.remaining_s):
                 stopped_ns = await asyncio.shield(self._stopped)
         except TimeoutError:
             return None
-        return self._begun_ns, stopped_ns
+        return self._started_ns, stopped_ns
 
     async def detach(self, deadline: Deadline) -> None:
-        """Let all threads go on, untouched."""
+        """Detach from all threads, so that they continue unchanged."""
         self._detach.set()
         await deadline.wait_for(asyncio.shield(self._detached), "The tracer's detaching")
 
     def close(self) -> None:
-        """Detach from what has stopped, and end."""
+        """Detach from all threads that have stopped, and end the tracing thread."""
         self._closed = True
         self._detach.set()
         self._go.set()
 
     def _trace(self) -> None:
         self._go.wait()
-        if self._detach.is_set():  # closed before it was asked
+        if self._detach.is_set():  # close() was called before interrupt()
             return
         try:
-            self._begun_ns = time.monotonic_ns()
+            self._started_ns = time.monotonic_ns()
             for tid in self._tids:
                 ptrace(PTRACE_SEIZE, tid)
                 ptrace(PTRACE_INTERRUPT, tid)
@@ -193,21 +207,23 @@ class Tracer:
             if not all(map(os.WIFSTOPPED, statuses)):
                 self._fail("it has ended")
                 return
-            self._tell(self._stopped, stopped_ns)
+            self._resolve(self._stopped, stopped_ns)
             self._detach.wait()
             for tid, status in zip(self._tids, statuses, strict=True):
                 ptrace(PTRACE_DETACH, tid, _undelivered(status))
-            self._tell(self._detached, None)
+            self._resolve(self._detached, None)
         except OSError as error:
             self._fail(str(error.strerror))
 
     def _fail(self, why: str) -> None:
         failure = DebuggerFailed(f"A vCPU thread cannot be traced: {why}.")
         for future in (self._stopped, self._detached):
-            self._tell(future, failure)
+            self._resolve(future, failure)
 
-    def _tell(self, future: asyncio.Future, value: object) -> None:  # type: ignore[type-arg]
-        def tell() -> None:
+    def _resolve(self, future: asyncio.Future, value: object) -> None:  # type: ignore[type-arg]
+        """Set the result or the error of a future, from the tracing thread."""
+
+        def resolve() -> None:
             if future.done() or self._closed:
                 return
             if isinstance(value, Exception):
@@ -216,18 +232,18 @@ class Tracer:
                 future.set_result(value)
 
         if not self._closed:
-            self._loop.call_soon_threadsafe(tell)
+            self._loop.call_soon_threadsafe(resolve)
 
 
 def _undelivered(status: int) -> int:
-    """The signal that a thread was about to take when it stopped; 0 if it was none."""
+    """Return the signal that a thread was about to take when it stopped, or 0 if there was none."""
     return 0 if status >> 16 else os.WSTOPSIG(status)
 
 
 def all_stopped(pid: int) -> bool:
     """Whether every thread of a process is stopped by its tracer.
 
-    :raise GuestDied: there is no such process any more.
+    :raise GuestDied: the process has ended.
     """
     try:
         states = [
@@ -235,5 +251,5 @@ def all_stopped(pid: int) -> bool:
             for task in Path(f"/proc/{pid}/task").iterdir()
         ]
     except (FileNotFoundError, ProcessLookupError):
-        raise GuestDied(f"Process {pid} is gone.") from None
+        raise GuestDied(f"Process {pid} has ended.") from None
     return set(states) == {"t"}

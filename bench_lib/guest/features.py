@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a QEMU can do, asked of itself."""
+"""The features of a QEMU, queried through QMP."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ from bench_lib.ownership import Run
 from bench_lib.record import Shape
 
 COMMANDS = {"query-cpus-fast": "2.12", "migrate-start-postcopy": "2.5"}
-"""QMP commands that trials use, and the QEMU that each came with (qapi/, "Since")."""
+"""The QMP commands that trials use, and the QEMU release that introduced each ("Since" in
+qapi/)."""
 
 CAPABILITIES = {"postcopy-ram": "2.6", "events": "2.4"}
-"""The same for migration capabilities."""
+"""The migration capabilities that trials use, and the QEMU release that introduced each."""
 
 
 PREEMPT = "postcopy-preempt"
-"""A migration capability that some shapes need; from QEMU 7.1 on."""
+"""The migration capability of shapes with `preempt`; QEMU has it since 7.1."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a QEMU said that it can do.
+    """The features that a QEMU reports.
 
-    :ivar version: as in its greeting.
-    :ivar max_vcpus: of the machine that guests have.
+    :ivar version: the version in its QMP greeting.
+    :ivar commands: the names of its QMP commands.
+    :ivar capabilities: the names of its migration capabilities.
+    :ivar max_vcpus: the most vCPUs of the machine type that guests use.
     """
 
     version: str
@@ -42,7 +45,10 @@ class Features:
     max_vcpus: int
 
     def missing(self, *, preempt: bool = False) -> list[str]:
-        """What trials need and it has not; with the capability for preemption if asked."""
+        """List the features that trials need and this QEMU lacks.
+
+        :param preempt: whether trials need the capability `postcopy-preempt`.
+        """
         wanted_capabilities = {**CAPABILITIES, **({PREEMPT: "7.1"} if preempt else {})}
         return [
             f"{name} (from QEMU {since} on)"
@@ -56,30 +62,36 @@ class Features:
 
 
 async def check(run: Run, qemu: str, shapes: Iterable[Shape], deadline: Deadline) -> None:
-    """Ask a QEMU for what trials need.
+    """Check that a QEMU has the features that trials need.
 
-    :param shapes: of the guests to come.
-    :raise BadShape: its machine cannot have so many vCPUs.
+    :param shapes: the shapes of the guests that will be started.
+    :raise BadShape: the machine type cannot have as many vCPUs.
     :raise NotStarted: the program starts QEMU as another process.
     :raise ProgramMissing: there is no such program.
-    :raise QemuTooOld: something is not there, or the program does not even answer.
+    :raise QemuTooOld: QEMU lacks a feature, or does not answer.
     """
     features = await ask(run, qemu, deadline)
     shapes = list(shapes)
     if missing := features.missing(preempt=any(shape.preempt for shape in shapes)):
-        raise QemuTooOld(f"{qemu}, {features.version}, lacks {', '.join(missing)}.")
+        raise QemuTooOld(
+            f"{qemu} is version {features.version} and lacks {', '.join(missing)}; install a newer "
+            "QEMU, or set KICKBENCH_QEMU to one."
+        )
     for shape in shapes:
         if shape.vcpus > features.max_vcpus:
             machine = architecture.for_trials().machine
-            raise BadShape(f"{qemu}'s machine {machine} has at most {features.max_vcpus} vCPUs.")
+            raise BadShape(
+                f"The machine type {machine} of {qemu} has at most {features.max_vcpus} vCPUs, not "
+                f"{shape.vcpus}."
+            )
 
 
 async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
-    """Start a QEMU without a machine and ask it.
+    """Start a QEMU without a machine, and query its features.
 
     :raise NotStarted: the program starts QEMU as another process.
     :raise ProgramMissing: there is no such program.
-    :raise QemuTooOld: it does not answer, or does not emulate the machine of our guests.
+    :raise QemuTooOld: QEMU does not answer, or lacks the machine type that guests use.
     """
     log = run.folder / "features.log"
     async with AsyncExitStack() as stack:
@@ -91,7 +103,7 @@ async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
         command = [
             qemu, "-no-user-config", "-nodefaults", "-display", "none", "-machine", "none",
             "-chardev", f"socket,id=control,fd={fd}", "-mon", "chardev=control,mode=control",
-            # A thread whose id QEMU gives.
+            # QEMU reports the id of this thread, which shows the process that it is in.
             "-object", "iothread,id=thread",
         ]
         # fmt: on
@@ -108,20 +120,21 @@ async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
             (thread,) = await monitor.execute("query-iothreads", deadline=deadline)
         except MonitorFailed as error:
             raise QemuTooOld(
-                f"{qemu} does not answer as later ones do{last_words(log) or f': {error}'}."
+                f"{qemu} does not answer QMP commands that newer versions answer"
+                f"{last_words(log) or f': {error}'}."
             ) from None
-        # Trials look at the threads of the process that they start, and signal and end it.
+        # Trials look at the threads of the process that they start, and they signal and kill it.
         if not Path(f"/proc/{child.pid}/task/{thread['thread-id']}").exists():
             raise NotStarted(
-                f"{qemu} starts QEMU as another process, and trials need the one that they start; "
-                "if it is a script, let it start QEMU with exec."
+                f"{qemu} starts QEMU as another process, but trials need QEMU to be the process "
+                "that they start; if it is a script, start QEMU with exec in it."
             )
     machine = architecture.for_trials().machine
     most = next(
         (each["cpu-max"] for each in machines if machine in {each["name"], each.get("alias")}), None
     )
     if most is None:
-        raise QemuTooOld(f"{qemu} has no machine {machine}.")
+        raise QemuTooOld(f"{qemu} has no machine type {machine}; install a QEMU that has it.")
     return Features(
         version=monitor.qemu_version,
         commands=frozenset(each["name"] for each in commands),

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What gdb says to programs: a small part of gdb/MI's output syntax, line by line.
+"""A parser for a small part of gdb/MI, line by line. See "GDB/MI Output Syntax" in gdb's manual.
 
-See "GDB/MI Output Syntax" in gdb's manual. Of a record, the results up to the
-first list or tuple are taken apart; an error has none of these.
+In a record, only the results before the first list or tuple are parsed. Errors have neither.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ _CONTROL = {
 
 @dataclass(frozen=True)
 class Record:
-    """A result (`^`) or something that has happened (`*`, `=`).
+    """A result record (`^`), or an asynchronous record (`*`, `=`).
 
-    :ivar kind: with that character, as in `^done`.
-    :ivar strings: its results up to the first that is no string, by name.
+    :ivar kind: the class of the record with its first character, such as `^done`.
+    :ivar strings: the values by name, up to the first value that is not a string.
     """
 
     kind: str
@@ -34,7 +33,7 @@ class Record:
 
 
 def record(line: bytes) -> Record | None:
-    """What a line says, or None if it is no record."""
+    """Parse a line, or return None if it is not a record."""
     match = _RECORD.fullmatch(line.rstrip())
     if match is None:
         return None
@@ -47,13 +46,13 @@ def record(line: bytes) -> Record | None:
 
 
 def console(line: bytes) -> str | None:
-    """What a line shows to people, or None if it is something else."""
+    """Return the text of a console output line, or None if it is another line."""
     match = _STREAM.fullmatch(line.rstrip())
     return _text(match[1]).rstrip("\n") if match else None
 
 
 def _text(quoted: bytes) -> str:
-    """What stands between the quotes of a C string."""
+    """Decode what is between the quotes of a C string."""
 
     def character(match: re.Match[bytes]) -> bytes:
         escaped = match[1]

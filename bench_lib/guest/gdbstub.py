@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The debugger's side of QEMU's gdbstub, as far as a break needs it."""
+"""The debugger's side of QEMU's gdbstub: enough to interrupt a guest and continue it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from bench_lib.errors import MonitorFailed
 from bench_lib.process import ATTENTIVE_S
 
 BREAK = b"\x03"
-GO_ON = b"+$c#63"
-"""An acknowledgement of the stop reply, and the packet `c`."""
+CONTINUE = b"+$c#63"
+"""An acknowledgement of the stop reply, and the packet `c` (continue)."""
 
 _STOP_REPLY = re.compile(rb"\$[TS][^#]*#[0-9a-f]{2}")
 
@@ -28,19 +28,19 @@ class GdbStub:
     """A connection in the GDB remote serial protocol."""
 
     def __init__(self, name: str, connection: socket.socket) -> None:
-        """:param connection: a connected socket; whoever made it closes it."""
+        """:param connection: a connected socket, which the caller closes."""
         self._name = name
         self._socket = connection
         self._socket.setblocking(False)
         self._received = b""
 
     def interrupt(self) -> int:
-        """Ask the guest to stop.
+        """Ask the gdbstub to stop the guest.
 
-        :return: the moment before; monotonic clock, nanoseconds.
+        :return: the time just before the request, in nanoseconds of the monotonic clock.
         :raise MonitorFailed: the connection broke.
         """
-        # QEMU reports every stop; those so far are not the answer.
+        # QEMU reports every stop. Reports of earlier stops are not the answer, so discard them.
         with suppress(BlockingIOError), self._reported():
             while self._socket.recv(CHUNK):
                 pass
@@ -49,32 +49,34 @@ class GdbStub:
         return sent_ns
 
     async def stopped(self, deadline: Deadline) -> int | None:
-        """Wait for the stop reply; when it came, or None if it did not before the deadline.
+        """Wait for the stop reply.
 
+        :return: the time at which it arrived, in nanoseconds of the monotonic clock; None if the
+            deadline passed.
         :raise MonitorFailed: the connection broke.
         """
         attentive_s = min(ATTENTIVE_S, deadline.remaining_s)
         with self._reported():
             if select.select([self._socket], [], [], attentive_s)[0]:
-                self._received += self._take(self._socket.recv(CHUNK))
+                self._received += self._not_empty(self._socket.recv(CHUNK))
                 now_ns = time.monotonic_ns()
             try:
                 while _STOP_REPLY.search(self._received) is None:
                     async with asyncio.timeout(deadline.remaining_s):
                         data = await asyncio.get_running_loop().sock_recv(self._socket, CHUNK)
                     now_ns = time.monotonic_ns()
-                    self._received += self._take(data)
+                    self._received += self._not_empty(data)
             except TimeoutError:
                 return None
         return now_ns
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Let the guest run again.
 
         :raise MonitorFailed: the connection broke.
         """
         self._received = b""
-        self._send(GO_ON)
+        self._send(CONTINUE)
 
     def _send(self, data: bytes) -> None:
         with self._reported():
@@ -87,9 +89,12 @@ class GdbStub:
         except BlockingIOError:
             raise
         except OSError as error:
-            raise MonitorFailed(f"The gdbstub of {self._name}: {error.strerror}.") from None
+            raise MonitorFailed(
+                f"The connection to the gdbstub of {self._name} broke: {error.strerror}."
+            ) from None
 
-    def _take(self, data: bytes) -> bytes:
+    def _not_empty(self, data: bytes) -> bytes:
+        """Return `data`. Empty data means that QEMU has closed the connection."""
         if not data:
             raise MonitorFailed(f"The gdbstub of {self._name} closed its connection.")
         return data

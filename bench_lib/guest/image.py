@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Guest images: the manifest, and the parameters that an image is given at start."""
+"""Guest images: the manifest, and the parameters that QEMU loads into an image at the start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Parameters:
-    """Guest-physical addresses. :ivar pages: of the span, in pages."""
+    """The guest-physical addresses of an image's parameters.
+
+    :ivar pages: the address of the span's length in pages.
+    :ivar vcpus: the address of the number of vCPUs.
+    """
 
     pages: int
     vcpus: int
@@ -28,14 +32,14 @@ class Parameters:
 class Image:
     """An entry of the manifest.
 
-    :ivar file: the built image, beside the manifest.
-    :ivar source: what it is built from.
-    :ivar sha256: of the built image.
-    :ivar entry: how its vCPUs get stuck on a page that does not arrive; None where the image does
-        not prescribe it, because kernels differ in what they touch first.
-    :ivar span_start: the first byte that its loop touches; it touches every page from there to
-        the end of memory.
-    :ivar parameters: guest-physical addresses of the 64-bit words that it is given at start.
+    :ivar file: the name of the built image, in the folder of the manifest.
+    :ivar source: the name of the source file.
+    :ivar sha256: the hash of the built image.
+    :ivar entry: how the vCPUs get stuck on a page that does not arrive; None if the image does not
+        prescribe it, because kernels differ in what they touch first.
+    :ivar span_start: the address of the span, the memory whose every page the image's loop touches.
+        The span ends at the end of memory.
+    :ivar parameters: the guest-physical addresses of the 64-bit words that QEMU loads at the start.
     """
 
     name: str
@@ -49,21 +53,25 @@ class Image:
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """An image that has been checked, and where it lies."""
+    """An image that has been checked against the manifest.
+
+    :ivar path: the file of the image.
+    :ivar entry: its entry in the manifest.
+    """
 
     path: Path
     entry: Image
 
     def pages(self, memory_mib: int) -> int:
-        """How many pages the span has in a guest with this much memory."""
+        """Return how many pages the span has in a guest with this much memory."""
         return (memory_mib * MIB - self.entry.span_start) // PAGE
 
     def qemu_arguments(self, memory_mib: int, vcpus: int) -> list[str]:
-        """The part of QEMU's command line that makes a guest of this image.
+        """Return the part of QEMU's command line that makes a guest run this image.
 
-        Of each parameter only the lower half is loaded, because the upper one is 0, as fresh memory
-        is. QEMU 5.2 aborts when it is to load all eight bytes (generic_loader_reset() asserts that
-        there are fewer); 7.2 does not.
+        Only the lower half of each parameter is loaded; the upper half is 0, like all fresh memory.
+        QEMU 5.2 aborts if it has to load all eight bytes, because generic_loader_reset() asserts
+        that there are fewer; QEMU 7.2 does not abort.
         """
         addresses = self.entry.parameters
         return [
@@ -77,9 +85,9 @@ class LoadedImage:
 
 
 def manifest(folder: Path) -> dict[str, Image]:
-    """All images by name.
+    """Read the manifest, and return all images by name.
 
-    :param folder: of the images and their manifest.json.
+    :param folder: the folder of the images and of manifest.json.
     :raise ImageError: there is no manifest, or it cannot be read.
     """
     path = folder / "manifest.json"
@@ -91,13 +99,13 @@ def manifest(folder: Path) -> dict[str, Image]:
 
 
 def load(folder: Path, name: str) -> LoadedImage:
-    """An image, checked against the manifest.
+    """Find an image, and check it against the manifest.
 
-    :raise ImageError: it is unknown, missing, or not the one that the manifest describes.
+    :raise ImageError: the image is unknown, missing, or not the one that the manifest describes.
     """
     images = manifest(folder)
     if name not in images:
-        raise ImageError(f"There is no guest image {name!r}; there is {', '.join(images)}.")
+        raise ImageError(f"There is no guest image {name!r}; the images are {', '.join(images)}.")
     entry = images[name]
     path = folder / entry.file
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The QMP monitor for all but the measured request, trusted only until its first failure."""
+"""The QMP monitor for everything but the measured request. It is not used after a failure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 from bench_lib.deadline import Deadline
 from bench_lib.errors import DeadlinePassed, MonitorFailed, MonitorRefused
 
-# The library logs every connection that ends with its guest as an error. We report those.
+# qemu.qmp logs an error whenever a connection ends with its guest. kickbench reports those itself.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
 
 class Monitor:
-    """One QMP connection. After the first failure every use raises that failure again."""
+    """A QMP connection. After the first failure, every use raises that failure again."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -31,7 +31,7 @@ class Monitor:
 
     @property
     def qemu_version(self) -> str:
-        """As QEMU says it in its greeting: 7.2.22 (Debian 1:7.2+dfsg-7)."""
+        """The version in QEMU's greeting, such as 7.2.22 (Debian 1:7.2+dfsg-7)."""
         assert self._client.greeting is not None
         version: Any = self._client.greeting.QMP.version
         qemu = version["qemu"]
@@ -40,9 +40,9 @@ class Monitor:
         return f"{number} ({package})" if package else number
 
     async def connect(self, connection: socket.socket, deadline: Deadline) -> None:
-        """Greet and negotiate, out-of-band execution included.
+        """Wait for QEMU's greeting and negotiate capabilities, out-of-band execution included.
 
-        :raise MonitorFailed: QEMU does not answer, or went away.
+        :raise MonitorFailed: QEMU does not answer, or has ended.
         """
         try:
             await deadline.wait_for(
@@ -52,13 +52,13 @@ class Monitor:
             raise self._failed(str(error)) from None
 
     async def disconnect(self) -> None:
-        """Close the connection; one that has broken is closed as quietly."""
-        # How it broke has been reported where it mattered.
+        """Close the connection. Do not raise an error if it is broken."""
+        # The command that found the connection broken has raised its error already.
         with suppress(OSError, EOFError, QMPError):
             await self._client.disconnect()
 
     async def events(self) -> AsyncIterator[Message]:
-        """The guest's events, from the connection's beginning on, as they come."""
+        """Yield every event of the guest since the connection was made."""
         while True:
             yield await self._listener.get()
 
@@ -71,12 +71,13 @@ class Monitor:
         out_of_band: bool = False,
         may_refuse: bool = False,
     ) -> Any:
-        """Execute a command; its value.
+        """Execute a command and return its value.
 
-        :param out_of_band: also while another command keeps QEMU's main loop.
-        :param may_refuse: a refusal is no failure of the monitor, which stays of use.
-
-        :raise MonitorFailed: QEMU answered with an error or not in time, or went away.
+        :param out_of_band: whether QEMU executes the command while another one blocks its main
+            loop.
+        :param may_refuse: whether an error answer leaves the monitor usable.
+        :raise MonitorRefused: QEMU answered with an error, and `may_refuse` is set.
+        :raise MonitorFailed: QEMU answered with an error or not in time, or the connection broke.
         """
         if self._failure is not None:
             raise self._failure

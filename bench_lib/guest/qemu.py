@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A guest: QEMU's command line, its process, and the lines into it."""
+"""A guest: QEMU's command line, its process, and the connections to it."""
 
 from __future__ import annotations
 
@@ -25,21 +25,25 @@ from bench_lib.record import Backing, Shape
 T = TypeVar("T")
 
 SIGNS_OF_DEATH = (MonitorFailed, GuestDied, DebuggerFailed, MigrationFailed)
-"""What may be seen of a dying QEMU before its exit is: a closed monitor, a missing thread, nothing
-that a debugger could trace, and at the other end a migration that has failed."""
+"""Errors that a dying QEMU may cause before its exit is seen: a closed monitor, a missing thread, a
+thread that a debugger cannot trace, and at the other end a failed migration."""
 
 LAST_LINES = 4
-"""Of what QEMU wrote. It gives the cause of a migration's failure first and the failure last."""
+"""How many of QEMU's last lines of output an error has. QEMU prints the cause of a failed migration
+a few lines before the failure."""
 
 
 @dataclass(frozen=True)
 class GuestConfig:
-    """What to start.
+    """The configuration of a guest.
 
-    :ivar name: unique on this host.
-    :ivar incoming: wait for a migration.
-    :ivar terminal: in the foreground of a terminal of its own.
-    :ivar gdbstub: with a debugger's connection to the guest.
+    :ivar name: a name that is unique on this host.
+    :ivar qemu: QEMU's program.
+    :ivar workload: what the guest runs.
+    :ivar incoming: whether the guest waits for a migration.
+    :ivar netns_fd: a descriptor of the network namespace for QEMU; None for our own.
+    :ivar terminal: whether QEMU runs in the foreground of a terminal of its own.
+    :ivar gdbstub: whether QEMU has a gdbstub.
     """
 
     name: str
@@ -53,7 +57,7 @@ class GuestConfig:
 
 
 def _memory(shape: Shape) -> list[str]:
-    """What makes the guest's memory what the shape says; nothing for QEMU's own default."""
+    """Return the arguments for the guest's memory; none for anonymous memory, QEMU's default."""
     if shape.backing is Backing.ANONYMOUS:
         return []
     size = f"{architecture.for_trials().huge_page_mib}M"
@@ -65,30 +69,30 @@ def _memory(shape: Shape) -> list[str]:
 def command_line(
     config: GuestConfig, serial_fd: int, control_fd: int, requests_fd: int, gdbstub_fd: int
 ) -> list[str]:
-    """QEMU's arguments.
+    """Return QEMU's command line.
 
-    The descriptors are connected sockets: no paths in a file system, nothing to wait for,
-    and nobody else can connect.
+    The descriptors are connected sockets. So there are no paths in a file system, no connection has
+    to be waited for, and no other process can connect.
     """
     ours = architecture.for_trials()
     # fmt: off
     return [
         config.qemu,
-        # Which process and which thread is which, for whoever looks at the host.
+        # Name the process and its threads, for people who look at the host.
         "-name", f"guest={config.name},debug-threads=on",
-        # No devices but those named here: each costs time at start, and disks would make
-        # `stop` wait for their flush.
+        # Only the devices that are named here: each one costs time at the start, and `stop` would
+        # wait until disks are flushed.
         "-no-user-config", "-nodefaults", "-display", "none",
         "-machine", ours.machine, "-accel", "kvm",
         "-cpu", ours.cpu,
         "-smp", str(config.shape.vcpus),
         "-m", f"{config.shape.memory_mib}M",
-        # A guest that resets is broken; a QEMU that ends is noticed at once.
+        # A guest that resets is broken. With this QEMU ends instead, which is noticed at once.
         "-no-reboot",
         *config.workload.arguments(config.shape),
         "-chardev", f"socket,id=serial,fd={serial_fd}", "-serial", "chardev:serial",
-        # Two monitors: one for the measured request, which may block it for ever, and one for
-        # everything else.
+        # Two monitors: the measured request may block its own for ever, so everything else uses
+        # the other one.
         "-chardev", f"socket,id=control,fd={control_fd}", "-mon", "chardev=control,mode=control",
         "-chardev", f"socket,id=requests,fd={requests_fd}", "-mon", "chardev=requests,mode=control",
         *_memory(config.shape),
@@ -104,11 +108,15 @@ def command_line(
 class Guest:
     """A running QEMU.
 
-    :ivar incoming: whether it was started to wait for a migration.
-    :ivar watch: sees how its workload is doing.
-    :ivar control: the monitor for staging; `requests` is for the measured request.
-    :ivar gdbstub: a debugger's end of the connection to the guest, None where there is none.
-    :ivar keyboard: what is written to this descriptor was typed at QEMU's terminal; likewise.
+    :ivar incoming: whether the guest was started to wait for a migration.
+    :ivar child: QEMU's process.
+    :ivar control: the monitor for everything but the measured request.
+    :ivar requests: the monitor for the measured request.
+    :ivar serial: the host's end of the guest's serial line.
+    :ivar watch: observes the guest's workload.
+    :ivar gdbstub: the debugger's end of the connection to QEMU's gdbstub; None if it has none.
+    :ivar keyboard: the descriptor on which the keys for QEMU's terminal are written; None if QEMU
+        has no terminal.
     """
 
     def __init__(
@@ -134,17 +142,17 @@ class Guest:
         self._log = log
 
     async def vcpu_tids(self, deadline: Deadline) -> list[int]:
-        """The thread id of each vCPU, in order of the vCPUs.
+        """Return the thread id of each vCPU, in the order of the vCPUs.
 
-        query-cpus-fast is the one such command that does not run on the vCPUs themselves.
+        query-cpus-fast is used because it does not have to run on the vCPUs themselves.
         """
         cpus = await self.control.execute("query-cpus-fast", deadline=deadline)
         return [int(cpu["thread-id"]) for cpu in sorted(cpus, key=lambda cpu: cpu["cpu-index"])]
 
     async def during(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do `work` for as long as QEMU lives.
+        """Do `work` while QEMU lives.
 
-        :raise GuestDied: it ended before the work was done.
+        :raise GuestDied: QEMU ended before the work was done.
         """
         try:
             return await self.child.during(work, SIGNS_OF_DEATH)
@@ -154,20 +162,20 @@ class Guest:
     def _died(self, status: int) -> GuestDied:
         how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
         if status == 0:
-            # With -no-reboot; nobody has asked it to quit.
-            how += ", as when its guest resets"
+            # No request to quit was made, and -no-reboot makes QEMU exit if the guest resets.
+            how += ", probably because its guest has reset"
         return GuestDied(f"QEMU of {self.name} {how}{last_words(self._log)}.")
 
 
 def last_words(log: Path) -> str:
-    """The last lines that QEMU wrote, as the end of a sentence; nothing if it wrote none."""
+    """Return the last lines that QEMU wrote, as the end of a sentence; "" if it wrote none."""
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    said = [line.strip().rstrip(".") for line in lines if line.strip()]
-    return f": {'; '.join(said[-LAST_LINES:])}" if said else ""
+    written = [line.strip().rstrip(".") for line in lines if line.strip()]
+    return f": {'; '.join(written[-LAST_LINES:])}" if written else ""
 
 
 def _terminal(stack: AsyncExitStack) -> tuple[int, int]:
-    """A pseudo-terminal: its keyboard's end and the end of the program at it."""
+    """Open a pseudo-terminal, and return the keyboard's end and the program's end."""
     ends = pty.openpty()
     for fd in ends:
         stack.callback(os.close, fd)
@@ -176,9 +184,9 @@ def _terminal(stack: AsyncExitStack) -> tuple[int, int]:
 
 @asynccontextmanager
 async def started(run: Run, config: GuestConfig, deadline: Deadline) -> AsyncIterator[Guest]:
-    """Start a guest and connect to it; it is ended when the context is left.
+    """Start a guest and connect to it, and end it when the context is left.
 
-    :raise GuestDied: QEMU ended at once; its last words are in the message.
+    :raise GuestDied: QEMU ended at once; the message has its last lines of output.
     """
     log = run.folder / f"{config.name}.log"
     async with AsyncExitStack() as stack:

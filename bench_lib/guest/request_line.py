@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The QMP connection for measured requests: as bare as an operator's shortest script.
+"""The QMP connection for the measured request, with a minimal client of our own.
 
-Everything else goes through qemu.qmp (see `monitor`). Its reply passes several turns of the
-event loop, and the events that come with it do so first: 0.3 ms on top of a `stop` that takes
-0.45 ms (tools/compare_clocks.py). So the measured request has a client of its own.
+Everything else uses qemu.qmp (see `monitor`). There a reply takes several iterations of the event
+loop, and the events that arrive with it come first. That adds 0.3 ms to a `stop` of 0.45 ms
+(measured with tools/compare_clocks.py).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ CHUNK = 65536
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back on a request.
+    """The answer to a request.
 
-    :ivar at_ns: when, on the monotonic clock, nanoseconds.
-    :ivar error: QEMU's error text; None when the command did what it should.
+    :ivar at_ns: the time at which it arrived, in nanoseconds of the monotonic clock.
+    :ivar error: QEMU's description of the error; None if the command succeeded.
     """
 
     at_ns: int
@@ -37,10 +37,10 @@ class Answer:
 
 
 class RequestLine:
-    """A QMP monitor that a request is made on. After a failure it is of no more use."""
+    """A QMP monitor for the measured request. It cannot be used after a failure."""
 
     def __init__(self, name: str, connection: socket.socket) -> None:
-        """:param connection: a connected socket; whoever made it closes it."""
+        """:param connection: a connected socket, which the caller closes."""
         self._name = name
         self._socket = connection
         self._socket.setblocking(False)
@@ -50,24 +50,25 @@ class RequestLine:
         self._late: tuple[int, dict[str, Any]] | None = None
 
     async def connect(self, deadline: Deadline) -> None:
-        """Greet and negotiate.
+        """Wait for QEMU's greeting and negotiate capabilities.
 
-        :raise MonitorFailed: QEMU went away.
-        :raise DeadlinePassed: it does not answer.
+        :raise MonitorFailed: the connection broke, or QEMU's answer is not as expected.
+        :raise DeadlinePassed: QEMU does not greet in time.
         """
         what = f"The greeting of {self._name}"
         _, greeting = await deadline.wait_for(self._message(), what)
         if "QMP" not in greeting:
-            raise self._failed(f"it greeted with {greeting}")
+            raise self._failed(f"QEMU greeted with {greeting}")
         self.send("qmp_capabilities")
         if (answer := await self.answer(deadline)) is None or answer.error:
-            raise self._failed("it does not negotiate")
+            raise self._failed("QEMU does not accept qmp_capabilities")
 
     def send(self, command: str, arguments: Mapping[str, object] | None = None) -> int:
-        """Make a request.
+        """Send a request.
 
-        :return: the moment before its first byte was written; monotonic clock, nanoseconds.
-        :raise MonitorFailed: the connection broke, or the request before has not been answered.
+        :return: the time just before the first byte was written, in nanoseconds of the monotonic
+            clock.
+        :raise MonitorFailed: the connection broke, or the previous request is still unanswered.
         """
         if self._failure is not None:
             raise self._failure
@@ -75,7 +76,8 @@ class RequestLine:
             raise self._failed(f"{self._unanswered} was not answered before its deadline")
         message = {"execute": command, **({"arguments": arguments} if arguments else {})}
         text = json.dumps(message).encode() + b"\n"
-        # Taken before, for QEMU may begin, and even take this CPU, before the call returns.
+        # Read the clock before the call, because QEMU may start to work, even on this CPU, before
+        # the call returns.
         sent_ns = time.monotonic_ns()
         try:
             self._socket.sendall(text)
@@ -85,9 +87,9 @@ class RequestLine:
         return sent_ns
 
     async def answer(self, deadline: Deadline) -> Answer | None:
-        """Wait for the reply to what was sent last; may be called again if it did not come.
+        """Wait for the answer to the last request. This may be called again after None.
 
-        :return: None if no reply came before the deadline.
+        :return: None if the deadline passed.
         :raise MonitorFailed: the connection broke.
         """
         try:
@@ -98,14 +100,14 @@ class RequestLine:
         except TimeoutError:
             return None
         at_ns, reply = found
-        if at_ns > deadline.at_ns:  # poll(2) counts in whole milliseconds
+        if at_ns > deadline.at_ns:  # poll(2) may overrun the deadline: it counts milliseconds
             self._late = found
             return None
         self._unanswered = self._late = None
         return Answer(at_ns, reply.get("error", {}).get("desc"))
 
     def _reply_attentively(self, deadline: Deadline) -> tuple[int, dict[str, Any]] | None:
-        """The reply and when it came, if it comes within `ATTENTIVE_S`."""
+        """Block for up to `ATTENTIVE_S`, and return the reply and the time at which it arrived."""
         limit = min(deadline.at_ns, Deadline.after(ATTENTIVE_S).at_ns)
         waiting = select.poll()
         waiting.register(self._socket, select.POLLIN)
@@ -129,7 +131,7 @@ class RequestLine:
                 return now_ns, message
 
     async def _message(self) -> tuple[int, dict[str, Any]]:
-        """The next message, an event or not, and when it was complete."""
+        """Wait for the next message, which may be an event, and return its time and the message."""
         while True:
             try:
                 data = await asyncio.get_running_loop().sock_recv(self._socket, CHUNK)
@@ -137,11 +139,11 @@ class RequestLine:
                 raise self._failed(f"the connection broke: {error.strerror}") from None
             now_ns = time.monotonic_ns()
             if messages := self._messages(data):
-                # One request at a time: whatever else came with it is an event.
+                # Only one request is made at a time, so all other messages are events.
                 return now_ns, next((each for each in messages if "event" not in each), messages[0])
 
     def _messages(self, data: bytes) -> list[dict[str, Any]]:
-        """The messages that `data` completes."""
+        """Return the messages that `data` completes."""
         if not data:
             raise self._failed("QEMU closed the connection")
         *lines, self._received = (self._received + data).split(b"\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a guest says on its serial line: a mark per pass, and damaged memory."""
+"""A guest's serial line, on which it reports each pass over its memory, and damaged memory."""
 
 from __future__ import annotations
 
@@ -20,24 +20,26 @@ _DAMAGE = re.compile(
 _MARKS = bytes(range(ord("A"), ord("Z") + 1))
 
 SILENCE_S = 0.02
-"""A line on which nothing came for so long is read out."""
+"""Seconds without data after which all that the guest had sent counts as read."""
 
 READ_OUT_S = 0.2
-"""A guest that runs is never silent; what it had sent by then is read."""
+"""The most seconds to read what the guest had sent. A guest that runs never stops sending."""
 
 TURNS = 3
-"""Of the event loop, until what waits in the socket has been read."""
+"""Iterations of the event loop after which the data that was in the socket has been read."""
 
 ALARM = b"!"
-"""What a report of damage begins with; a guest sends it for nothing else."""
+"""The first byte of a report of damage. A guest sends this byte for nothing else."""
 
 
 @dataclass(frozen=True)
 class MemoryDamage:
-    """A page that did not hold what it should.
+    """A page whose contents have changed.
 
-    :ivar page: number of the page in guest-physical memory.
-    :ivar expected: the number of the pass before; `found` is what was there.
+    :ivar vcpu: the number of the vCPU that found it.
+    :ivar page: the number of the page in guest-physical memory.
+    :ivar expected: what the page should have held: the number of the previous pass.
+    :ivar found: what the page held.
     """
 
     vcpu: int
@@ -48,25 +50,25 @@ class MemoryDamage:
 
 @dataclass
 class Marks:
-    """Reads the stream of a guest's marks; see guest-images/gup.S for their form."""
+    """Parses the bytes that a guest sends; guest-images/gup.S describes their format."""
 
     passes: dict[int, int] = field(default_factory=dict)
-    """Passes that each vCPU has finished."""
+    """How many passes each vCPU has finished."""
     damage: list[MemoryDamage] = field(default_factory=list)
     _text: bytes = b""
 
     @property
     def alarm(self) -> bool:
-        """Whether a report of damage has at least begun."""
+        """Whether a report of damage has arrived at least in part."""
         return ALARM in self._text
 
     @property
     def rest(self) -> str:
-        """What is no mark and no whole report, for people."""
+        """The text that is neither a mark nor a complete report, for an error."""
         return self._text.decode(errors="replace").strip()
 
     def feed(self, data: bytes) -> None:
-        """Take in what was read. Marks may stand inside a line of damage, so they go first."""
+        """Parse data. Remove marks first, because they may be inside a report of damage."""
         for mark in data:
             if mark in _MARKS:
                 vcpu = mark - ord("A")
@@ -89,7 +91,7 @@ class SerialLine(asyncio.Protocol):
 
     @classmethod
     async def open(cls, connection: socket.socket) -> SerialLine:
-        """Start to listen on a connected socket, which is closed by `close()`."""
+        """Start to read from a connected socket, which `close()` closes."""
         loop = asyncio.get_running_loop()
         _, line = await loop.create_connection(cls, sock=connection)
         return line
@@ -103,12 +105,12 @@ class SerialLine(asyncio.Protocol):
         self._changed.set()
 
     def pause(self) -> None:
-        """Do not read for a while: a busy guest's marks would be in a measurement's way."""
+        """Stop reading, because reading the marks of a busy guest would disturb a measurement."""
         if self._transport is not None and self._transport.is_reading():
             self._transport.pause_reading()
 
     async def resume(self) -> None:
-        """Read again, first of all what a guest that makes no progress has sent before."""
+        """Read again, and return when what the guest sent during the pause has been read."""
         self._read_on()
         limit = Deadline.after(READ_OUT_S)
         while not limit.passed:
@@ -120,7 +122,7 @@ class SerialLine(asyncio.Protocol):
                 return
 
     async def look(self) -> None:
-        """Read what has come, without waiting for more."""
+        """Read what has arrived, without waiting for more."""
         self._read_on()
         for _ in range(TURNS):
             await asyncio.sleep(0)
@@ -131,9 +133,12 @@ class SerialLine(asyncio.Protocol):
 
     @property
     def damage(self) -> str | None:
-        """What the guest has said of its memory; None as long as it is whole."""
+        """What the guest has reported about its memory; None if it has reported no damage."""
         if not self.marks.damage and self.marks.alarm:
-            return f"The guest found its memory damaged, and could not say where: {self.marks.rest}"
+            return (
+                "The guest found its memory damaged, but its report is incomplete: "
+                f"{self.marks.rest}"
+            )
         for each in self.marks.damage:
             return (
                 f"The guest found its memory damaged: vCPU {each.vcpu}, page {each.page:#x} held "
@@ -142,9 +147,9 @@ class SerialLine(asyncio.Protocol):
         return None
 
     def check_memory(self) -> None:
-        """Raise what the guest has said of its memory, if that is not that it is whole.
+        """Check that the guest has reported no damage.
 
-        :raise MemoryDamaged: with the page and both numbers, as far as they have come.
+        :raise MemoryDamaged: it has; the message has the page and both numbers, if they arrived.
         """
         if self.damage is not None:
             raise MemoryDamaged(self.damage)
@@ -162,17 +167,16 @@ class SerialLine(asyncio.Protocol):
     ) -> None:
         """Wait until each of `vcpus` vCPUs has finished `count` passes.
 
-        :param since: passes of each vCPU that do not count.
-
-        :raise DeadlinePassed: one has not.
-        :raise MemoryDamaged: the guest has found a page changed.
+        :param since: how many passes of each vCPU do not count, because they were finished before.
+        :raise DeadlinePassed: a vCPU has not finished them in time.
+        :raise MemoryDamaged: the guest found a page changed.
         """
 
         async def enough() -> None:
             while any(
                 self.marks.passes.get(vcpu, 0) < since.get(vcpu, 0) + count for vcpu in range(vcpus)
             ):
-                # A report that has only begun may have more to say; if not, the deadline passes.
+                # The rest of an incomplete report may still arrive; if not, the deadline passes.
                 if self.marks.damage:
                     self.check_memory()
                 self._changed.clear()

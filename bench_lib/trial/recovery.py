@@ -57,7 +57,7 @@ async def recover(
     released_ns = time.monotonic_ns()
 
     async def next_pass(limit: Deadline) -> int:
-        await scene.watch.goes_on(limit)
+        await scene.watch.continues(limit)
         return time.monotonic_ns()
 
     try:

@@ -297,5 +297,5 @@ def test_a_gdb_that_has_not_asked_yet_is_no_hang(monkeypatch: pytest.MonkeyPatch
 
 def test_a_qemu_without_the_machine_of_our_guests(monkeypatch: pytest.MonkeyPatch) -> None:
     _guests_of(monkeypatch, "nothing")
-    with pytest.raises(QemuTooOld, match="has no machine nothing"):
+    with pytest.raises(QemuTooOld, match="has no machine type nothing"):
         trial(Case(ScenarioName.IDLE, RequestName.STOP))

@@ -182,4 +182,4 @@ def test_a_guest_that_never_comes_up_is_a_lost_trial(
 @pytest.mark.usefixtures("clean_host", "runtime")
 def test_a_guest_that_resets_is_a_lost_trial(tmp_path: Path) -> None:
     reason = _lost(_images_with(tmp_path, RESETTING))
-    assert "exited with status 0, as when its guest resets" in reason
+    assert "exited with status 0, probably because its guest has reset" in reason

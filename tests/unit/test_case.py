@@ -21,7 +21,7 @@ def test_guests_that_cannot_be(shape: Shape) -> None:
 
 
 def test_a_guest_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    with pytest.raises(ImageError, match="no guest image 'gupp'; there is gup, "):
+    with pytest.raises(ImageError, match="no guest image 'gupp'; the images are gup, "):
         Case(ScenarioName.IDLE, RequestName.STOP, Shape(image="gupp"))
 
 

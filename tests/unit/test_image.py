@@ -38,7 +38,7 @@ def test_an_image_that_was_changed_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_image_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ImageError, match="there is gup"):
+    with pytest.raises(ImageError, match="the images are gup"):
         image.load(FOLDER, "nothing")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The workloads that there are, without what runs them."""
+"""The list of workloads, without the code that runs them."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from bench_lib.errors import BadShape
 from bench_lib.record import Shape
 
 HUGE_MIB = 2
-"""MiB of a huge page."""
+"""The size of a huge page, in MiB."""
 
 
 @dataclass(frozen=True)
 class ShapeLimits:
-    """The guests that a workload can be.
+    """The shapes that a workload's guest may have.
 
-    :ivar vcpus: the most vCPUs that it can have.
-    :ivar memory_mib: the memory that it can have, in MiB.
+    :ivar vcpus: the largest number of vCPUs.
+    :ivar memory_mib: the possible sizes of memory, in MiB.
     """
 
     vcpus: int
     memory_mib: range
 
     def check(self, shape: Shape) -> None:
-        """Refuse a guest that the workload cannot be.
+        """Check that a guest may have this shape.
 
-        :raise BadShape: the sentence says what it can be.
+        :raise BadShape: it may not; the message has the limit.
         """
         if not 1 <= shape.vcpus <= self.vcpus:
-            raise BadShape(f"A guest has 1 to {self.vcpus} vCPUs, not {shape.vcpus}.")
+            raise BadShape(f"A guest can have 1 to {self.vcpus} vCPUs, not {shape.vcpus}.")
         if shape.memory_mib not in self.memory_mib:
             raise BadShape(
-                f"A guest has {self.memory_mib.start} to {self.memory_mib[-1]} MiB of memory, an "
-                f"even number, not {shape.memory_mib}."
+                f"A guest can have {self.memory_mib.start} to {self.memory_mib[-1]} MiB of memory, "
+                f"an even number, not {shape.memory_mib}."
             )
 
 
 FIRMWARE = ShapeLimits(
-    # As many as there are letters, which the vCPUs' marks on the serial line are.
+    # Each vCPU marks the serial line with a letter of its own.
     vcpus=26,
-    # Its page tables map huge pages below the hole for devices.
+    # The image's page tables map huge pages, and end below the PCI hole.
     memory_mib=range(4, 3073, HUGE_MIB),
 )
 
@@ -51,4 +51,4 @@ WORKLOADS: dict[str, ShapeLimits] = {
     "pv-steal-time": FIRMWARE,
     "pv-kvmclock": FIRMWARE,
 }
-"""By the name that `--image` and records have for them."""
+"""The limits of each workload, by its name in `--image` and in records."""

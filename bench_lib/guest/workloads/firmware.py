@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A guest image of our own, which QEMU runs in place of its firmware; see guest-images/gup.S."""
+"""The workload of a guest image, which QEMU runs instead of firmware; see guest-images/gup.S."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from bench_lib.guest.workloads.workload import Watch, Workload
 from bench_lib.record import Shape
 
 PASSES = 2
-"""Passes that prove a guest up: by the second it has read back all that it wrote."""
+"""Passes of each vCPU that prove a guest up. In the second one it reads back all that it wrote."""
 
 WHOLE_PASSES = 3
-"""Marks of each vCPU until its memory counts as checked: the first ends a pass that had begun
-before, two more are whole."""
+"""Marks of each vCPU until its memory counts as checked. The first mark ends a pass that started
+earlier; the other two end complete passes."""
 
 
 class FirmwareWatch(Watch):
-    """Counts the marks that each vCPU sends at the end of a pass over its memory."""
+    """Counts the mark that each vCPU sends at the end of each pass over its memory."""
 
     def __init__(self, line: SerialLine, vcpus: int) -> None:
         self._line = line
@@ -29,10 +29,10 @@ class FirmwareWatch(Watch):
         await self._line.passes(self._vcpus, PASSES, deadline)
 
     async def rewritten(self, deadline: Deadline) -> None:
-        # The first mark ends a pass that had begun before.
+        # The first mark ends a pass that started earlier.
         await self._line.passes(self._vcpus, 2, deadline, dict(self._line.marks.passes))
 
-    async def goes_on(self, deadline: Deadline) -> None:
+    async def continues(self, deadline: Deadline) -> None:
         await self._line.passes(self._vcpus, 1, deadline, self._resumed)
 
     async def verified(self, deadline: Deadline) -> None:
@@ -56,7 +56,7 @@ class FirmwareWatch(Watch):
 
 
 class Firmware(Workload):
-    """A guest image that has been checked against the manifest."""
+    """A guest image, which has been checked against the manifest."""
 
     def __init__(self, image: LoadedImage) -> None:
         self._image = image

@@ -11,51 +11,51 @@ from bench_lib.record import Entry, Shape
 
 
 class Watch(ABC):
-    """Sees how the workload of one running guest is doing.
+    """Observes the workload of one running guest.
 
-    Between `pause` and `resume` nothing is read from the guest: what a busy one says would be in
-    the way of a measurement.
+    Between `pause` and `resume` nothing is read from the guest, because reading from a busy guest
+    would disturb a measurement.
     """
 
     @abstractmethod
     async def ready(self, deadline: Deadline) -> None:
-        """Wait until every vCPU has shown that it runs, and has read back what it wrote.
+        """Wait until every vCPU has written its memory and read it back.
 
-        :raise DeadlinePassed: one has not.
-        :raise MemoryDamaged: the guest has found its memory changed.
+        :raise DeadlinePassed: a vCPU has not done so in time.
+        :raise MemoryDamaged: the guest found its memory changed.
         """
 
     @abstractmethod
     async def rewritten(self, deadline: Deadline) -> None:
         """Wait until every vCPU has written all of its memory once more.
 
-        :raise DeadlinePassed: one has not.
-        :raise MemoryDamaged: the guest has found its memory changed.
+        :raise DeadlinePassed: a vCPU has not done so in time.
+        :raise MemoryDamaged: the guest found its memory changed.
         """
 
     @abstractmethod
-    async def goes_on(self, deadline: Deadline) -> None:
+    async def continues(self, deadline: Deadline) -> None:
         """Wait until every vCPU has made progress since the last `resume`.
 
-        :raise DeadlinePassed: one has not.
-        :raise MemoryDamaged: the guest has found its memory changed.
+        :raise DeadlinePassed: a vCPU has not made progress in time.
+        :raise MemoryDamaged: the guest found its memory changed.
         """
 
     @abstractmethod
     async def verified(self, deadline: Deadline) -> None:
-        """Wait until the guest has checked all of its memory, from now on.
+        """Wait until the guest has checked all of its memory once, starting now.
 
-        :raise DeadlinePassed: it has not.
-        :raise MemoryDamaged: it has found its memory changed.
+        :raise DeadlinePassed: the guest has not done so in time.
+        :raise MemoryDamaged: the guest found its memory changed.
         """
 
     @abstractmethod
     def pause(self) -> None:
-        """Read nothing from the guest for a while."""
+        """Stop reading from the guest."""
 
     @abstractmethod
     async def resume(self) -> None:
-        """Read again, first of all what the guest sent before."""
+        """Read again, and return when what the guest sent during the pause has been read."""
 
     @abstractmethod
     async def look(self) -> None:
@@ -64,15 +64,15 @@ class Watch(ABC):
     @property
     @abstractmethod
     def damage(self) -> str | None:
-        """What the guest has reported of its memory; None as long as it is whole."""
+        """What the guest has reported about its memory; None if it has reported no damage."""
 
 
 class Workload(ABC):
     """What a guest runs.
 
-    :ivar sha256: of what it is started from.
-    :ivar prescribes: how its vCPUs get stuck on a page that does not arrive; None where that is for
-        the kernel to show.
+    :ivar sha256: the hash of the image that the guest is started from.
+    :ivar prescribes: how the vCPUs get stuck on a page that does not arrive; None if that depends
+        on the kernel.
     """
 
     sha256: str
@@ -80,8 +80,11 @@ class Workload(ABC):
 
     @abstractmethod
     def arguments(self, shape: Shape) -> list[str]:
-        """The part of QEMU's command line that makes a guest of it."""
+        """Return the part of QEMU's command line that makes a guest run this workload."""
 
     @abstractmethod
     def watch(self, line: SerialLine, shape: Shape) -> Watch:
-        """:param line: the guest's serial line."""
+        """Make the watch of a guest.
+
+        :param line: the guest's serial line.
+        """

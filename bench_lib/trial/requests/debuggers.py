@@ -96,4 +96,4 @@ class GdbstubBreak(Request):
 
     async def undo(self, deadline: Deadline) -> None:
         assert self.guest.gdbstub is not None
-        self.guest.gdbstub.go_on()
+        self.guest.gdbstub.resume()
