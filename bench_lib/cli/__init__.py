@@ -6,9 +6,8 @@ from __future__ import annotations
 import logging
 
 import click
-import msgspec
 
-from bench_lib import __version__, present, record
+from bench_lib import __version__
 from bench_lib.cli import (
     completion,
     doctor,
@@ -18,12 +17,12 @@ from bench_lib.cli import (
     kernels,
     lab,
     probe,
+    report,
     set_up,
     trials,
 )
 from bench_lib.errors import InternalError, KickbenchError, LabLost, LeftoversRemain
 from bench_lib.settings import Settings
-from bench_lib.verdict import summary
 
 
 class _Group(click.Group):
@@ -82,39 +81,6 @@ def main(verbose: bool) -> None:
         logging.getLogger("bench_lib").setLevel(logging.DEBUG)
 
 
-@main.command("report")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-def report_command(as_json: bool) -> None:
-    """Sum up the records: a row per kernel, host, scenario and request.
-
-    A median of "> 5.0 s" is a bound: the answer had not come by the deadline.
-    """
-    settings = Settings.from_environment()
-    records, damaged = record.read(settings.records)
-    for each in damaged:
-        click.echo(f"kickbench: left out: {each}", err=True)
-    rows, paces = summary.rows(records), summary.paces(records)
-    differences = summary.differences(records)
-    if as_json:
-        text = msgspec.json.encode(
-            {
-                "rows": [summary.flat(each) for each in rows],
-                "recoveries": [summary.flat(each) for each in summary.recoveries(records)],
-                "paces": paces,
-                "differences": differences,
-            }
-        )
-        click.echo(msgspec.json.format(text, indent=2).decode())
-    elif rows:
-        # Damage comes before all else.
-        present.recoveries(present.stdout(), summary.recoveries(records))
-        present.report(present.stdout(), rows, paces, differences)
-    else:
-        click.echo(
-            f"No records yet in {settings.records}; `asv run` or `kickbench trial` makes some."
-        )
-
-
 @main.command("clean")
 @click.option("--dry-run", is_flag=True, help="Only say what there is.")
 def clean_command(dry_run: bool) -> None:
@@ -140,6 +106,7 @@ def clean_command(dry_run: bool) -> None:
 
 main.add_command(trials.trial)
 main.add_command(trials.matrix)
+main.add_command(report.report)
 main.add_command(probe.probe)
 main.add_command(gate.gate)
 main.add_command(doctor.doctor)

@@ -10,6 +10,7 @@ import msgspec
 
 from bench_lib import doctor as checks
 from bench_lib import present
+from bench_lib.cli import options
 from bench_lib.host import identity, setup
 from bench_lib.settings import Settings
 
@@ -21,7 +22,7 @@ SENTENCES = {
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, nothing else.")
+@options.as_json()
 def doctor(as_json: bool) -> None:
     """Check this host, row by row: fine, degraded (and what results will lack), or missing.
 

@@ -8,6 +8,7 @@ import time
 
 import click
 
+from bench_lib.cli import options
 from bench_lib.explain import find, show
 from bench_lib.explain.vmm import Vmm
 
@@ -17,7 +18,7 @@ EVERY_S = 1.0
 
 @click.command("explain")
 @click.argument("guest", required=False, metavar="[PID|NAME]")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, nothing else.")
+@options.as_json()
 @click.option("--watch", is_flag=True, help="Look again every second, until Ctrl-C.")
 def explain(guest: str | None, as_json: bool, watch: bool) -> None:
     """Tell what a running guest is stuck in, what still works, and what frees it.

@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from bench_lib import deadline, present, record
-from bench_lib.cli.jobs import jobs_option, with_jobs
+from bench_lib.cli import options
 from bench_lib.cli.kernels import bootable
 from bench_lib.cli.names import completing_kernels, named
 from bench_lib.errors import (
@@ -92,8 +92,8 @@ class _Command(click.Command):
     metavar="MAX",
     help="Boot both kernels in the lab until there is a verdict, at most so often each.",
 )
-@jobs_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, nothing else.")
+@options.jobs()
+@options.as_json()
 @click.option(
     "--junit",
     "report",
@@ -133,7 +133,7 @@ def gate(
     if not math.isfinite(tolerance):
         raise click.BadParameter("nan is no number of times.", param_hint="--tolerance")
     terms = dataclasses.replace(DEFAULT_TERMS, tolerance=tolerance, limits_ns=_limits(limits))
-    settings = with_jobs(Settings.from_environment(), jobs)
+    settings = options.with_jobs(Settings.from_environment(), jobs)
     if jobs is not None and most_boots is None:
         raise click.UsageError("--jobs is for the boots of --boots-until-settled.")
     if report is not None:

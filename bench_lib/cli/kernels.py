@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 
 from bench_lib import interrupt, ownership, present, record
-from bench_lib.cli import adding
+from bench_lib.cli import adding, options
 from bench_lib.errors import (
     FetchFailed,
     HostError,
@@ -103,7 +103,7 @@ def kernels() -> None:
 
 
 @kernels.command("list")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@options.as_json()
 @click.option("--all", "every", is_flag=True, help="Older kernels of Debian's suites as well.")
 @click.option("--refresh", is_flag=True, help="Look at Debian's mirror even if that was just done.")
 def list_command(as_json: bool, every: bool, refresh: bool) -> None:

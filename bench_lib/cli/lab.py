@@ -10,12 +10,11 @@ import click
 from rich.console import Console
 
 from bench_lib import interrupt, ownership, present, record
-from bench_lib.cli.jobs import jobs_option, with_jobs
+from bench_lib.cli import options
 from bench_lib.cli.kernels import bootable
-from bench_lib.cli.names import completing, completing_kernels, named
+from bench_lib.cli.names import completing_kernels
 from bench_lib.cli.trials import tell_damage
-from bench_lib.errors import MemoryDamaged, UnknownRequest, UnknownScenario
-from bench_lib.guest.workloads.description import WORKLOADS
+from bench_lib.errors import MemoryDamaged
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, trials, vm
 from bench_lib.lab.vm import SHARE, Facts
@@ -69,43 +68,18 @@ def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path |
     "names", metavar="KERNEL...", nargs=-1, required=True, shell_complete=completing_kernels
 )
 @click.option("--boots", type=click.IntRange(min=1), default=6, help="Of each; default 6.")
-@click.option(
-    "-n",
-    "count",
-    type=click.IntRange(1, case.MOST),
-    default=2,
-    help="Of each case a boot; default 2.",
-)
-@click.option(
-    "--scenario",
-    "scenarios",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=completing(ScenarioName),
-    help="Default: idle, blackhole, paused.",
-)
-@click.option(
-    "--request",
-    default=RequestName.STOP,
-    metavar="NAME",
-    shell_complete=completing(RequestName),
-    help="Default: stop.",
-)
-@click.option(
-    "--image",
-    default=Shape().image,
-    metavar="NAME",
-    shell_complete=completing(WORKLOADS),
-    help=f"One of {', '.join(WORKLOADS)}.",
-)
-@jobs_option
+@options.count(2)
+@options.scenario("scenarios", multiple=True, default=[each.value for each in CORE_SCENARIOS])
+@options.request(default=RequestName.STOP.value)
+@options.image(default=Shape().image)
+@options.jobs()
 @click.option("--name", default="", help="Tells campaigns apart that are otherwise the same.")
 def campaign_command(
     names: tuple[str, ...],
     boots: int,
     count: int,
-    scenarios: tuple[str, ...],
-    request: str,
+    scenarios: tuple[ScenarioName, ...],
+    request: RequestName,
     image: str,
     jobs: int | None,
     name: str,
@@ -120,18 +94,9 @@ def campaign_command(
       kickbench lab campaign debian/6.1 debian/6.12 --boots 6
       kickbench lab campaign debian/6.1 debian/6.12 --scenario frozen-source --image pv-steal-time
     """
-    settings = with_jobs(Settings.from_environment(), jobs)
-    chosen = scenarios or CORE_SCENARIOS
+    settings = options.with_jobs(Settings.from_environment(), jobs)
     cases = case.interleaved(
-        [
-            case.Case(
-                named(ScenarioName, each, UnknownScenario),
-                named(RequestName, request, UnknownRequest),
-                Shape(image=image),
-            )
-            for each in chosen
-        ],
-        count,
+        [case.Case(scenario, request, Shape(image=image)) for scenario in scenarios], count
     )
     plan = campaign.Campaign([bootable(settings, each) for each in names], boots, cases, name)
     total = boots * len(names)

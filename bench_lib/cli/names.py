@@ -17,20 +17,19 @@ from bench_lib.settings import Settings
 Named = TypeVar("Named", bound=StrEnum)
 
 Completion = Callable[[click.Context, click.Parameter, str], list[str]]
-"""What click asks for the words that begin as the one that is being typed does."""
+"""A function that click calls for the words that start with what the user has typed."""
 
 
 def named(kind: type[Named], name: str, error: type[KickbenchError]) -> Named:
-    """The member of `kind` that is called so.
+    """The member of `kind` that has this name.
 
-    :raise error: there is none; the sentence says which there are.
+    :raise error: there is no such member; the sentence lists the names that exist.
     """
     try:
         return kind(name)
     except ValueError:
         word = kind.__name__.removesuffix("Name").lower()
-        known = ", ".join(kind)
-        raise error(f"There is no {word} {name!r}; there is {known}.") from None
+        raise error(f"There is no {word} {name!r}; there is {', '.join(kind)}.") from None
 
 
 def completing(names: Iterable[str]) -> Completion:
@@ -42,7 +41,7 @@ def completing(names: Iterable[str]) -> Completion:
 def completing_kernels(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     """The completion of a kernel's name: releases and streams that the ledger has.
 
-    Nothing is completed if the ledger cannot be read.
+    If the ledger cannot be read, nothing is completed.
     """
     try:
         builds = Ledger(Settings.from_environment().ledger).builds

@@ -10,11 +10,12 @@ import click
 import msgspec
 
 from bench_lib import deadline, interrupt, ownership, present
-from bench_lib.cli import kernels
-from bench_lib.cli.names import completing, completing_kernels
+from bench_lib.cli import kernels, options
+from bench_lib.cli.names import completing
 from bench_lib.errors import ProbeFailed
 from bench_lib.host import identity, setup
 from bench_lib.kernel import btf
+from bench_lib.kernel.names import BOOTED
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.kvm import probe as kvm_probe
 from bench_lib.kvm.probe import Result
@@ -24,13 +25,7 @@ from bench_lib.settings import Settings
 
 
 @click.command("probe", epilog=f"Cases: {', '.join(each.name for each in kvm_probe.CASES)}.")
-@click.option(
-    "-n",
-    "count",
-    type=click.IntRange(min=1),
-    default=200,
-    help=f"Wakes a case; default 200. SIGKILL at most {kvm_probe.KILLS}.",
-)
+@options.count(200, most=None)
 @click.option(
     "--case",
     "names",
@@ -39,17 +34,10 @@ from bench_lib.settings import Settings
     shell_complete=completing(each.name for each in kvm_probe.CASES),
     help="Default: all that are listed below.",
 )
-@click.option("--deadline", "limit", default="1", metavar="SECONDS", help="Of a wake; default 1.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, nothing else.")
-@click.option(
-    "--kernel",
-    metavar="NAME",
-    shell_complete=completing_kernels,
-    help="Another kernel, in the lab; see `kernels --help`.",
-)
-def probe(
-    count: int, names: tuple[str, ...], limit: str, as_json: bool, kernel: str | None
-) -> None:
+@options.deadline("1")
+@options.as_json()
+@options.kernel(default=BOOTED)
+def probe(count: int, names: tuple[str, ...], limit: str, as_json: bool, kernel: str) -> None:
     """Ask this kernel alone: does it let go of a vCPU that is stuck in guest memory?
 
     No QEMU and no network: /dev/kvm, and a userfaultfd that delivers no page. A case for each way
@@ -68,7 +56,7 @@ def probe(
     cases = kvm_probe.named(names)
     limit_s = deadline.seconds(limit)
     settings = Settings.from_environment()
-    if kernel is not None:
+    if kernel != BOOTED:
         sys.exit(_in_lab(settings, kernels.bootable(settings, kernel)))
     width = max(len(case.name) for case in cases)
     if not as_json:

@@ -3,25 +3,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 
 import click
 from rich.console import Console
 
-from bench_lib import deadline, present, process, record
-from bench_lib.cli import kernels
-from bench_lib.cli.names import completing, completing_kernels, named
+from bench_lib import present, process, record
+from bench_lib.cli import kernels, options
 from bench_lib.errors import (
     KickbenchError,
     LeftoversRemain,
     MemoryDamaged,
     TrialLost,
-    UnknownRequest,
-    UnknownScenario,
 )
-from bench_lib.guest.workloads.description import WORKLOADS
 from bench_lib.kernel.names import BOOTED
 from bench_lib.lab.trials import LabRunner
 from bench_lib.lab.vm import Facts
@@ -42,26 +37,10 @@ MATRIX_CORE = (
 
 
 @click.command("trial")
-@click.option(
-    "--scenario",
-    required=True,
-    metavar="NAME",
-    shell_complete=completing(ScenarioName),
-    help=f"One of {', '.join(ScenarioName)}.",
-)
-@click.option(
-    "--request",
-    required=True,
-    metavar="NAME",
-    shell_complete=completing(RequestName),
-    help=f"One of {', '.join(RequestName)}.",
-)
-@click.option(
-    "-n", "count", type=click.IntRange(1, case.MOST), default=1, help="Trials; default 1."
-)
-@click.option(
-    "--deadline", "limit", metavar="SECONDS", help="When a trial stops waiting; default 5."
-)
+@options.scenario(required=True)
+@options.request(required=True)
+@options.count(1)
+@options.deadline()
 @click.option(
     "--recover",
     is_flag=True,
@@ -76,23 +55,12 @@ MATRIX_CORE = (
     help="Of the guest's memory, on the host; default anonymous.",
 )
 @click.option("--preempt", is_flag=True, help="With the capability postcopy-preempt.")
-@click.option(
-    "--image",
-    default=Shape().image,
-    metavar="NAME",
-    shell_complete=completing(WORKLOADS),
-    help=f"One of {', '.join(WORKLOADS)}; default gup. The others do not test FOLL_INTERRUPTIBLE.",
-)
-@click.option("--json", "as_json", is_flag=True, help="A JSON array of records, nothing else.")
-@click.option(
-    "--kernel",
-    metavar="NAME",
-    shell_complete=completing_kernels,
-    help="Another kernel, in the lab; see `kernels --help`.",
-)
+@options.image(default=Shape().image)
+@options.as_json()
+@options.kernel(default=BOOTED)
 def trial(
-    scenario: str,
-    request: str,
+    scenario: ScenarioName,
+    request: RequestName,
     count: int,
     limit: str | None,
     recover: bool,
@@ -102,7 +70,7 @@ def trial(
     preempt: bool,
     image: str,
     as_json: bool,
-    kernel: str | None,
+    kernel: str,
 ) -> None:
     """Run trials: strand a fresh guest in a scenario, make a request, time the answer.
 
@@ -119,10 +87,10 @@ def trial(
     when one was lost or a guest could not be recovered; 5 when a guest found its memory damaged;
     28 when a QEMU could not be ended.
     """
-    settings = _with_deadline(Settings.from_environment(), limit)
+    settings = options.with_deadline(Settings.from_environment(), limit)
     asked = Case(
-        named(ScenarioName, scenario, UnknownScenario),
-        named(RequestName, request, UnknownRequest),
+        scenario,
+        request,
         Shape(vcpus, memory, Backing(backing), preempt, image),
         recover,
     )
@@ -134,7 +102,7 @@ def trial(
             if not as_json:
                 click.echo(present.trial_line(made))
 
-        records = run(case.interleaved([asked], count), settings, on_record, [kernel or BOOTED])
+        records = run(case.interleaved([asked], count), settings, on_record, [kernel])
     if as_json:
         click.echo(record.to_json(records))
     elif recover:
@@ -144,21 +112,10 @@ def trial(
 
 @click.command("matrix")
 @click.option("--set", "which", type=click.Choice(SETS), default="core", help="Default: core.")
-@click.option(
-    "--kernel",
-    "names",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=completing_kernels,
-    help="Default: booted.",
-)
-@click.option(
-    "-n", "count", type=click.IntRange(1, case.MOST), default=1, help="Trials per cell; default 1."
-)
-@click.option(
-    "--deadline", "limit", metavar="SECONDS", help="When a trial stops waiting; default 5."
-)
-@click.option("--json", "as_json", is_flag=True, help="A JSON array of records, nothing else.")
+@options.kernel("names", multiple=True, default=(BOOTED,))
+@options.count(1)
+@options.deadline()
+@options.as_json()
 def matrix(
     which: str, names: tuple[str, ...], count: int, limit: str | None, as_json: bool
 ) -> None:
@@ -176,10 +133,9 @@ def matrix(
       kickbench matrix
       kickbench matrix --kernel booted --kernel debian/6.1 --kernel debian/6.12
     """
-    settings = _with_deadline(Settings.from_environment(), limit)
+    settings = options.with_deadline(Settings.from_environment(), limit)
     scenarios = tuple(ScenarioName) if which == "full" else MATRIX_CORE
-    chosen = names or (BOOTED,)
-    requests = [each for each in RequestName if not _left_out(each, chosen)]
+    requests = [each for each in RequestName if not _left_out(each, names)]
     places = [(scenario, Shape()) for scenario in scenarios] + [
         (scenario, Shape(image=image))
         for scenario in scenarios
@@ -191,7 +147,7 @@ def matrix(
         count,
     )
     made: list[Record] = []
-    with present.progress(Console(stderr=True), len(cases) * len(chosen), "trials") as done:
+    with present.progress(Console(stderr=True), len(cases) * len(names), "trials") as done:
 
         def on_record(each: Record) -> None:
             done()
@@ -199,7 +155,7 @@ def matrix(
             click.echo(present.trial_line(each), err=True)
 
         try:
-            run(cases, settings, on_record, chosen)
+            run(cases, settings, on_record, names)
         finally:
             # What ends a run under one kernel takes nothing from what is known of those before.
             if as_json:
@@ -207,12 +163,6 @@ def matrix(
             elif made:
                 present.matrix(present.stdout(), summary.rows(made))
     sys.exit(exit_status(made))
-
-
-def _with_deadline(settings: Settings, limit: str | None) -> Settings:
-    if limit is None:
-        return settings
-    return dataclasses.replace(settings, deadline_s=deadline.seconds(limit))
 
 
 def _left_out(request: RequestName, names: Sequence[str]) -> bool:

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The options that several commands have, each defined once with one help text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from bench_lib import deadline as deadlines
+from bench_lib.cli.names import Named, completing, completing_kernels, named
+from bench_lib.errors import KickbenchError, UnknownRequest, UnknownScenario
+from bench_lib.guest.workloads.description import WORKLOADS
+from bench_lib.record import RequestName, ScenarioName
+from bench_lib.settings import Settings
+from bench_lib.trial import case
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def scenario(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    """The option --scenario.
+
+    :param names: the name of the parameter that takes the value, if it is not `scenario`.
+    :param attributes: what differs between commands, such as `multiple` and `default`.
+    """
+    return _member("--scenario", ScenarioName, UnknownScenario, names, attributes)
+
+
+def request(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    """The option --request; parameters as of `scenario`."""
+    return _member("--request", RequestName, UnknownRequest, names, attributes)
+
+
+def image(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    """The option --image; parameters as of `scenario`."""
+    text = f"Guest image: {', '.join(WORKLOADS)}. Only gup tests FOLL_INTERRUPTIBLE."
+    return _option(
+        "--image",
+        *names,
+        metavar="NAME",
+        shell_complete=completing(WORKLOADS),
+        help=text,
+        **attributes,
+    )
+
+
+def kernel(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    """The option --kernel; parameters as of `scenario`."""
+    return _option(
+        "--kernel",
+        *names,
+        metavar="NAME",
+        shell_complete=completing_kernels,
+        help="Kernel: `booted`, or a name that `kickbench kernels --help` describes.",
+        **attributes,
+    )
+
+
+def count(default: int, most: int | None = case.MOST) -> Callable[[Command], Command]:
+    """The option -n. :param most: the highest value that is accepted."""
+    return _option(
+        "-n",
+        "count",
+        metavar="N",
+        type=click.IntRange(1, most),
+        default=default,
+        help="How often to measure each case, per kernel and boot.",
+    )
+
+
+def deadline(default: str | None = None) -> Callable[[Command], Command]:
+    """The option --deadline. :param default: seconds; None stands for the setting."""
+    return _option(
+        "--deadline",
+        "limit",
+        metavar="SECONDS",
+        default=default,
+        show_default=default or "KICKBENCH_DEADLINE, or 5",
+        help="How long to wait for an answer.",
+    )
+
+
+def jobs() -> Callable[[Command], Command]:
+    """The option --jobs."""
+    return _option(
+        "--jobs",
+        type=click.IntRange(min=1),
+        metavar="N",
+        show_default="what CPUs and memory allow; 1 where KVM runs labs",
+        help="How many labs run at once.",
+    )
+
+
+def as_json() -> Callable[[Command], Command]:
+    """The option --json."""
+    return _option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+
+
+def _member(
+    option: str,
+    kind: type[Named],
+    error: type[KickbenchError],
+    names: Sequence[str],
+    attributes: Mapping[str, Any],
+) -> Callable[[Command], Command]:
+    """Make an option whose value is a member of an enum.
+
+    click's own type for that, `Choice`, has one exit status for the unknown names of all enums.
+
+    :param error: the error for a name that the enum does not have.
+    """
+
+    def convert(text: str) -> Named:
+        return named(kind, text, error)
+
+    return _option(
+        option,
+        *names,
+        metavar="NAME",
+        type=convert,
+        shell_complete=completing(kind),
+        help=f"{option.strip('-').capitalize()}: {', '.join(kind)}.",
+        **attributes,
+    )
+
+
+def _option(*names: str, help: str, **attributes: Any) -> Callable[[Command], Command]:  # noqa: A002
+    """Make an option that shows its default, and that it may be repeated."""
+    text = f"{help} Repeatable." if attributes.get("multiple") else help
+    return click.option(*names, **{"show_default": True, **attributes, "help": text})
+
+
+def with_jobs(settings: Settings, value: int | None) -> Settings:
+    """The settings, with the value of --jobs if it was given."""
+    return settings if value is None else dataclasses.replace(settings, jobs=value)
+
+
+def with_deadline(settings: Settings, value: str | None) -> Settings:
+    """The settings, with the value of --deadline if it was given.
+
+    :raise BadDeadline: the value is not a positive number of seconds.
+    """
+    if value is None:
+        return settings
+    return dataclasses.replace(settings, deadline_s=deadlines.seconds(value))
