@@ -11,6 +11,7 @@
     │   ├── BadShape
     │   ├── UnknownCase
     │   ├── NotRecoverable
+    │   ├── NothingSelected
     │   ├── OtherHistory
     │   └── HistoryNotBegun
     ├── HostError                   this host cannot run trials
@@ -135,6 +136,12 @@ class HistoryNotBegun(UsageError):
     """A folder cannot become a history."""
 
     exit_status = 17
+
+
+class NothingSelected(UsageError):
+    """No record matches the options of a report."""
+
+    exit_status = 18
 
 
 class HostError(KickbenchError):

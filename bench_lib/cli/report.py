@@ -3,43 +3,217 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+
 import click
 import msgspec
 
 from bench_lib import present, record
 from bench_lib.cli import options
+from bench_lib.errors import ImageError, NothingSelected, UnknownKernel
+from bench_lib.guest.workloads.description import WORKLOADS
+from bench_lib.kernel.ledger import describe, version_key
+from bench_lib.kernel.names import meant
+from bench_lib.kernel.suites import Suites
+from bench_lib.record import Kernel, Record, RequestName, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.verdict import summary
 
 
-@click.command("report")
-@options.as_json()
-def report(as_json: bool) -> None:
-    """Sum up the records: a row per kernel, host, scenario and request.
+def _start(text: str) -> datetime:
+    """The start of a date, or a date-time."""
+    return _moment(text, time.min)
 
-    A median of "> 5.0 s" is a bound: the answer had not come by the deadline.
+
+def _end(text: str) -> datetime:
+    """The end of a date, or a date-time."""
+    return _moment(text, time.max)
+
+
+def _moment(text: str, of_day: time) -> datetime:
+    """That time of day on a date, or a date-time."""
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        pass
+    else:
+        return datetime.combine(day, of_day, UTC)
+    try:
+        return _in_utc(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is not an ISO 8601 date or date-time; write it like 2026-11-26 or "
+            "2026-11-26T14:30+01:00."
+        ) from None
+
+
+def _in_utc(text: str) -> datetime:
+    """A date-time, which is UTC if it has no offset.
+
+    :raise ValueError: the text is not a date-time.
     """
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The filters of a report. An empty tuple selects all records.
+
+    :ivar since: the earliest start of a trial; None for no bound.
+    :ivar until: the latest start of a trial; None for no bound.
+    """
+
+    kernels: tuple[Kernel, ...] = ()
+    scenarios: tuple[ScenarioName, ...] = ()
+    requests: tuple[RequestName, ...] = ()
+    images: tuple[str, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def has(self, each: Record) -> bool:
+        """Whether a record matches every filter. No bound includes a start that is not a time."""
+        wanted = (
+            (self.kernels, each.kernel),
+            (self.scenarios, each.scenario),
+            (self.requests, each.request),
+            (self.images, each.shape.image),
+        )
+        return all(not some or value in some for some, value in wanted) and self._in_time(each)
+
+    def _in_time(self, each: Record) -> bool:
+        if self.since is None and self.until is None:
+            return True
+        try:
+            started = _in_utc(each.started)
+        except ValueError:
+            return False
+        early = self.since is not None and started < self.since
+        late = self.until is not None and started > self.until
+        return not (early or late)
+
+
+@click.command("report")
+@options.kernel("kernels", multiple=True)
+@options.scenario("scenarios", multiple=True)
+@options.request("requests", multiple=True)
+@options.image("images", multiple=True)
+@click.option(
+    "--since",
+    type=_start,
+    metavar="DATE",
+    help="Only trials that started on this date or later.",
+)
+@click.option(
+    "--until",
+    type=_end,
+    metavar="DATE",
+    help="Only trials that started on this date or earlier.",
+)
+@options.as_json()
+def report(
+    kernels: tuple[str, ...],
+    scenarios: tuple[ScenarioName, ...],
+    requests: tuple[RequestName, ...],
+    images: tuple[str, ...],
+    since: datetime | None,
+    until: datetime | None,
+    as_json: bool,
+) -> None:
+    """Sum up the records, one row per request and scenario.
+
+    There is one table per kernel and host. A median of "> 5.0 s" is a bound: no answer had arrived
+    by the deadline.
+
+    The options select records. A record has to match every option, and one of the values of an
+    option that is repeated. DATE is 2026-11-26, which is the whole day, or a time such as
+    2026-11-26T14:30; it is UTC unless it has an offset (14:30+01:00).
+
+    \b
+    Examples:
+      kickbench report
+      kickbench report --kernel debian/6.1 --scenario blackhole --scenario paused
+      kickbench report --since 2026-11-01 --until 2026-11-30
+      kickbench report --request stop --json | jq '.rows[].outcomes'
+
+    Exits 18 if no record matches the options.
+    """
+    if since and until and since > until:
+        raise click.UsageError("--since is later than --until.")
     settings = Settings.from_environment()
     records, damaged = record.read(settings.records)
     for each in damaged:
         click.echo(f"kickbench: left out: {each}", err=True)
-    rows, paces = summary.rows(records), summary.paces(records)
-    differences = summary.differences(records)
-    if as_json:
-        text = msgspec.json.encode(
-            {
-                "rows": [summary.flat(each) for each in rows],
-                "recoveries": [summary.flat(each) for each in summary.recoveries(records)],
-                "paces": paces,
-                "differences": differences,
-            }
+    chosen = Selection(
+        _recorded(settings, kernels, records), scenarios, requests, images, since, until
+    )
+    _check_images(images, records)
+    selected = [each for each in records if chosen.has(each)]
+    if not selected and chosen != Selection():
+        raise NothingSelected(
+            f"None of the {len(records)} records in {settings.records} matches all options; "
+            "`kickbench report` without options shows all records."
         )
-        click.echo(msgspec.json.format(text, indent=2).decode())
-    elif rows:
-        # Damage comes before all else.
-        present.recoveries(present.stdout(), summary.recoveries(records))
-        present.report(present.stdout(), rows, paces, differences)
+    if as_json:
+        click.echo(to_json(selected).decode())
+    elif selected:
+        # Damaged memory is the worst news, so it is printed first.
+        present.recoveries(present.stdout(), summary.recoveries(selected))
+        present.report(
+            present.stdout(),
+            summary.rows(selected),
+            summary.paces(selected),
+            summary.differences(selected),
+        )
     else:
         click.echo(
             f"No records yet in {settings.records}; `asv run` or `kickbench trial` makes some."
         )
+
+
+def _recorded(
+    settings: Settings, names: Sequence[str], records: Sequence[Record]
+) -> tuple[Kernel, ...]:
+    """The builds in the records that these names mean.
+
+    :raise UnknownKernel: the records have no kernel of one of the names.
+    """
+    builds = [describe(kernel) for kernel in dict.fromkeys(each.kernel for each in records)]
+    suites = Suites.of(settings).meanings() if names else {}
+    found: list[Kernel] = []
+    for name in names:
+        fitting = meant(name, builds, suites)
+        if not fitting:
+            releases = sorted({each.release for each in builds}, key=version_key)
+            raise UnknownKernel(
+                f"There are no records of kernel {name!r}; there are records of "
+                f"{', '.join(releases) or 'no kernel yet'}."
+            )
+        found.extend(each.kernel for each in fitting)
+    return tuple(found)
+
+
+def _check_images(names: Sequence[str], records: Sequence[Record]) -> None:
+    """Refuse images that neither this version nor the version that made a record has.
+
+    :raise ImageError: there is no such image.
+    """
+    known = list(dict.fromkeys([*WORKLOADS, *(each.shape.image for each in records)]))
+    for name in names:
+        if name not in known:
+            raise ImageError(f"There is no guest image {name!r}; there is {', '.join(known)}.")
+
+
+def to_json(records: Sequence[Record]) -> bytes:
+    """The report as an object."""
+    text = msgspec.json.encode(
+        {
+            "rows": [summary.flat(each) for each in summary.rows(records)],
+            "recoveries": [summary.flat(each) for each in summary.recoveries(records)],
+            "paces": summary.paces(records),
+            "differences": summary.differences(records),
+        }
+    )
+    return msgspec.json.format(text, indent=2)
