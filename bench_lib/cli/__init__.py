@@ -26,10 +26,10 @@ from bench_lib.settings import Settings
 
 
 class _Group(click.Group):
-    """Turns our errors into one sentence and their exit status.
+    """Turns an error into one sentence and an exit status.
 
-    So does it with an error that is a defect of ours: Python's own status for one is 1, which is a
-    verdict of `gate` and of `doctor`. Its traceback is for whoever asks for it with -v.
+    That includes a defect of kickbench, because Python's own status for an exception is 1, which
+    is a verdict of `gate` and of `doctor`. Only -v prints the traceback.
     """
 
     def invoke(self, ctx: click.Context) -> object:
@@ -39,17 +39,17 @@ class _Group(click.Group):
             click.echo(f"kickbench: {error}", err=True)
             for line in error.console[-60:] if isinstance(error, LabLost) else ():
                 click.echo(f"    {line}", err=True)
-            trials.tell_survivors()
+            trials.report_survivors()
             ctx.exit(error.exit_status)
         except KeyboardInterrupt:
             click.echo(
-                "kickbench: Interrupted; `kickbench clean` shows whether anything is left.",
+                "kickbench: Interrupted; `kickbench clean --dry-run` shows what is left.",
                 err=True,
             )
             ctx.exit(130)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
-        except Exception as error:  # whatever it is, its status must mean nothing else
+        except Exception as error:  # of any class, so that no defect exits with a verdict
             logging.getLogger(__name__).debug("", exc_info=True)
             click.echo(f"kickbench: {InternalError.of(error)}", err=True)
             ctx.exit(InternalError.exit_status)
@@ -57,9 +57,9 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="kickbench %(version)s")
-@click.option("-v", "--verbose", is_flag=True, help="Log every stage to stderr.")
+@click.option("-v", "--verbose", is_flag=True, help="Log every stage on stderr.")
 def main(verbose: bool) -> None:
-    """When a guest is stuck, does the host still obey its operator?
+    """Find out whether the host still obeys its operator when a guest is stuck.
 
     \b
     Examples:
@@ -74,7 +74,7 @@ def main(verbose: bool) -> None:
       kickbench clean --dry-run
 
     Exit status: 0 success, 2 bad usage, 4 a trial was lost, 5 a guest found its memory damaged.
-    docs/reference/exit-statuses.md lists the others; a sentence on stderr explains each.
+    docs/reference/exit-statuses.md lists the others. A sentence on stderr explains each failure.
     """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
@@ -82,12 +82,18 @@ def main(verbose: bool) -> None:
 
 
 @main.command("clean")
-@click.option("--dry-run", is_flag=True, help="Only say what there is.")
+@click.option("--dry-run", is_flag=True, help="Print what would be ended, and end nothing.")
 def clean_command(dry_run: bool) -> None:
-    """End what killed runs have left: processes, network namespaces, folders.
+    """End what killed runs left: processes, namespaces and folders.
 
-    What belongs to a run that is alive is not touched. Exits 28 when something cannot be ended, and
-    says what; the rest is ended all the same.
+    A run that is alive is not touched.
+
+    \b
+    Examples:
+      kickbench clean --dry-run
+      kickbench clean
+
+    Exits 28 if something cannot be ended, and names it; everything else has been ended.
     """
     from bench_lib.trial import leftovers
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command line, where there is no installed command: `python -m bench_lib.cli`."""
+"""The command line without an installed command: `python -m bench_lib.cli`."""
 
 from bench_lib.cli import main
 

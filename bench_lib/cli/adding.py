@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What `kickbench kernels add` is given: packages, archives, a tree, an image with its modules."""
+"""kickbench kernels add: from packages, archives, a built tree, or an image with its modules."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from bench_lib.kernel import image, installed, layout
 from bench_lib.kernel.store import Bootable, Store, built_image
 
 ROOT = Path("/")
-"""The root of the system whose installed kernels are added."""
+"""The root of the system whose installed kernels `of_this_host` adds."""
 
 
 def of_paths(cache: Store, paths: Sequence[Path]) -> Bootable:
-    """Add the kernel whose parts some paths are.
+    """Add the kernel that consists of these files and folders.
 
-    :raise UsageError: they are not the parts of one kernel.
-    :raise KernelError: it cannot be used; the cache is as it was.
+    :raise UsageError: the paths are not the parts of one kernel.
+    :raise KernelError: the kernel cannot be used; the cache is as it was before.
     """
     match [path.resolve() for path in paths]:
         case [folder] if folder.is_dir():
@@ -35,25 +35,26 @@ def of_paths(cache: Store, paths: Sequence[Path]) -> Bootable:
         case files if all(path.is_file() and not _is_image(path) for path in files):
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
             source = f"{files[0].name}{more}"
-            with _watched(f"unpacking {present.count(len(files), 'archive')}") as on_bytes:
+            with _in_progress(f"unpacking {present.count(len(files), 'archive')}") as on_bytes:
                 return cache.add_archives(files, source, on_bytes)
     raise UsageError(
-        "A kernel is a built tree, or an image with the folder of its modules, or packages or "
-        "archives that make it up; these paths are none of that: "
-        f"{', '.join(map(str, paths))}. Add each kernel by itself."
+        f"These paths are not the parts of one kernel: {', '.join(map(str, paths))}. Name a built "
+        "tree, an image and the folder of its modules, or the packages or archives of one kernel."
     )
 
 
 def of_this_host(cache: Store) -> list[Bootable]:
-    """Add the kernels that are installed here; those that cannot be used are named on stderr.
+    """Add the kernels that are installed on this host.
 
-    :raise KernelUnusable: there is none that can be used.
+    Print on stderr which kernels cannot be used, and why.
+
+    :raise KernelUnusable: no installed kernel can be used.
     """
     found, unusable = installed.find(ROOT)
     added = []
     for each in found:
         try:
-            with _watched(f"copying {each.vmlinuz.name}") as on_bytes:
+            with _in_progress(f"copying {each.vmlinuz.name}") as on_bytes:
                 added.append(cache.add_image(each.vmlinuz, each.modules, on_bytes))
         except KernelUnusable as error:
             unusable.append(error)
@@ -66,8 +67,11 @@ def of_this_host(cache: Store) -> list[Bootable]:
 
 
 @contextmanager
-def _watched(what: str) -> Iterator[Callable[[int, int], None]]:
-    """With progress on stderr, and so that a signal leaves the cache as it was."""
+def _in_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show progress on stderr. A signal raises an exception, which leaves the cache as it was.
+
+    :return: a function to be called with the bytes that are done and those in all.
+    """
     with interrupt.raised(), present.download(Console(stderr=True), what) as on_bytes:
         yield on_bytes
 
@@ -79,31 +83,32 @@ def _is_image(path: Path) -> bool:
 
 
 def _of_folder(cache: Store, folder: Path) -> Bootable:
-    """A kernel tree that was built, or a folder laid out as the root of a system."""
+    """Add the kernel of a built tree, or of a folder laid out as the root of a system."""
     if built_image(folder).is_file():
-        with _watched(f"installing modules of {folder.name}"):
+        with _in_progress(f"installing modules of {folder.name}"):
             return cache.add_tree(folder)
     found, unusable = installed.find(folder)
     if len(found) == 1:
-        with _watched(f"copying {found[0].vmlinuz.name}") as on_bytes:
+        with _in_progress(f"copying {found[0].vmlinuz.name}") as on_bytes:
             return cache.add_image(found[0].vmlinuz, found[0].modules, on_bytes)
     if found:
         names = ", ".join(str(each.vmlinuz) for each in found)
-        raise KernelUnusable(f"{folder} holds several kernels; name one of {names}.")
+        raise KernelUnusable(f"{folder} has several kernels; name one of {names}.")
     raise (
         unusable[0]
         if unusable
         else KernelUnusable(
-            f"{folder} is not a kernel tree that was built, because {built_image(folder)} is not "
-            "there; run `make` in it first. Nor does it hold a kernel image with its modules."
+            f"{folder} is not a built kernel tree, because {built_image(folder)} does not exist, "
+            "and it has no kernel image with modules. In a kernel tree, run `make` in it first."
         )
     )
 
 
 def _of_image(cache: Store, vmlinuz: Path, *folders: Path) -> Bootable:
-    """An image, and its modules in one of some folders.
+    """Add a kernel image with its modules.
 
-    :param folders: each is lib/modules/RELEASE, or the root that it is in.
+    :param folders: where to look for the modules. Each is lib/modules/RELEASE itself, or a root
+        that may contain it.
     """
     release = image.identity(vmlinuz).release
     beside = (layout.modules_of(folder, release) for folder in folders)
@@ -112,10 +117,10 @@ def _of_image(cache: Store, vmlinuz: Path, *folders: Path) -> Bootable:
     else:
         modules = next((each for each in beside if each is not None), None)
     if modules is None:
-        where = folders[0] if len(folders) == 1 else "no folder above it"
+        where = f"{folders[0]} has no" if len(folders) == 1 else "no folder above it has"
         raise KernelUnusable(
-            f"{vmlinuz} is kernel {release}, and {where} has no lib/modules/{release} or "
-            f"usr/lib/modules/{release}; name the folder of its modules after it."
+            f"{vmlinuz} is kernel {release}, and {where} lib/modules/{release} or "
+            f"usr/lib/modules/{release}; give the folder of its modules as the second path."
         )
-    with _watched(f"copying {vmlinuz.name}") as on_bytes:
+    with _in_progress(f"copying {vmlinuz.name}") as on_bytes:
         return cache.add_image(vmlinuz, modules, on_bytes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""kickbench completion: what a shell completes commands, options and names with."""
+"""kickbench completion: the script by which a shell completes commands, options and names."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from click.shell_completion import get_completion_class
 SHELLS = ("bash", "zsh", "fish")
 
 VARIABLE = "_KICKBENCH_COMPLETE"
-"""By which click knows that a shell asks it to complete; its name follows from the command's."""
+"""The variable in which the script passes its request to click, which derives the variable's name
+from the command's."""
 
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script that makes a shell complete kickbench's commands, options and names.
+    """Print the script that completes kickbench in a shell.
+
+    It completes commands, options, and names of scenarios, requests, guest images and kernels.
 
     \b
     Examples:

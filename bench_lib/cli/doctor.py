@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""kickbench doctor: what this host can measure, and what is missing for more."""
+"""kickbench doctor: what this host can measure, and what is missing."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from bench_lib.settings import Settings
 
 SENTENCES = {
     0: "Trials can run under the booted kernel{lab}.",
-    1: "Trials can run in the lab alone; the rows that are missing say why.",
-    2: "No trial can run here; the rows that are missing say why.",
+    1: "Trials can run only in the lab; the rows marked `missing` give the reason.",
+    2: "No trial can run here; the rows marked `missing` give the reason.",
 }
 
 
 @click.command("doctor")
 @options.as_json()
 def doctor(as_json: bool) -> None:
-    """Check this host, row by row: fine, degraded (and what results will lack), or missing.
+    """Check what this host can measure, and what is missing.
 
-    Under each row that is not fine stands what follows from it and, where there is one, a command
-    that fixes it. Changes nothing, and works as any user.
+    Each row is `fine`, `degraded` (results will lack something) or `missing`. Below a row that is
+    not fine are the consequence and, if there is one, a command that fixes it. The doctor changes
+    nothing, and works as any user.
 
     \b
     Examples:
       kickbench doctor
       kickbench doctor --json | jq '.rows[] | select(.status != "fine")'
 
-    Exits 0 when trials can run under the booted kernel, 1 when only the lab can, 2 when nothing
-    can.
+    Exits 0 if trials can run under the booted kernel, 1 if they can run only in the lab, 2 if they
+    cannot run at all.
     """
     settings = Settings.from_environment()
     rows = []

@@ -13,21 +13,24 @@ from bench_lib.explain import find, show
 from bench_lib.explain.vmm import Vmm
 
 EVERY_S = 1.0
-"""Seconds between two looks with --watch."""
+"""Seconds from one look to the next with --watch."""
 
 
 @click.command("explain")
 @click.argument("guest", required=False, metavar="[PID|NAME]")
 @options.as_json()
-@click.option("--watch", is_flag=True, help="Look again every second, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Repeat every second, until Ctrl-C.")
 def explain(guest: str | None, as_json: bool, watch: bool) -> None:
-    """Tell what a running guest is stuck in, what still works, and what frees it.
+    """Show what a running guest is stuck in, and what frees it.
 
-    For any process that runs vCPUs of KVM, QEMU or another; for all of them without an argument.
-    NAME is that of QEMU's -name. Only looks: nothing is attached to, signalled or asked. As root it
-    sees kernel stacks; without, it says what it could not see.
+    The guest is a process that runs vCPUs with KVM, of QEMU or of another program. NAME is the one
+    given to QEMU with -name. Without an argument, every guest is explained.
 
-    State S does not prove that a signal gets through; the sentences say where it does not.
+    This command only reads /proc: it does not attach to the process, signal it or use its monitor.
+    Only root sees kernel stacks; for other users it prints what it could not see.
+
+    State S does not prove that a signal ends the wait. The output names the requests that get no
+    answer.
 
     \b
     Examples:
@@ -42,8 +45,8 @@ def explain(guest: str | None, as_json: bool, watch: bool) -> None:
                process), files (path, kind, device; those on FUSE and NFS), hidden (what could not
                be seen), threads, meanings
       threads  tid, role (vcpu, main, iothread, other), vcpu, name, state, wchan, stack (innermost
-               first) and entry (null: only root may see), waits_for, signals, called (a signal or a
-               tracer waits for it), still (asleep in one place for 0.1 s), cpu_share
+               first) and entry (null: only root can see them), waits_for, signals, called (a signal
+               or a tracer waits for the thread), still (asleep in one place for 0.1 s), cpu_share
       meanings tids, who, sentence, hangs, works, free
     """
     if not watch:
@@ -67,7 +70,7 @@ def _once(guest: str | None, *, as_json: bool) -> None:
         click.echo(show.as_json(found, missed))
         return
     blocks = ["\n".join(show.lines(each)) for each in found]
-    click.echo("\n\n".join(blocks) or "No process here runs a vCPU of KVM.")
+    click.echo("\n\n".join(blocks) or "No process on this host runs a KVM vCPU.")
     for sentence in missed:
         click.echo(f"kickbench: {sentence}", err=True)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""kickbench gate: may one kernel follow another?"""
+"""kickbench gate: whether one kernel may be rolled out after another."""
 
 from __future__ import annotations
 
@@ -43,10 +43,11 @@ from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
 STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 2}
 
 NO_LIMIT = "none"
+"""The value of --limit that removes the limit of a request."""
 
 
 class _Command(click.Command):
-    """Statuses of 0 to 2 are verdicts and nothing else, so bad usage, click's 2, has another."""
+    """A command whose bad usage exits with 3, because 0 to 2 are verdicts. click's own is 2."""
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         try:
@@ -71,26 +72,27 @@ class _Command(click.Command):
     type=click.FloatRange(min=1, min_open=True, max=1000),
     default=DEFAULT_TERMS.tolerance,
     show_default=True,
-    help="How many times as long an answer may take.",
+    help="The factor by which answers of CANDIDATE may take longer.",
 )
 @click.option(
     "--limit",
     "limits",
     multiple=True,
     metavar="REQUEST=SECONDS",
-    help="The longest that a request may ever take; `stop=none` for no limit. Default: stop=1.",
+    show_default="stop=1",
+    help="The longest time that a request may take; `stop=none` for no limit. Repeatable.",
 )
 @click.option(
     "--whatever-differs",
     is_flag=True,
-    help="Compare records of differing hosts, QEMUs and settings; never native with the lab's.",
+    help="Compare records even if hosts, QEMUs or settings differ, but never native with lab.",
 )
 @click.option(
     "--boots-until-settled",
     "most_boots",
     type=click.IntRange(min=1),
     metavar="MAX",
-    help="Boot both kernels in the lab until there is a verdict, at most so often each.",
+    help="Boot both in the lab until the verdict is pass or fail, at most MAX times each.",
 )
 @options.jobs()
 @options.as_json()
@@ -98,7 +100,7 @@ class _Command(click.Command):
     "--junit",
     "report",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Also write the verdicts as JUnit XML.",
+    help="Also write the verdicts to this file, as JUnit XML.",
 )
 def gate(
     base: str,
@@ -111,11 +113,12 @@ def gate(
     as_json: bool,
     report: Path | None,
 ) -> None:
-    """Judge by the records whether CANDIDATE may be rolled out after BASE.
+    """Judge whether CANDIDATE may be rolled out after BASE.
 
-    `pass` takes evidence that it is no worse; what is only not known to be worse is `inconclusive`.
-    Boots are what is compared, so several of each kernel are needed: `kickbench lab campaign` makes
-    them. Under emulation (tcg) only hangs are judged, and limits at ten times their length.
+    `pass` needs evidence in the records that CANDIDATE is not worse. Without enough evidence the
+    verdict is `inconclusive`. The gate compares boots, so it needs several boots of each kernel;
+    `kickbench lab campaign` makes them. Under emulation (tcg) the gate judges hangs but not
+    milliseconds, and limits are ten times as long.
 
     \b
     Examples:
@@ -124,20 +127,21 @@ def gate(
       kickbench gate 6.12.113+deb12-amd64 6.12.117+deb12-amd64 --junit gate.xml
       kickbench gate debian/6.1 debian/6.12 --boots-until-settled 20
 
-    Kernels are those of the records: a release, its tag (v...), the newest of a stream
-    (debian/6.1), or `booted`. With --boots-until-settled a kernel that has no records yet is the
-    newest that is fetched, or else the newest at apt. Which release it was is printed.
+    BASE and CANDIDATE are kernels with records: a release, its tag (v...), the newest of a stream
+    (debian/6.1), or `booted`. With --boots-until-settled they may also be kernels without records.
+    A stream then means its newest kernel with records; if it has none, the newest in the cache,
+    and then the newest that apt offers. The gate prints which release a name meant.
 
-    Exits 0 on pass, 1 on fail, 2 when it is inconclusive, 3 when the two cannot be compared.
+    Exits 0 on pass, 1 on fail, 2 if inconclusive, 3 if the two cannot be compared.
     """
     if not math.isfinite(tolerance):
-        raise click.BadParameter("nan is no number of times.", param_hint="--tolerance")
+        raise click.BadParameter("nan is not a factor.", param_hint="--tolerance")
     terms = dataclasses.replace(DEFAULT_TERMS, tolerance=tolerance, limits_ns=_limits(limits))
     settings = options.with_jobs(Settings.from_environment(), jobs)
     if jobs is not None and most_boots is None:
-        raise click.UsageError("--jobs is for the boots of --boots-until-settled.")
+        raise click.UsageError("--jobs needs --boots-until-settled, whose boots it is for.")
     if report is not None:
-        # Before the work, which may take a while, and may be killed.
+        # Written before the work, which may take hours and may be killed.
         _write(report, junit.refusal(base, candidate, "There is no verdict yet."))
     try:
         records, damaged = _read(settings.records)
@@ -150,7 +154,7 @@ def gate(
 
         if most_boots is None:
             kernels = [known(settings, name, records) for name in (base, candidate)]
-            _say_releases((base, candidate), kernels)
+            _print_releases((base, candidate), kernels)
             found = judge(records, kernels, terms)
         else:
             found = _until_settled(
@@ -179,59 +183,63 @@ def gate(
 
 
 def _read(path: Path) -> tuple[list[Record], int]:
-    """The records, and how many lines are left out for they are none.
+    """The records, and the number of lines that are left out because they are not records.
 
-    :raise CannotCompare: some are records of a later version; they may be what decides.
+    :raise CannotCompare: a later version wrote some of them, and these may decide the verdict.
     """
     records, damaged = record.read(path)
     for each in damaged:
         click.echo(f"kickbench: left out: {each}", err=True)
     if newer := [each for each in damaged if each.newer]:
-        raise CannotCompare(f"{len(newer)} records are not understood here: {newer[0]}")
+        raise CannotCompare(
+            f"{present.count(len(newer), 'record')} cannot be read by this version: {newer[0]}"
+        )
     return records, len(damaged)
 
 
 def _check_limits(held: Container[str], given: Sequence[str]) -> None:
-    """Refuse a limit that nothing is held to.
+    """Refuse a limit of a request that has no records.
 
-    :param held: requests that some records are held to a limit of.
-    :raise CannotCompare: one of those `given` is not among them.
+    :param held: the requests for which there are records and a limit.
+    :param given: the values of --limit.
+    :raise CannotCompare: a request in `given` is not in `held`.
     """
     for name, _, text in (each.partition("=") for each in given):
         if text != NO_LIMIT and name not in held:
             raise CannotCompare(
-                f"There is a limit for {name}, of which there are no records to hold it to; "
+                f"--limit names {name}, and there are no records of {name}; "
                 f"`kickbench lab campaign --request {name} ...` makes some."
             )
 
 
 def known(settings: Settings, name: str, records: Sequence[Record]) -> Kernel:
-    """The kernel of the records that a user calls `name`.
+    """The kernel with records that a user calls `name`.
 
-    :raise CannotCompare: there is none, or more than one.
+    :raise CannotCompare: there is no such kernel, or more than one.
     """
     kernels = list(dict.fromkeys(each.kernel for each in records))
     fitting = meant(name, map(describe, kernels), Suites.of(settings).meanings())
     if not fitting:
-        there = ", ".join(sorted({each.release for each in kernels})) or "none yet"
+        there = ", ".join(sorted({each.release for each in kernels})) or "no kernel yet"
         raise CannotCompare(
-            f"There are no records of {name}; there are of {there}. "
+            f"There are no records of {name}; there are records of {there}. "
             "`kickbench lab campaign` makes some."
         )
     if len(fitting) > 1:
         builds = "; ".join(each.version for each in fitting)
         raise CannotCompare(
             f"There are records of {len(fitting)} builds of {fitting[0].release} ({builds}); keep "
-            "those apart in record files of their own (KICKBENCH_RECORDS)."
+            "the records of each build in a file of its own (KICKBENCH_RECORDS)."
         )
     return fitting[0].kernel
 
 
 def _to_boot(settings: Settings, name: str, records: Sequence[Record]) -> Bootable:
-    """The build that `name` means: of the recorded kernels, or else of those that are fetched.
+    """The build that `name` means: a kernel with records, or else one in the cache or of Debian.
 
-    So a name means the same with and without more boots, and Debian's suites are looked into only
-    where neither has such a kernel, or for the very packages of one that is not here.
+    Kernels with records come first, so that a name means the same with and without more boots.
+    Debian's suites are read only if no record and no kernel in the cache fits, or to fetch a kernel
+    that has records but is not in the cache.
     """
     cache = Store.of(settings)
     recorded = [describe(kernel) for kernel in dict.fromkeys(each.kernel for each in records)]
@@ -243,8 +251,8 @@ def _to_boot(settings: Settings, name: str, records: Sequence[Record]) -> Bootab
     return bootable(settings, name)
 
 
-def _say_releases(names: Sequence[str], kernels: Sequence[Kernel]) -> None:
-    """Print which releases were meant, where the names are not those."""
+def _print_releases(names: Sequence[str], kernels: Sequence[Kernel]) -> None:
+    """Print which release each name means, unless the name is the release."""
     for name, kernel in zip(names, kernels, strict=True):
         if name.removeprefix("v") != kernel.release:
             click.echo(f"kickbench: {name} is {kernel.release}", err=True)
@@ -261,17 +269,21 @@ def _until_settled(
     *,
     alike: bool,
 ) -> Gate:
-    """Look, and boot both kernels more often in the lab, until that settles it.
+    """Boot both kernels in the lab and judge, again and again, until there is a verdict.
 
-    What could not be judged afterwards is refused before anything is booted.
+    Records that could not be judged afterwards are refused before the first boot.
 
-    :param alike: whether that includes what was made with something else.
+    :param most: boots of each kernel at most.
+    :param alike: whether to refuse records that were made on differing set-ups.
+    :raise CannotCompare: the records cannot be judged, or a kernel cannot be booted in the lab.
     """
     if BOOTED in names:
-        raise CannotCompare("The lab boots kernels that are fetched; `booted` is not one of them.")
+        raise CannotCompare(
+            "The lab cannot boot `booted`; name a kernel in the cache, or one of Debian's."
+        )
     builds = [_to_boot(settings, name, records) for name in names]
     kernels = [build.build.kernel for build in builds]
-    _say_releases(names, kernels)
+    _print_releases(names, kernels)
     there = settling.lab_records(settings, builds)
     _check_limits({each.request for each in settling.cases(there)}, limits)
     if alike:
@@ -280,7 +292,7 @@ def _until_settled(
     looks = settling.looks(most)
     terms = dataclasses.replace(terms, looks=len(looks))
     for number, boots in enumerate(looks, start=1):
-        settling.boot(settings, builds, boots, _say_record, _say_boot)
+        settling.boot(settings, builds, boots, _print_record, _print_boot)
         found = judge(settling.lab_records(settings, builds), kernels, terms)
         each = f"{present.count(boots, 'boot')} of each"
         text = f"look {number} of {len(looks)}, {each}: {found.verdict}"
@@ -290,11 +302,11 @@ def _until_settled(
     return found
 
 
-def _say_record(made: Record) -> None:
+def _print_record(made: Record) -> None:
     click.echo(present.trial_line(made), err=True)
 
 
-def _say_boot(facts: Facts) -> None:
+def _print_boot(facts: Facts) -> None:
     click.echo(f"kickbench: {facts}", err=True)
 
 
@@ -313,7 +325,7 @@ def _limits(given: Sequence[str]) -> dict[RequestName, int]:
 
 
 def to_json(found: Gate) -> bytes:
-    """The gate as an object; what nothing bounds is null."""
+    """The gate as an object. A number without a bound is null."""
     rows = [summary.flat(each) for each in found.rows]
     whole = {**msgspec.to_builtins(found), "rows": rows, "boots_needed": found.boots_needed}
     return msgspec.json.encode(whole)

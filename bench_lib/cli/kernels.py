@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""kickbench kernels: which builds there are, and getting them."""
+"""kickbench kernels: list, fetch, add and remove kernel builds."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from bench_lib.settings import Settings
 
 
 def bootable(settings: Settings, name: str) -> Bootable:
-    """The build that a user calls `name`, fetched if it is not there yet.
+    """The build that a user calls `name`. It is fetched if it is not in the cache.
 
-    :raise UnknownKernel: there is none.
-    :raise FetchFailed: it could not be had.
-    :raise Interrupted: by a signal; the cache is as it was.
+    :raise UnknownKernel: there is no such kernel.
+    :raise FetchFailed: it could not be downloaded or unpacked.
+    :raise Interrupted: a signal arrived; the cache is as it was before.
     """
     cache = Store.of(settings)
     fetched = sorted((each.build for each in cache.all()), key=lambda build: build.date)
@@ -58,9 +58,11 @@ def bootable(settings: Settings, name: str) -> Bootable:
             except FetchFailed as error:
                 if not here or not suites.problem:
                     raise
-                click.echo(f"kickbench: {error} {here[-1].release} is used.", err=True)
+                click.echo(
+                    f"kickbench: {error} {here[-1].release} from the cache is used.", err=True
+                )
         if not here:
-            # It may be in what is left out.
+            # A suite that could not be read may have it.
             for remark in suites.remarks():
                 if remark != suites.problem:
                     click.echo(f"kickbench: {remark}", err=True)
@@ -84,7 +86,7 @@ def _refresh(suites: Suites, *, always: bool = False) -> None:
 
 def _fetch(cache: Store, suites: Suites, offer: debian.Offer) -> Bootable:
     with (
-        interrupt.raised(),  # so that apt and what it has fetched are gone, whatever ends us
+        interrupt.raised(),  # so that a signal also ends apt and removes what it has fetched
         present.download(
             Console(stderr=True), f"fetching {offer.release} of {offer.suite}"
         ) as on_bytes,
@@ -94,26 +96,44 @@ def _fetch(cache: Store, suites: Suites, offer: debian.Offer) -> Bootable:
 
 @click.group()
 def kernels() -> None:
-    """Kernel builds: which there are, and getting them.
+    """List, fetch, add and remove kernel builds.
 
-    NAME is a release (6.1.0-41-amd64), its tag (v6.1.0-41-amd64), the first digits of a build's id,
-    the newest of a stream (debian/6.1, debian/6.1-rt) or of all (debian/newest), or the kernel that
-    a suite of Debian's installs (debian/trixie), here and wherever a command takes a kernel.
+    Wherever a command takes a kernel, its name is one of these:
+
+    \b
+      6.1.0-41-amd64               a release
+      v6.1.0-41-amd64              its tag
+      0123abcd                     the first digits of a build's id, at least four
+      debian/6.1, debian/6.1-rt    the newest kernel of a stream
+      debian/newest                the newest kernel of all streams of Debian
+      debian/trixie                the kernel that a suite of Debian installs
+
+    \b
+    Examples:
+      kickbench kernels list
+      kickbench kernels fetch debian/6.1 debian/trixie
+      kickbench kernels add ~/src/linux
     """
 
 
 @kernels.command("list")
 @options.as_json()
-@click.option("--all", "every", is_flag=True, help="Older kernels of Debian's suites as well.")
-@click.option("--refresh", is_flag=True, help="Look at Debian's mirror even if that was just done.")
+@click.option("--all", "every", is_flag=True, help="Also list older kernels of Debian's suites.")
+@click.option("--refresh", is_flag=True, help="Read Debian's lists even if they are not old.")
 def list_command(as_json: bool, every: bool, refresh: bool) -> None:
-    """List the builds that are known: measured, fetched, or the newest of each stream of Debian's.
+    """List the kernel builds that are known.
 
-    Suites are looked for where this host's own apt gets Debian from. Their lists are kept in the
+    These are the builds that were measured or fetched, and the newest of each of Debian's streams.
+    Debian's suites are read from where this host's own apt gets Debian. Their lists are kept in the
     cache, and read again after six hours.
 
-    `interruptible` is read from the types in kvm.ko: what the build says of itself. What it does,
-    trials tell.
+    `interruptible` is what the types in kvm.ko declare. Trials show what the kernel does.
+
+    \b
+    Examples:
+      kickbench kernels list
+      kickbench kernels list --all --refresh
+      kickbench kernels list --json | jq '.[] | select(.fetched).release'
     """
     settings = Settings.from_environment()
     suites = Suites.of(settings)
@@ -182,9 +202,14 @@ def _rows(settings: Settings, offers: Sequence[debian.Offer]) -> list[present.Ke
 @kernels.command("fetch")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 def fetch_command(names: tuple[str, ...]) -> None:
-    """Download Debian's kernels with apt, which checks signatures, and unpack them into the cache.
+    """Download Debian's kernels into the cache.
 
-    Nothing is installed.
+    apt downloads the packages and checks their signatures. Nothing is installed.
+
+    \b
+    Examples:
+      kickbench kernels fetch debian/6.1
+      kickbench kernels fetch debian/bookworm debian/trixie
     """
     settings = Settings.from_environment()
     for name in names:
@@ -195,11 +220,13 @@ def fetch_command(names: tuple[str, ...]) -> None:
 @click.argument(
     "paths", metavar="[PATH]...", type=click.Path(exists=True, path_type=Path), nargs=-1
 )
-@click.option("--installed", is_flag=True, help="Those of this host's /boot, all of them.")
+@click.option("--installed", is_flag=True, help="Add all kernels that are installed on this host.")
 def add_command(paths: tuple[Path, ...], installed: bool) -> None:
-    """Add a kernel: packages or archives that make it up, an image with modules, or a built tree.
+    """Add a kernel of your own to the cache.
 
-    Packages are .deb (Debian, Ubuntu, `make bindeb-pkg`) and .rpm (Fedora); nothing is installed.
+    PATHs are the parts of one kernel: its packages or archives, an image and the folder of its
+    modules, or a built tree. Packages are .deb (Debian, Ubuntu, `make bindeb-pkg`) or .rpm
+    (Fedora). Nothing is installed.
 
     \b
     Examples:
@@ -213,7 +240,7 @@ def add_command(paths: tuple[Path, ...], installed: bool) -> None:
       kickbench kernels add --installed
     """
     if installed == bool(paths):
-        raise click.UsageError("Name what a kernel is in, or give --installed.")
+        raise click.UsageError("Name the paths of a kernel, or give --installed, but not both.")
     settings = Settings.from_environment()
     cache = Store.of(settings)
     for added in adding.of_this_host(cache) if installed else [adding.of_paths(cache, paths)]:
@@ -221,7 +248,7 @@ def add_command(paths: tuple[Path, ...], installed: bool) -> None:
 
 
 def _known(settings: Settings, found: Bootable) -> None:
-    """Put a build into the ledger, so that asv has a name for it, and print what it is."""
+    """Add a build to the ledger, so that asv has a name for it, and print what it is."""
     Ledger(settings.ledger).add(found.build)
     click.echo(
         f"{found.build.release} {found.build.version}, from {found.source}; "
@@ -232,12 +259,20 @@ def _known(settings: Settings, found: Bootable) -> None:
 @kernels.command("remove")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 def remove_command(names: tuple[str, ...]) -> None:
-    """Delete kernels from the cache. Records of them, and the list of known kernels, are kept."""
+    """Delete kernels from the cache.
+
+    Their records are kept, and so are their entries in the list of known kernels.
+
+    \b
+    Examples:
+      kickbench kernels remove 6.1.0-41-amd64
+      kickbench kernels remove debian/6.1 debian/6.12
+    """
     settings = Settings.from_environment()
     cache = Store.of(settings)
     doomed = {each.build.id: each for each in [_cached(cache, name) for name in names]}
-    # A lab reads modules of its kernel for as long as it runs. Where this user may not write, no
-    # run of this user's is.
+    # A lab reads modules of its kernel for as long as it runs. A user who may not write to the
+    # runtime folder has no runs.
     if os.access(settings.runtime, os.W_OK):
         ownership.refuse_if_busy(settings.runtime)
     for each in doomed.values():
@@ -249,8 +284,8 @@ def remove_command(names: tuple[str, ...]) -> None:
 def _cached(cache: Store, name: str) -> Bootable:
     """The one build in the cache that a user calls `name`.
 
-    :raise UnknownKernel: there is none.
-    :raise KernelAmbiguous: there are several.
+    :raise UnknownKernel: there is no such build.
+    :raise KernelAmbiguous: there are several such builds.
     """
     there = cache.all()
     builds = [each.build for each in there]
@@ -259,5 +294,5 @@ def _cached(cache: Store, name: str) -> Bootable:
         raise unknown(name, builds, "in the cache")
     if len(found) > 1:
         each = ", ".join(f"{build.id[:12]} ({build.version})" for build in found)
-        raise KernelAmbiguous(f"{name} is {len(found)} builds; name one by its id: {each}.")
+        raise KernelAmbiguous(f"{name} means {len(found)} builds; name one by its id: {each}.")
     return next(each for each in there if each.build == found[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""kickbench lab: commands under another kernel."""
+"""kickbench lab: commands and campaigns under other kernels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench_lib import interrupt, ownership, present, record
 from bench_lib.cli import options
 from bench_lib.cli.kernels import bootable
 from bench_lib.cli.names import completing_kernels
-from bench_lib.cli.trials import tell_damage
+from bench_lib.cli.trials import report_damage
 from bench_lib.errors import MemoryDamaged
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, trials, vm
@@ -27,30 +27,45 @@ from bench_lib.verdict import summary
 
 @click.group()
 def lab() -> None:
-    """The lab: a virtual machine that boots a kernel over this very userland."""
+    """Run commands and trials under another kernel.
+
+    The lab is a virtual machine that boots a kernel and has the files of this host.
+
+    \b
+    Examples:
+      kickbench lab run debian/6.1 -- uname -a
+      kickbench lab campaign debian/6.1 debian/6.12 --boots 6
+    """
 
 
 @lab.command("run")
 @click.argument("kernel", metavar="KERNEL", shell_complete=completing_kernels)
 @click.argument("command", metavar="-- COMMAND...", nargs=-1, required=True)
-@click.option("--boots", type=click.IntRange(min=1), default=1, help="How many; default 1.")
+@click.option(
+    "--boots",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="How often to boot the kernel and run the command.",
+)
 @click.option(
     "--share",
     type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
-    help=f"A folder of this host that the command may write to, as {SHARE}.",
+    help=f"A folder of this host that the command finds at {SHARE} and may write to.",
 )
 def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path | None) -> None:
-    """Boot a kernel, run a command under it, and exit as the command does.
+    """Boot a kernel, and run a command under it.
 
-    The command sees this userland and may change all of it: nothing of that is kept, except what
-    it writes to the folder of --share.
+    The command sees the files of this host and may change all of them. Its changes are discarded,
+    except in the folder of --share.
 
     \b
     Examples:
       kickbench lab run debian/6.1 -- uname -a
       kickbench lab run debian/6.12 --boots 3 -- sh -c 'cat /proc/uptime'
 
-    With several boots, exits with the first status that is not 0.
+    Exits with the status of the command; with several boots, with the first status that is not 0.
     """
     settings = Settings.from_environment()
     build = bootable(settings, kernel)
@@ -67,13 +82,25 @@ def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path |
 @click.argument(
     "names", metavar="KERNEL...", nargs=-1, required=True, shell_complete=completing_kernels
 )
-@click.option("--boots", type=click.IntRange(min=1), default=6, help="Of each; default 6.")
+@click.option(
+    "--boots",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=6,
+    show_default=True,
+    help="How often to boot each kernel.",
+)
 @options.count(2)
 @options.scenario("scenarios", multiple=True, default=[each.value for each in CORE_SCENARIOS])
 @options.request(default=RequestName.STOP.value)
 @options.image(default=Shape().image)
 @options.jobs()
-@click.option("--name", default="", help="Tells campaigns apart that are otherwise the same.")
+@click.option(
+    "--name",
+    metavar="TEXT",
+    default="",
+    help="A name that tells a campaign from another with the same kernels and options.",
+)
 def campaign_command(
     names: tuple[str, ...],
     boots: int,
@@ -84,10 +111,11 @@ def campaign_command(
     jobs: int | None,
     name: str,
 ) -> None:
-    """Measure kernels over several boots each, for a boot is what a result can be trusted by.
+    """Measure kernels over several boots each.
 
-    The boots are interleaved (A B, B A, B A, A B). The same command again goes on where an
-    interrupted one was: a boot is kept whole or made again, and none is made twice.
+    Trials of one boot are not independent, so the gate counts boots. They are interleaved (A B,
+    B A, B A, A B). If a campaign is interrupted, the same command continues it: whole boots are
+    kept, and the others are made again.
 
     \b
     Examples:
@@ -101,7 +129,7 @@ def campaign_command(
     plan = campaign.Campaign([bootable(settings, each) for each in names], boots, cases, name)
     total = boots * len(names)
     missing = len(plan.missing(record.read(settings.records)[0]))
-    click.echo(f"campaign {plan.id}: {total - missing} of {total} boots are there", err=True)
+    click.echo(f"campaign {plan.id}: {total - missing} of {total} boots are recorded", err=True)
     with present.progress(Console(stderr=True), missing * len(cases), "trials") as done:
 
         def on_record(made: Record) -> None:
@@ -116,7 +144,7 @@ def campaign_command(
     present.report(
         present.stdout(), summary.rows(mine), summary.paces(mine), summary.differences(mine)
     )
-    if tell_damage(mine):
+    if report_damage(mine):
         sys.exit(MemoryDamaged.exit_status)
 
 

@@ -78,7 +78,7 @@ def deadline(default: str | None = None) -> Callable[[Command], Command]:
         "limit",
         metavar="SECONDS",
         default=default,
-        show_default=default or "KICKBENCH_DEADLINE, or 5",
+        show_default=default is not None or "KICKBENCH_DEADLINE, or 5",
         help="How long to wait for an answer.",
     )
 

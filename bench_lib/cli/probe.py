@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""kickbench probe: what this kernel does with a stuck vCPU, without QEMU."""
+"""kickbench probe: what a kernel does with a stuck vCPU, without QEMU."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ from bench_lib.settings import Settings
     multiple=True,
     metavar="NAME",
     shell_complete=completing(each.name for each in kvm_probe.CASES),
-    help="Default: all that are listed below.",
+    help="A case of those below. Default: all. Repeatable.",
 )
 @options.deadline("1")
 @options.as_json()
 @options.kernel(default=BOOTED)
 def probe(count: int, names: tuple[str, ...], limit: str, as_json: bool, kernel: str) -> None:
-    """Ask this kernel alone: does it let go of a vCPU that is stuck in guest memory?
+    """Measure without QEMU how a kernel wakes a stuck vCPU.
 
-    No QEMU and no network: /dev/kvm, and a userfaultfd that delivers no page. A case for each way
-    to get stuck; `healthy` is a vCPU that runs, the floor of all others. Times are microseconds
-    from the signal until KVM_RUN is back.
+    The probe uses /dev/kvm, and a userfaultfd that delivers no page. Each case is one way to get
+    stuck; `healthy` is a vCPU that runs, and a lower bound for the times of the other cases.
+    Times are microseconds from the signal until KVM_RUN returns. A case is a number of wakes (-n);
+    cases that end in SIGKILL make at most 8.
 
     \b
     Examples:
@@ -50,7 +51,7 @@ def probe(count: int, names: tuple[str, ...], limit: str, as_json: bool, kernel:
       kickbench probe --case gup-write --case healthy -n 1000
       kickbench probe --kernel debian/6.1
 
-    Exits 0 when every case measured something, hung ones included, and 6 when one did not: it took
+    Exits 0 if every case measured something, which may be a hang, and 6 if a case did not: it took
     another path than it should, or was disturbed.
     """
     cases = kvm_probe.named(names)
@@ -88,13 +89,13 @@ def probe(count: int, names: tuple[str, ...], limit: str, as_json: bool, kernel:
 
 
 def _interruptible(settings: Settings) -> btf.Interruptible:
-    """What the types of the kernel that runs say, from where its modules are."""
+    """What the types of the running kernel declare. In a lab they are read from the cache."""
     build = Store.of(settings).find_id(settings.kernel) if settings.kernel else None
     return build.interruptible if build else btf.booted_interruptible()
 
 
 def _in_lab(settings: Settings, build: Bootable) -> int:
-    """The same command line, under another kernel."""
+    """Run this command line under another kernel, without its --kernel."""
     words = iter(sys.argv[1:])
     arguments = [word for word in words if not (word == "--kernel" and next(words, None))]
     arguments = [word for word in arguments if not word.startswith("--kernel=")]

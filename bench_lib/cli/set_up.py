@@ -10,15 +10,16 @@ import click
 from bench_lib.settings import DATA
 
 SCRIPT = DATA / "tools" / "set-up"
-"""A shell's, because in a checkout it has to run before there is a Python to run this command."""
+"""A shell script, because in a checkout it runs before there is a Python with kickbench."""
 
 
 @click.command("set-up")
 def set_up() -> None:
-    """Install the programs that trials and labs start, as far as they are missing: QEMU, gdb, ...
+    """Install the programs that trials and labs need.
 
-    On Debian, Ubuntu and what is made from them it installs packages with apt, as root or with
-    sudo. On other systems it prints what to install, and exits 1.
+    These are QEMU, gdb and a few others. On Debian, Ubuntu and their derivatives this command
+    installs those that are missing with apt, as root or with sudo. On other systems it prints what
+    to install, and exits 1.
 
     \b
     Example:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""kickbench trial and matrix: measure, by hand."""
+"""kickbench trial and kickbench matrix."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ MATRIX_CORE = (
     ScenarioName.PAUSED_COMMAND,
     AT_SWITCH[0],
 )
+"""The scenarios of `matrix` with the set `core`."""
 
 
 @click.command("trial")
@@ -44,17 +45,32 @@ MATRIX_CORE = (
 @click.option(
     "--recover",
     is_flag=True,
-    help="Recover the guest afterwards; it checks its memory. Refused where that cannot work.",
+    help="Recover the guest afterwards, and let it check its memory.",
 )
-@click.option("--vcpus", type=int, default=Shape().vcpus, help="Of the guest; default 1.")
-@click.option("--memory", type=int, default=Shape().memory_mib, help="MiB; default 16.")
+@click.option(
+    "--vcpus",
+    type=int,
+    metavar="N",
+    default=Shape().vcpus,
+    show_default=True,
+    help="vCPUs of the guest.",
+)
+@click.option(
+    "--memory",
+    type=int,
+    metavar="MIB",
+    default=Shape().memory_mib,
+    show_default=True,
+    help="Memory of the guest.",
+)
 @click.option(
     "--backing",
     type=click.Choice([each.value for each in Backing]),
     default=Backing.ANONYMOUS.value,
-    help="Of the guest's memory, on the host; default anonymous.",
+    show_default=True,
+    help="What the guest's memory is on the host.",
 )
-@click.option("--preempt", is_flag=True, help="With the capability postcopy-preempt.")
+@click.option("--preempt", is_flag=True, help="Migrate with the capability postcopy-preempt.")
 @options.image(default=Shape().image)
 @options.as_json()
 @options.kernel(default=BOOTED)
@@ -72,9 +88,11 @@ def trial(
     as_json: bool,
     kernel: str,
 ) -> None:
-    """Run trials: strand a fresh guest in a scenario, make a request, time the answer.
+    """Make a request to a stuck guest, and time the answer.
 
-    Every trial is also appended to the record file, which `kickbench report` sums up.
+    Each trial starts a fresh guest, strands it in a scenario, makes the request once and appends a
+    record to the record file, which `kickbench report` sums up. The lab boots the kernel, unless it
+    is `booted`.
 
     \b
     Examples:
@@ -83,12 +101,12 @@ def trial(
       kickbench trial --scenario link-down --request stop --recover --vcpus 4
       kickbench trial --scenario frozen-source --request stop --image pv-kvmclock
 
-    Exits 0 when every trial gave a measurement, which may be a hang, a refusal or QEMU's death; 4
-    when one was lost or a guest could not be recovered; 5 when a guest found its memory damaged;
-    28 when a QEMU could not be ended.
+    Exits 0 if every trial gave a measurement, which may be a hang, a refusal or QEMU's death; 4 if
+    a trial was lost or a guest could not be recovered; 5 if a guest found its memory damaged; 28
+    if a QEMU could not be ended.
     """
     settings = options.with_deadline(Settings.from_environment(), limit)
-    asked = Case(
+    wanted = Case(
         scenario,
         request,
         Shape(vcpus, memory, Backing(backing), preempt, image),
@@ -102,7 +120,7 @@ def trial(
             if not as_json:
                 click.echo(present.trial_line(made))
 
-        records = run(case.interleaved([asked], count), settings, on_record, [kernel])
+        records = run(case.interleaved([wanted], count), settings, on_record, [kernel])
     if as_json:
         click.echo(record.to_json(records))
     elif recover:
@@ -111,7 +129,14 @@ def trial(
 
 
 @click.command("matrix")
-@click.option("--set", "which", type=click.Choice(SETS), default="core", help="Default: core.")
+@click.option(
+    "--set",
+    "which",
+    type=click.Choice(SETS),
+    default="core",
+    show_default=True,
+    help="Which scenarios to measure.",
+)
 @options.kernel("names", multiple=True, default=(BOOTED,))
 @options.count(1)
 @options.deadline()
@@ -119,23 +144,27 @@ def trial(
 def matrix(
     which: str, names: tuple[str, ...], count: int, limit: str | None, as_json: bool
 ) -> None:
-    """Make every request in many scenarios, and print one table per kernel.
+    """Make every request in many scenarios.
 
-    The core set has the scenarios idle, blackhole, paused, paused-timeout, paused-command and
-    frozen-source; the full set has all. Scenarios in which the migration fails at the switch have
-    further columns, for guests that share a page with KVM (pv-steal-time, pv-kvmclock).
+    The result is one table per kernel. The core set has the scenarios idle, blackhole, paused,
+    paused-timeout, paused-command and frozen-source; the full set has all. Scenarios in which the
+    migration fails at the switch have further columns, for guests that share a page with KVM
+    (pv-steal-time, pv-kvmclock).
 
-    `booted` is the kernel that this host runs; the lab boots the others. If this host lacks
-    something that a request needs, a sentence says so and the request is left out.
+    `booted` is the kernel that this host runs; the lab boots the others. A request that needs
+    something that this host lacks is left out, and a line on stderr gives the reason.
 
     \b
     Examples:
       kickbench matrix
       kickbench matrix --kernel booted --kernel debian/6.1 --kernel debian/6.12
+      kickbench matrix --set full -n 4 --json >matrix.json
+
+    Exits like `kickbench trial`.
     """
     settings = options.with_deadline(Settings.from_environment(), limit)
     scenarios = tuple(ScenarioName) if which == "full" else MATRIX_CORE
-    requests = [each for each in RequestName if not _left_out(each, names)]
+    requests = [each for each in RequestName if not _leave_out(each, names)]
     places = [(scenario, Shape()) for scenario in scenarios] + [
         (scenario, Shape(image=image))
         for scenario in scenarios
@@ -157,7 +186,7 @@ def matrix(
         try:
             run(cases, settings, on_record, names)
         finally:
-            # What ends a run under one kernel takes nothing from what is known of those before.
+            # If a run under one kernel fails, the results of the kernels before it are still shown.
             if as_json:
                 click.echo(record.to_json(made))
             elif made:
@@ -165,8 +194,8 @@ def matrix(
     sys.exit(exit_status(made))
 
 
-def _left_out(request: RequestName, names: Sequence[str]) -> bool:
-    """Whether this host lacks something for a request, which is then said."""
+def _leave_out(request: RequestName, names: Sequence[str]) -> bool:
+    """Whether this host lacks something that a request needs. If so, print what."""
     why = preflight.lacking(request, lab=BOOTED not in names)
     if why is not None:
         click.echo(f"kickbench: {request} is left out: {why}", err=True)
@@ -179,10 +208,11 @@ def run(
     on_record: Callable[[Record], None],
     names: Sequence[str],
 ) -> list[Record]:
-    """Under one kernel after another: the booted one, or others in the lab.
+    """Run trials under one kernel after another: natively for `booted`, else in the lab.
 
-    :raise UnknownKernel: there is no such kernel; nothing was run.
-    :raise MemoryDamaged: something else ended the run, but before it a guest found damage.
+    :param names: of the kernels.
+    :raise UnknownKernel: there is no such kernel; no trial was run.
+    :raise MemoryDamaged: another error ended the run, and before it a guest found damage.
     """
     made: list[Record] = []
 
@@ -193,7 +223,7 @@ def run(
     def on_boot(facts: Facts) -> None:
         click.echo(f"kickbench: {facts}", err=True)
 
-    # All of them before the first, whose trials may take a quarter of an hour.
+    # Find and fetch all kernels first, because the trials of one may take a quarter of an hour.
     builds = [None if name == BOOTED else kernels.bootable(settings, name) for name in names]
     try:
         for build in builds:
@@ -202,14 +232,14 @@ def run(
                 runner = LabRunner(build, settings, on_boot)
             runner.run(cases, kept)
     except KickbenchError as error:
-        if tell_damage(made):
+        if report_damage(made):
             raise MemoryDamaged(str(error)) from None
         raise
     return made
 
 
-def tell_damage(records: Sequence[Record]) -> bool:
-    """Say first and loudest whose memory was damaged; whether there is any."""
+def report_damage(records: Sequence[Record]) -> bool:
+    """Print which guests found their memory damaged; return whether any did."""
     damaged = [each for each in records if each.damaged]
     for each in damaged:
         click.echo(
@@ -221,8 +251,8 @@ def tell_damage(records: Sequence[Record]) -> bool:
     return bool(damaged)
 
 
-def tell_survivors() -> bool:
-    """Say which of our processes could not be ended; whether there is any by now."""
+def report_survivors() -> bool:
+    """Print which processes of kickbench could not be ended; return whether there are any."""
     survivors = process.survivors()
     if survivors:
         click.echo(
@@ -234,9 +264,9 @@ def tell_survivors() -> bool:
 
 
 def exit_status(records: Sequence[Record]) -> int:
-    """What trials exit with: what says most of their guests first."""
-    survivors = tell_survivors()
-    if tell_damage(records):
+    """The exit status of trials. If several apply, it is the one that is worst for the guests."""
+    survivors = report_survivors()
+    if report_damage(records):
         return MemoryDamaged.exit_status
     unknown = any(
         each.outcome is Outcome.LOST or (each.recovery and each.recovery.failure)

@@ -214,13 +214,13 @@ def test_a_campaign_that_is_interrupted_goes_on_where_it_was(
 
     done = steadily(kickbench, *arguments)
     assert done.returncode == 0, done.stderr
-    assert "1 of 2 boots are there" in done.stderr
+    assert "1 of 2 boots are recorded" in done.stderr
     records = record.read(RECORDS)[0]
     assert records[:1] == kept
     assert [made.slot.number for made in records if made.slot] == [0, 1]
 
     again = kickbench(*arguments)
-    assert "2 of 2 boots are there" in again.stderr
+    assert "2 of 2 boots are recorded" in again.stderr
     assert record.read(RECORDS)[0] == records
 
     # One boot of each settles nothing, in either direction.

@@ -2,6 +2,7 @@
 """The command line's own text."""
 
 import dataclasses
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,8 +44,14 @@ def test_help_shows_its_examples_a_line_each(path: tuple[str, ...]) -> None:
     shown = CliRunner().invoke(main, [*path, "--help"])
     assert shown.exit_code == 0
     assert "\\b" not in shown.output
-    if "Example" in shown.output:
-        assert any(line.startswith("    kickbench ") for line in shown.output.splitlines())
+    assert re.search(r"^  Examples?:\n    (kickbench |eval )", shown.output, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", list(commands(main)), ids=" ".join)
+def test_no_line_of_help_is_cut_at_80_columns(path: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(main, [*path, "--help"], terminal_width=80)
+    _, _, listed = shown.output.partition("\nCommands:\n")
+    assert not [line for line in listed.splitlines() if line.endswith("...")]
 
 
 def test_damage_is_told_also_where_something_else_ends_the_run(

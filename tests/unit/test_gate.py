@@ -519,7 +519,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "why"),
         [
-            (["6.1.0-1", NEW.release], "no records of 6.1.0-1; there are of 6.1.0-55-amd64, 6.1.0"),
+            (
+                ["6.1.0-1", NEW.release],
+                "no records of 6.1.0-1; there are records of 6.1.0-55-amd64, 6.1.0",
+            ),
             ([OLD.release], "Missing argument 'CANDIDATE'"),
             ([OLD.release, NEW.release, "--limit", "stop"], "'stop' is not REQUEST=SECONDS"),
             ([OLD.release, NEW.release, "--limit", "stop=soon"], "soon"),
@@ -573,7 +576,7 @@ class TestCommand:
             file.write('{"schema": 99}\n')
         code, output = self.invoke(OLD.release, NEW.release)
         assert code == CannotCompare.exit_status
-        assert "1 records are not understood here" in output
+        assert "1 record cannot be read by this version" in output
 
     def test_refusals_are_shown_beside_hangs(self, records: Path) -> None:
         record.append(records, *steady(OLD, 6), *refusing(NEW, 6))
@@ -587,7 +590,7 @@ class TestCommand:
         record.append(records, *steady(OLD, 6), *steady(NEW, 6))
         code, output = self.invoke(OLD.release, NEW.release, "--limit", "quit=2s")
         assert code == CannotCompare.exit_status
-        assert "a limit for quit, of which there are no records" in output
+        assert "--limit names quit, and there are no records of quit" in output
         assert self.invoke(OLD.release, NEW.release, "--limit", "quit=none")[0] == 0
 
     def test_a_limit_that_no_guest_tests_is_no_pass(self, records: Path) -> None:

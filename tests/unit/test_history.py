@@ -77,7 +77,7 @@ def test_what_a_history_has_is_left_and_what_it_lacks_is_added(begun: Path) -> N
     after = contents(begun)
     assert set(after) - set(before) == {"benchmarks/vm_quit.py"}
     assert {name: after[name] for name in before} == before
-    assert f"{begun}/benchmarks/vm_stop.py is not that of this version" in done.output
+    assert f"{begun}/benchmarks/vm_stop.py differs from that of this version" in done.output
     assert "own.py" not in done.output
 
 
@@ -121,4 +121,4 @@ def test_a_benchmark_that_is_not_text_is_one_that_differs(tmp_path: Path) -> Non
     (tmp_path / "benchmarks" / "vm_stop.py").write_bytes(b"\xff")
     done = init(tmp_path)
     assert done.exit_code == 0
-    assert "vm_stop.py is not that of this version" in done.output
+    assert "vm_stop.py differs from that of this version" in done.output

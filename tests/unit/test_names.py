@@ -152,7 +152,7 @@ def test_without_a_network_an_older_kernel_that_is_here_is_used(
     settings = have([OLD], [OLD.release, NEW.release])
     monkeypatch.setattr(Suites, "problem", "Debian's mirror could not be read.")
     assert command.bootable(settings, "debian/6.1").build == OLD
-    assert f"There is no network. {OLD.release} is used." in capsys.readouterr().err
+    assert f"There is no network. {OLD.release} from the cache is used." in capsys.readouterr().err
     with pytest.raises(FetchFailed):
         command.bootable(settings, NEW.release)
 
