@@ -10,7 +10,7 @@ from bench_lib.asv_bridge.environment import KernelEnvironment, refuse
 from bench_lib.asv_bridge.repo import KernelRepo
 from bench_lib.errors import KickbenchError, UnknownKernel
 from bench_lib.kernel.store import Store
-from bench_lib.lab import vm
+from bench_lib.lab import qemu
 
 
 class KernelLab(KernelEnvironment):
@@ -24,7 +24,7 @@ class KernelLab(KernelEnvironment):
     @property
     def name(self) -> str:
         """With the accelerator: numbers under emulation are never in one series with others."""
-        return f"{self.tool_name}-{vm.accelerator()}"
+        return f"{self.tool_name}-{qemu.accelerator()}"
 
     def install_project(self, conf: Any, repo: KernelRepo, commit_hash: str) -> None:
         """Refuse a run of kernels that are not all here, before anything of it is run."""
@@ -38,7 +38,7 @@ class KernelLab(KernelEnvironment):
                         f"The lab has no image of v{build.release}; get it with "
                         f"`kickbench kernels fetch {build.release}`, or add it with `kernels add`."
                     )
-            vm.check_host(settings)
+            qemu.check_memory(settings)
             ownership.refuse_if_busy(settings.runtime)
         except KickbenchError as error:
             refuse(str(error), error.exit_status)

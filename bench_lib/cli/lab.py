@@ -17,7 +17,8 @@ from bench_lib.cli.trials import report_damage
 from bench_lib.errors import MemoryDamaged
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, trials, vm
-from bench_lib.lab.vm import SHARE, Facts
+from bench_lib.lab.qemu import SHARE
+from bench_lib.lab.vm import Facts
 from bench_lib.record import Record, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import case

@@ -11,7 +11,7 @@ from bench_lib.errors import HostError, KernelError, LabUnavailable, ProgramMiss
 from bench_lib.host import device, packages, setup, shell
 from bench_lib.kernel import archive
 from bench_lib.kernel.store import Store
-from bench_lib.lab import initramfs, vm
+from bench_lib.lab import initramfs, qemu
 from bench_lib.process import run_tool
 from bench_lib.record import Setup
 from bench_lib.settings import Settings
@@ -31,7 +31,7 @@ LEAST_LAB_MIB = 1024
 def nesting(facts: Setup) -> Finding:
     """What the lab runs on, and why. :param facts: of this machine."""
     name = facts.kvm
-    if vm.accelerator() == "kvm":
+    if qemu.accelerator() == "kvm":
         return Finding("nesting", Status.FINE, "the lab's kernels run on KVM")
     row = architecture.find()
     nests = row is not None and any(each.name == name and each.nests for each in row.kvm_modules)
@@ -83,9 +83,9 @@ def memory(settings: Settings) -> Finding:
     """Room for one."""
     available_mib = setup.memory_mib("MemAvailable")
     try:
-        vm.check_host(settings)
+        qemu.check_memory(settings)
     except LabUnavailable as error:
-        fits = ((available_mib or 0) - vm.SPARE_MIB) // STEP_MIB * STEP_MIB - STEP_MIB
+        fits = ((available_mib or 0) - qemu.SPARE_MIB) // STEP_MIB * STEP_MIB - STEP_MIB
         fix = f"export KICKBENCH_LAB_MEMORY={fits}" if fits >= LEAST_LAB_MIB else None
         return Finding(MEMORY, Status.MISSING, str(error), "no lab boots", fix)
     return Finding(MEMORY, Status.FINE, f"{available_mib} MiB available")

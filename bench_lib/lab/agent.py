@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The first process of a lab: runs the commands that come in over a virtio port.
+"""The lab's agent: process 1, which runs the commands that arrive over a virtio port.
 
-init.sh turns into it, with this Python and nothing but the standard library. It imports as little
-of that as will do, because under emulation an import takes up to a quarter of a second. It sends
-and receives one message per line: a word, a space, and a body.
+init.sh executes the agent with this Python and the standard library alone. The agent imports as
+few modules as possible, because under emulation an import takes up to a quarter of a second. It
+sends and receives one message per line: a word, a space, and a body.
 
     to the host    ready RELEASE, VERSION, ACCELERATOR, and what is missing
                    out BYTES    err BYTES    exit STATUS    alive
     from the host  run DIRECTORY, ARGC, ARGV, and ENVIRONMENT
 
-A body is base64. BYTES is what a command has written; all other bodies are strings, each of which
-ends with a NUL. ENVIRONMENT is strings as in environ(7).
+A body is base64. BYTES are the output of a command. Every other body consists of strings that each
+end with a NUL. ENVIRONMENT has strings as in environ(7).
 """
 
 import binascii
@@ -20,16 +20,18 @@ import select
 import sys
 
 PORT = "kickbench.agent"
+"""The name of the agent's virtio port."""
 ALIVE_S = 5
+"""Seconds without output after which the agent sends `alive`."""
 CHUNK = 32768
 FIONREAD = 0x541B
-IGNORED_BY_PYTHON = (13, 25)  # SIGPIPE and SIGXFSZ; the module signal is slow to import
+IGNORED_BY_PYTHON = (13, 25)  # SIGPIPE and SIGXFSZ; importing the module signal is slow
 CANNOT_RUN = 127
-"""Exit status of a command that cannot be started, as in a shell."""
+"""The exit status of a command that cannot be started, as in a shell."""
 
 
 def find_port() -> int:
-    """Open our port."""
+    """Open the agent's virtio port, and return its descriptor."""
     base = "/sys/class/virtio-ports"
     for name in os.listdir(base):
         with open(f"{base}/{name}/name") as file:
@@ -46,18 +48,18 @@ def send(port: int, word: str, body: bytes = b"") -> None:
 
 
 def joined(strings: list[str]) -> bytes:
-    """A body of strings."""
+    """Join strings into a body; each ends with a NUL."""
     return b"".join(os.fsencode(each) + b"\0" for each in strings)
 
 
 def accelerator() -> str:
-    """What this machine runs on: TCG names itself as the processor."""
+    """The accelerator of this lab. Under TCG, QEMU names it in the CPU's model."""
     with open("/proc/cpuinfo") as file:
         return "tcg" if "QEMU TCG CPU" in file.read() else "kvm"
 
 
 def missing() -> list[str]:
-    """What trials need and this kernel has not given."""
+    """What trials need and this kernel does not provide."""
     lacks = [] if os.path.exists("/dev/kvm") else ["kvm (no /dev/kvm)"]
     if not os.path.exists("/sys/module/veth"):
         lacks.append("veth")
@@ -65,15 +67,16 @@ def missing() -> list[str]:
 
 
 def start(strings: list[bytes], outputs: list[int]) -> int:
-    """Start a command; its pid.
+    """Start a command, and return its pid.
 
     :param strings: the body of a `run` message.
-    :param outputs: its stdout and stderr.
+    :param outputs: the descriptors for the command's stdout and stderr.
+    :raise OSError: the command cannot be started.
     """
     directory, argc, *rest = strings
     argv, environ = rest[: int(argc)], rest[int(argc) :]
     env = dict(each.split(b"=", 1) for each in environ)
-    # posix_spawn offers neither a directory nor another search path than ours.
+    # posix_spawnp takes the working directory and the search path of this process.
     try:
         os.chdir(directory)
     except OSError as error:
@@ -88,16 +91,16 @@ def start(strings: list[bytes], outputs: list[int]) -> int:
 
 
 def written(fd: int) -> int:
-    """How many bytes there are to read."""
+    """The number of bytes that can be read without waiting."""
     return int.from_bytes(fcntl.ioctl(fd, FIONREAD, bytes(4)), sys.byteorder)
 
 
 def reap(command: int = 0) -> None:
-    """Reap what a command has left behind, which became ours, and leave the command itself.
+    """Reap orphans, which became children of this process, but not the command itself.
 
-    What has died after the command may have to wait for the next call.
+    Orphans that died after the command may have to wait for the next call.
 
-    :param command: 0 once it has been reaped.
+    :param command: the command's pid, or 0 once it has been reaped.
     """
     while True:
         try:
@@ -110,12 +113,12 @@ def reap(command: int = 0) -> None:
 
 
 def run(port: int, strings: list[bytes]) -> int:
-    """Run a command, and send what it writes and that it lives; its exit status.
+    """Run a command to its end, and send its output and signs of life.
 
-    It is over when the command has ended: not before, if it has closed its output, and not later,
-    if something that it has started keeps that open.
+    Only the exit of the command ends the run: closing its output does not, and a descendant that
+    keeps the output open does not prolong it.
 
-    :return: negative for the signal that ended it.
+    :return: the exit status, negative for the signal that ended the command.
     """
     pipes = {"out": os.pipe(), "err": os.pipe()}
     names = {reading: name for name, (reading, _) in pipes.items()}
@@ -149,7 +152,7 @@ def run(port: int, strings: list[bytes]) -> int:
         for fd in ready:
             if not send_on(fd, CHUNK):
                 streams.remove(fd)
-    # What was written until then, and no more.
+    # Send the output up to now; a descendant could write forever.
     for fd in streams:
         left = written(fd)
         while left > 0:
@@ -162,7 +165,7 @@ def run(port: int, strings: list[bytes]) -> int:
 
 
 def main() -> None:
-    """Serve the host until it hangs up; then the kernel panics, as without its first process."""
+    """Serve the host until it closes the port. Then the kernel panics, because process 1 exits."""
     port = find_port()
     uname = os.uname()
     send(port, "ready", joined([uname.release, uname.version, accelerator(), *missing()]))

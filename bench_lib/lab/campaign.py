@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Several kernels, several boots each, interleaved; goes on where it was interrupted."""
+"""Campaigns: trials in several boots of several kernels, interleaved and resumable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from bench_lib import interrupt, ownership, record
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import parallel, trials, vm
+from bench_lib.lab import parallel, qemu, trials
 from bench_lib.lab.parallel import Work
 from bench_lib.lab.vm import Facts
 from bench_lib.record import Record, Slot
@@ -27,7 +27,8 @@ T = TypeVar("T")
 def schedule(kernels: Sequence[T], boots: int) -> list[T]:
     """The order of boots: A B, B A, then B A, A B, and so on.
 
-    So each kernel comes first as often as the others, and a host that slowly drifts drifts in all.
+    With two kernels, each is booted first equally often, so a host that drifts slowly affects both
+    alike.
     """
     order: list[T] = []
     for number in range(boots):
@@ -37,7 +38,12 @@ def schedule(kernels: Sequence[T], boots: int) -> list[T]:
 
 @dataclass(frozen=True)
 class Campaign:
-    """What is to be measured. :ivar cases: the trials of one boot."""
+    """What is to be measured.
+
+    :ivar boots: the number of boots of each kernel.
+    :ivar cases: the trials of one boot.
+    :ivar name: keeps apart campaigns that are otherwise the same.
+    """
 
     kernels: Sequence[Bootable]
     boots: int
@@ -46,7 +52,7 @@ class Campaign:
 
     @property
     def id(self) -> str:
-        """The same whenever the same is asked for; so asking again resumes."""
+        """A digest of the campaign; a campaign that is started again resumes by it."""
         parts = [
             self.name,
             [kernel.build.id for kernel in self.kernels],
@@ -56,11 +62,11 @@ class Campaign:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     def made(self, records: Sequence[Record]) -> list[Record]:
-        """The records of this campaign that this host's lab has made.
+        """The records of this campaign that this host's labs have made.
 
-        Several hosts may share a history, and each makes all boots of a campaign.
+        Several hosts may share a history, and each host makes all boots of a campaign.
         """
-        here = vm.host()
+        here = qemu.host()
         return [
             each
             for each in records
@@ -68,9 +74,10 @@ class Campaign:
         ]
 
     def missing(self, records: Sequence[Record]) -> list[tuple[int, Bootable]]:
-        """The boots that are still to be made: number and kernel of each, in order.
+        """The number and the kernel of each boot that is still to be made, in order.
 
-        The trials of a boot are kept together or not at all, so one record tells of all.
+        The records of a boot are kept together or not at all, so one record shows that the boot is
+        complete.
         """
         done = {each.slot.number for each in self.made(records) if each.slot}
         order = schedule(self.kernels, self.boots)
@@ -83,10 +90,10 @@ def run(
     on_record: Callable[[Record], None],
     on_boot: Callable[[Facts], None],
 ) -> None:
-    """Make the boots that are missing. Those that are complete are kept, whatever happens.
+    """Make the boots that are missing. The records of each complete boot are kept in any case.
 
     :raise LabError: a lab did not come up.
-    :raise Interrupted: by a signal; the boot that ran is made again next time.
+    :raise Interrupted: a signal ended the run; the next run makes the unfinished boot again.
     """
     with ownership.measuring(settings.runtime) as owner:
         interrupt.run(_run(owner, campaign, settings, on_record, on_boot))
@@ -106,7 +113,7 @@ async def _run(
     def boot(kernel: Bootable) -> Work:
         return partial(trials.make, owner, kernel, campaign.cases, settings)
 
-    def hold(index: int, one: Record) -> None:
+    def collect(index: int, one: Record) -> None:
         number, _ = missing[index]
         made.append(dataclasses.replace(one, slot=Slot(campaign.id, number)))
         on_record(one)
@@ -116,4 +123,4 @@ async def _run(
         made.clear()
 
     works = [boot(kernel) for _, kernel in missing]
-    await parallel.run(works, parallel.jobs(settings), hold, on_boot, keep)
+    await parallel.run(works, parallel.jobs(settings), collect, on_boot, keep)

@@ -1,10 +1,10 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: BSD-3-Clause
-# The first process of a lab, started by the kernel from an initramfs that initramfs.py makes.
+# Process 1 of a lab, which the kernel starts from the initramfs that initramfs.py makes.
 #
-# Loads the modules that the lab needs, mounts the host's userland with a layer of memory over it,
-# and becomes the agent. The kernel command line gives what is set here from outside, with \0ooo for
-# every character that is special there (see vm.py):
+# This script loads the modules that the lab needs, mounts the host's userland with a tmpfs layer
+# over it, and executes the agent. The kernel command line sets the variables below, in which \0ooo
+# stands for each byte that is special there (see qemu.py):
 #
 #     KICKBENCH_MODULES  the host's folder lib/modules/RELEASE of this kernel
 #     KICKBENCH_SHARE    where the folder that the lab may write to is mounted
@@ -12,7 +12,7 @@
 #     KICKBENCH_AGENT    the host's agent.py
 b=/bin/busybox
 
-# QEMU ends when the lab would start again.
+# A reboot ends QEMU, because of -no-reboot.
 die() {
 	echo "kickbench: $*"
 	$b reboot -f
@@ -24,7 +24,7 @@ decoded() {
 
 nine_p() { # TAG TARGET OPTIONS
 	$b mount -t 9p -o "trans=virtio,version=9p2000.L,msize=524288,access=any,$3" "$1" "$2" ||
-		die "the host's $1 cannot be mounted"
+		die "the 9p file system $1 of the host cannot be mounted"
 }
 
 $b mount -t proc proc /proc
@@ -39,14 +39,14 @@ nine_p kickbench-root /lower ro,cache=loose
 $b mount -t tmpfs tmpfs /layer
 $b mkdir /layer/upper /layer/work
 $b mount -t overlay -o lowerdir=/lower,upperdir=/layer/upper,workdir=/layer/work overlay /root ||
-	die "no layer of memory can be put over the host's userland"
+	die "an overlay in memory cannot be mounted over the host's userland"
 
-# For modprobe, and for the kernel, which calls it when somebody uses what is not loaded.
-# Now, because they may be in a folder that is hidden by what is mounted next, such as /run.
+# The modules, where modprobe expects them; the kernel itself calls modprobe to load what a program
+# uses. They are mounted before /run and the rest, which may hide the folder that they are in.
 modules=/root/lib/modules/$($b uname -r)
 $b mkdir -p "$modules"
 $b mount -o bind "/root$(decoded "$KICKBENCH_MODULES")" "$modules" ||
-	die "the kernel's modules cannot be seen"
+	die "the folder of the kernel's modules cannot be mounted"
 
 for name in proc sys dev; do
 	$b mount -o move "/$name" "/root/$name"
@@ -63,8 +63,8 @@ share=/root$(decoded "$KICKBENCH_SHARE")
 $b mkdir -p "$share"
 nine_p kickbench-share "$share" cache=none
 
-# KVM's are for one kind of processor each; the kernel makes the device when the right one is
-# loaded. The agent looks at what is missing.
+# kvm-intel and kvm-amd each load only on their own processors, and /dev/kvm exists once one of them
+# is loaded. Errors are ignored here, because the agent reports what is missing.
 while read -r module; do
 	case $module in kvm-*) [ ! -e /root/dev/kvm ] || continue ;; esac
 	$b insmod "/modules/$module" 2>/dev/null

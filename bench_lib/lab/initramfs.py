@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a lab boots: a kernel, and an initramfs that brings it to the agent.
+"""What a lab boots: a kernel, and an initramfs that mounts the host's userland.
 
 Both are made once for each build and kept beside it in the cache. The initramfs holds busybox,
-init.sh, and the modules that are needed before the host's userland can be reached; all else comes
-from there.
+init.sh, the modules that are needed to mount the userland, and those that trials use.
 """
 
 from __future__ import annotations
@@ -25,35 +24,39 @@ from bench_lib.kernel import module_files, vmlinux
 from bench_lib.kernel.store import Bootable, Store
 
 FIRST = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
-"""Modules without which a lab does not come up."""
+"""The modules without which a lab does not come up."""
 
 THEN = ("veth", "sch_netem", "kvm_amd", "kvm_intel")
-"""Modules that trials use. They are here as well because modprobe takes ten times as long under
-emulation; one that is missing, or not for the processor, is left out. An emulated processor is
-AMD's, so that module comes first, and init.sh loads KVM's modules only until one works."""
+"""The modules that trials use.
+
+They are in the initramfs because modprobe takes ten times as long under emulation. A module that
+the build lacks is left out. An emulated processor is AMD's, so kvm_amd comes first; init.sh loads
+KVM's modules only until one of them works.
+"""
 
 CPIO_LIMIT_S = 60.0
+"""How long busybox may take to pack an initramfs."""
 
 _INIT = Path(__file__).with_name("init.sh")
 
 
 @dataclass(frozen=True)
 class Files:
-    """What QEMU's -kernel and -initrd name."""
+    """The files for QEMU's options -kernel and -initrd."""
 
     kernel: Path
     initramfs: Path
 
 
 def files(kernel: Bootable, *, unpacked: bool) -> Files:
-    """What a build is booted with, made if it is not there yet.
+    """The files that boot a build; they are made if they are not in the cache.
 
-    :param unpacked: to start the kernel without the image that it comes in, if it can be. Emulated,
-        that image takes a second to three to unpack it. It also chooses where in memory the kernel
-        lies (KASLR), so without it that is the same in each boot.
-    :raise LabUnavailable: they cannot be written.
+    :param unpacked: boot the vmlinux inside vmlinuz, where that is possible. The decompressor of
+        vmlinuz takes one to three seconds under emulation. The decompressor also chooses the
+        kernel's address (KASLR), so without it the address is the same in each boot.
+    :raise LabUnavailable: the files cannot be written, or the initramfs cannot be packed.
     :raise FetchFailed: the cache cannot be written, or a module is damaged.
-    :raise KernelUnusable: the build lacks a module that no lab comes up without.
+    :raise KernelUnusable: the build lacks a module of `FIRST`.
     :raise ProgramMissing: busybox or libarchive is not installed.
     """
     folder = kernel.folder / "lab"
@@ -63,50 +66,54 @@ def files(kernel: Bootable, *, unpacked: bool) -> Files:
         return Files(_vmlinux(kernel, folder), made.initramfs) if unpacked else made
     except OSError as error:
         raise LabUnavailable(
-            f"What a lab boots cannot be written to {folder} ({error.strerror}); free some space, "
-            "or set KICKBENCH_CACHE to a folder of yours and fetch the kernel again."
+            f"The lab's initramfs cannot be written to {folder} ({error.strerror}); free some "
+            "space, or set KICKBENCH_CACHE to a folder that you can write to and fetch the kernel "
+            "again."
         ) from None
 
 
 def _vmlinux(kernel: Bootable, folder: Path) -> Path:
-    """The kernel without its image; the image where that is not to be."""
-    there = folder / "vmlinux"
+    """The vmlinux inside the build's vmlinuz, or vmlinuz if it holds none that QEMU can boot.
+
+    The file `vmlinuz-alone` records the latter, so that the next boot does not search again.
+    """
+    extracted = folder / "vmlinux"
     image_alone = folder / "vmlinuz-alone"
-    if not there.exists() and not image_alone.exists():
+    if not extracted.exists() and not image_alone.exists():
         with _new(kernel) as new:
             if vmlinux.extract(kernel.vmlinuz, new / "vmlinux"):
-                (new / "vmlinux").rename(there)
+                (new / "vmlinux").rename(extracted)
             else:
                 image_alone.touch()
-    return there if there.exists() else kernel.vmlinuz
+    return extracted if extracted.exists() else kernel.vmlinuz
 
 
 def _initramfs(kernel: Bootable, folder: Path) -> Path:
     program = busybox()
     parts = (_INIT.read_bytes(), program.read_bytes(), repr((FIRST, THEN)).encode())
     digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts))
-    there = folder / f"initramfs-{digest.hexdigest()[:12]}.cpio"
-    if not there.exists():
+    packed = folder / f"initramfs-{digest.hexdigest()[:12]}.cpio"
+    if not packed.exists():
         with _new(kernel) as new:
             root = new / "root"
             _fill(root, kernel, program)
-            _pack(root, new / there.name, program)
-            (new / there.name).rename(there)
-    return there
+            _pack(root, new / packed.name, program)
+            (new / packed.name).rename(packed)
+    return packed
 
 
 def _new(kernel: Bootable) -> AbstractContextManager[Path]:
-    """A folder of the cache, from which what is whole is moved to where it belongs.
+    """A temporary folder in the cache, from which complete files are moved to their place.
 
-    What a process that was killed has left in one goes with the next that is made.
+    The next call also removes folders that killed processes have left.
     """
     return Store(kernel.folder.parent).new_folder()
 
 
 def busybox() -> Path:
-    """The program that the initramfs consists of.
+    """The busybox that goes into the initramfs.
 
-    :raise ProgramMissing: there is none that runs without libraries.
+    :raise ProgramMissing: no statically linked busybox is installed.
     """
     found = shutil.which("busybox")
     if found is not None:
@@ -118,8 +125,7 @@ def busybox() -> Path:
             except ELFError:  # a script
                 pass
     raise ProgramMissing(
-        "The lab needs busybox, linked statically, for its initramfs; "
-        f"{packages.advice('busybox')}."
+        f"The lab's initramfs needs a statically linked busybox; {packages.advice('busybox')}."
     )
 
 
@@ -140,29 +146,32 @@ def _fill(root: Path, kernel: Bootable, busybox: Path) -> None:
 
 
 def _pack(root: Path, to: Path, busybox: Path) -> None:
-    """Pack a folder as the kernel wants it: "newc", not compressed."""
-    # A folder before what is in it.
+    """Pack a folder into an initramfs: a cpio archive in the format "newc", uncompressed."""
+    # Sorted, so that a folder comes before its contents.
     names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
-    with to.open("wb") as packed:
+    with to.open("wb") as archive:
         done = subprocess.run(
             [busybox, "cpio", "-o", "-H", "newc"],
             cwd=root,
             input="".join(f"{name}\n" for name in names).encode(),
-            stdout=packed,
+            stdout=archive,
             stderr=subprocess.PIPE,
             timeout=CPIO_LIMIT_S,
             check=False,
         )
     if done.returncode != 0:
         text = done.stderr.decode(errors="replace").strip()
-        raise LabUnavailable(f"busybox cannot pack an initramfs: {text}.")
+        raise LabUnavailable(
+            f"busybox cannot pack the lab's initramfs: {text}. Free some space in the cache, or "
+            "install another busybox."
+        )
 
 
 class Modules:
-    """The modules of a build, by depmod's lists."""
+    """The modules of a build, as depmod lists them."""
 
     def __init__(self, folder: Path) -> None:
-        """:param folder: lib/modules/RELEASE."""
+        """:param folder: the build's folder lib/modules/RELEASE."""
         self._folder = folder
         self._needs: dict[str, list[Path]] = {}
         for line in module_files.lines(folder / "modules.dep"):
@@ -175,18 +184,20 @@ class Modules:
         self._builtin = {module_files.name(line) for line in lines}
 
     def in_order(self, names: Sequence[str], *, lacking: bool = False) -> list[Path]:
-        """These and what they need, each once, in an order in which they can be loaded.
+        """The files of these modules and of their dependencies, each once, in loading order.
 
-        :param lacking: whether those that the build does not have are left out.
-        :raise KernelUnusable: the build does not have one.
+        :param names: of modules; one that is built into the kernel has no file.
+        :param lacking: leave out modules that the build does not have.
+        :raise KernelUnusable: the build does not have one of the modules.
         """
         order: dict[Path, None] = {}
         for name in names:
             if name in self._needs:
-                # depmod gives what is to be loaded first last.
+                # modules.dep lists the module that must be loaded first last.
                 order.update(dict.fromkeys(reversed(self._needs[name])))
             elif name not in self._builtin and not lacking:
                 raise KernelUnusable(
-                    f"Kernel {self._folder.name} cannot be booted in the lab: it has no {name}."
+                    f"The lab cannot boot kernel {self._folder.name}, because the kernel has no "
+                    f"module {name}; use a build with that module, or with it built in."
                 )
         return list(order)

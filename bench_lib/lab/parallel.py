@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Several labs at once, with records as if there had been one after the other."""
+"""Several labs at once, whose records arrive in the order of one lab after the other."""
 
 from __future__ import annotations
 
@@ -10,37 +10,39 @@ from functools import partial
 from typing import Any
 
 from bench_lib.host import setup
-from bench_lib.lab import vm
+from bench_lib.lab import qemu
 from bench_lib.lab.vm import Facts
 from bench_lib.record import Record
 from bench_lib.settings import Settings
 
 Keep = Callable[[Record], None]
+"""Takes each record."""
 
 OnBoot = Callable[[Facts], None]
+"""Takes the facts of each lab that is up."""
 
 Work = Callable[[Keep, OnBoot], Coroutine[Any, Any, None]]
-"""Boots a lab and makes trials in it. Called with what is to be called with each record, and with
-what is to be called each time a lab is up."""
+"""Boots a lab and makes trials in it."""
 
 
 def jobs(settings: Settings) -> int:
-    """How many labs are to run at once: as many as were asked for, or as this host has room for.
+    """How many labs run at once: as many as the settings ask for, or as fit into this host.
 
-    One where KVM runs them, because they would be in each other's latencies. Emulated labs do not
-    measure latencies, so there are as many as this host has CPUs and memory for.
+    By default one lab runs at a time under KVM, because labs would disturb each other's latencies.
+    Emulated labs do not measure latencies, so as many run as this host has CPUs and memory for.
 
-    :raise LabUnavailable: this host does not have the memory for as many as were asked for. Each
-        lab looks for itself, but those that start together find the same memory free.
+    :raise LabUnavailable: this host does not have the memory for the labs that the settings ask
+        for. Each lab checks the memory again when it starts, but labs that start together all see
+        the same memory as free.
     """
     if settings.jobs is not None:
-        vm.check_host(settings, settings.jobs)
+        qemu.check_memory(settings, settings.jobs)
         return settings.jobs
-    if vm.accelerator() != "tcg":
+    if qemu.accelerator() != "tcg":
         return 1
-    free_mib = (setup.memory_mib("MemAvailable") or 0) - vm.SPARE_MIB
+    free_mib = (setup.memory_mib("MemAvailable") or 0) - qemu.SPARE_MIB
     cpus = len(os.sched_getaffinity(0))
-    return max(1, min(cpus // vm.CPUS, free_mib // settings.lab_memory_mib))
+    return max(1, min(cpus // qemu.CPUS, free_mib // settings.lab_memory_mib))
 
 
 async def run(
@@ -50,43 +52,42 @@ async def run(
     on_boot: OnBoot,
     on_done: Callable[[int], None] = lambda index: None,
 ) -> None:
-    """Do several works, each in a lab of its own; what they give comes in their order.
+    """Do several works at once, each in a lab of its own, and report their results in order.
 
-    Boots and records of a work that is ahead are held back until those before it are done, so that
-    each record follows the boot that it was made in. The first error is that of the first work that
-    fails, in their order; those after it are cancelled then, and their records dropped, as if they
-    had not begun.
+    The boots and records of a work are held back until all works before it are done, so that each
+    record follows the boot that it was made in. If a work fails, its error is raised when its turn
+    comes; all later works are then cancelled and their records dropped, as if they had not started.
 
-    :param at_once: how many are done at the same time.
-    :param on_record: called with the number of the work, from 0 on, and each record.
+    :param at_once: the number of works that run at the same time.
+    :param on_record: called with the index of the work and each of its records.
     :param on_boot: called each time a lab is up.
-    :param on_done: called with the number of a work after its last record.
+    :param on_done: called with the index of a work after its last record.
     """
     free = asyncio.Semaphore(at_once)
     held: list[list[Callable[[], None]]] = [[] for _ in works]
     turn = 0
 
-    def came(index: int, tell: Callable[[], None]) -> None:
+    def in_turn(index: int, report: Callable[[], None]) -> None:
         if index == turn:
-            tell()
+            report()
         else:
-            held[index].append(tell)
+            held[index].append(report)
 
     async def one(index: int) -> None:
         def keep(made: Record) -> None:
-            came(index, partial(on_record, index, made))
+            in_turn(index, partial(on_record, index, made))
 
         def up(facts: Facts) -> None:
-            came(index, partial(on_boot, facts))
+            in_turn(index, partial(on_boot, facts))
 
         async with free:
             await works[index](keep, up)
 
     tasks = [asyncio.create_task(one(index)) for index in range(len(works))]
     try:
-        for turn, task in enumerate(tasks):  # came() reads it
-            for tell in held[turn]:
-                tell()
+        for turn, task in enumerate(tasks):  # in_turn() reads it
+            for report in held[turn]:
+                report()
             await task
             on_done(turn)
     finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The probe under another kernel: the same command, in a lab."""
+"""Run the probe under another kernel, in a lab."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ def run(
     on_output: Output,
     on_boot: Callable[[Facts], None],
 ) -> int:
-    """Boot a kernel and run `kickbench` with these arguments in it; its exit status.
+    """Boot a kernel in a lab, run `kickbench` there, and return its exit status.
 
+    :param arguments: the arguments of `kickbench`.
     :raise LabError: the lab did not come up, or died.
-    :raise Interrupted: by a signal.
+    :raise Interrupted: a signal ended the run.
     """
     with ownership.measuring(settings.runtime) as owner:
         return interrupt.run(_run(owner, kernel, arguments, settings, on_output, on_boot))
@@ -42,7 +43,7 @@ async def _run(
         on_boot(lab.facts)
         env = {
             **trials.environment(settings, lab),
-            # What the types of the kernel say is read from where it was unpacked.
+            # The probe reads the kernel's BTF from the build in the host's cache.
             "KICKBENCH_KERNEL": kernel.build.id,
             "KICKBENCH_CACHE": str(settings.cache),
         }

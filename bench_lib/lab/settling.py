@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""More boots of two kernels, in steps, for whoever looks after each step whether that is enough."""
+"""More boots of two kernels, in steps, until the gate can decide between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench_lib.deadline import Deadline
 from bench_lib.errors import CannotCompare
 from bench_lib.guest import features, image
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import campaign, vm
+from bench_lib.lab import campaign, qemu
 from bench_lib.lab.campaign import Campaign
 from bench_lib.lab.vm import Facts
 from bench_lib.record import SCHEMA, Record, RequestName
@@ -21,17 +21,17 @@ from bench_lib.verdict.matching import check_schemas
 from bench_lib.verdict.terms import DEFAULT_TERMS
 
 FIRST_LOOK = 6
-"""Boots of each kernel before the first look at the least; fewer could settle nothing."""
+"""The least number of boots of each kernel before the first look; fewer cannot decide anything."""
 
 TRIALS = 2
-"""Of each case a boot."""
+"""Trials of each case per boot."""
 
 
 def looks(most: int) -> list[int]:
-    """After how many boots to look: twice as many each time, and at last at the most.
+    """The numbers of boots after which the gate looks: each twice the last, and then `most`.
 
-    Few looks, for each takes its share of the error that is allowed; and none that could not pass
-    for having too few boots.
+    There are few looks, because each one takes its share of the allowed error probability. The
+    first look has enough boots for a kernel to pass.
     """
     first = FIRST_LOOK
     while True:
@@ -48,33 +48,33 @@ def looks(most: int) -> list[int]:
 
 
 def lab_records(settings: Settings, builds: Sequence[Bootable]) -> list[Record]:
-    """What this host's lab has measured of these kernels, as it would be measured now."""
+    """The records of these kernels that this host's labs have made with today's accelerator."""
     kernels = {build.build.kernel for build in builds}
-    here = vm.host()
+    here = qemu.host()
     records, _ = record.read(settings.records)
     return [each for each in records if each.kernel in kernels and each.host == here]
 
 
 def cases(records: Sequence[Record]) -> list[Case]:
-    """What is measured: what these are of, or else `stop` in the core scenarios."""
+    """The cases to measure: those of the records, or, without records, `stop` in core scenarios."""
     found = list(dict.fromkeys(map(_case, records)))
     return found or [Case(scenario, RequestName.STOP) for scenario in CORE_SCENARIOS]
 
 
 def check_as_now(records: Sequence[Record], settings: Settings) -> None:
-    """Refuse records that more boots, made as they would be now, could not be added to.
+    """Refuse to add boots to records that were made with another QEMU, deadline or guest image.
 
-    :raise CannotCompare: the sentence says what has changed.
-    :raise HostError: there is no QEMU that answers.
+    :raise CannotCompare: one of them has changed; the sentence names it.
+    :raise HostError: QEMU cannot be started or does not answer.
     """
     if not records:
         return
     check_schemas(records, [SCHEMA])
     with ownership.measuring(settings.runtime) as owner:
         asked = features.ask(owner, settings.qemu, Deadline.after(settings.staging_s))
-        qemu = interrupt.run(asked).version
+        version = interrupt.run(asked).version
     now = {
-        "QEMU": ({each.qemu for each in records if each.qemu}, qemu),
+        "QEMU": ({each.qemu for each in records if each.qemu}, version),
         "deadline": (
             {f"{each.deadline_ns / 1e9:g} s" for each in records},
             f"{settings.deadline_s:g} s",
@@ -89,9 +89,9 @@ def check_as_now(records: Sequence[Record], settings: Settings) -> None:
     for what, (before, here) in now.items():
         if before - {here}:
             raise CannotCompare(
-                f"The records so far were made with {what} {', '.join(sorted(before))}, "
-                f"and more would be with {here}; keep those apart in a record file of their own "
-                "(KICKBENCH_RECORDS)."
+                f"The records so far were made with {what} {', '.join(sorted(before))}, but new "
+                f"ones would be made with {here}, so they cannot be compared; keep the new ones in "
+                "a record file of their own (KICKBENCH_RECORDS)."
             )
 
 
@@ -102,16 +102,16 @@ def boot(
     on_record: Callable[[Record], None],
     on_boot: Callable[[Facts], None],
 ) -> None:
-    """Boot the kernels, interleaved, until each has so many boots with every one of `cases`."""
+    """Boot the kernels, interleaved, until each has `boots` boots with a trial of every case."""
     records = lab_records(settings, builds)
     wanted = cases(records)
-    there = [min(boots, _boots(records, build, wanted)) for build in builds]
-    most = max(there)
-    # First whoever has fewer, so that the rest can be interleaved.
-    plans = [([build], most - count) for build, count in zip(builds, there, strict=True)]
+    done = [min(boots, _boots(records, build, wanted)) for build in builds]
+    most = max(done)
+    # The kernel with fewer boots catches up first, so that the rest can be interleaved.
+    plans = [([build], most - count) for build, count in zip(builds, done, strict=True)]
     for kernels, count in [*plans, (builds, boots - most)]:
         if count:
-            plan = Campaign(kernels, count, interleaved(wanted, TRIALS), f"after {there}")
+            plan = Campaign(kernels, count, interleaved(wanted, TRIALS), f"after {done}")
             campaign.run(plan, settings, on_record, on_boot)
 
 
@@ -120,7 +120,7 @@ def _case(made: Record) -> Case:
 
 
 def _boots(records: Sequence[Record], build: Bootable, cases: Sequence[Case]) -> int:
-    """Boots of a kernel in which each of the cases was tried, counted by the rarest."""
+    """The number of boots of a kernel that the case with the fewest boots was tried in."""
     tried: dict[Case, set[str]] = {case: set() for case in cases}
     for each in records:
         if each.kernel == build.build.kernel and each.boot_id:

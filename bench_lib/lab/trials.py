@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Trials under another kernel: asked for here, made in a lab, kept here."""
+"""Trials under another kernel: a lab makes them, and this host keeps the records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench_lib import interrupt, ownership, record
 from bench_lib.errors import LabError, LabLost
 from bench_lib.host import setup
 from bench_lib.kernel.store import Bootable
-from bench_lib.lab import parallel, vm
+from bench_lib.lab import parallel, qemu, vm
 from bench_lib.lab.parallel import Work
 from bench_lib.lab.vm import Facts, Lab
 from bench_lib.ownership import Run
@@ -32,30 +32,32 @@ _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""The search path of commands in a lab."""
 
 STAGING_S = 60
-"""Seconds until a trial in a lab is lost that is not staged and proved; under emulation all takes
-ten times as long and more."""
-
+"""Seconds after which a trial in a lab that is not yet staged and proved is lost, at the least.
+Under emulation, everything takes ten times as long or longer."""
 
 CASES = "cases.json"
+"""The file in the shared folder that lists a lab's cases."""
 
 SHARE_AT_LEAST = 4
-"""Trials that a lab is booted for where several share them; a boot takes as long as two."""
+"""The least number of trials per lab when several labs share a set of trials. Booting a lab takes
+as long as two trials."""
 
 BOOTS_AT_MOST = 3
-"""How often a kernel is booted for one set of trials. A kernel whose labs all die is told of by
-the trials that were lost."""
+"""How often a kernel is booted for one set of trials. If all these labs die, the lost trials show
+it."""
 
 
 def environment(settings: Settings, lab: Lab) -> dict[str, str]:
-    """Variables of a command in the lab. What it keeps, it keeps in the lab's own memory."""
+    """The environment of a command in a lab. Its history is in the lab's own memory."""
     return {
         "PATH": PATH,
         "HOME": "/root",
         "LANG": "C.UTF-8",
         "KICKBENCH_LAB": f"{lab.facts.accelerator}:{platform.node()}",
-        "KICKBENCH_HISTORY": "/tmp",  # noqa: S108  # of the lab, where nobody else is
+        "KICKBENCH_HISTORY": "/tmp",  # noqa: S108  # the lab's own, which has no other users
         "KICKBENCH_QEMU": settings.qemu,
         "KICKBENCH_DEADLINE": str(settings.deadline_s),
         "KICKBENCH_STAGING": str(max(settings.staging_s, STAGING_S)),
@@ -64,10 +66,10 @@ def environment(settings: Settings, lab: Lab) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class LabRunner:
-    """Makes trials under another kernel, in labs.
+    """A runner that makes trials under another kernel, in labs.
 
     :ivar on_boot: called each time a lab is up.
-    :ivar jobs: how many labs run at once; each makes a part of the trials.
+    :ivar jobs: the number of labs that run at once; each makes a part of the trials.
     """
 
     kernel: Bootable
@@ -76,14 +78,15 @@ class LabRunner:
     jobs: int = 1
 
     def run(self, cases: Sequence[Case], on_record: Callable[[Record], None]) -> list[Record]:
-        """Boot the kernel and make a trial of each of `cases` under it; records in this order.
+        """Boot the kernel, make a trial of each case, and return the records in the same order.
 
-        If the lab dies, the trial that ran is lost, with the reason, and the next is made in a new
-        one, until `BOOTS_AT_MOST` have died or, under emulation, not come up.
+        If a lab dies, the trial that ran in it is lost, with the reason, and a new lab makes the
+        rest. After `BOOTS_AT_MOST` labs the trials that are left are not made. Under emulation, a
+        lab that did not come up counts as well; under KVM it is an error.
 
         :param on_record: called with each record once it is kept.
-        :raise LabError: the lab did not come up, or no trial could be run in it.
-        :raise Interrupted: by a signal.
+        :raise LabError: a lab did not come up, or no trial could be run in it.
+        :raise Interrupted: a signal ended the run.
         """
         history = History(self.settings)
         records: list[Record] = []
@@ -104,7 +107,7 @@ class LabRunner:
 
 
 def shares(cases: Sequence[Case], labs: int) -> list[Sequence[Case]]:
-    """The cases in order, divided among so many labs, or fewer if there are few."""
+    """Divide the cases, in order, among this many labs, or among fewer if there are few cases."""
     count = max(1, min(labs, len(cases) // SHARE_AT_LEAST))
     bounds = [len(cases) * number // count for number in range(count + 1)]
     return [cases[begin:end] for begin, end in itertools.pairwise(bounds)]
@@ -118,29 +121,30 @@ async def make(
     keep: Callable[[Record], None],
     on_boot: Callable[[Facts], None],
 ) -> None:
-    """The same for a caller that keeps the records itself.
+    """Make a trial of each case in one lab after another, as `LabRunner.run` describes.
 
-    :param keep: called with each record, as it is made.
+    :param keep: called with each record; the caller stores it.
+    :raise LabError: a lab did not come up, or no trial could be run in it.
     """
     left = list(cases)
     failed: list[str] = []
-    outside, qemu = setup.of_this_machine(), vm.qemu_version()
+    outside, version = setup.of_this_machine(), qemu.version()
 
     def up(facts: Facts) -> None:
         on_boot(dataclasses.replace(facts, failed=tuple(failed)))
         failed.clear()
 
     def kept(made: Record) -> None:
-        keep(dataclasses.replace(made, lab_setup=outside, lab_qemu=qemu))
+        keep(dataclasses.replace(made, lab_setup=outside, lab_qemu=version))
         left.pop(0)
 
     for boots_left in reversed(range(BOOTS_AT_MOST)):
         try:
             await _boot(owner, kernel, list(left), settings, kept, up)
         except LabLost as error:
-            # One that does not come up is the kernel's fault where KVM runs it. Emulated ones
-            # fail now and then by themselves.
-            if not boots_left or vm.accelerator() != "tcg":
+            # Under KVM, a lab that does not come up is the kernel's fault. An emulated lab
+            # occasionally fails by itself.
+            if not boots_left or qemu.accelerator() != "tcg":
                 raise
             _log.warning("%s\n%s", error, "\n".join(error.console))
             failed.append(str(error))
@@ -148,7 +152,7 @@ async def make(
             break
     else:
         _log.warning(
-            "%d labs of kernel %s died, so %d of %d trials are not made.",
+            "%d labs of kernel %s died, so %d of %d trials were not made.",
             BOOTS_AT_MOST,
             kernel.build.release,
             len(left),
@@ -164,15 +168,19 @@ async def _boot(
     keep: Callable[[Record], None],
     on_boot: Callable[[Facts], None],
 ) -> None:
-    """Make trials of `cases` until all are made or the lab has died."""
+    """Boot one lab, and make trials in it until all are made or the lab has died.
+
+    :raise LabLost: the lab did not come up.
+    :raise LabError: a trial cannot be run in the lab.
+    """
     made = 0
-    said: list[bytes] = []
+    stderr: list[bytes] = []
     pending = b""
 
     def on_output(stream: str, data: bytes) -> None:
         nonlocal pending, made
         if stream == "err":
-            said.append(data)
+            stderr.append(data)
             return
         *lines, pending = (pending + data).split(b"\n")
         for line in lines:
@@ -180,11 +188,11 @@ async def _boot(
             made += 1
 
     share = Path(tempfile.mkdtemp(dir=owner.folder, prefix="share-"))
-    # Not as an argument, which may be no longer than 128 KiB.
+    # A file, because one argument of execve(2) is limited to 128 KiB.
     (share / CASES).write_text(to_json(cases))
     async with vm.booted(owner, kernel, settings, share) as lab:
         on_boot(lab.facts)
-        arguments = ["-m", "bench_lib.trial", f"{vm.SHARE}/{CASES}"]
+        arguments = ["-m", "bench_lib.trial", f"{qemu.SHARE}/{CASES}"]
         try:
             status = await lab.run_ours(arguments, environment(settings, lab), on_output)
         except LabLost as error:
@@ -192,12 +200,16 @@ async def _boot(
             if made < len(cases):
                 keep(_lost(owner, kernel, cases[made], made + 1, settings, lab, error))
             return
-    text = b"".join(said).decode(errors="replace").strip()
+    text = b"".join(stderr).decode(errors="replace").strip()
     last = text.splitlines()[-1] if text else f"the command {vm.ended(status)}"
     if made < len(cases):
-        raise LabError(f"Under kernel {kernel.build.release} trials cannot be run: {last}")
+        raise LabError(f"Trials cannot be run under kernel {kernel.build.release}: {last}")
     if status != 0:
-        _log.warning("After the last trial under kernel %s: %s", kernel.build.release, last)
+        _log.warning(
+            "The command that makes trials under kernel %s failed after the last trial: %s",
+            kernel.build.release,
+            last,
+        )
 
 
 def _lost(
@@ -209,7 +221,7 @@ def _lost(
     lab: Lab,
     error: LabLost,
 ) -> Record:
-    """The record of the trial that a lab died in."""
+    """The record of the trial that ran when a lab died."""
     return Record(
         run_id=owner.id,
         seq=seq,

@@ -14,7 +14,7 @@ import pytest
 from bench_lib import record
 from bench_lib.cli.kernels import bootable
 from bench_lib.deadline import Deadline
-from bench_lib.lab import trials, vm
+from bench_lib.lab import qemu, trials
 from bench_lib.lab.trials import BOOTS_AT_MOST
 from bench_lib.record import Entry, Outcome, RequestName, Role, ScenarioName, Shape
 from bench_lib.settings import Settings
@@ -40,7 +40,7 @@ def steadily(kickbench: Command, *arguments: str) -> subprocess.CompletedProcess
     """
     for _ in range(BOOTS_AT_MOST):
         done = kickbench(*arguments)
-        if done.returncode != LOST or vm.accelerator() != "tcg":
+        if done.returncode != LOST or qemu.accelerator() != "tcg":
             break
     return done
 

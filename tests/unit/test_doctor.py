@@ -3,7 +3,7 @@ import pytest
 
 from bench_lib import doctor
 from bench_lib.doctor import Finding, Status, lab, links
-from bench_lib.lab import vm
+from bench_lib.lab import qemu
 from bench_lib.network import outage
 from bench_lib.record import Setup
 
@@ -62,7 +62,7 @@ def test_a_module_that_nests_is_not_reloaded_for_want_of_its_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A container sees the module of its host, and has no /dev/kvm unless it is given one."""
-    monkeypatch.setattr(vm, "accelerator", lambda: "tcg")
+    monkeypatch.setattr(qemu, "accelerator", lambda: "tcg")
     row = lab.nesting(Setup(kvm="kvm_intel", nested=True))
     assert row.status is Status.DEGRADED
     assert row.found.startswith("kvm_intel nests, but /dev/kvm does not work")

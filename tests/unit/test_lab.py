@@ -13,7 +13,7 @@ from bench_lib.kernel import image
 from bench_lib.kernel.assembly import NEEDED
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable, Store
-from bench_lib.lab import vm
+from bench_lib.lab import qemu
 from bench_lib.lab.campaign import Campaign, schedule
 from bench_lib.record import Host, Kernel, Record, RequestName, ScenarioName, Slot
 from bench_lib.settings import Settings
@@ -153,7 +153,7 @@ def _campaign(boots: int = 2, name: str = "") -> Campaign:
 
 @pytest.fixture(autouse=True)
 def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vm, "accelerator", lambda: "tcg")
+    monkeypatch.setattr(qemu, "accelerator", lambda: "tcg")
 
 
 def _made_here(slot: Slot | None) -> Record:

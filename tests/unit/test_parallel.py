@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from bench_lib.errors import LabLost, LabUnavailable, UsageError
-from bench_lib.lab import parallel, trials, vm
+from bench_lib.lab import parallel, qemu, trials
 from bench_lib.lab.parallel import Keep, OnBoot
 from bench_lib.lab.vm import Facts
 from bench_lib.record import Record, RequestName, ScenarioName
@@ -173,7 +173,7 @@ def test_there_are_as_many_labs_as_there_is_room_for(
     memory_mib: int,
     expected: int,
 ) -> None:
-    monkeypatch.setattr(vm, "accelerator", lambda: accelerator)
+    monkeypatch.setattr(qemu, "accelerator", lambda: accelerator)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cpus)))
     monkeypatch.setattr("bench_lib.host.setup.memory_mib", lambda name: memory_mib)
     assert parallel.jobs(Settings.from_environment()) == expected

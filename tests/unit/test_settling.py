@@ -19,14 +19,14 @@ from bench_lib.guest import features
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.kernel.suites import Suites
-from bench_lib.lab import campaign, settling, vm
+from bench_lib.lab import campaign, qemu, settling
 from bench_lib.lab.campaign import Campaign
 from bench_lib.record import Evidence, Host, Kernel, Outcome
 from bench_lib.settings import Settings
 from tests.make import record as make
 
 KERNELS = [Kernel(f"6.{number}", "#1") for number in (1, 12)]
-HERE = Host("lab", vm.accelerator(), platform.node())
+HERE = Host("lab", qemu.accelerator(), platform.node())
 BUILDS = [Bootable(describe(kernel), "somewhere", Path("/nowhere")) for kernel in KERNELS]
 
 
