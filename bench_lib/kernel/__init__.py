@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Kernels: the booted one, and the ledger of known builds."""
+"""Kernel builds: the ledger, the cache, Debian's suites, packages and archives, and names."""

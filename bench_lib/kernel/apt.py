@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""apt with lists and settings of its own. The host's configuration is read and never changed."""
+"""Run apt with lists and settings of kickbench's own. The host's are read and never changed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from bench_lib.errors import FetchFailed, ProgramMissing
 from bench_lib.process import DEATH_LIMIT_S, run_tool
 
 STALL_S = 150.0
-"""How long a download may hardly move. apt needs 127 s of it to try a silent mirror four times, and
-knows best why that failed; but a mirror that sends a byte now and then is not silent to it."""
+"""Seconds in which a download has to receive `LEAST_BYTES`.
+
+apt takes 127 s to try a silent mirror four times, and its own error explains most. But apt waits
+for ever for a mirror that sends a byte now and then.
+"""
 
 LEAST_BYTES = 128 << 10
-"""What has to come in that time. With less, a kernel of 100 MB would take more than a day."""
+"""Bytes that a download has to receive in `STALL_S`. At a lower rate, a kernel of 100 MB would take
+more than a day."""
 
 _POLL_S = 0.2
 
-# apt reads this after the host's configuration, so proxies and the like are the host's. Its hooks
-# are for its own lists. Other targets than Packages (Contents, AppStream, translations) are left
-# out by the sources.
+# apt reads this after the host's configuration, so proxies and similar settings are the host's. The
+# host's hooks are cleared, because they are for the host's lists. The sources name the target
+# Packages, which leaves out others (Contents, AppStream, translations).
 _SETTINGS = """\
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -45,8 +49,9 @@ Dir::Etc::preferencesparts "/dev/null";
 Dir::State::lists "{folder}/lists";
 Dir::State::status "/dev/null";
 """
-# apt builds a cache after an update, which takes longer than the update, and which only `download`
-# needs. Lists are small, and asked for by people who wait: apt's own patience is two minutes.
+# After an update apt builds a cache, which takes longer than the update and which only `download`
+# needs. The timeouts are short, because lists are small and a user waits for them: apt's defaults
+# add up to two minutes.
 _LISTS = """\
 pkgCacheFile::Generate "false";
 Acquire::Retries "1";
@@ -61,21 +66,21 @@ _RELEASE_FILES_ONLY = "#clear Acquire::IndexTargets;\n"
 
 
 class Apt:
-    """apt with the lists in a folder.
+    """apt with its lists and settings in a folder.
 
-    :ivar lists: where they are.
+    :ivar lists: the folder of the lists.
     """
 
     def __init__(self, folder: Path, *, of_host: bool = False) -> None:
         """Prepare the folder.
 
-        :param of_host: whether the sources are the host's, instead of those in the folder.
-        :raise FetchFailed: the folder cannot be written, or apt cannot be told of it.
+        :param of_host: use the host's sources instead of those in the folder.
+        :raise FetchFailed: the folder cannot be written, or apt's configuration cannot name it.
         """
         if not {'"', "\n"}.isdisjoint(str(folder)):
             raise FetchFailed(
-                f"apt's configuration cannot name {str(folder)!r}, because a double quote or a "
-                "line end is in it; set KICKBENCH_CACHE to a folder without"
+                f"apt's configuration cannot name {str(folder)!r}, because the name contains a "
+                "double quote or a line break; set KICKBENCH_CACHE to a folder without them"
             )
         self._folder = folder
         self.lists = folder / "lists"
@@ -88,21 +93,28 @@ class Apt:
             (folder / "release.conf").write_text(common + _LISTS + _RELEASE_FILES_ONLY)
 
     def set_sources(self, lines: Sequence[str]) -> None:
-        """Write the sources.
+        """Write the file sources.list.
 
-        :param lines: as in sources.list.
+        :param lines: the lines of the file.
         :raise FetchFailed: the folder cannot be written.
         """
         with writing(self._folder):
             (self._folder / "sources.list").write_text("".join(f"{line}\n" for line in lines))
 
     def update(self, *, release_files_only: bool = False) -> subprocess.Popen[str]:
-        """Start reading the lists of packages, or only the Release files, which name the suites."""
+        """Start to download the lists of packages, or only the Release files of the suites.
+
+        :raise ProgramMissing: apt is not installed.
+        """
         name = "release.conf" if release_files_only else "update.conf"
         return self._start(["update"], name, self._folder)
 
     def download(self, packages: Sequence[str], into: Path) -> subprocess.Popen[str]:
-        """Start downloading packages. :param packages: each `NAME=VERSION`."""
+        """Start to download packages.
+
+        :param packages: the packages, each as `NAME=VERSION`.
+        :raise ProgramMissing: apt is not installed.
+        """
         return self._start(["download", *packages], "apt.conf", into)
 
     def sources(self) -> list[Source]:
@@ -115,7 +127,7 @@ class Apt:
     def _start(self, arguments: list[str], settings: str, folder: Path) -> subprocess.Popen[str]:
         try:
             return subprocess.Popen(
-                # Quietly, because what apt prints would stand in our progress.
+                # Quietly, because apt's output would disturb the progress display.
                 ["apt-get", "-qq", "-c", str(self._folder / settings), *arguments],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -123,7 +135,7 @@ class Apt:
                 stderr=subprocess.PIPE,
                 text=True,
                 env={**os.environ, "LC_ALL": "C"},
-                # With what it starts, so that all of it can be ended.
+                # A session of its own, so that apt and its children can be killed together.
                 start_new_session=True,
             )
         except FileNotFoundError:
@@ -132,33 +144,35 @@ class Apt:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Have a failure to write in the cache be one of kickbench's.
+    """Turn an error of writing to the cache into one of kickbench's.
 
-    :raise FetchFailed: the sentence names the folder.
+    :raise FetchFailed: the folder cannot be written.
     """
     try:
         yield
     except OSError as error:
         raise FetchFailed(
             f"The cache {folder} cannot be written ({error.strerror}); free some space, or set "
-            "KICKBENCH_CACHE to a folder elsewhere."
+            "KICKBENCH_CACHE to another folder."
         ) from None
 
 
 def missing() -> ProgramMissing:
     """The error for a host without apt."""
     return ProgramMissing(
-        "apt-get is not installed, so Debian's kernels cannot be looked up; "
-        "`kickbench kernels add` takes packages, images and kernel trees."
+        "apt-get is not installed, so Debian's kernels cannot be looked up; add a kernel from "
+        "packages, an image or a kernel tree with `kickbench kernels add`."
     )
 
 
 @dataclass(frozen=True)
 class Source:
-    """A suite that sources name.
+    """A suite that apt's sources name.
 
-    :ivar uri: of the mirror. :ivar suite: as the sources call it. :ivar lists: of its packages,
-        which need not be there. :ivar release: its Release file; "" where it has not been read.
+    :ivar uri: the mirror's URI.
+    :ivar suite: the suite's name in the sources.
+    :ivar lists: the file that lists the suite's packages, which may not exist yet.
+    :ivar release: the text of the suite's Release file; "" if apt has not downloaded it.
     """
 
     uri: str
@@ -167,19 +181,20 @@ class Source:
     release: str
 
     def field(self, name: str) -> str:
-        """A field of the Release file, such as `Codename`; "" where there is none."""
+        """A field of the Release file, such as `Codename`; "" if the field is missing."""
         match = re.search(f"^{name}: (.+)$", self.release, re.MULTILINE)
         return match[1] if match else ""
 
 
 def sources(*options: str) -> list[Source]:
-    """The suites that apt's sources name. :param options: of apt; none for the host's own sources.
+    """The suites that apt's sources name.
 
+    :param options: options of apt-get; without any, the sources are the host's.
     :raise ProgramMissing: apt is not installed.
     :raise ToolFailed: apt cannot read its sources.
     """
     fields = "$(REPO_URI)|$(RELEASE)|$(METAKEY)|$(FILENAME)"
-    # With the information of Release files, apt leaves out lists that are not there.
+    # Without this option, apt leaves out lists that have not been downloaded.
     command = ["apt-get", *options, "indextargets", "--no-release-info", "--format", fields]
     try:
         text = run_tool([*command, "Created-By: Packages"])
@@ -187,25 +202,28 @@ def sources(*options: str) -> list[Source]:
         raise missing() from None
     found = []
     for uri, suite, key, file in (line.split("|") for line in text.splitlines()):
-        # Release files lie beside the lists and are named by the same rule.
-        place = file.rpartition(key.replace("/", "_"))[0]
-        there = [path for end in ("InRelease", "Release") if (path := Path(place + end)).is_file()]
-        release = there[0].read_text(errors="replace") if there else ""
+        # Release files are beside the lists, and their names begin alike.
+        stem = file.rpartition(key.replace("/", "_"))[0]
+        files = [path for end in ("InRelease", "Release") if (path := Path(stem + end)).is_file()]
+        release = files[0].read_text(errors="replace") if files else ""
         found.append(Source(uri, suite, Path(file), release))
     return found
 
 
 class Progress:
-    """Whether a download moves."""
+    """A check that a download still receives data."""
 
     def __init__(self) -> None:
         self._mark = 0
         self._deadline = Deadline.after(STALL_S)
 
-    def stalled(self, there: int) -> bool:
-        """:param there: bytes that are there by now; fewer than before where apt began anew."""
-        if abs(there - self._mark) >= LEAST_BYTES:
-            self._mark = there
+    def stalled(self, received: int) -> bool:
+        """Whether the download has received too little for `STALL_S`.
+
+        :param received: bytes that have been received; fewer than before if apt has started again.
+        """
+        if abs(received - self._mark) >= LEAST_BYTES:
+            self._mark = received
             self._deadline = Deadline.after(STALL_S)
         return self._deadline.passed
 
@@ -213,50 +231,51 @@ class Progress:
 def finish(
     running: Sequence[subprocess.Popen[str]],
     what: str,
-    there: Callable[[], int],
+    received: Callable[[], int],
     on_bytes: Callable[[int], None],
 ) -> list[str]:
-    """Wait for the end of downloads; why each of them failed, or "".
+    """Wait for the end of downloads, and return for each why it failed, or "".
 
-    :param what: is downloaded, for a sentence. :param there: bytes that are there by now.
-    :raise FetchFailed: they stalled, and were ended.
+    :param what: what is downloaded, as the subject of a sentence.
+    :param received: returns the bytes that have been received.
+    :raise FetchFailed: the downloads stalled and were killed.
     """
     progress = Progress()
-    said: dict[int, str] = {}
-    with _ended_on_failure(running):
-        while len(said) < len(running):
+    stderr: dict[int, str] = {}
+    with _killed_on_failure(running):
+        while len(stderr) < len(running):
             for process in running:
-                if process.pid not in said:
+                if process.pid not in stderr:
                     with suppress(subprocess.TimeoutExpired):
-                        said[process.pid] = process.communicate(timeout=_POLL_S)[1]
-            count = there()
+                        stderr[process.pid] = process.communicate(timeout=_POLL_S)[1]
+            count = received()
             on_bytes(count)
-            if len(said) < len(running) and progress.stalled(count):
+            if len(stderr) < len(running) and progress.stalled(count):
                 raise FetchFailed(
-                    f"{what} could not be downloaded: less than {LEAST_BYTES >> 10} KiB came in "
-                    f"{STALL_S:g} s. Look at the network, or name another mirror in apt's sources, "
-                    "and fetch it again; nothing of it is kept."
+                    f"{what} could not be downloaded: less than {LEAST_BYTES >> 10} KiB arrived in "
+                    f"{STALL_S:g} s. Check the network, or name another mirror in apt's sources, "
+                    "and fetch again; nothing of the download is kept."
                 )
-    return [reason(said[process.pid]) if process.returncode != 0 else "" for process in running]
+    return [reason(stderr[process.pid]) if process.returncode != 0 else "" for process in running]
 
 
-def reason(said: str) -> str:
+def reason(stderr: str) -> str:
     """Why apt failed, as part of a sentence: its first error, or else its first warning."""
-    lines = said.splitlines()
+    lines = stderr.splitlines()
     errors = [line[3:] for line in lines if line.startswith("E: ")] or lines
-    # One cause has an error for each file.
+    # apt prints one error per file, even if all have the same cause.
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return " ".join(errors[0].split()).rstrip(".") + more if errors else "apt gave no reason"
 
 
 @contextmanager
-def _ended_on_failure(running: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
-    """Kill processes, each of which leads a group, if the context is left by an error."""
+def _killed_on_failure(running: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
+    """Kill the process group of each process if the context is left by an error."""
     try:
         yield
     except BaseException:
         for process in running:
-            if process.returncode is None:  # it has not been reaped, so the number is its own
+            if process.returncode is None:  # not yet reaped, so its pid has not been reused
                 os.killpg(process.pid, signal.SIGKILL)
         for process in running:
             with suppress(subprocess.TimeoutExpired):
@@ -265,7 +284,7 @@ def _ended_on_failure(running: Sequence[subprocess.Popen[str]]) -> Iterator[None
 
 
 def bytes_in(folder: Path) -> int:
-    """What the files in a folder take together."""
-    with suppress(FileNotFoundError):  # apt renames what is complete
+    """The total size of the files in a folder."""
+    with suppress(FileNotFoundError):  # apt renames files that are complete
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return 0

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Archives of any format, read with libarchive: what a caller wants of them, and nothing else.
+"""Unpack the wanted files of an archive with libarchive.
 
-Packages are archives too. A .deb is an ar archive around a tar archive; an .rpm is a cpio archive
-behind a header, which libarchive takes for a filter. What is in an archive was written by others:
-only regular files are unpacked, links never are, and a name that leads out of the archive is an
-error wherever it stands.
+Packages are archives too. A .deb is an ar archive around a tar archive. An .rpm is a cpio archive
+behind a header, which libarchive handles as a filter. The contents of an archive are not trusted:
+only regular files are unpacked, symbolic links never are, and a name that leads out of the archive
+is an error even if the file is not wanted.
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ from bench_lib.errors import ArchiveUnsafe, FetchFailed, ProgramMissing
 from bench_lib.host import packages
 
 OnBytes = Callable[[int, int], None]
-"""Called now and then with the bytes that have been read, and those in all."""
+"""Takes the bytes that have been processed so far, and the total."""
 
 Place = Callable[[str], str | None]
-"""Where a file goes in the folder that an archive is unpacked to, by its name in the archive; None
-if the file is not wanted."""
+"""Maps the name of a file in an archive to its name in the folder that the archive is unpacked to;
+None if the file is not wanted."""
 
 _DEB = b"!<arch>\n"
 _FILTERS = ("gzip", "bzip2", "lzma", "xz", "zstd", "lz4", "rpm")
-# mtree is not among the formats: such an archive may name files of this host to be read.
+# mtree is left out, because such an archive can name files of this host to be read.
 _FORMATS = ("tar", "cpio")
 
 _BLOCK_BYTES = 1 << 16
 
 
 def unpack(file: Path, into: Path, place: Place, on_bytes: OnBytes) -> None:
-    """Unpack what is wanted of an archive.
+    """Unpack the wanted files of an archive.
 
-    :param into: a folder, which exists.
-    :raise ArchiveUnsafe: a name in there leads out of the archive.
-    :raise FetchFailed: the archive is damaged, or not one that libarchive reads.
-    :raise OSError: it cannot be opened, or a file cannot be written.
+    :param into: an existing folder.
+    :raise ArchiveUnsafe: a name in the archive leads out of it.
+    :raise FetchFailed: the archive is damaged, or libarchive cannot read its format.
+    :raise ProgramMissing: libarchive is not installed.
+    :raise OSError: the archive cannot be opened, or a file cannot be written.
     """
     with _explained(file), _contents(file, "data.tar", into) as contents:
         total = contents.stat().st_size
@@ -59,9 +60,10 @@ def is_deb(file: Path) -> bool:
 
 
 def control(deb: Path) -> dict[str, str]:
-    """The fields of a Debian package's control file, each as far as its first line goes.
+    """The fields of a Debian package's control file, of each the first line.
 
     :raise FetchFailed: the package is damaged.
+    :raise ProgramMissing: libarchive is not installed.
     """
     with (
         _explained(deb),
@@ -78,20 +80,21 @@ def control(deb: Path) -> dict[str, str]:
 
 
 def decompressed(file: Path) -> bytes:
-    """The contents of a compressed file, such as a module; those of one that is not compressed.
+    """The decompressed contents of a file such as a module, which may also be uncompressed.
 
-    :raise FetchFailed: they cannot be read.
+    :raise FetchFailed: the file cannot be decompressed.
+    :raise ProgramMissing: libarchive is not installed.
     """
     with _explained(file, "compressed file"), _reading(file, ("raw", "empty")) as reader:
         return b"".join(block for entry in reader for block in entry.get_blocks(_BLOCK_BYTES))
 
 
-class _Damaged(Exception):  # becomes an error of ours where the archive's name is known
+class _Damaged(Exception):  # _explained turns it into an error that names the archive
     """An archive contradicts itself."""
 
 
 class _Unpacking:
-    """What is being unpacked of one archive."""
+    """The state of unpacking one archive."""
 
     def __init__(self, file: Path, into: Path, place: Place) -> None:
         self._file = file
@@ -100,13 +103,16 @@ class _Unpacking:
         self._links: set[PurePosixPath] = set()
 
     def member(self, entry: Any) -> None:
-        """Unpack a member if it is wanted; refuse it if its name is a trap."""
+        """Unpack a member if it is wanted.
+
+        :raise ArchiveUnsafe: its name leads out of the archive.
+        """
         name = self._inside(entry.pathname)
         wanted = self._place(str(name))
         if entry.issym:
             self._links.add(name)
             if wanted is not None:
-                # One such as boot/vmlinuz is only another name of what is in there as well.
+                # Not unpacked: a link such as boot/vmlinuz is a second name of another member.
                 self._inside(str(name.parent / os.fsdecode(entry.linkpath)))
         elif wanted is not None and (entry.isreg or entry.islnk):
             path = self._into / wanted
@@ -114,22 +120,22 @@ class _Unpacking:
             path.unlink(missing_ok=True)
             if entry.islnk:
                 path.hardlink_to(self._first(entry))
-            # Of several names of one file, cpio has the contents with the last.
+            # cpio stores the contents of a file with several names under the last name.
             if entry.isreg and (entry.size or not entry.islnk):
                 with path.open("wb") as file:
                     file.writelines(entry.get_blocks(_BLOCK_BYTES))
 
     def _first(self, entry: Any) -> Path:
-        """The file that a member is another name of."""
+        """The unpacked file that a hard link refers to."""
         wanted = self._place(str(self._inside(entry.linkpath)))
         if wanted is None or not (self._into / wanted).is_file():
             raise _Damaged(f"{entry.pathname} is a link to {entry.linkpath}, which is not in it")
         return self._into / wanted
 
     def _inside(self, name: str | bytes) -> PurePosixPath:
-        """A name as a path in the archive.
+        """A name as a normalized path in the archive.
 
-        :raise ArchiveUnsafe: it leads out of there.
+        :raise ArchiveUnsafe: the name leads out of the archive, or through a symbolic link.
         """
         text = os.fsdecode(name)
         path = PurePosixPath(os.path.normpath(text))
@@ -141,17 +147,17 @@ class _Unpacking:
 
     def _unsafe(self, name: str, why: str) -> ArchiveUnsafe:
         return ArchiveUnsafe(
-            f"{self._file} is refused, because {name!r} in it {why}. Packages of kernels have no "
-            "such names; get it from another place. Nothing of it is kept."
+            f"{self._file} was refused, because the name {name!r} in it {why}. Packages of kernels "
+            "have no such names; get the package from another source. Nothing of it is kept."
         )
 
 
 @contextmanager
 def _contents(file: Path, name: str, folder: Path) -> Iterator[Path]:
-    """The archive that is to be read: of a Debian package one in it, else the file itself.
+    """The archive to read: the file itself, or an inner archive of a Debian package.
 
-    :param name: how the name of the archive in a Debian package begins.
-    :param folder: where it is unpacked meanwhile.
+    :param name: the beginning of the inner archive's name, without the compression's suffix.
+    :param folder: the folder for the temporary file that holds the inner archive.
     """
     if not is_deb(file):
         yield file
@@ -186,15 +192,15 @@ def _reading(file: Path, formats: Sequence[str]) -> Iterator[Any]:
 
 
 def library() -> Any:
-    """libarchive-c, which is loaded when it is needed: it looks for the library as it is imported.
+    """Import libarchive-c, which loads the library libarchive when it is imported.
 
-    :raise ProgramMissing: the library is not there.
+    :raise ProgramMissing: libarchive is not installed.
     """
-    # What it warns of, such as a name in another encoding, is of no interest.
+    # Its warnings, such as those about the encoding of a name, do not concern the user.
     logging.getLogger("libarchive").addHandler(logging.NullHandler())
     try:
         import libarchive
-    except (AttributeError, OSError):  # it looks for a function where it has found no library
+    except (AttributeError, OSError):  # AttributeError: it looks up functions without a library
         raise ProgramMissing(
             f"libarchive, which unpacks kernels, is not installed; {packages.advice('bsdtar')}."
         ) from None
@@ -203,15 +209,16 @@ def library() -> Any:
 
 @contextmanager
 def _explained(file: Path, kind: str = ".deb, .rpm, tar or cpio archive") -> Iterator[None]:
-    """Name the file that something is wrong with.
+    """Turn an error of reading an archive into one that names the file.
 
-    :param kind: what it should be.
-    :raise FetchFailed: what it is.
+    :param kind: the kind of file that was expected.
+    :raise FetchFailed: the file is damaged, or of another kind.
     """
     loaded = library()
     try:
         yield
     except (loaded.ArchiveError, _Damaged) as error:
         raise FetchFailed(
-            f"{file} cannot be unpacked: {error.args[0]}. It has to be a whole {kind}."
+            f"{file} cannot be unpacked: {error.args[0]}. It is damaged, or not a {kind}; get the "
+            "file again."
         ) from None

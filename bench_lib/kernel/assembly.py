@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One bootable kernel out of what was unpacked: checked for being whole, and laid out alike."""
+"""Check that unpacked files are one complete kernel, and lay them out as the cache does."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from bench_lib.kernel.missing import Lack, hint
 from bench_lib.record import Kernel
 
 NEEDED = {
-    "virtio_pci": "to have devices",
-    "9p": "to see this userland",
-    "9pnet_virtio": "to see this userland",
-    "overlay": "to write over it without changing it",
-    "virtio_console": "to be talked to",
+    "virtio_pci": "for virtio devices",
+    "9p": "to mount this host's userland",
+    "9pnet_virtio": "to mount this host's userland",
+    "overlay": "to keep changes to that userland in memory",
+    "virtio_console": "to talk to kickbench",
     "kvm": "to run guests",
-    "veth": "to join them",
+    "veth": "to connect guests",
 }
-"""Modules that a kernel needs to run trials in the lab, and for what."""
+"""The modules that a kernel needs to run trials in the lab, and their purposes."""
 
 BUILT_IN = "modules.builtin"
-"""The list of what a kernel has built in. Debian 14 has it in another package than the modules."""
+"""The list of the modules that are built into a kernel. Debian 14 packages it apart from the
+modules."""
 
 
 def assemble(folder: Path, source: str, files: Sequence[Path]) -> Kernel:
     """Check that a folder holds one kernel with its modules, and lay it out as the cache does.
 
-    :param folder: images and modules, where `layout` has them; afterwards boot/vmlinuz-RELEASE and
-        lib/modules/RELEASE.
-    :param source: where it came from, for people.
-    :param files: the archives that it came from, if it did.
+    :param folder: has images and modules in the folders that `layout` names; afterwards it has
+        boot/vmlinuz-RELEASE and lib/modules/RELEASE.
+    :param source: a description of where the kernel came from, for messages.
+    :param files: the archives that the kernel came from; none for an image or a tree.
     :raise KernelUnusable: the lab cannot run trials under this kernel.
     :raise FetchFailed: a module is damaged.
     """
@@ -63,7 +64,7 @@ def _without_image(source: str, releases: set[str], files: Sequence[Path]) -> Ke
     if release:
         what = f"has modules of {release}, but no kernel image"
     else:
-        what = "has no kernel in it: neither an image nor modules"
+        what = "contains no modules and no kernel image"
     return KernelUnusable(
         f"{source} {what} (boot/vmlinuz-RELEASE or lib/modules/RELEASE/vmlinuz)."
         f"{hint(files, Lack.IMAGE if release else Lack.ALL, release)}"
@@ -72,13 +73,13 @@ def _without_image(source: str, releases: set[str], files: Sequence[Path]) -> Ke
 
 def _several(source: str, kernels: Sequence[str]) -> KernelUnusable:
     return KernelUnusable(
-        f"{source} holds {len(kernels)} kernels: {', '.join(sorted(kernels))}. "
-        "Add each by itself, from packages or an archive with nothing of another."
+        f"{source} contains {len(kernels)} kernels: {', '.join(sorted(kernels))}. "
+        "Add one kernel at a time, from packages or an archive of that kernel alone."
     )
 
 
 def _check_releases(release: str, releases: set[str], source: str, files: Sequence[Path]) -> None:
-    """Refuse modules of another release than the image's, and none at all."""
+    """Refuse a kernel without modules, or with modules of another release than the image's."""
     if not releases:
         raise KernelUnusable(
             f"Kernel {release} comes without modules: {source} has no lib/modules/{release} and no "
@@ -86,15 +87,15 @@ def _check_releases(release: str, releases: set[str], source: str, files: Sequen
         )
     if release not in releases:
         raise KernelUnusable(
-            f"The image of {source} is kernel {release}, and the modules are of "
-            f"{', '.join(sorted(releases))}. Pass image and modules of the same release."
+            f"The image in {source} is kernel {release}, but the modules are of "
+            f"{', '.join(sorted(releases))}. Pass an image and modules of the same release."
         )
     if len(releases) > 1:
         raise _several(source, sorted(releases))
 
 
 def _check_modules(folder: Path, release: str, files: Sequence[Path]) -> None:
-    """Refuse a build that cannot run trials, before it is kept."""
+    """Refuse a build that lacks a module of `NEEDED`."""
     names = {module_files.name(path.name) for path in folder.rglob("*.ko*")}
     if (folder / BUILT_IN).exists():
         names |= {module_files.name(line) for line in module_files.lines(folder / BUILT_IN)}
@@ -102,7 +103,9 @@ def _check_modules(folder: Path, release: str, files: Sequence[Path]) -> None:
         reasons = ", ".join(f"{name} ({NEEDED[name]})" for name in missing)
         lack = Lack.SOME_MODULES if "kvm" in names else Lack.MODULES
         unlisted = (
-            "" if (folder / BUILT_IN).exists() else f" Nor has it {BUILT_IN}, which lists more."
+            ""
+            if (folder / BUILT_IN).exists()
+            else f" It also has no {BUILT_IN}, which lists the modules that are built in."
         )
         raise KernelUnusable(
             f"Kernel {release} cannot run trials in the lab: it has no {reasons}.{unlisted}"
@@ -111,9 +114,9 @@ def _check_modules(folder: Path, release: str, files: Sequence[Path]) -> None:
 
 
 def _decompress(folder: Path) -> None:
-    """Have no modules that kmod or busybox may be unable to read.
+    """Decompress the modules that kmod or busybox may be unable to read.
 
-    Both read .xz, but Debian's kmod does not read .gz, and others not .zst.
+    Both read .xz, but Debian's kmod does not read .gz, and other builds of kmod do not read .zst.
     """
     for path in sorted([*folder.rglob("*.ko.zst"), *folder.rglob("*.ko.gz")]):
         path.with_suffix("").write_bytes(archive.decompressed(path))

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What kvm.ko's type information says of the flag, without booting anything.
+"""Whether KVM's slow page fault is interruptible, read from KVM's BTF without booting the kernel.
 
-Shown beside what a kernel does, and never used to decide: behaviour decides.
+The answer is shown beside measurements and never decides anything, because only a measurement
+shows what a kernel does.
 
-BTF is described in Documentation/bpf/btf.rst. A module's is split: its types and strings go on
-where those of vmlinux end, and it does not say where that is. It can be found out: there is one
-pair of beginnings for which every function's name is a whole string and its type a prototype.
+Documentation/bpf/btf.rst describes BTF. A module's BTF is split: its types and strings are numbered
+on from those of vmlinux, and it does not record where those end. The two starts can be inferred,
+because they are the only pair for which the name of every function is a whole string and its type
+is a prototype.
 """
 
 from __future__ import annotations
@@ -28,29 +30,29 @@ _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
 _TYPE = struct.Struct("<III")
 _FUNC, _FUNC_PROTO = 12, 13
-# Bytes behind a type: a fixed number, or one for each of its members.
+# Bytes that follow a type of each kind: a fixed number, or a number for each member.
 _FIXED = {1: 4, 3: 12, 14: 4, 17: 4}
 _EACH = {4: 12, 5: 12, 6: 8, 13: 8, 15: 12, 19: 12}
 
-# Since Linux kernel commit c8b88b332bed ("kvm: Add interruptible flag to __gfn_to_pfn_memslot()")
-# (in v6.2) that function has eight parameters; from about v6.13 it is __kvm_faultin_pfn().
+# Linux commit c8b88b332bed ("kvm: Add interruptible flag to __gfn_to_pfn_memslot()"), in v6.2, gave
+# that function an eighth parameter. From about v6.13 its place is taken by __kvm_faultin_pfn().
 _OLD, _NEW = "__gfn_to_pfn_memslot", "__kvm_faultin_pfn"
 _PARAMETERS = {7: "no", 8: "yes"}
 
 
 SHOWN = Path("/sys/kernel/btf")
-"""Where a kernel shows its types and those of its modules."""
+"""Where a running kernel exports its BTF and that of its modules."""
 
 
 _UNREADABLE = (
     *(OSError, ELFError, FetchFailed, ProgramMissing),
-    # Of a damaged one, whose offsets and sizes may be any.
+    # From damaged BTF, in which offsets and sizes may have any value.
     *(struct.error, OverflowError, ValueError),
 )
 
 
 class Interruptible(StrEnum):
-    """Whether KVM's slow page fault is interruptible, by its types."""
+    """Whether KVM's slow page fault is interruptible, according to BTF."""
 
     YES = "yes"
     NO = "no"
@@ -58,21 +60,24 @@ class Interruptible(StrEnum):
 
 
 def interruptible(modules: Path, vmlinuz: Path | None = None) -> Interruptible:
-    """What the types of a build say.
+    """The answer for a build.
 
-    :param modules: its folder lib/modules/RELEASE.
-    :param vmlinuz: its image, which has KVM where no module is KVM; None if that is not looked at.
+    :param modules: the build's folder lib/modules/RELEASE.
+    :param vmlinuz: the build's image, which is read if the build has no kvm.ko; None to skip it.
     """
-    # There is one architecture's, the build's own.
+    # A build has modules of one architecture only.
     if path := next(modules.glob("kernel/arch/*/kvm/kvm.ko*"), None):
         return _answer(lambda: _section(module_files.contents(path)), split=True)
     return _answer(lambda: _types_of(vmlinuz), split=False) if vmlinuz else Interruptible.UNKNOWN
 
 
 def booted_interruptible(shown: Path = SHOWN) -> Interruptible:
-    """That of the kernel that runs, which shows its types; KVM may be built into it."""
+    """The answer for the running kernel, from its exported BTF or else from its kvm.ko.
+
+    :param shown: the folder of the exported BTF, which is `SHOWN` except in tests.
+    """
     found = _answer((shown / "kvm").read_bytes, split=True)
-    if found is Interruptible.UNKNOWN:
+    if found is Interruptible.UNKNOWN:  # KVM may be built into vmlinux
         found = _answer((shown / "vmlinux").read_bytes, split=False)
     return (
         interruptible(Path("/lib/modules") / os.uname().release)
@@ -92,7 +97,7 @@ def _answer(read: Callable[[], bytes], *, split: bool) -> Interruptible:
 
 
 def _types_of(vmlinuz: Path) -> bytes:
-    """The types of an image, which holds the kernel compressed."""
+    """The BTF of the kernel in an image."""
     with tempfile.TemporaryDirectory() as folder:
         kernel = Path(folder, "vmlinux")
         vmlinux.extract(vmlinuz, kernel)
@@ -107,9 +112,9 @@ def _section(module: bytes) -> bytes:
 
 
 def _functions(btf: bytes, wanted: Iterable[str], *, split: bool) -> dict[str, int]:
-    """The number of parameters of each of `wanted` that is a function here.
+    """The number of parameters of each of the wanted functions that the BTF has.
 
-    :param split: whether they go on from vmlinux's.
+    :param split: whether types and strings are numbered on from those of vmlinux.
     """
     magic, _, _, length, type_at, type_size, string_at, string_size = _HEADER.unpack_from(btf)
     if magic != _MAGIC:
@@ -117,8 +122,8 @@ def _functions(btf: bytes, wanted: Iterable[str], *, split: bool) -> dict[str, i
     types = btf[length + type_at : length + type_at + type_size]
     strings = btf[length + string_at : length + string_at + string_size]
 
-    functions: list[tuple[int, int]] = []  # name and type, both from vmlinux's beginning
-    prototypes: dict[int, int] = {}  # number of the type here: parameters
+    functions: list[tuple[int, int]] = []  # name and type, both counted from vmlinux's start
+    prototypes: dict[int, int] = {}  # index of the type in this BTF: its number of parameters
     position = number = 0
     while position < len(types):
         name, info, kind_type = _TYPE.unpack_from(types, position)
@@ -131,7 +136,7 @@ def _functions(btf: bytes, wanted: Iterable[str], *, split: bool) -> dict[str, i
         number += 1
 
     if not split:
-        # Type 0 is void and stands nowhere.
+        # Type 0 is void and has no entry.
         return {
             name: prototypes[kind_type - 1]
             for name in wanted
@@ -140,29 +145,27 @@ def _functions(btf: bytes, wanted: Iterable[str], *, split: bool) -> dict[str, i
             if at == place
         }
 
-    begins = {0} | {index + 1 for index, byte in enumerate(strings) if byte == 0}
-    first_type = _beginning([each for _, each in functions], set(prototypes), number)
+    starts = {0} | {index + 1 for index, byte in enumerate(strings) if byte == 0}
+    first_type = _start([each for _, each in functions], set(prototypes), number)
     found = {}
     for each in wanted:
         place = (b"\0" + strings).find(b"\0" + each.encode() + b"\0")
         if place < 0:
             continue
-        first_string = _beginning([name for name, _ in functions], begins, string_size, place)
+        first_string = _start([name for name, _ in functions], starts, string_size, place)
         for name, kind_type in functions:
-            # Where vmlinux has a prototype of that shape, the module has none of its own.
+            # If vmlinux has a prototype of the same shape, the module refers to that one.
             if name - first_string == place and kind_type - first_type in prototypes:
                 found[each] = prototypes[kind_type - first_type]
     return found
 
 
-def _beginning(
-    references: list[int], valid: set[int], size: int, through: int | None = None
-) -> int:
-    """Where this module's numbers begin, so that all references to them are valid.
+def _start(references: list[int], valid: set[int], size: int, through: int | None = None) -> int:
+    """The number at which this module's own numbers start: all references to them are valid then.
 
-    :param references: numbers from vmlinux's beginning; those below the result are vmlinux's own.
-    :param valid: what they may be, from this module's beginning; all are below `size`.
-    :param through: one of `valid` that some reference is known to mean.
+    :param references: numbers counted from vmlinux's start; numbers below the result are vmlinux's.
+    :param valid: the valid numbers, counted from this module's start; all are below `size`.
+    :param through: one of `valid` to which some reference is known to point.
     """
     best, most = -1, 0
     highest = max(references)
@@ -175,5 +178,5 @@ def _beginning(
         if len(ours) > most and max(ours) < size and valid.issuperset(ours):
             best, most = candidate, len(ours)
     if best < 0:
-        raise ValueError("no beginning fits")
+        raise ValueError("no start fits")
     return best

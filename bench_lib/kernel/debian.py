@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Debian's kernels: which the suites offer, and getting one with apt, which checks signatures."""
+"""Debian's kernels: list what the suites offer, and fetch one with apt, which checks signatures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from bench_lib.kernel.version import debian_stream
 
 @dataclass(frozen=True)
 class Offer:
-    """A kernel that a suite has. :ivar id: "", because the build is not here yet."""
+    """A kernel that a suite offers.
+
+    :ivar id: "", because the build's id is known only once it is in the cache.
+    """
 
     kernel: PackagedKernel
     suite: str
@@ -33,22 +36,22 @@ class Offer:
 
     @property
     def bytes(self) -> int:
-        """What there is to download."""
+        """The size of the packages to download."""
         return sum(each.size for each in self.kernel.packages)
 
     def made(self, build: Bootable) -> bool:
         """Whether a build in the cache is this kernel, and not another build of its release."""
-        said = build.build
-        return said.release == self.release and f" {self.kernel.version} " in f"{said.version} "
+        found = build.build
+        return found.release == self.release and f" {self.kernel.version} " in f"{found.version} "
 
 
 def offers(suites: Suites) -> list[Offer]:
-    """The kernels of all suites, oldest first; of several builds of a release the newest."""
+    """The kernels of all suites, oldest first; of several builds of a release, only the newest."""
     found: dict[str, Offer] = {}
     for suite in suites.all:
         for kernel in suite.kernels:
-            there = found.get(kernel.release)
-            if there is None or version_key(there.kernel.version) < version_key(kernel.version):
+            other = found.get(kernel.release)
+            if other is None or version_key(other.kernel.version) < version_key(kernel.version):
                 found[kernel.release] = Offer(kernel, suite.name)
     return sorted(found.values(), key=lambda each: version_key(each.release))
 
@@ -63,8 +66,9 @@ def fetch(
 ) -> Bootable:
     """Download the packages of a kernel and unpack them into the cache.
 
-    :param on_bytes: called now and then with the bytes that are there and those to come.
-    :raise FetchFailed: it could not be had; the cache is as it was.
+    :param on_bytes: called repeatedly with the bytes that were received, and the total.
+    :raise FetchFailed: the kernel could not be downloaded or unpacked; the cache is unchanged.
+    :raise KernelUnusable: the lab cannot run trials under this kernel.
     """
     kernel = offer.kernel
     with store.new_folder() as folder:
@@ -76,14 +80,14 @@ def fetch(
             ],
             f"linux-image-{kernel.release}",
             lambda: apt.bytes_in(folder),
-            lambda there: on_bytes(there, offer.bytes),
+            lambda received: on_bytes(received, offer.bytes),
         )
         files = sorted(folder.glob("*.deb"))
         if failure or len(files) != len(kernel.packages):
             raise FetchFailed(
                 f"linux-image-{kernel.release} of {offer.suite} could not be downloaded: "
-                f"{failure or 'apt gave no reason'}. If the archive has dropped it, "
-                "`kickbench kernels list --refresh` shows what there is."
+                f"{failure or 'apt gave no reason'}. Debian may have dropped this build; "
+                "`kickbench kernels list --refresh` lists the builds that it has now."
             )
         on_bytes(offer.bytes, offer.bytes)
         return store.add_archives(files, f"Debian {offer.suite}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a kernel image says of itself, read from the file."""
+"""Read the release and the version of a kernel from its image."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MAGIC_AT, _MAGIC = 0x202, b"HdrS"
 _VERSION_POINTER_AT, _POINTER_BASE = 0x20E, 0x200
 _LONGEST = 512
 _SETUP_BYTES = 0x10000
-# A release becomes the name of files.
+# The release becomes part of file names, so it may contain only these characters.
 _RELEASE = re.compile(r"\w[\w.+~-]*", re.ASCII)
 
 
 def is_bzimage(path: Path) -> bool:
-    """Whether a file is an x86 kernel image; no file that cannot be read is."""
+    """Whether a file is a readable x86 kernel image."""
     try:
         with path.open("rb") as file:
             return file.read(_SETUP_BYTES)[_MAGIC_AT : _MAGIC_AT + 4] == _MAGIC
@@ -29,10 +29,10 @@ def is_bzimage(path: Path) -> bool:
 
 
 def identity(path: Path, called: str = "") -> Kernel:
-    """Release and version of an x86 kernel image, the same that uname gives once it runs.
+    """The release and version of an x86 kernel image, as uname(2) gives them when it runs.
 
-    :param called: what errors call the image; its path by default.
-    :raise KernelUnusable: the file is no such image.
+    :param called: the name of the image in errors; its path by default.
+    :raise KernelUnusable: the file cannot be read, or is not an x86 kernel image.
     """
     name = called or path
     try:
@@ -41,7 +41,9 @@ def identity(path: Path, called: str = "") -> Kernel:
     except OSError as error:
         raise KernelUnusable(f"{name} cannot be read: {error.strerror}.") from None
     if setup[_MAGIC_AT : _MAGIC_AT + 4] != _MAGIC or len(setup) < _VERSION_POINTER_AT + 2:
-        raise KernelUnusable(f"{name} is not an x86 kernel image (bzImage).")
+        raise KernelUnusable(
+            f"{name} is not an x86 kernel image; the lab boots images of the format bzImage."
+        )
     (pointer,) = struct.unpack_from("<H", setup, _VERSION_POINTER_AT)
     begin = pointer + _POINTER_BASE
     text = setup[begin : begin + _LONGEST].split(b"\0")[0].decode(errors="replace")
@@ -49,5 +51,8 @@ def identity(path: Path, called: str = "") -> Kernel:
     release, _, rest = text.partition(" ")
     number = rest.find("#")
     if not pointer or not _RELEASE.fullmatch(release) or number < 0:
-        raise KernelUnusable(f"{name} does not say which kernel it is.")
+        raise KernelUnusable(
+            f"The setup header of {name} has no kernel version, so the image is damaged or not of "
+            "a Linux kernel; build or fetch it again."
+        )
     return Kernel(release, rest[number:])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The kernels that are installed on this host: images in /boot or beside their modules."""
+"""Find the kernels that are installed on this host: images in /boot or beside their modules."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from bench_lib.record import Kernel
 
 @dataclass(frozen=True)
 class Installed:
-    """A kernel that is installed. :ivar modules: its folder lib/modules/RELEASE."""
+    """An installed kernel.
+
+    :ivar modules: the kernel's folder lib/modules/RELEASE.
+    """
 
     vmlinuz: Path
     modules: Path
 
 
 def find(root: Path) -> tuple[list[Installed], list[KernelUnusable]]:
-    """The kernels with their modules, and why an image is none of them.
+    """The installed kernels with their modules, and an error for each image that cannot be used.
 
-    :param root: of the system, which is / except for tests.
+    :param root: the root of the system, which is / except in tests.
     """
     found: dict[Kernel, Installed] = {}
     unusable = []
@@ -33,13 +36,13 @@ def find(root: Path) -> tuple[list[Installed], list[KernelUnusable]]:
             unusable.append(error)
             continue
         if modules := layout.modules_of(root, kernel.release):
-            # A link, a rescue entry and the image beside its modules may all be the same build.
+            # A link, a rescue image and the image beside its modules may all be the same build.
             found.setdefault(kernel, Installed(vmlinuz, modules))
         else:
             unusable.append(
                 KernelUnusable(
-                    f"{vmlinuz} is kernel {kernel.release}, and {root / layout.MODULES} has no "
-                    "modules of it; install the package that has them."
+                    f"{vmlinuz} is kernel {kernel.release}, but {root / layout.MODULES} has no "
+                    "modules of this release; install the package that contains them."
                 )
             )
     return list(found.values()), unusable

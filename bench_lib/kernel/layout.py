@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Where packages and trees have the parts of a kernel, and where the cache keeps them.
 
-An image is boot/vmlinuz-RELEASE in Debian up to 13, in Ubuntu and from `make bindeb-pkg`; it is
-lib/modules/RELEASE/vmlinuz in Fedora and usr/lib/modules/RELEASE/vmlinuz in Debian 14. Modules are
-in lib/modules/RELEASE or usr/lib/modules/RELEASE. A tar archive may have all of it in one folder.
+The image is boot/vmlinuz-RELEASE in Debian up to 13, in Ubuntu and from `make bindeb-pkg`. It is
+lib/modules/RELEASE/vmlinuz in Fedora, and usr/lib/modules/RELEASE/vmlinuz in Debian 14. Modules are
+in lib/modules/RELEASE or usr/lib/modules/RELEASE. A tar archive may have one more folder around
+these paths.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 IMAGES = "images"
-"""The folder that images are unpacked to until it is known which release each is of."""
+"""The folder to which images are unpacked, until their releases have been read."""
 
 MODULES = Path("lib", "modules")
-"""The folder that the cache keeps modules in, by release."""
+"""The folder of a build in the cache that has the modules, by release."""
 
 _IMAGE = re.compile(
     r"(?:[^/]+/)?(?:boot/|(?:usr/)?lib/modules/[^/]+/)?(?:vmlinuz(?:-[^/]+)?|bzImage)"
@@ -27,9 +28,9 @@ _MODULE = re.compile(
 
 
 def kept(name: str) -> str | None:
-    """Where a file of a package is kept; None if a kernel boots without it.
+    """The place in the cache for a file of a package; None if a kernel does not need the file.
 
-    :param name: in the package.
+    :param name: the file's name in the package.
     """
     if _IMAGE.fullmatch(name):
         return f"{IMAGES}/{name.replace('/', '!')}"
@@ -44,7 +45,7 @@ def shown(image: Path) -> str:
 
 
 def kept_of_modules(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """The files of a folder lib/modules/RELEASE that are kept, and their paths in that folder.
+    """The files of a folder lib/modules/RELEASE that the cache keeps, and their relative paths.
 
     Links to other folders, such as `build`, are not followed.
     """
@@ -55,7 +56,7 @@ def kept_of_modules(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def modules_of(folder: Path, release: str) -> Path | None:
-    """The modules of a release in a folder that is laid out as the root of a system."""
+    """The folder of a release's modules below the root of a system; None if there is none."""
     for place in (MODULES, "usr" / MODULES):
         if (folder / place / release).is_dir():
             return folder / place / release
@@ -63,6 +64,6 @@ def modules_of(folder: Path, release: str) -> Path | None:
 
 
 def images_of(root: Path) -> list[Path]:
-    """The images in a folder that is laid out as the root of a system, /boot first."""
+    """The kernel images below the root of a system, those in /boot first."""
     patterns = ("boot/vmlinuz*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz")
     return [path for pattern in patterns for path in sorted(root.glob(pattern)) if path.is_file()]

@@ -28,8 +28,9 @@ SCHEMA = 1
 class Build:
     """One kernel build.
 
-    :ivar date: of the build, ISO 8601; of its first measurement where the build hides its own.
-    :ivar stream: the series that it is one of, such as `debian/6.12`.
+    :ivar date: the date of the build, in ISO 8601. If the version string has no date, this is the
+        date of the first measurement.
+    :ivar stream: the series that the build belongs to, such as `debian/6.12`.
     """
 
     release: str
@@ -43,7 +44,7 @@ class Build:
 
     @property
     def id(self) -> str:
-        """40 hexadecimal digits, the same wherever the same build is met."""
+        """40 hexadecimal digits, which are the same on every host."""
         identity = f"{self.release}\n{self.version}".encode()
         return hashlib.sha256(identity).hexdigest()[:40]
 
@@ -60,31 +61,31 @@ class _File:
 
 
 def describe(kernel: Kernel) -> Build:
-    """The ledger entry for a kernel that is met for the first time."""
+    """The ledger entry for a new kernel."""
     date = build_date(kernel.version) or datetime.now(UTC)
     return Build(kernel.release, kernel.version, date.isoformat(timespec="seconds"), stream(kernel))
 
 
 def version_key(release: str) -> list[tuple[int, int, str]]:
-    """Sorts 6.1.0-9 before 6.1.0-10, and 6.13.0-rc7 before 6.13.0."""
+    """The sort key of a version: 6.1.0-9 is before 6.1.0-10, and 6.13.0-rc7 before 6.13.0."""
     parts = re.findall(r"\d+|\D+", release.replace("-rc", "~rc"))
     key = [(2, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
-    # As in Debian's versions: a tilde sorts before the end.
+    # As in Debian's versions, a tilde sorts before the end of the string.
     return [(-1, 0, part[2]) if part[2].startswith("~") else part for part in [*key, (0, 0, "")]]
 
 
 def _order(build: Build) -> tuple[list[tuple[int, int, str]], str, str]:
-    """By version, and rebuilds of a release by date."""
+    """The sort key of builds: by version, and rebuilds of a release by date."""
     return version_key(build.release), build.date, build.version
 
 
 class Ledger:
-    """Known builds, in the order of their versions. The file is written as a whole or not."""
+    """The known builds, in the order of their versions. The file is replaced atomically."""
 
     def __init__(self, path: Path) -> None:
-        """Read the ledger; a file that does not exist is an empty one.
+        """Read the ledger; it is empty if the file does not exist.
 
-        :raise LedgerError: the file is not a ledger.
+        :raise LedgerError: the file cannot be read, is not a ledger, or has a newer schema.
         """
         self.path = path
         try:
@@ -97,25 +98,26 @@ class Ledger:
             ) from None
         if data.schema > SCHEMA:
             raise LedgerError(
-                f"{path} has schema {data.schema}, newer than the {SCHEMA} known here; "
-                "update kickbench."
+                f"{path} has schema {data.schema}, but this kickbench only knows schemas up to "
+                f"{SCHEMA}; update kickbench."
             )
         self.builds = sorted(data.kernels, key=_order)
 
     def including(self, build: Build) -> list[Build]:
-        """The builds and this one, in the same order."""
+        """The known builds and this one, in the order of their versions."""
         if self.find(build.kernel) is not None:
             return self.builds
         return sorted([*self.builds, build], key=_order)
 
     def including_booted(self) -> list[Build]:
-        """The builds and the booted kernel."""
+        """The known builds and the booted kernel, in the order of their versions."""
         return self.including(describe(booted()))
 
     def tag(self, build: Build) -> str:
-        """`v` and the release; and the id, for all but the oldest build of a release.
+        """The git tag of a build: `v` and the release.
 
-        So a tag keeps its meaning when a release is built again.
+        For all but the oldest build of a release, digits of the id follow. A tag therefore keeps
+        its meaning when a release is built again.
         """
         rebuilds = [known for known in self.builds if known.release == build.release]
         if not rebuilds or rebuilds[0].id == build.id:
@@ -127,9 +129,9 @@ class Ledger:
         return next((build for build in self.builds if build.kernel == kernel), None)
 
     def add(self, build: Build) -> None:
-        """Add a build to the file, unless it is in there.
+        """Add a build to the file, unless the file has it.
 
-        :raise LedgerError: the file cannot be written; it is as it was.
+        :raise LedgerError: the file cannot be written; it is unchanged.
         """
         try:
             with _locked(self.path):
@@ -139,7 +141,8 @@ class Ledger:
                     self._write()
         except OSError as error:
             raise LedgerError(
-                f"{self.path} could not be written ({error.strerror}); it is as it was before."
+                f"{self.path} could not be written ({error.strerror}), so it is unchanged; check "
+                "the permissions and the free space of its folder."
             ) from None
 
     def _write(self) -> None:
@@ -158,7 +161,7 @@ class Ledger:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Held by whoever changes the ledger. The folder is locked, because the file is replaced."""
+    """Hold the lock on the ledger. It is on the folder, because the file is replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock.held(path.parent):
         yield

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The mirror that a host gets Debian from, as its own apt is configured."""
+"""Find the Debian mirror that this host's own apt is configured with."""
 
 from __future__ import annotations
 
@@ -12,34 +12,39 @@ from bench_lib.errors import FetchFailed
 from bench_lib.kernel import apt
 
 KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-"""Debian's own keys, of the package debian-archive-keyring. No other key is believed."""
+"""Debian's keys, from the package debian-archive-keyring. No other key is trusted."""
 
 DEBIAN = "Debian"
-"""What Debian's Release files call their origin."""
+"""The field Origin of Debian's Release files."""
 
 
 @dataclass(frozen=True)
 class Mirror:
-    """Where the host gets Debian from. :ivar security: "" where it names none."""
+    """The URIs of this host's Debian mirrors.
+
+    :ivar archive: the mirror of debian.
+    :ivar security: the mirror of debian-security; "" if the host's apt names none.
+    """
 
     archive: str
     security: str
 
 
 def of_host(folder: Path, on_bytes: Callable[[int], None]) -> Mirror:
-    """Where the host's own apt gets Debian from.
+    """Find the mirrors that this host's own apt names.
 
-    :param folder: of the cache, for lists of our own.
-    :raise FetchFailed: it names no mirror of Debian, or Debian's keys are not here.
+    :param folder: a folder of the cache, for kickbench's own lists.
+    :param on_bytes: called repeatedly with the bytes that were received.
+    :raise FetchFailed: the host's apt names no mirror of Debian, or Debian's keys are missing.
     """
     if not KEYS.exists():
         raise FetchFailed(
-            f"{KEYS} is missing, so no signature of Debian's can be checked; install the package "
+            f"{KEYS} is missing, so Debian's signatures cannot be checked; install the package "
             "debian-archive-keyring"
         )
     found = apt.sources()
     if not any(each.field("Origin") == DEBIAN for each in found):
-        # A new machine has read no lists, and only Release files say which source is Debian.
+        # A new machine has no lists yet, and only Release files show which source is Debian.
         own = apt.Apt(folder / "host", of_host=True)
         (failure,) = apt.finish(
             [own.update(release_files_only=True)],
@@ -57,18 +62,18 @@ def of_host(folder: Path, on_bytes: Callable[[int], None]) -> Mirror:
     }
     if DEBIAN not in uris:
         raise FetchFailed(
-            "This host's apt names no mirror of Debian, so its kernels cannot be looked up; "
-            "`kickbench kernels add` takes packages, images and kernel trees"
+            "This host's apt names no mirror of Debian, so Debian's kernels cannot be looked up; "
+            "add a kernel from packages, an image or a kernel tree with `kickbench kernels add`"
         )
     return Mirror(uris[DEBIAN], uris.get(f"{DEBIAN}-Security", ""))
 
 
 def line(uri: str, suite: str, *, expired: bool) -> str:
-    """A line of sources.list for a suite's kernels.
+    """The line of sources.list for a suite's kernels.
 
-    :param expired: whether its Release file may have expired, whatever the host's apt allows.
+    :param expired: accept an expired Release file, even if the host's apt does not.
     """
     options = f"arch={architecture.for_trials().debian} target=Packages signed-by={KEYS}"
-    # Without the option the host's configuration decides.
+    # Without this option, the host's configuration decides.
     valid = " check-valid-until=no" if expired else ""
     return f"deb [{options}{valid}] {uri} {suite} main"

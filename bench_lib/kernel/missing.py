@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which package has what a kernel lacks: distributions split kernels, each in its own way."""
+"""Name the package that has the missing part of a kernel.
+
+Distributions split kernels into packages in different ways.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ _PART = re.compile(rf"(?:{'|'.join(_PART_NAMES)})\S*\d\S*")
 
 
 class Lack(Enum):
-    """What is missing."""
+    """The part of a kernel that is missing."""
 
     ALL = auto()
     IMAGE = auto()
@@ -27,14 +30,15 @@ _PARTS_WITH = {
     Lack.IMAGE: ("linux-image-", "linux-binary-"),
     Lack.MODULES: ("linux-modules-",),
 }
-"""How packages of Debian are named that have what is missing; else any part may."""
+"""The prefixes of the Debian packages that may have the missing part; otherwise all of
+`_PART_NAMES`."""
 
 
 def hint(files: Sequence[Path], lack: Lack, release: str) -> str:
     """A sentence that names the packages to pass as well; "" if none is known.
 
     :param files: the archives that were passed.
-    :param release: of the kernel; "" if nothing of it is there.
+    :param release: the release of the kernel; "" if it is unknown.
     """
     if any(file.suffix == ".rpm" for file in files):
         depended, either = [], _of_fedora(files, lack)
@@ -49,9 +53,11 @@ def hint(files: Sequence[Path], lack: Lack, release: str) -> str:
 
 
 def _depended_on(controls: Sequence[dict[str, str]]) -> list[str]:
-    """Parts of the kernel that Debian packages depend on and that were not passed.
+    """The parts of a kernel that Debian packages depend on and that were not passed.
 
-    :param controls: the packages' control files. Of alternatives the first is taken.
+    Of alternative dependencies, only the first is considered.
+
+    :param controls: the control files of the packages that were passed.
     """
     passed = {each.get("Package") for each in controls}
     found = [
@@ -64,7 +70,7 @@ def _depended_on(controls: Sequence[dict[str, str]]) -> list[str]:
 
 
 def _of_debian(controls: Sequence[dict[str, str]], lack: Lack) -> list[str]:
-    """How packages of Debian and Ubuntu are named that have it, if any; one of them is meant."""
+    """The names of packages of Debian and Ubuntu one of which has the missing part."""
     if lack is Lack.IMAGE and controls:
         return ["linux-image-{}", "linux-image-unsigned-{}", "linux-binary-{}"]
     split = [each.get("Package", "") for each in controls]
@@ -76,7 +82,7 @@ def _of_debian(controls: Sequence[dict[str, str]], lack: Lack) -> list[str]:
 
 
 def _of_fedora(files: Sequence[Path], lack: Lack) -> list[str]:
-    """The same for Fedora."""
+    """The names of packages of Fedora one of which has the missing part."""
     if lack is Lack.ALL:
         return []
     if lack is Lack.IMAGE:
@@ -88,6 +94,6 @@ def _of_fedora(files: Sequence[Path], lack: Lack) -> list[str]:
 
 
 def _passed(package: str, names: Sequence[str]) -> bool:
-    """Whether one of the names is that of the package, with any release."""
+    """Whether one of the names is the package's, with any release."""
     pattern = re.compile(re.escape(package.format("")) + r"\d")
     return any(pattern.match(name) for name in names)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Files of kernel modules, and lists of them as a build has them."""
+"""Read the files of kernel modules, and the lists of modules that a build has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench_lib.kernel import archive
 
 
 def name(path: str) -> str:
-    """What the kernel calls the module of a file such as kernel/net/9p/9pnet-virtio.ko.xz."""
+    """The kernel's name of the module in a file such as kernel/net/9p/9pnet-virtio.ko.xz."""
     return path.rpartition("/")[2].split(".ko")[0].replace("-", "_")
 
 
@@ -20,9 +20,9 @@ def lines(file: Path) -> list[str]:
 
 
 def contents(file: Path) -> bytes:
-    """The module that a file holds, compressed or not.
+    """The decompressed contents of a module's file.
 
     :raise FetchFailed: the file is damaged.
-    :raise ProgramMissing: libarchive is needed and not installed.
+    :raise ProgramMissing: the file is compressed, and libarchive is not installed.
     """
     return file.read_bytes() if file.suffix == ".ko" else archive.decompressed(file)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What users call kernels: one meaning for every command, over the kernels that it can take."""
+"""Resolve the names that users give kernels, in the same way for every command."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bench_lib.host import identity
 from bench_lib.kernel.ledger import describe, version_key
 
 BOOTED = "booted"
-"""What the kernel that runs this process is called where others have names."""
+"""The name of the kernel that runs this process."""
 
 SHORTEST_ID = 4
-"""Digits of an id that name a build, as in git."""
+"""The least number of digits of an id that name a build, as in git."""
 
 _NEWEST = re.compile(r"debian/newest(?P<flavour>-[a-z]+)?")
 
@@ -26,8 +26,9 @@ _ID = re.compile(f"[0-9a-f]{{{SHORTEST_ID},40}}")
 class Named(Protocol):
     """A kernel that can be named.
 
-    :ivar release: as `uname -r` gives it. :ivar stream: the series that it is one of.
-    :ivar id: of the build; "" for one that nobody here has seen yet.
+    :ivar release: the release, as `uname -r` prints it.
+    :ivar stream: the series that the kernel belongs to.
+    :ivar id: the id of the build; "" for a kernel that has not been fetched.
     """
 
     @property
@@ -46,14 +47,18 @@ def meant(
 ) -> list[Candidate]:
     """The kernels that `name` means: none, one, or all builds of one release.
 
-    A name is `booted`; a release, with or without `v` or `linux-image-` before it; a release's tag
-    with the first digits of a build's id (v6.1.0+0123abcd); the first digits of an id, or all; a
-    stream (debian/6.1, debian/6.1-rt), which means its newest release; `debian/newest`, which means
-    the newest of all streams; or a suite (debian/trixie, debian/trixie-rt), which means the kernel
-    that it installs.
+    A name is one of these:
 
-    :param suites: the releases that suites mean; see `kernel.suites`.
-    :return: in the order of `candidates`.
+    - `booted`;
+    - a release, with or without `v` or `linux-image-` before it;
+    - a tag with the first digits of a build's id (v6.1.0+0123abcd);
+    - the first digits of an id, or the whole id;
+    - a stream (debian/6.1, debian/6.1-rt), which means its newest release;
+    - `debian/newest`, which means the newest release of all streams;
+    - a suite (debian/trixie, debian/trixie-rt), which means the kernel that it installs.
+
+    :param suites: the release that each name of a suite means; see `kernel.suites`.
+    :return: the kernels, in the order of `candidates`.
     """
     known = list(candidates)
     if name == BOOTED:
@@ -83,24 +88,27 @@ def _is_of(kernel: Named, stream: str) -> bool:
 
 
 def unknown(name: str, candidates: Sequence[Named], where: str) -> UnknownKernel:
-    """The error for a name that means none of the candidates; it names the nearest.
+    """The error for a name that means none of the candidates; it suggests similar names.
 
-    :param where: the candidates are.
+    :param where: where the candidates are, such as "in the cache".
     """
     if "/" in name:
         streams = sorted({each.stream for each in candidates}, key=version_key)
         return UnknownKernel(
-            f"There is no kernel of {name} {where}; there is {', '.join(streams) or 'none'}."
+            f"There is no kernel of {name} {where}; there are kernels of "
+            f"{', '.join(streams) or 'no stream'}."
         )
     alike = {
         each.id: each for each in candidates if _ID.fullmatch(name) and each.id.startswith(name)
     }
     if len(alike) > 1:
         builds = ", ".join(f"{each.id[:12]} ({each.release})" for each in alike.values())
-        return UnknownKernel(f"{name} begins the ids of several builds: {builds}; add digits.")
+        return UnknownKernel(
+            f"The ids of several builds start with {name}: {builds}; give more digits."
+        )
     releases = sorted({each.release for each in candidates}, key=version_key)
     near = difflib.get_close_matches(name.removeprefix("v"), releases, n=3, cutoff=0.3)
-    nearest = f" The nearest known: {', '.join(near)}." if near else ""
+    similar = f" Similar names: {', '.join(near)}." if near else ""
     return UnknownKernel(
-        f"There is no kernel {name!r} {where}.{nearest} `kickbench kernels list` shows all."
+        f"There is no kernel {name!r} {where}.{similar} `kickbench kernels list` lists all kernels."
     )

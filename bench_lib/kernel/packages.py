@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Kernels in a suite's list of packages, each with all packages that it is made of."""
+"""Find the kernels in a suite's list of packages, each with all of its packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from email.parser import HeaderParser
 
 @dataclass(frozen=True)
 class Package:
-    """A package of a certain version. :ivar size: bytes to download."""
+    """One version of a package.
+
+    :ivar size: the size of the package in bytes.
+    """
 
     name: str
     version: str
@@ -20,10 +23,11 @@ class Package:
 
 @dataclass(frozen=True)
 class PackagedKernel:
-    """A kernel as a suite has it.
+    """A kernel that a suite offers.
 
-    :ivar release: as `uname -r` gives it. :ivar version: of the package, which the kernel's own
-        version string repeats. :ivar packages: what to unpack, in one place, to have the kernel.
+    :ivar release: the release, as `uname -r` prints it.
+    :ivar version: the version of the package, which is also in the kernel's version string.
+    :ivar packages: the packages that together contain the kernel.
     """
 
     release: str
@@ -34,7 +38,7 @@ class PackagedKernel:
 @dataclass(frozen=True)
 class _Entry:
     package: Package
-    # Packages that must be there in one certain version: parts of the same kernel.
+    # Dependencies on one exact version, which are parts of the same kernel.
     parts: tuple[tuple[str, str], ...]
 
 
@@ -45,11 +49,13 @@ _EXACT = re.compile(r"\s*(?P<name>[a-z0-9][a-z0-9+.-]+)\s*\(=\s*(?P<version>[^)\
 def kernels(text: str, architecture: str) -> tuple[dict[str, PackagedKernel], dict[str, str]]:
     """The kernels of a list of packages, and which of them the suite installs by default.
 
-    Until Debian 13 a kernel is one package, linux-image-RELEASE. From Debian 14 on that package is
-    empty and depends on others, which hold the image, the modules and what belongs to them.
+    Up to Debian 13, a kernel is one package, linux-image-RELEASE. From Debian 14 on, that package
+    is empty and depends on others, which contain the image, the modules and files of both.
 
-    :param text: the file Packages. :param architecture: Debian's name of it.
-    :return: kernels by release; and the releases of the defaults by flavour, "" for the plain one.
+    :param text: the text of the file Packages.
+    :param architecture: Debian's name of the architecture.
+    :return: the kernels by release; and the default release of each flavour, in which "" is the
+        plain one.
     """
     image = re.compile(rf"linux-image-(\d+\.\d+\.\d[\w.+~-]*-{architecture})$")
     default = re.compile(rf"linux-image-(?:([a-z]+)-)?{architecture}$")
@@ -67,7 +73,7 @@ def kernels(text: str, architecture: str) -> tuple[dict[str, PackagedKernel], di
 
 
 def _with_parts(entry: _Entry, entries: dict[str, _Entry]) -> tuple[Package, ...]:
-    """A package and those that it depends on in one certain version, and so on."""
+    """A package and, recursively, the packages of which it needs one exact version."""
     found = {entry.package.name: entry.package}
     todo = [entry]
     while todo:

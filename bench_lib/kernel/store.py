@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Kernel builds that can be booted: unpacked into a cache, each whole or not there.
+"""The cache of kernel builds that the lab can boot. A build is added completely or not at all.
 
-A build is a folder with boot/vmlinuz-RELEASE and lib/modules/RELEASE, whatever the layout of what
-it came from (see `layout`), and a build.json that says what it is and where it came from.
+A build is a folder with boot/vmlinuz-RELEASE, lib/modules/RELEASE, and a build.json that records
+the build and where it came from. `layout` has the layouts of packages and trees.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import msgspec
 
 from bench_lib import architecture, lock
 from bench_lib.errors import FetchFailed, KernelUnusable, ProgramMissing
+from bench_lib.host import packages
 from bench_lib.kernel import archive, btf, image, layout
 from bench_lib.kernel.archive import OnBytes
 from bench_lib.kernel.assembly import assemble
@@ -28,18 +29,23 @@ from bench_lib.settings import Settings
 
 MANIFEST = "build.json"
 TOOL_LIMIT_S = 600.0
-"""How long one of the tools that make a build bootable may take."""
+"""How long depmod or `make modules_install` may take."""
 
 _NEW = ".new-"
+"""The prefix of the names of temporary folders in the cache."""
 
 
-def _unwatched(read: int, total: int) -> None:
-    """Nobody watches the progress."""
+def _ignored(done: int, total: int) -> None:
+    """Ignore the progress."""
 
 
 @dataclass(frozen=True)
 class Bootable:
-    """A build in the cache. :ivar source: where it came from, for people."""
+    """A build in the cache.
+
+    :ivar source: a description of where the build came from.
+    :ivar folder: the build's folder in the cache.
+    """
 
     build: Build
     source: str
@@ -55,16 +61,16 @@ class Bootable:
 
     @property
     def interruptible(self) -> btf.Interruptible:
-        """Whether KVM's slow page fault is interruptible, by its types alone."""
+        """Whether KVM's slow page fault is interruptible, according to BTF."""
         return btf.interruptible(self.modules, self.vmlinuz)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of disk that its files take."""
+        """The disk space that the build's files take, in bytes."""
         total = 0
         for folder, _, names in os.walk(self.folder):
             for name in names:
-                with suppress(FileNotFoundError):  # a lab keeps files of its own here
+                with suppress(FileNotFoundError):  # labs create and rename files here
                     total += Path(folder, name).lstat().st_blocks * 512
         return total
 
@@ -83,52 +89,53 @@ class Store:
 
     @classmethod
     def of(cls, settings: Settings) -> Store:
-        """The one that the settings name."""
+        """The cache that the settings name."""
         return cls(settings.cache / "kernels")
 
     def all(self) -> list[Bootable]:
-        """Every build that is there.
+        """Every build in the cache.
 
-        :raise KernelUnusable: one of them is damaged.
+        :raise KernelUnusable: a build.json is damaged.
         """
         found = []
         for path in sorted(self.folder.glob(f"*/{MANIFEST}")):
-            if path.parent.name.startswith(_NEW):  # not yet what it is to be, or a dead process's
+            if path.parent.name.startswith(_NEW):  # incomplete, or left by a killed process
                 continue
             try:
                 manifest = msgspec.json.decode(path.read_bytes(), type=_Manifest)
-            except FileNotFoundError:  # removed meanwhile
+            except FileNotFoundError:  # another process has just removed the build
                 continue
             except msgspec.MsgspecError as error:
                 raise KernelUnusable(
-                    f"{path} is damaged ({error}); delete {path.parent}, and fetch it again."
+                    f"{path} is damaged ({error}); delete {path.parent}, and fetch the kernel "
+                    "again."
                 ) from None
             found.append(Bootable(manifest.build, manifest.source, path.parent))
         return found
 
     def find(self, release: str) -> Bootable | None:
-        """The build of that release; of several the newest. None if there is none."""
+        """The newest build of this release, or None."""
         found = [each for each in self.all() if each.build.release == release]
         return max(found, key=lambda each: each.build.date, default=None)
 
     def find_build(self, build: Build) -> Bootable | None:
-        """That very build, or None."""
+        """This exact build, or None."""
         return self.find_id(build.id)
 
     def find_id(self, build_id: str) -> Bootable | None:
-        """The build with that id, or None."""
+        """The build with this id, or None."""
         return next((each for each in self.all() if each.build.id == build_id), None)
 
     def add_archives(
-        self, files: Sequence[Path], source: str, on_bytes: OnBytes = _unwatched
+        self, files: Sequence[Path], source: str, on_bytes: OnBytes = _ignored
     ) -> Bootable:
-        """Unpack the packages or archives that one kernel is in; nothing is installed.
+        """Unpack the packages or archives of one kernel into the cache; nothing is installed.
 
-        :param source: where it comes from, for people.
-        :param on_bytes: called now and then with the bytes that are unpacked, and those in all.
-        :raise KernelUnusable: they hold no kernel that the lab can boot, or several.
-        :raise ArchiveUnsafe: a name in one of them leads out of it.
-        :raise FetchFailed: they could not be unpacked.
+        :param source: a description of where the kernel comes from.
+        :param on_bytes: called repeatedly with the bytes that have been unpacked, and the total.
+        :raise KernelUnusable: the files contain no kernel that the lab can boot, or several.
+        :raise ArchiveUnsafe: a name in an archive leads out of it.
+        :raise FetchFailed: the files could not be unpacked; the cache is unchanged.
         """
 
         def unpack(into: Path) -> None:
@@ -143,19 +150,19 @@ class Store:
 
         return self._add(unpack, source, files)
 
-    def add_image(self, vmlinuz: Path, modules: Path, on_bytes: OnBytes = _unwatched) -> Bootable:
-        """Copy an image and its modules.
+    def add_image(self, vmlinuz: Path, modules: Path, on_bytes: OnBytes = _ignored) -> Bootable:
+        """Copy an image and its modules into the cache.
 
-        :param modules: the folder lib/modules/RELEASE.
-        :param on_bytes: called now and then with the bytes that are copied, and those in all.
-        :raise KernelUnusable: the lab cannot boot what they contain.
-        :raise FetchFailed: they could not be copied.
+        :param modules: the kernel's folder lib/modules/RELEASE.
+        :param on_bytes: called repeatedly with the bytes that have been copied, and the total.
+        :raise KernelUnusable: the lab cannot boot the kernel.
+        :raise FetchFailed: the files could not be copied; the cache is unchanged.
         """
         release = image.identity(vmlinuz).release
         if not modules.is_dir():
             raise KernelUnusable(
                 f"{vmlinuz} is kernel {release}, whose modules are not in {modules}; "
-                "give it with its lib/modules."
+                "pass the image together with its lib/modules."
             )
 
         def copy(into: Path) -> None:
@@ -173,11 +180,12 @@ class Store:
         return self._add(copy, str(vmlinuz))
 
     def add_tree(self, tree: Path) -> Bootable:
-        """Take image and modules out of a kernel tree that has been built.
+        """Install the image and the modules of a built kernel tree into the cache.
 
-        :raise UnknownArchitecture: the lab boots no kernels on this machine.
-        :raise KernelUnusable: the lab cannot boot what they contain.
-        :raise FetchFailed: they could not be copied.
+        :raise UnknownArchitecture: the lab cannot boot kernels on this CPU architecture.
+        :raise KernelUnusable: the lab cannot boot the kernel.
+        :raise FetchFailed: the files could not be installed; the cache is unchanged.
+        :raise ProgramMissing: make or depmod is not installed.
         """
         built = built_image(tree)
 
@@ -185,7 +193,7 @@ class Store:
             _copy_image(built, into)
             _run(["make", "-C", str(tree), "modules_install", f"INSTALL_MOD_PATH={into}"])
             for link in (into / layout.MODULES).glob("*/*"):
-                if link.is_symlink():  # `build` and `source`, which lead back to the tree
+                if link.is_symlink():  # `build` and `source`, which point to the tree
                     link.unlink()
 
         return self._add(install, str(tree))
@@ -197,11 +205,12 @@ class Store:
         """
         with self.new_folder() as doomed:
             try:
-                # So that there is at no time a build of which only a part is there.
+                # Renamed first, so that the cache never shows an incomplete build.
                 found.folder.rename(doomed / "build")
             except OSError as error:
                 raise FetchFailed(
-                    f"{found.folder} could not be removed ({error.strerror}); it is as it was."
+                    f"{found.folder} could not be removed ({error.strerror}), so it is unchanged; "
+                    "check the permissions of the cache."
                 ) from None
 
     def _add(
@@ -209,9 +218,9 @@ class Store:
     ) -> Bootable:
         """Fill a new folder, check it, and only then give it its name.
 
-        What was there of the same build is replaced, as it may have fewer modules.
+        A folder of the same build is replaced, because it may have fewer modules.
 
-        :param files: the archives that it is filled from.
+        :param files: the archives that the folder is filled from, if any.
         """
         with self.new_folder() as new:
             try:
@@ -222,13 +231,13 @@ class Store:
                 new.rename(made.folder)
             except (OSError, shutil.Error) as error:
                 raise FetchFailed(
-                    f"{source} could not be unpacked into {self.folder} ({error}); "
-                    "nothing of it is kept."
+                    f"{source} could not be unpacked into {self.folder} ({error}); nothing of it "
+                    "is kept. Free some space, or set KICKBENCH_CACHE to another folder."
                 ) from None
             return made
 
     def _finished(self, new: Path, source: str, files: Sequence[Path]) -> Bootable:
-        """The build that a folder of the cache holds, labelled, under the name it is to have."""
+        """Check a filled folder, write its build.json, and return it under its future name."""
         build = describe(assemble(new, source, files))
         _run(["depmod", "-b", str(new), build.release])
         (new / MANIFEST).write_bytes(msgspec.json.encode(_Manifest(build, source)))
@@ -236,15 +245,15 @@ class Store:
 
     @contextmanager
     def new_folder(self) -> Iterator[Path]:
-        """A folder in the cache that is gone again unless it was renamed.
+        """A temporary folder in the cache, which is deleted at the end unless it was renamed.
 
-        Such folders that killed processes have left are deleted first.
+        Temporary folders that killed processes have left are deleted first.
 
         :raise FetchFailed: the cache cannot be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Held, so that no folder is taken for a dead process's before it is locked.
+            # Held, so that no other process deletes the new folder before it is locked.
             with lock.held(self.folder):
                 for left in self.folder.glob(f"{_NEW}*"):
                     _delete_unless_locked(left)
@@ -254,7 +263,7 @@ class Store:
         except OSError as error:
             raise FetchFailed(
                 f"The cache {self.folder} cannot be written ({error.strerror}); "
-                "free some space, or set KICKBENCH_CACHE to a folder elsewhere."
+                "free some space, or set KICKBENCH_CACHE to another folder."
             ) from None
         new.chmod(0o755)
         try:
@@ -265,9 +274,9 @@ class Store:
 
 
 def built_image(tree: Path) -> Path:
-    """Where a kernel tree has its image once it is built.
+    """The path of the image in a built kernel tree.
 
-    :raise UnknownArchitecture: the lab boots no kernels on this machine.
+    :raise UnknownArchitecture: the lab cannot boot kernels on this CPU architecture.
     """
     return tree / architecture.for_trials().kernel_image
 
@@ -280,9 +289,9 @@ def _copy_image(vmlinuz: Path, into: Path) -> None:
 def _delete_unless_locked(folder: Path) -> None:
     try:
         fd = lock.take(folder, lock.FOLDER, wait=False)
-    except FileNotFoundError:  # gone meanwhile
+    except FileNotFoundError:  # another process has just deleted it
         return
-    if fd is None:  # in use
+    if fd is None:  # a running process uses it
         return
     shutil.rmtree(folder, ignore_errors=True)
     os.close(fd)
@@ -300,12 +309,14 @@ def _run(command: list[str]) -> None:
             stdin=subprocess.DEVNULL,
         )
     except FileNotFoundError:
-        raise ProgramMissing(f"{command[0]} is not installed; `make bench` installs it.") from None
+        raise ProgramMissing(
+            f"{command[0]} is not installed; {packages.advice(command[0])}."
+        ) from None
     except subprocess.TimeoutExpired:
-        raise FetchFailed(f"`{' '.join(command)}` did not end in time.") from None
+        raise FetchFailed(f"`{' '.join(command)}` did not end within {TOOL_LIMIT_S:g} s.") from None
     except subprocess.CalledProcessError as error:
-        # The first line gives the cause and the last the end. Between them a tool may have one for
-        # each file.
-        said = str(error.stderr).strip().splitlines() or ["it gave no reason"]
-        text = "; ".join(dict.fromkeys([said[0], said[-1]]))
+        # The first line gives the cause, and the last the consequence. A tool may print a line for
+        # each file between them.
+        lines = str(error.stderr).strip().splitlines() or ["it gave no reason"]
+        text = "; ".join(dict.fromkeys([lines[0], lines[-1]]))
         raise FetchFailed(f"`{' '.join(command)}` failed: {text}") from None

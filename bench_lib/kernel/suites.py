@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The suites of the host's Debian mirror, and the kernels in each.
 
-What the host has configured for apt says where its mirror is. The lists are kept in the cache, one
-folder per suite, so that the host's own apt is untouched; what they say of kernels is in one file,
-which is all that most commands read.
+The host's configuration of apt names the mirror. The lists are kept in the cache, in one folder per
+suite, so that the host's own apt is untouched. The kernels in these lists are extracted into one
+file, which is all that most commands read.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ from bench_lib.process import run_tool
 from bench_lib.settings import Settings
 
 ALIASES = ("oldoldstable", "oldstable", "stable", "testing", "unstable")
-"""What Debian calls its suites whatever their names are at the time, oldest first. Neither
-backports nor experimental: nothing is upgraded to those by itself."""
+"""The names of Debian's suites that do not change with releases, oldest first.
+
+Backports and experimental are left out, because systems are not upgraded to them by default.
+"""
 
 REFRESH = timedelta(hours=6)
-"""How old lists may be. The archive changes four times a day."""
+"""The age at which lists are read again. The archive changes four times a day."""
 
 RETRY = timedelta(minutes=10)
-"""When to try again after the mirror could not be reached at all."""
+"""The time until the next attempt after no suite could be read."""
 
 APT_HELPER = "/usr/lib/apt/apt-helper"
-"""Part of apt, for scripts: it knows how its lists are compressed."""
+"""A program of apt for scripts; it decompresses apt's lists."""
 
 AT_ONCE = 4
-"""Suites that are read at the same time, a connection each."""
+"""The number of suites that are read at the same time, each over its own connection."""
 
 SCHEMA = 1
 
@@ -50,12 +52,13 @@ SCHEMA = 1
 class Suite:
     """A suite as it was last read.
 
-    :ivar name: its code name, such as trixie-security. :ivar names: what users may call it and the
-        suite that it belongs to. :ivar read: when, ISO 8601; "" for never.
-    :ivar valid_until: of its Release file, ISO 8601; "" where it does not say.
-    :ivar problem: why the last try to read it failed; "" if it did not. :ivar expired: whether that
-        was because its Release file has expired.
-    :ivar defaults: the releases that it installs by default, by flavour.
+    :ivar name: the suite's code name, such as trixie-security.
+    :ivar names: the names that users may give this suite or the suite that it belongs to.
+    :ivar read: the time of the last successful reading, in ISO 8601; "" if there was none.
+    :ivar valid_until: the expiry of the suite's Release file, in ISO 8601; "" if it has none.
+    :ivar problem: why the last attempt to read the suite failed; "" if it succeeded.
+    :ivar expired: whether it failed because the suite's Release file has expired.
+    :ivar defaults: the releases that the suite installs by default, by flavour.
     """
 
     name: str
@@ -70,10 +73,11 @@ class Suite:
 
 @dataclass(frozen=True)
 class _Found:
-    """What the cache keeps.
+    """The contents of the file in the cache.
 
-    :ivar tried: when the mirror was last asked, ISO 8601. :ivar problem: why that failed as a
-        whole. :ivar remarks: sentences about the mirror.
+    :ivar tried: the time of the last attempt to read the mirror, in ISO 8601.
+    :ivar problem: why that attempt read no suite at all; "" if it read one.
+    :ivar remarks: sentences about the mirror.
     """
 
     schema: int
@@ -84,10 +88,10 @@ class _Found:
 
 
 class Suites:
-    """The suites, as the cache has them."""
+    """The suites in the cache."""
 
     def __init__(self, folder: Path, expired: Collection[str] = ()) -> None:
-        """:param expired: suites to use although their Release file has expired."""
+        """:param expired: suites that are used although their Release file has expired."""
         self.folder = folder
         self._expired = expired
         self._file = folder / "suites.json"
@@ -95,17 +99,17 @@ class Suites:
 
     @classmethod
     def of(cls, settings: Settings) -> Suites:
-        """Those in the cache that the settings name."""
+        """The suites in the cache that the settings name."""
         return cls(settings.cache / "suites", settings.expired)
 
     @property
     def all(self) -> Sequence[Suite]:
-        """Every suite, oldest first, -updates and -security after the suite that they belong to."""
+        """Every suite, oldest first; -updates and -security follow the suite they belong to."""
         return self._found.suites
 
     @property
     def stale(self) -> bool:
-        """Whether it is time to look at the mirror again."""
+        """Whether it is time to read the mirror again."""
         if not self._found.tried or any(each.expired and self._allows(each) for each in self.all):
             return True
         age = datetime.now(UTC) - datetime.fromisoformat(self._found.tried)
@@ -113,42 +117,42 @@ class Suites:
 
     @property
     def problem(self) -> str:
-        """Why no list could be read, and what is used instead, as a sentence; or ""."""
+        """A sentence on why no list could be read, and which lists are used instead; or ""."""
         if not self._found.problem:
             return ""
         read = max((each.read for each in self.all), default="")
-        used = f"those of {_age(read)} are used" if read else "none are here"
+        used = f"those of {_age(read)} are used" if read else "the cache has none"
         return f"Debian's lists could not be read, and {used}: {self._found.problem.rstrip('.')}."
 
     def remarks(self) -> list[str]:
-        """Sentences on what is not as it should be: suites left out, old or expired."""
-        said = [self.problem] if self.problem else []
-        said += self._found.remarks
+        """Sentences about problems: suites that are left out, outdated or expired."""
+        remarks = [self.problem] if self.problem else []
+        remarks += self._found.remarks
         alike: dict[tuple[str, str], list[str]] = {}
         for each in self.all:
             used = f"the list of {_age(each.read)} is used" if each.read else "left out"
             if each.problem:
                 alike.setdefault((each.problem, used), []).append(each.name)
-        said += [f"{', '.join(each)}: {used}: {why}." for (why, used), each in alike.items()]
+        remarks += [f"{', '.join(each)}: {used}: {why}." for (why, used), each in alike.items()]
         now = datetime.now(UTC).isoformat()
         if expired := [each for each in self.all if each.valid_until and each.valid_until < now]:
             names = ", ".join(each.name for each in expired)
             oldest = min(each.valid_until for each in expired)
-            said.append(
+            remarks.append(
                 f"The Release files of {names} have expired, the oldest {_age(oldest)}; they are "
                 "used because apt's configuration or KICKBENCH_EXPIRED allows it."
             )
-        return said
+        return remarks
 
     def age(self) -> str:
-        """How long ago the suites were read, for people; "" if they never were."""
+        """How long ago the suites were last read, in words; "" if they never were."""
         read = max((each.read for each in self.all), default="")
         return _age(read) if read else ""
 
     def meanings(self) -> Mapping[str, str]:
-        """The release that each name of a suite means: the newest of those that it installs.
+        """The release that each name of a suite means: the newest that the suite installs.
 
-        Names are `debian/trixie`, `debian/stable`, and with a flavour `debian/trixie-rt`.
+        The names are `debian/trixie`, `debian/stable`, and with a flavour `debian/trixie-rt`.
         """
         found: dict[str, str] = {}
         for suite in self.all:
@@ -159,13 +163,13 @@ class Suites:
         return found
 
     def refresh(self, on_bytes: Callable[[int], None]) -> None:
-        """Read the lists of every suite, unless another process does so meanwhile.
+        """Read the lists of every suite, unless another process has done so meanwhile.
 
-        What goes wrong with one suite is its `problem`, and its last list stays in use.
+        An error of one suite is recorded as its `problem`, and its last list stays in use.
 
-        :param on_bytes: called now and then with the bytes that have come.
-        :raise FetchFailed: no suite can be read; what the cache has is as it was.
-        :raise ProgramMissing: this host has no apt.
+        :param on_bytes: called repeatedly with the bytes that were received.
+        :raise FetchFailed: no suite can be read; the lists in the cache are unchanged.
+        :raise ProgramMissing: apt is not installed.
         """
         tried = self._found.tried
         with self._locked():
@@ -175,23 +179,23 @@ class Suites:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             before = apt.bytes_in(self.folder)
             try:
-                found = self._look(lambda there: on_bytes(max(0, there - before)))
+                found = self._read_all(lambda size: on_bytes(max(0, size - before)))
             except (FetchFailed, ToolFailed) as error:
                 self._keep(replace(self._found, tried=now, problem=str(error)))
                 raise FetchFailed(self.problem) from None
             self._keep(replace(found, tried=now))
 
     def lists(self, suite: str) -> apt.Apt:
-        """What downloads packages of a suite, by its lists as they were read."""
+        """An apt that downloads packages of a suite, with the lists in the cache."""
         return apt.Apt(self.folder / suite)
 
-    def _look(self, on_bytes: Callable[[int], None]) -> _Found:
+    def _read_all(self, on_bytes: Callable[[int], None]) -> _Found:
         source = mirror.of_host(self.folder, on_bytes)
         remarks: list[str] = []
         if not source.security:
             remarks.append(
-                "This host's apt names no mirror of debian-security, so what is only there is left "
-                "out."
+                "This host's apt names no mirror of debian-security, so kernels that are only "
+                "there are left out."
             )
         named = self._code_names(source, on_bytes)
         wanted: list[tuple[Suite, str]] = []
@@ -199,7 +203,7 @@ class Suites:
         for alias in ALIASES:
             if alias not in named:
                 remarks.append(f"{alias} cannot be read from the mirror {source.archive}.")
-                # What is known of it stays in use.
+                # The lists from the last reading stay in use.
                 read += [
                     replace(each, problem=f"{alias} could not be read")
                     for each in self.all
@@ -208,27 +212,30 @@ class Suites:
                 continue
             name, names = named[alias], (named[alias], alias)
             wanted.append((Suite(name, names), source.archive))
-            # What is uploaded to unstable needs no other way.
+            # unstable has neither -updates nor -security.
             if alias != "unstable":
                 wanted.append((Suite(f"{name}-updates", names), source.archive))
                 if source.security:
                     wanted.append((Suite(f"{name}-security", names), source.security))
-        for begin in range(0, len(wanted), AT_ONCE):
-            read += self._read(wanted[begin : begin + AT_ONCE], on_bytes)
+        for start in range(0, len(wanted), AT_ONCE):
+            read += self._read(wanted[start : start + AT_ONCE], on_bytes)
         self._forget_all_but({each.name for each in read})
         return _Found(SCHEMA, "", "", tuple(remarks), tuple(read))
 
     def _read(
         self, wanted: Sequence[tuple[Suite, str]], on_bytes: Callable[[int], None]
     ) -> list[Suite]:
-        """Read some suites at the same time. :param wanted: each with its mirror."""
-        every = []
+        """Read some suites at the same time.
+
+        :param wanted: the suites, each with the URI of its mirror.
+        """
+        apts = []
         for suite, uri in wanted:
             lists = apt.Apt(self.folder / suite.name)
             lists.set_sources([mirror.line(uri, suite.name, expired=self._allows(suite))])
-            every.append(lists)
+            apts.append(lists)
         failures = apt.finish(
-            [each.update() for each in every],
+            [each.update() for each in apts],
             "The lists of " + ", ".join(suite.name for suite, _ in wanted),
             lambda: apt.bytes_in(self.folder),
             on_bytes,
@@ -236,33 +243,33 @@ class Suites:
         before = {each.name: each for each in self.all}
         return [
             _failed(before.get(suite.name, suite), failure) if failure else _parsed(suite, lists)
-            for (suite, _), lists, failure in zip(wanted, every, failures, strict=True)
+            for (suite, _), lists, failure in zip(wanted, apts, failures, strict=True)
         ]
 
     def _allows(self, suite: Suite) -> bool:
-        """Whether a suite is to be used although its Release file has expired."""
+        """Whether the settings allow a suite although its Release file has expired."""
         return not {suite.name, *suite.names}.isdisjoint(self._expired)
 
     def _code_names(self, source: Mirror, on_bytes: Callable[[int], None]) -> dict[str, str]:
-        """The names behind `ALIASES`, as the mirror's Release files give them.
+        """The code names of `ALIASES`, from the mirror's Release files.
 
-        :raise FetchFailed: there is none of them.
+        :raise FetchFailed: no Release file could be read.
         """
-        # What is there from the last time says nothing of the mirror.
+        # Deleted, so that files of the last reading are not taken for the mirror's.
         shutil.rmtree(self.folder / "aliases", ignore_errors=True)
-        asked = apt.Apt(self.folder / "aliases")
-        # Nothing but a name is taken from it, so it does not matter how old it is.
-        asked.set_sources([mirror.line(source.archive, alias, expired=True) for alias in ALIASES])
+        aliases = apt.Apt(self.folder / "aliases")
+        # Expired Release files are accepted, because only a name is read from them.
+        aliases.set_sources([mirror.line(source.archive, alias, expired=True) for alias in ALIASES])
         (failure,) = apt.finish(
-            [asked.update(release_files_only=True)],
+            [aliases.update(release_files_only=True)],
             "The Release files of Debian's suites",
             lambda: apt.bytes_in(self.folder),
             on_bytes,
         )
-        found = {each.suite: name for each in asked.sources() if (name := each.field("Codename"))}
+        found = {each.suite: name for each in aliases.sources() if (name := each.field("Codename"))}
         if not found:
             why = failure or f"{source.archive} has none of Debian's suites"
-            raise FetchFailed(f"{why}; look at the network and at apt's sources")
+            raise FetchFailed(f"{why}; check the network and apt's sources")
         return found
 
     def _forget_all_but(self, names: Collection[str]) -> None:
@@ -272,7 +279,7 @@ class Suites:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _load(self) -> _Found:
-        """What is in the file; nothing if it is missing, damaged, or another version's."""
+        """The contents of the file; empty if it is missing, damaged, or has another schema."""
         try:
             found = msgspec.json.decode(self._file.read_bytes(), type=_Found)
         except (OSError, msgspec.MsgspecError):
@@ -288,7 +295,7 @@ class Suites:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Held by the process that reads lists."""
+        """Hold the lock of the process that reads lists."""
         with apt.writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         with lock.held(self.folder):
@@ -296,12 +303,12 @@ class Suites:
 
 
 def _parsed(suite: Suite, lists: apt.Apt) -> Suite:
-    """A suite whose lists have been read."""
+    """A suite with the kernels of its downloaded lists."""
     found: dict[str, PackagedKernel] = {}
     defaults: dict[str, str] = {}
-    # The second is for packages of any architecture, of which no kernel is one.
+    # The second source lists packages for all architectures, which has no kernels.
     source = lists.sources()[0]
-    # apt keeps no list of a suite that has no packages.
+    # The list may be missing, because apt keeps no list of a suite without packages.
     for file in source.lists.parent.glob(f"{source.lists.name}*"):
         text = run_tool([APT_HELPER, "cat-file", str(file)])
         found, defaults = packages.kernels(text, architecture.for_trials().debian)
@@ -316,21 +323,27 @@ def _parsed(suite: Suite, lists: apt.Apt) -> Suite:
 
 
 def _failed(suite: Suite, failure: str) -> Suite:
-    """A suite that could not be read. :param failure: apt's reason."""
+    """A suite that could not be read.
+
+    :param failure: apt's reason.
+    """
     expired = "is expired" in failure
     if expired:
         failure = (
-            "its Release file has expired, which apt refuses; "
-            f"KICKBENCH_EXPIRED={suite.names[0]} uses it all the same"
+            "its Release file has expired, so apt refuses it; set "
+            f"KICKBENCH_EXPIRED={suite.names[0]} to use it anyway"
         )
     elif "NO_PUBKEY" in failure:
         failure += "; a newer package debian-archive-keyring may have the key"
     return replace(suite, problem=failure, expired=expired)
 
 
-def _age(moment: str) -> str:
-    """How long ago a moment was, ISO 8601, for people."""
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+def _age(time: str) -> str:
+    """How long ago a time was, in words.
+
+    :param time: in ISO 8601.
+    """
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
             count = int(seconds // length)

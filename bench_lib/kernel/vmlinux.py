@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The kernel that an x86 image (bzImage) holds, compressed, behind a program that unpacks it.
+"""Extract the vmlinux from an x86 kernel image (bzImage).
 
-The setup header says where it is: Documentation/arch/x86/boot.rst, payload_offset.
+The image is a decompressor with the compressed vmlinux as its payload. The setup header gives the
+payload's place: Documentation/arch/x86/boot.rst, payload_offset.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bench_lib.kernel import archive
 _SETUP_SECTORS_AT, _PAYLOAD_AT = 0x1F1, 0x248
 _SECTOR = 512
 _GZIP = b"\x1f\x8b"
-# The unpacked size follows what was not packed by gzip, which ends with it anyway.
+# The size of vmlinux follows the payload, except with gzip, whose own format ends with the size.
 _SIZE_BYTES = 4
 
 # include/xen/interface/elfnote.h in Linux
@@ -28,10 +29,10 @@ _XEN, _PHYS32_ENTRY = "Xen", "18"  # a type that pyelftools has no name for
 
 
 def extract(vmlinuz: Path, to: Path) -> bool:
-    """Unpack the kernel of an image.
+    """Extract the vmlinux from an image.
 
-    :param to: the file to be written.
-    :return: whether it is there, and can be started without the image (`starts_alone`).
+    :param to: the file to write.
+    :return: whether vmlinux could be decompressed, and QEMU can start it (see `starts_alone`).
     """
     data = vmlinuz.read_bytes()
     offset, length = struct.unpack_from("<II", data, _PAYLOAD_AT)
@@ -44,15 +45,15 @@ def extract(vmlinuz: Path, to: Path) -> bool:
         packed.flush()
         try:
             to.write_bytes(archive.decompressed(Path(packed.name)))
-        except FetchFailed:  # packed with something that libarchive does not know
+        except FetchFailed:  # libarchive does not know the compression
             return False
     return starts_alone(to)
 
 
 def starts_alone(vmlinux: Path) -> bool:
-    """Whether QEMU can start a kernel that is not in an image: by PVH, whose entry a note gives.
+    """Whether QEMU can start a vmlinux: whether the file has an ELF note with the PVH entry point.
 
-    That is so of kernels with CONFIG_PVH.
+    Kernels with CONFIG_PVH have this note.
     """
     try:
         with vmlinux.open("rb") as file:
@@ -62,5 +63,5 @@ def starts_alone(vmlinux: Path) -> bool:
                 if isinstance(segment, NoteSegment)
                 for note in segment.iter_notes()
             )
-    except (ELFError, OSError, OverflowError, ValueError):  # damaged ones lead nowhere
+    except (ELFError, OSError, OverflowError, ValueError):  # the file is damaged
         return False

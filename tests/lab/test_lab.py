@@ -140,7 +140,7 @@ def test_too_little_memory_is_said_before_anything_is_booted(kickbench: Command)
 def test_an_unknown_kernel_is_told_the_nearest(kickbench: Command) -> None:
     done = kickbench("lab", "run", "6.1.0-5600-amd64", "--", "true")
     assert done.returncode == 43
-    assert "nearest known: 6.1.0-" in done.stderr
+    assert "Similar names: 6.1.0-" in done.stderr
 
 
 def _start(*arguments: str) -> subprocess.Popen[str]:

@@ -38,7 +38,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None:
 def test_a_kernel_without_what_trials_need_is_refused_and_not_kept(tmp_path: Path) -> None:
     cache = Store(tmp_path / "cache")
     some = [name for name in NEEDED if name not in {"veth", "9p", "virtio_console"}]
-    with pytest.raises(KernelUnusable, match=r"no 9p \(to see this userland\), veth"):
+    with pytest.raises(KernelUnusable, match=r"no 9p \(to mount this host's userland\), veth"):
         cache.add_image(
             make.vmlinuz(tmp_path / "vmlinuz"),
             make.modules(tmp_path / "modules" / make.RELEASE, some),

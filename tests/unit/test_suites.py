@@ -203,9 +203,11 @@ def test_without_a_network_and_without_lists_there_is_a_reason(
     host: Host, folder: Path, uri: str
 ) -> None:
     host.gets_debian_from(uri)
-    with pytest.raises(FetchFailed, match=r"none are here: (The repository '|Failed to fetch )"):
+    with pytest.raises(
+        FetchFailed, match=r"the cache has none: (The repository '|Failed to fetch )"
+    ):
         _read(folder)
-    assert "none are here" in Suites(folder).remarks()[0]
+    assert "the cache has none" in Suites(folder).remarks()[0]
 
 
 def test_a_cache_that_apt_cannot_be_told_of_is_named(
