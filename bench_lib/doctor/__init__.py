@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What this host can measure, and what is missing for more: one row a check.
+"""Check what this host can measure and what is missing, in one row per check.
 
-What can be tried is, in the way that trials go about it; the rest is what the kernel's files say.
-Nothing of the host is installed, set or left behind.
+Where possible a check tries what trials do; otherwise it reads the kernel's files. The checks do
+not install anything, change a setting, or leave anything behind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NATIVE = (
     Need.NETWORK,
     links.OUTAGES,
 )
-"""Rows that may not be missing for trials under the booted kernel."""
+"""The rows that trials under the booted kernel depend on."""
 
 LAB = (
     Need.ARCHITECTURE,
@@ -36,7 +36,7 @@ LAB = (
     lab.MEMORY,
     lab.DISK,
 )
-"""The same for trials in the lab."""
+"""The rows that trials in the lab depend on."""
 
 
 def native_runs(rows: list[Finding]) -> bool:
@@ -45,7 +45,7 @@ def native_runs(rows: list[Finding]) -> bool:
 
 
 def lab_runs(rows: list[Finding]) -> bool:
-    """Whether they can in the lab."""
+    """Whether trials can run in the lab."""
     return not _missing(rows, LAB)
 
 
@@ -54,7 +54,7 @@ def _missing(rows: list[Finding], names: tuple[str, ...]) -> bool:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Check after check. Each is as quick as it can be; all together take some seconds."""
+    """Run the checks one after the other. Together they take some seconds."""
     facts = setup.of_this_machine()
     yield from guests.qemu_machine(settings)
     yield lab.nesting(facts)

@@ -17,13 +17,16 @@ from bench_lib.settings import Settings
 from bench_lib.trial import leftovers
 
 BUSY = 0.5
-"""Runnable threads a CPU from which on a host is not left to the measurement."""
+"""The load per CPU above which other processes are assumed to affect latencies."""
 
 SMT_CONTROL = setup.SYSTEM / "smt/control"
 
 
 def rows(settings: Settings, facts: Setup) -> Iterator[Finding]:
-    """How steady the CPUs are, and what else runs on them. :param facts: of this machine."""
+    """Check how steady the CPUs are, and what else runs on them.
+
+    :param facts: the set-up of this machine.
+    """
     yield _governor(facts)
     yield _turbo(facts)
     yield _smt(facts)
@@ -39,43 +42,45 @@ def _governor(facts: Setup) -> Finding:
         return Finding(
             "governor",
             Status.DEGRADED,
-            "the kernel has no say over the frequency, as in a virtual machine",
-            "whoever has may let it vary, and latencies with it",
+            "the kernel does not control the CPU frequency, as in most virtual machines",
+            "latencies vary if the hypervisor or the firmware changes the frequency",
         )
     return Finding(
         "governor",
         Status.DEGRADED,
         governor,
-        "latencies vary with the frequency",
+        "latencies vary with the CPU frequency",
         shell.write("performance", "/sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"),
     )
 
 
 def _turbo(facts: Setup) -> Finding:
     if not facts.turbo:
-        return Finding("turbo", Status.FINE, "off" if facts.turbo is False else "none to switch")
+        found = "off" if facts.turbo is False else "the kernel has no switch for it"
+        return Finding("turbo", Status.FINE, found)
     intel = setup.SYSTEM / "intel_pstate/no_turbo"
     fix = (
         shell.write("1", str(intel))
         if intel.exists()
         else shell.write("0", f"{setup.SYSTEM}/cpufreq/boost")
     )
-    return Finding("turbo", Status.DEGRADED, "on", "latencies vary with the temperature", fix)
+    return Finding("turbo", Status.DEGRADED, "on", "latencies vary with the CPU temperature", fix)
 
 
 def _smt(facts: Setup) -> Finding:
     if not facts.smt:
         return Finding("smt", Status.FINE, "off")
     fix = shell.write("off", str(SMT_CONTROL))
-    return Finding("smt", Status.DEGRADED, "on", "what a sibling thread does is in latencies", fix)
+    means = "latencies depend on what runs on the sibling thread of a core"
+    return Finding("smt", Status.DEGRADED, "on", means, fix)
 
 
 def _load() -> Finding:
     load, cpus = os.getloadavg()[0], os.cpu_count() or 1
-    found = f"{load:.1f} runnable threads in the last minute, {cpus} CPUs"
+    found = f"{load:.1f} on average over the last minute, on {cpus} CPUs"
     if load <= BUSY * cpus:
         return Finding("load", Status.FINE, found)
-    means = "what else runs is in latencies; wait for it, or end what is yours"
+    means = "other processes lengthen latencies; wait for them, or end those that are yours"
     return Finding(
         "load", Status.DEGRADED, found, means, "ps -e --sort=-pcpu -o pcpu,pid,comm | head"
     )
@@ -85,10 +90,11 @@ def _leftovers(settings: Settings) -> Finding:
     try:
         found = leftovers.find(settings.runtime).lines() if settings.runtime.exists() else []
     except (HostError, PermissionError):
-        unseen = f"{settings.runtime} is not this user's to look into"
-        return Finding("leftovers", Status.DEGRADED, unseen, "some may be in latencies")
+        unseen = f"this user cannot read {settings.runtime}"
+        means = "what killed runs have left there, if anything, may lengthen latencies"
+        return Finding("leftovers", Status.DEGRADED, unseen, means)
     if not found:
         return Finding("leftovers", Status.FINE, "none")
     fix = f"{shlex.quote(str(Path(sys.executable).parent / 'kickbench'))} clean"
-    means = "killed runs left it, and it may be in latencies"
+    means = "killed runs have left this, and it may lengthen latencies"
     return Finding("leftovers", Status.DEGRADED, ", ".join(found), means, shell.as_root(fix))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One check of the doctor's, and how it comes about."""
+"""The result of one of the doctor's checks."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from bench_lib.settings import Settings
 
 
 class Status(StrEnum):
-    """How a check came out."""
+    """The status of a check."""
 
     FINE = "fine"
     DEGRADED = "degraded"
-    """Something will be missing in the results, or wrong with them."""
+    """Results are possible, but some will be missing or less exact."""
     MISSING = "missing"
-    """Without it there are none."""
+    """Trials cannot run without it: under the booted kernel, in the lab, or both."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check.
+    """The result of one check, which is printed as a row.
 
-    :ivar found: what is there.
-    :ivar means: what follows from that for results; "" where the row is fine.
-    :ivar fix: a command that makes the row fine; None where none does.
+    :ivar name: the name of the row.
+    :ivar found: what the check has found.
+    :ivar means: what that means for results; "" if the row is fine.
+    :ivar fix: a shell command that makes the row fine; None if kickbench knows none.
     """
 
     name: str
@@ -46,7 +47,12 @@ def tried(
     means: str,
     fix: Callable[[], str | None],
 ) -> Finding:
-    """A row of what a check says, or of why it failed. :param status: then."""
+    """The row of a check that returns what it has found, or raises an error.
+
+    :param status: the row's status if the check fails.
+    :param means: what a failure means for results.
+    :param fix: returns the command for a failure.
+    """
     try:
         return Finding(name, Status.FINE, check())
     except (KickbenchError, OSError) as error:
@@ -60,10 +66,10 @@ def of_need(
     *,
     name: str | None = None,
 ) -> Finding:
-    """The row of a need: met, or with the sentence by which preflight refuses a host.
+    """The row of a need. If the need is not met, the row has preflight's error.
 
-    :param status: where it is not met.
-    :param name: where the row is about more than this need.
+    :param status: the row's status if the need is not met.
+    :param name: the row's name; by default the need's.
     """
     return tried(
         name or need,

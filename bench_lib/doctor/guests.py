@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Rows about guests and what is asked of them, under the booted kernel."""
+"""Rows about guests and requests under the booted kernel."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
 
 QEMU_LIMIT_S = 20.0
-"""How long QEMU may take to say what it can."""
+"""How long QEMU may take to report its features."""
 
 
 def qemu_machine(settings: Settings) -> Iterator[Finding]:
-    """What the kernel and its rights are."""
+    """Check the kernel, the CPU architecture, this user's rights and KVM."""
     yield _kernel()
     for need in (Need.ARCHITECTURE, Need.ROOT, Need.KVM):
         yield of_need(need, settings)
 
 
 def evidence(settings: Settings) -> Iterator[Finding]:
-    """What strands a guest, and what shows that it is."""
+    """Check what makes a guest stuck, and what proves that it is."""
     for need in (Need.USERFAULTFD, Need.STACKS):
         yield of_need(need, settings)
 
@@ -45,12 +45,13 @@ def _kernel() -> Finding:
     return Finding(
         "kernel",
         Status.FINE,
-        f"{kernel.release} {kernel.version}; its types say interruptible: {interruptible}",
+        f"{kernel.release} {kernel.version}; "
+        f"interruptible page fault of KVM, according to its BTF: {interruptible}",
     )
 
 
 def qemu(settings: Settings) -> Iterator[Finding]:
-    """The program, and what it says that it can do."""
+    """Check that QEMU is installed, and read its features from it."""
     row = of_need(Need.QEMU, settings)
     if row.status is not Status.FINE:
         yield row
@@ -60,7 +61,8 @@ def qemu(settings: Settings) -> Iterator[Finding]:
         return await features.ask(run, settings.qemu, Deadline.after(QEMU_LIMIT_S))
 
     try:
-        # It needs no lock, for a QEMU that only answers disturbs nobody.
+        # In a runtime folder of its own, without the lock of the settings' folder, because a QEMU
+        # that only answers questions does not disturb measurements.
         with tempfile.TemporaryDirectory() as folder, ownership.measuring(Path(folder)) as run:
             found = interrupt.run(ask(run))
     except HostError as error:
@@ -72,7 +74,7 @@ def qemu(settings: Settings) -> Iterator[Finding]:
             Need.QEMU,
             Status.MISSING,
             f"{found.version} lacks {', '.join(missing)}",
-            "no migration; KICKBENCH_QEMU may name a later one",
+            "no postcopy migration can run; set KICKBENCH_QEMU to a later QEMU",
         )
         return
     yield Finding(Need.QEMU, Status.FINE, f"{found.version}, up to {found.max_vcpus} vCPUs")
@@ -80,27 +82,27 @@ def qemu(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "preemption",
             Status.DEGRADED,
-            f"QEMU {found.version} has no {features.PREEMPT}",
-            "no guests of --preempt; it came with QEMU 7.1",
+            f"QEMU {found.version} does not have {features.PREEMPT}",
+            "trials with --preempt cannot run; QEMU has it since 7.1",
         )
     else:
-        yield Finding("preemption", Status.FINE, features.PREEMPT)
+        yield Finding("preemption", Status.FINE, f"QEMU has {features.PREEMPT}")
 
 
 def debuggers(settings: Settings) -> Iterator[Finding]:
-    """What requests of debuggers take."""
+    """Check what requests that are made with a debugger need."""
     yield of_need(Need.GDB, settings, Status.DEGRADED)
     row = of_need(Need.PTRACE, settings, Status.DEGRADED)
     if row.status is Status.FINE:
         row = of_need(Need.PTRACE_SIBLING, settings, Status.DEGRADED, name=Need.PTRACE)
     if row.status is not Status.FINE and setup.ptrace_scope() == needs.PTRACE_NEVER:
-        boot = "kernel.yama.ptrace_scope can only be set lower by a boot"
+        boot = "kernel.yama.ptrace_scope cannot be lowered before the next boot"
         row = dataclasses.replace(row, means=f"{row.means}; {boot}")
     yield row
 
 
 def huge_pages() -> Finding:
-    """Those that the usual pair of guests takes."""
+    """Check for the huge pages that the usual pair of guests takes."""
     usual = Case(
         ScenarioName.BLACKHOLE, RequestName.STOP, Shape(backing=Backing.HUGETLB)
     ).huge_pages
@@ -111,13 +113,13 @@ def huge_pages() -> Finding:
 
     def fix() -> str | None:
         if setup.huge_pages() is None:
-            return None  # this kernel has none of that size
+            return None  # the kernel does not support this size
         return setup.more_huge_pages(usual, "tee" if os.geteuid() == 0 else "sudo tee")
 
     return tried(
         "huge pages",
         check,
         Status.DEGRADED,
-        f"no guests of backing {Backing.HUGETLB}, which take {usual}",
+        f"guests with the backing {Backing.HUGETLB} cannot run; the usual pair takes {usual} pages",
         fix,
     )

@@ -19,97 +19,102 @@ from bench_lib.settings import Settings
 PROGRAMS, MEMORY, DISK = "lab programs", "lab memory", "lab disk"
 
 BUILD_MIB = 1024
-"""Of disk that a kernel takes at the most while it is fetched and unpacked."""
+"""The disk space that fetching and unpacking a kernel takes at the most."""
 
 STEP_MIB = 64
-"""What is proposed is a multiple of it, and as much less than there is, which changes."""
+"""The proposed memory of a lab is a multiple of this. It leaves at least this much unused, because
+the available memory changes."""
 
 LEAST_LAB_MIB = 1024
-"""With less memory a lab does not boot and run trials."""
+"""The least memory with which a lab boots and runs trials."""
 
 
 def nesting(facts: Setup) -> Finding:
-    """What the lab runs on, and why. :param facts: of this machine."""
+    """Check which accelerator labs run on.
+
+    :param facts: the set-up of this machine.
+    """
     name = facts.kvm
     if qemu.accelerator() == "kvm":
-        return Finding("nesting", Status.FINE, "the lab's kernels run on KVM")
+        return Finding("nesting", Status.FINE, "labs run on KVM")
     row = architecture.find()
     nests = row is not None and any(each.name == name and each.nests for each in row.kvm_modules)
-    why = "KVM does not nest here"
+    why = "KVM offers no nesting here"
     fix = None
     keep = ""
     if facts.nested:
-        why = f"{name} nests, but {device.DEVICE} does not work (see kvm)"
+        why = f"{name} allows nesting, but {device.DEVICE} does not work (see the row kvm)"
     elif nests:
+        why = f"{name} was loaded without nesting"
         fix = shell.as_root(f"sh -c 'modprobe -r {name} && modprobe {name} nested=1'")
-        keep = f"; the line `options {name} nested=1` in /etc/modprobe.d keeps it over a boot"
+        keep = f"; `options {name} nested=1` in /etc/modprobe.d makes nesting permanent"
     elif name:
-        why = f"{name} has no nesting"
+        why = f"{name} does not support nesting"
     return Finding(
         "nesting",
         Status.DEGRADED,
-        f"{why}; the lab's kernels are emulated (tcg)",
-        f"the lab tells who hangs, not how many milliseconds an answer takes{keep}",
+        f"{why}, so labs are emulated (tcg)",
+        f"labs show which requests hang, but not how many milliseconds an answer takes{keep}",
         fix,
     )
 
 
 def libvirt() -> Finding:
-    """Whether it is there."""
+    """Check whether libvirt is installed."""
     try:
-        found = f"libvirt {run_tool(['virsh', '--version']).strip()}"
+        found = f"libvirt {run_tool(['virsh', '--version']).strip()} is installed"
     except (ToolFailed, HostError):
-        found = "not installed"
+        found = "libvirt is not installed"
     return Finding("libvirt", Status.FINE, f"{found}; no trial uses it")
 
 
 def programs() -> Finding:
-    """What unpacks kernels, and makes an initramfs of their modules."""
+    """Check for the programs that unpack kernels and make an initramfs."""
     for program, check in (("busybox", initramfs.busybox), ("bsdtar", archive.library)):
         try:
             check()
         except ProgramMissing as error:
             fix = packages.install(program)
-            return Finding(PROGRAMS, Status.MISSING, str(error), "no lab boots", fix)
+            return Finding(PROGRAMS, Status.MISSING, str(error), "no lab can boot", fix)
     if shutil.which("depmod") is None:
         found = "depmod is not installed"
-        return Finding(
-            PROGRAMS, Status.MISSING, found, "no lab boots", packages.install("modprobe")
-        )
-    return Finding(PROGRAMS, Status.FINE, "busybox, libarchive and depmod")
+        fix = packages.install("modprobe")
+        return Finding(PROGRAMS, Status.MISSING, found, "no kernel can be fetched or added", fix)
+    return Finding(PROGRAMS, Status.FINE, "busybox, libarchive and depmod are installed")
 
 
 def memory(settings: Settings) -> Finding:
-    """Room for one."""
+    """Check that a lab fits into this host's memory."""
     available_mib = setup.memory_mib("MemAvailable")
     try:
         qemu.check_memory(settings)
     except LabUnavailable as error:
         fits = ((available_mib or 0) - qemu.SPARE_MIB) // STEP_MIB * STEP_MIB - STEP_MIB
         fix = f"export KICKBENCH_LAB_MEMORY={fits}" if fits >= LEAST_LAB_MIB else None
-        return Finding(MEMORY, Status.MISSING, str(error), "no lab boots", fix)
-    return Finding(MEMORY, Status.FINE, f"{available_mib} MiB available")
+        return Finding(MEMORY, Status.MISSING, str(error), "no lab can boot", fix)
+    return Finding(MEMORY, Status.FINE, f"{available_mib} MiB are available")
 
 
 def disk(settings: Settings) -> Finding:
-    """Kernels, and room for more."""
+    """Check which kernels are in the cache, and that another one fits."""
     elsewhere = "export KICKBENCH_CACHE=/a/folder/with/more"
     try:
-        there = next(each for each in (settings.cache, *settings.cache.parents) if each.exists())
-        free_mib = shutil.disk_usage(there).free >> 20
+        nearest = next(each for each in (settings.cache, *settings.cache.parents) if each.exists())
+        free_mib = shutil.disk_usage(nearest).free >> 20
         builds = len(Store.of(settings).all())
     except PermissionError:
-        found = f"{settings.cache} is not this user's"
+        found = f"this user cannot read {settings.cache}"
         return Finding(DISK, Status.MISSING, found, "no kernel can be fetched", elsewhere)
     except KernelError as error:
-        return Finding(DISK, Status.MISSING, str(error), "no lab boots")
-    found = f"{builds} kernels fetched; {free_mib} MiB free for more in {settings.cache}"
+        return Finding(DISK, Status.MISSING, str(error), "no lab can boot")
+    kernels = "1 kernel is" if builds == 1 else f"{builds} kernels are"
+    found = f"{kernels} in the cache {settings.cache}; {free_mib} MiB are free for more"
     if free_mib >= BUILD_MIB:
         return Finding(DISK, Status.FINE, found)
     return Finding(
         DISK,
         Status.DEGRADED if builds else Status.MISSING,
         found,
-        f"no kernel more can be fetched, for one takes up to {BUILD_MIB} MiB",
+        f"no more kernels can be fetched, because one takes up to {BUILD_MIB} MiB",
         elsewhere,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Rows about links: each way to cut one or to make one slow, tried on one that is made for that."""
+"""Rows about links: try each way to cut a link or to slow it down, on a link made for the test."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ OUTAGES = "outages"
 
 
 def rows(settings: Settings) -> Iterator[Finding]:
-    """The programs, and what they can do here."""
+    """Check the programs that make and break links, and what they can do on this host."""
     tools = of_need(Need.NETWORK, settings)
     yield tools
     if os.geteuid() != 0:
-        yield Finding(OUTAGES, Status.MISSING, "not tried", "it takes root to break a link")
+        yield Finding(OUTAGES, Status.MISSING, "not tried", "breaking a link needs root")
         return
     if tools.status is not Status.FINE:
         yield Finding(OUTAGES, Status.MISSING, tools.found, tools.means, tools.fix)
@@ -43,7 +43,8 @@ def rows(settings: Settings) -> Iterator[Finding]:
         with ownership.measuring(settings.runtime) as run:
             answers = interrupt.run(survey(run))
     except HostBusy as error:
-        yield Finding(OUTAGES, Status.DEGRADED, "not tried", f"{error} Then ask again.")
+        means = f"{error} Then run the doctor again."
+        yield Finding(OUTAGES, Status.DEGRADED, "not tried", means)
         return
     except HostError as error:
         yield Finding(OUTAGES, Status.MISSING, str(error), needs.lost(Need.NETWORK))
@@ -52,15 +53,25 @@ def rows(settings: Settings) -> Iterator[Finding]:
 
 
 def of_survey(answers: dict[str, str | None]) -> Iterator[Finding]:
-    """What works. :param answers: of `outage.survey`."""
-    yield _mechanisms(OUTAGES, outage.MECHANISMS, answers, Status.MISSING, "tc cuts no link", None)
+    """The rows of a survey.
+
+    :param answers: the result of `outage.survey`.
+    """
+    yield _mechanisms(
+        OUTAGES,
+        outage.MECHANISMS,
+        answers,
+        Status.MISSING,
+        "tc cannot cut a link, so scenarios with an outage cannot run",
+        None,
+    )
     yield _mechanisms(
         "slow links",
         outage.DEGRADATIONS,
         answers,
         Status.DEGRADED,
-        f"no trials in {ScenarioName.DEGRADED}",
-        f"links in {ScenarioName.DEGRADED} are slow, but neither late nor lossy",
+        f"the scenario {ScenarioName.DEGRADED} cannot run",
+        f"the link of the scenario {ScenarioName.DEGRADED} is slow, but has no delay and no loss",
     )
 
 
@@ -72,13 +83,18 @@ def _mechanisms(
     without_any: str,
     without_first: str | None,
 ) -> Finding:
-    """:param status: if none works. :param without_first: what another than the first means."""
+    """The row of some mechanisms that serve the same purpose.
+
+    :param status: the row's status if no mechanism works.
+    :param without_any: what it means for results if no mechanism works.
+    :param without_first: what it means if the first one does not work; None if nothing.
+    """
     names = [each.name for each in mechanisms]
     working = [each for each in names if answers[each] is None]
     found = ", ".join(working)
     failed = "; ".join(
-        # What tc said, without the command that it was said to.
-        f"not {each}: {answer.rpartition('): ')[2]}"
+        # Only tc's own message, without the command.
+        f"{each} does not work: {answer.rpartition('): ')[2]}"
         for each in names
         if (answer := answers[each])
     )
@@ -88,13 +104,13 @@ def _mechanisms(
         return Finding(name, status, found, without_any, _netem())
     if without_first and working[0] != names[0]:
         fix = _netem()
-        why = "" if fix else "; this kernel has no sch_netem"
+        why = "" if fix else ", because this kernel has no sch_netem"
         return Finding(name, Status.DEGRADED, found, f"{without_first}{why}", fix)
     return Finding(name, Status.FINE, found)
 
 
 def _netem() -> str | None:
-    """What loads netem, where this kernel was built with it."""
+    """The command that loads netem; None if the kernel has no such module."""
     try:
         run_tool(["modinfo", "sch_netem"])
     except KickbenchError:

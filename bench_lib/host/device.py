@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Whether /dev/kvm is there, may be used, and makes virtual machines and vCPUs."""
+"""Check that /dev/kvm exists, may be opened, and creates virtual machines and vCPUs."""
 
 from __future__ import annotations
 
@@ -17,30 +17,33 @@ KVM_GET_API_VERSION = 0xAE00
 KVM_CREATE_VM = 0xAE01
 KVM_CREATE_VCPU = 0xAE41
 KVM_API_VERSION = 12
-"""The version since Linux 2.6.22; the interface's documentation says to refuse any other."""
+"""KVM's version since Linux 2.6.22; Documentation/virt/kvm/api.rst requires to refuse others."""
 
 
 def check(device: Path = DEVICE) -> None:
-    """Make a virtual machine with a vCPU and drop it.
+    """Create a virtual machine with a vCPU, and drop it.
 
-    :raise KvmUnavailable: the sentence says why it could not be, and what to do.
+    :raise KvmUnavailable: KVM cannot be used; the sentence gives the reason and what to do.
     """
     try:
         fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         raise KvmUnavailable(
-            f"There is no {device}: {_missing()} (virtualization may be off in the "
-            "firmware, or this machine is a virtual one without nesting)."
+            f"There is no {device}: {_missing()}. Virtualization may be off in the firmware, or "
+            "this may be a virtual machine without nested virtualization."
         ) from None
     except PermissionError:
         raise KvmUnavailable(
-            f"{device} may not be opened by this user: run as root, as trials have to."
+            f"This user may not open {device}; run kickbench as root, as trials require it."
         ) from None
     except OSError as error:
         raise KvmUnavailable(f"{device} cannot be opened: {error.strerror}.") from None
     try:
         if fcntl.ioctl(fd, KVM_GET_API_VERSION) != KVM_API_VERSION:
-            raise KvmUnavailable(f"{device} does not speak version {KVM_API_VERSION} of KVM.")
+            raise KvmUnavailable(
+                f"{device} does not have version {KVM_API_VERSION} of KVM's interface; boot a "
+                "kernel of Linux 2.6.22 or later."
+            )
         machine = fcntl.ioctl(fd, KVM_CREATE_VM, 0)
         try:
             os.close(fcntl.ioctl(machine, KVM_CREATE_VCPU, 0))
@@ -48,14 +51,15 @@ def check(device: Path = DEVICE) -> None:
             os.close(machine)
     except OSError as error:
         raise KvmUnavailable(
-            f"{device} makes no virtual machine with a vCPU: {error.strerror}."
+            f"{device} cannot create a virtual machine with a vCPU: {error.strerror}; the kernel's "
+            "log may show the reason (dmesg)."
         ) from None
     finally:
         os.close(fd)
 
 
 def _missing() -> str:
-    """What gives a machine such a device; those of KVM's modules that a processor may be for."""
+    """How to get the device: the modules to load, or a kernel to boot."""
     row = architecture.find()
     names = [module.name for module in row.kvm_modules if module.flag] if row else []
     return f"load {' or '.join(names)}" if names else "boot a kernel with KVM"

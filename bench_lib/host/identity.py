@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which kernel runs here, which start of it, and on which machine."""
+"""Identify the running kernel, its boot, and the machine."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from bench_lib.record import Host, Kernel
 
 
 def booted() -> Kernel:
-    """The kernel that runs this process."""
+    """The running kernel."""
     uname = os.uname()
     return Kernel(uname.release, uname.version)
 
 
 def boot_id() -> str:
-    """A name for this start of the kernel; random(4)."""
+    """The id of this boot, as described in random(4)."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def this_host(lab: tuple[str, str] | None) -> Host:
-    """This machine, with the kernel that it was booted with.
+    """The host that records made by this process carry.
 
-    :param lab: in a lab, what that runs on and the name of the machine that it is on.
+    :param lab: in a lab, the lab's accelerator and the name of the machine that runs it.
     """
     if lab is not None:
         accelerator, machine = lab

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What trials may need of a machine: the words alone, for what is only described by them."""
+"""The names of what trials may need of a machine, apart from the code that checks it."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ from enum import StrEnum
 
 
 class Need(StrEnum):
-    """One thing that trials may need; in the order in which they are checked.
+    """One thing that trials may need. The members are in the order in which they are checked.
 
-    A host that lacks several things is refused for the first of them, so what others depend on
-    comes first.
+    A host that lacks several things is refused because of the first one, so a need comes before
+    those that depend on it.
     """
 
     ARCHITECTURE = "architecture"
-    """A CPU architecture that there are guest images for."""
+    """A CPU architecture for which kickbench has guest images."""
     KVM = "kvm"
-    """A /dev/kvm that makes virtual machines and vCPUs."""
+    """A /dev/kvm that creates virtual machines and vCPUs."""
     ROOT = "root"
+    """The rights of root."""
     QEMU = "qemu"
-    """The program that the settings name."""
+    """The QEMU that the settings name."""
     NETWORK = "network tools"
-    """The programs that make links and break them."""
+    """The programs that make and break network links."""
     NAMESPACES = "namespaces"
-    """Network namespaces may be made."""
+    """The right to create network namespaces."""
     USERFAULTFD = "userfaultfd"
-    """A userfaultfd that handles the kernel's own faults, as postcopy does."""
+    """A userfaultfd that also handles the kernel's own page faults, as postcopy requires."""
     STACKS = "kernel stacks"
-    """The kernel shows the stacks and times of threads."""
+    """A kernel that shows the stacks and times of threads."""
     GDB = "gdb"
     """A gdb that starts."""
     PTRACE = "ptrace"
-    """A process may trace its own children."""
+    """The right of a process to trace its children."""
     PTRACE_SIBLING = "ptrace of a sibling"
-    """A process may trace another child of its parent, as gdb does with QEMU."""
+    """The right of a process to trace another child of its parent, as gdb does with QEMU."""
 
 
 PROGRAMS = frozenset({Need.QEMU, Need.NETWORK, Need.GDB})
-"""Needs that a lab shares with its host, whose programs it runs. It has a kernel, and so rights, of
-its own."""
+"""The needs that a lab shares with its host, because it runs the host's programs. The other needs
+depend on the kernel and its rights, and a lab has a kernel of its own."""

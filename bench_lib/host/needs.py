@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Whether this machine meets a need of trials, what is lost where it does not, and what meets it.
+"""Check whether this machine meets a need, what it cannot do otherwise, and how to meet the need.
 
-This is the only source of both answers that a user gets: preflight refuses a host by a need's
-check, and the doctor's row shows the same sentence. Needs that take more than the kernel and
-programs (what a QEMU offers, whether tc cuts a link) are found out by what uses them.
+Preflight and the doctor both use these checks, so they give the same sentences. Needs that concern
+more than the kernel and installed programs (the features of QEMU, whether tc can cut a link) are
+checked by the code that uses them.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ TOOLS = ("ip", "tc", "ss")
 GDB = "gdb"
 
 PTRACE_NEVER = 3
-"""Of kernel.yama.ptrace_scope: nobody may trace, and nobody may change that."""
+"""The value of kernel.yama.ptrace_scope that forbids all tracing until the next boot."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
 class _Capability:
-    """How a need is met.
+    """How a need is checked and met.
 
-    :ivar check: tries it; what there is, or an error that says what is missing.
-    :ivar lost: what this host cannot do without it.
-    :ivar fix: a command that meets the need; None where none does.
+    :ivar check: returns what the host has, or raises an error that names what is missing.
+    :ivar lost: what the host cannot do if the need is not met.
+    :ivar fix: returns a shell command that meets the need; None if kickbench knows none.
     """
 
     check: Callable[[Settings], str]
@@ -51,17 +51,17 @@ class _Capability:
 
 
 def check(need: Need, settings: Settings) -> str:
-    """Try whether a need is met; what there is.
+    """Check a need, and return what the host has.
 
-    :raise HostError: it is not; the class and the sentence say what is missing.
+    :raise HostError: the need is not met; the class and the sentence name what is missing.
     """
     return _CAPABILITIES[need].check(settings)
 
 
 def check_all(wanted: Collection[Need], settings: Settings) -> None:
-    """Try one need after the other.
+    """Check needs in their order.
 
-    :raise HostError: for the first that is not met.
+    :raise HostError: the first need that is not met.
     """
     for need in Need:
         if need in wanted:
@@ -69,17 +69,20 @@ def check_all(wanted: Collection[Need], settings: Settings) -> None:
 
 
 def lost(need: Need) -> str:
-    """What this host cannot do where the need is not met."""
+    """What this host cannot do if the need is not met."""
     return _CAPABILITIES[need].lost
 
 
 def fix(need: Need, settings: Settings) -> str | None:
-    """A command that meets a need that is not met; None where none does."""
+    """A shell command that meets a need; None if kickbench knows none."""
     return _CAPABILITIES[need].fix(settings)
 
 
 def _programs(*names: str) -> str:
-    """:raise ProgramMissing: some are not on PATH; the sentence names all of them."""
+    """Check that programs are installed.
+
+    :raise ProgramMissing: some are not on PATH; the sentence names all of them.
+    """
     missing = [name for name in names if shutil.which(name) is None]
     if missing:
         are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
@@ -96,7 +99,7 @@ def _architecture(settings: Settings) -> str:
 
 def _kvm(settings: Settings) -> str:
     device.check()
-    return f"{device.DEVICE} makes vCPUs; {setup.kvm_module() or 'no module of its own'}"
+    return f"{device.DEVICE} creates vCPUs; module: {setup.kvm_module() or 'none'}"
 
 
 def _load_kvm(settings: Settings) -> str | None:
@@ -112,8 +115,8 @@ def _load_kvm(settings: Settings) -> str | None:
 def _root(settings: Settings) -> str:
     if os.geteuid() != 0:
         raise NotRoot(
-            "Trials make network namespaces and read kernel stacks, which needs root: "
-            "run this with sudo."
+            "Trials create network namespaces and read kernel stacks, which needs root; run this "
+            "command with sudo."
         )
     return "yes"
 
@@ -123,7 +126,7 @@ def _again_as_root(settings: Settings) -> str:
 
 
 def _install_qemu(settings: Settings) -> str | None:
-    # A setting is a program of the user's own, whatever is installed.
+    # If KICKBENCH_QEMU names another program, installing a package would not provide it.
     if settings.qemu != architecture.qemu_program():
         return "unset KICKBENCH_QEMU"
     return packages.install(settings.qemu)
@@ -134,23 +137,23 @@ def _namespaces(settings: Settings) -> str:
         if _libc.unshare(CLONE_NEWNET) != 0:
             code = ctypes.get_errno()
             raise NamespacesUnavailable(
-                f"Network namespaces cannot be made here: {os.strerror(code)}. "
-                "Trials need root, and a kernel with network namespaces and veth."
+                f"Network namespaces cannot be created here: {os.strerror(code)}. Run kickbench as "
+                "root, under a kernel with network namespaces and veth."
             )
 
-    # In a thread of its own, which takes the namespace with it when it ends.
+    # In a thread of its own, because the namespace ends with the thread.
     with ThreadPoolExecutor(1) as thread:
         thread.submit(make).result()
-    return "may be made"
+    return "can be created"
 
 
 def _userfaultfd(settings: Settings) -> str:
     userfaultfd.check()
-    return "handles the kernel's own faults"
+    return "also handles the kernel's own page faults"
 
 
 def _allow_userfaultfd(settings: Settings) -> str | None:
-    # Others than root need none of it, for trials take root.
+    # The switch is for users other than root, but trials need root anyway.
     switch = Path("/proc/sys/vm/unprivileged_userfaultfd")
     helps = os.geteuid() == 0 and switch.exists() and switch.read_text().strip() == "0"
     return "sysctl -w vm.unprivileged_userfaultfd=1" if helps else None
@@ -158,7 +161,7 @@ def _allow_userfaultfd(settings: Settings) -> str | None:
 
 def _stacks(settings: Settings) -> str:
     threads.observe(os.getpid(), threading.get_native_id())
-    return "readable"
+    return "readable, as are the times of threads"
 
 
 def _gdb(settings: Settings) -> str:
@@ -171,12 +174,12 @@ def _gdb(settings: Settings) -> str:
 
 def _ptrace(settings: Settings) -> str:
     ptrace.check()
-    return "allowed"
+    return "a process may trace its children"
 
 
 def _ptrace_sibling(settings: Settings) -> str:
     ptrace.check(sibling=True)
-    return "allowed"
+    return "a process may trace its children and its siblings"
 
 
 def _allow_ptrace(settings: Settings) -> str | None:
@@ -185,26 +188,36 @@ def _allow_ptrace(settings: Settings) -> str | None:
     return shell.as_root("sysctl -w kernel.yama.ptrace_scope=0")
 
 
+_NO_LINK = "no network link can be made or broken, so no migration can be tested"
+
 _CAPABILITIES = {
-    Need.ARCHITECTURE: _Capability(_architecture, "no trial, no lab"),
+    Need.ARCHITECTURE: _Capability(_architecture, "no trial can run, neither here nor in a lab"),
     Need.KVM: _Capability(_kvm, "the booted kernel cannot be measured", _load_kvm),
-    Need.ROOT: _Capability(_root, "no trial, no lab", _again_as_root),
-    Need.QEMU: _Capability(lambda settings: _programs(settings.qemu), "no guest", _install_qemu),
-    Need.NETWORK: _Capability(
-        lambda settings: _programs(*TOOLS),
-        "no link to break",
-        lambda settings: packages.install(*TOOLS),
+    Need.ROOT: _Capability(_root, "no trial can run, neither here nor in a lab", _again_as_root),
+    Need.QEMU: _Capability(
+        lambda settings: _programs(settings.qemu), "no guest can be started", _install_qemu
     ),
-    Need.NAMESPACES: _Capability(_namespaces, "no link to break"),
-    Need.USERFAULTFD: _Capability(_userfaultfd, "nothing can be stranded", _allow_userfaultfd),
-    Need.STACKS: _Capability(_stacks, "no fault path can be proved"),
+    Need.NETWORK: _Capability(
+        lambda settings: _programs(*TOOLS), _NO_LINK, lambda settings: packages.install(*TOOLS)
+    ),
+    Need.NAMESPACES: _Capability(_namespaces, _NO_LINK),
+    Need.USERFAULTFD: _Capability(
+        _userfaultfd,
+        "no postcopy migration can run, so no guest can be made to hang on a missing page",
+        _allow_userfaultfd,
+    ),
+    Need.STACKS: _Capability(_stacks, "kickbench cannot prove where in the kernel a vCPU is stuck"),
     Need.GDB: _Capability(
-        _gdb, f"no {RequestName.GDB_ATTACH}", lambda settings: packages.install(GDB)
+        _gdb,
+        f"the request {RequestName.GDB_ATTACH} cannot be made",
+        lambda settings: packages.install(GDB),
     ),
     Need.PTRACE: _Capability(
-        _ptrace, f"no {RequestName.GDB_ATTACH}, no {RequestName.PTRACE_INTERRUPT}", _allow_ptrace
+        _ptrace,
+        f"the requests {RequestName.GDB_ATTACH} and {RequestName.PTRACE_INTERRUPT} cannot be made",
+        _allow_ptrace,
     ),
     Need.PTRACE_SIBLING: _Capability(
-        _ptrace_sibling, f"no {RequestName.GDB_ATTACH}", _allow_ptrace
+        _ptrace_sibling, f"the request {RequestName.GDB_ATTACH} cannot be made", _allow_ptrace
     ),
 }

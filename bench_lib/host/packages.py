@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which packages of this system hold a program; tools/packages, which tools/set-up reads too."""
+"""Find the package that has a program, for this system, in tools/packages.
+
+tools/set-up reads the same list.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,16 @@ from bench_lib.settings import DATA
 LIST = DATA / "tools" / "packages"
 
 FAMILIES = ("debian", "fedora")
-"""The columns of the list, after the program's."""
+"""The families of systems that have a column in the list, in the order of the columns."""
 
 NO_PACKAGE = "-"
+"""Stands in the list for a program that a family has no package of."""
 
 
 def install(*programs: str) -> str | None:
-    """The command that installs programs; None where their packages are not known.
+    """The command that installs programs; None if their packages are not known.
 
-    :param programs: of tools/packages.
+    :param programs: names in the first column of tools/packages.
     """
     family = _family()
     if family is None:
@@ -32,24 +36,24 @@ def install(*programs: str) -> str | None:
 def advice(program: str) -> str:
     """The end of a sentence that reports a missing program: how to install it."""
     command = install(program)
-    return f"install it with `{command}`" if command else f"install the package with {program}"
+    return f"install it with `{command}`" if command else f"install the package that has {program}"
 
 
 def _packages(family: str) -> dict[str, str]:
-    """The package of each program, of systems of this family."""
+    """The package of each program on systems of this family."""
     lines = (line.split() for line in LIST.read_text().splitlines() if not line.startswith("#"))
     column = 1 + FAMILIES.index(family)
     return {words[0]: words[column] for words in lines if words[column] != NO_PACKAGE}
 
 
 def _family() -> str | None:
-    """`debian`, `fedora`, or None for another; the same as in tools/set-up."""
+    """The family of this system, by the same rule as in tools/set-up; None if it is another."""
     try:
         release = platform.freedesktop_os_release()
     except OSError:
         return None
     names = {release["ID"], *release.get("ID_LIKE", "").split()}
-    # Red Hat's own systems have no QEMU by the name that Fedora's has.
+    # RHEL and its rebuilds do not have QEMU under the name that it has in Fedora.
     return next((each for each in FAMILIES if each in names and "rhel" not in names), None)
 
 

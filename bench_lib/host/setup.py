@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What of this machine bears on its results, as the kernel's own files tell it."""
+"""Read from the kernel's files what affects the results of this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
 
 
 def of_this_machine() -> Setup:
-    """Read all of it; a fraction of a millisecond."""
+    """The set-up of this machine; reading it takes a fraction of a millisecond."""
     return Setup(
         cpu=_after("/proc/cpuinfo", "model name"),
         cpus=os.cpu_count(),
@@ -36,82 +36,89 @@ def of_this_machine() -> Setup:
 
 
 def kvm_module() -> str | None:
-    """The module of KVM that is loaded for this processor."""
+    """The KVM module for this processor that is loaded; None if none is, or KVM has no module."""
     return next((name for name in _kvm_modules() if (MODULES / name).exists()), None)
 
 
 def nested() -> bool | None:
-    """Whether guests may use KVM; None where KVM has no such switch."""
+    """Whether guests may use KVM themselves; None if KVM has no such parameter."""
     values = [_text(MODULES / name / "parameters/nested") for name in _kvm_modules()]
     known = [value for value in values if value is not None]
     return any(value in {"1", "Y"} for value in known) if known else None
 
 
 def _kvm_modules() -> list[str]:
-    """The names of those that there are for this architecture; none where it has no row."""
+    """The names of KVM's modules for this architecture; none if kickbench does not know it."""
     row = architecture.find()
     return [module.name for module in row.kvm_modules] if row else []
 
 
 def ptrace_scope() -> int | None:
-    """Whom Yama lets trace whom; None without Yama."""
+    """Yama's rule on who may trace whom; None without Yama."""
     return _number(Path("/proc/sys/kernel/yama/ptrace_scope"))
 
 
 def turbo() -> bool | None:
-    """Whether CPUs may go beyond their nominal frequency."""
+    """Whether CPUs may exceed their nominal frequency; None if the kernel has no switch for it."""
     without = _is_one(SYSTEM / "intel_pstate/no_turbo")
     return not without if without is not None else _is_one(SYSTEM / "cpufreq/boost")
 
 
 def memory_mib(name: str) -> int | None:
-    """An entry of /proc/meminfo, in MiB."""
+    """An entry of /proc/meminfo, in MiB; None if it is missing."""
     text = _after("/proc/meminfo", name)
     return int(text.split()[0]) // 1024 if text else None
 
 
 def huge_pages() -> int | None:
-    """Huge pages, of the size that guests use, that there are; None where the kernel has none."""
+    """The number of huge pages of the size that guests use.
+
+    None if the kernel does not support this size, or kickbench has no guests for this machine.
+    """
     row = architecture.find()
     return _number(_huge_pages() / "nr_hugepages") if row and row.trials else None
 
 
 def free_huge_pages() -> int:
-    """Those of them that nobody has, nor has been promised."""
+    """The number of these pages that are neither in use nor reserved."""
     if huge_pages() is None:
         return 0
-    free, promised = (_number(_huge_pages() / f"{which}_hugepages") for which in ("free", "resv"))
-    return (free or 0) - (promised or 0)
+    free, reserved = (_number(_huge_pages() / f"{which}_hugepages") for which in ("free", "resv"))
+    return (free or 0) - (reserved or 0)
 
 
 def check_huge_pages(needed: int) -> None:
-    """Refuse a host that has fewer for guests.
+    """Refuse a host that has too few free huge pages for guests.
 
-    :raise HugepagesMissing: the sentence says how to have them.
+    :raise HugepagesMissing: the sentence gives the command that makes enough of them free.
     """
-    there = free_huge_pages()
-    if there < needed:
+    free = free_huge_pages()
+    if free < needed:
         size_mib = architecture.for_trials().huge_page_mib
         pages = "1 free huge page" if needed == 1 else f"{needed} free huge pages"
         raise HugepagesMissing(
-            f"The guests need {pages} of {size_mib} MiB, and this host has {there}: "
-            f"`{more_huge_pages(needed)}` makes room for them."
+            f"The guests need {pages} of {size_mib} MiB, but this host has {free}; reserve more "
+            f"with `{more_huge_pages(needed)}`."
         )
 
 
 def more_huge_pages(needed: int, tee: str = "tee") -> str:
-    """The shell's command that makes so many free.
+    """The shell command that makes this many huge pages free.
 
-    :param tee: what writes as root.
+    It never lowers the number of pages. It does not use the sysctl, which sets the pages of the
+    default size.
 
-    Not the sysctl, which is about whatever size is the default; and never fewer than there are.
+    :param tee: the command that writes the file as root.
     """
     wanted = (huge_pages() or 0) - free_huge_pages() + needed
     return f"echo {wanted} | {tee} {_huge_pages() / 'nr_hugepages'}"
 
 
 def _huge_pages() -> Path:
-    """:raise UnknownArchitecture: no guests can be started on this machine."""
+    """The kernel's folder for huge pages of the size that guests use.
+
+    :raise UnknownArchitecture: kickbench has no guests for this machine.
+    """
     return HUGE_PAGES / f"hugepages-{architecture.for_trials().huge_page_mib * 1024}kB"
 
 
@@ -121,7 +128,7 @@ def _governor() -> str | None:
 
 
 def _mitigations() -> dict[str, str]:
-    """Without the flaws that this processor does not have, and without what follows a `;`."""
+    """The mitigation of each vulnerability that this processor has, up to the first `;`."""
     texts = {each.name: _text(each) for each in sorted((SYSTEM / "vulnerabilities").glob("*"))}
     return {
         name: text.partition(";")[0]
@@ -148,13 +155,13 @@ def _is_one(path: Path) -> bool | None:
 
 
 def _chosen(path: Path) -> str | None:
-    """Of words the one in brackets."""
+    """The word in brackets of a file that lists alternatives."""
     text = _text(path)
     return text.partition("[")[2].partition("]")[0] or None if text else None
 
 
 def _after(path: str, name: str) -> str | None:
-    """What follows the first `name:` of a file."""
+    """The value of the first line `name: value` of a file."""
     for line in (_text(Path(path)) or "").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == name:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Commands for a person's shell, to be pasted as they are; kickbench itself runs none of them."""
+"""Build commands that a user can paste into a shell; kickbench itself does not run them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import os
 
 
 def as_root(command: str) -> str:
-    """The command, with sudo where this user needs it."""
+    """The command, with sudo unless this user is root."""
     return command if os.geteuid() == 0 else f"sudo {command}"
 
 
 def write(value: str, path: str) -> str:
-    """What writes a value to a file of the kernel's. :param path: may be a pattern."""
+    """The command that writes a value to a file of the kernel.
+
+    :param path: the file, or a pattern for several.
+    """
     return f"echo {value} | {as_root('tee')} {path}"

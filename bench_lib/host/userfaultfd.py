@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""userfaultfd(2): a descriptor that reports faults, or why there is none; through ctypes."""
+"""Open a userfaultfd(2), or explain why it is not possible."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def open_descriptor(features: int = 0) -> int:
-    """A userfaultfd that also handles faults of the kernel's own.
+    """Open a userfaultfd that also handles the kernel's own page faults.
 
-    :param features: UFFD_FEATURE_*, all of which it must have.
-    :raise UserfaultfdForbidden: the sentence says what would allow it.
+    :param features: the UFFD_FEATURE_* that the kernel must support.
+    :raise UserfaultfdForbidden: the kernel has no userfaultfd, lacks a feature, or forbids it.
     """
     fd = _libc.syscall(architecture.here().userfaultfd, os.O_CLOEXEC)
     if fd < 0:
         if (code := ctypes.get_errno()) == errno.ENOSYS:
             raise UserfaultfdForbidden(
-                "This kernel has no userfaultfd(2); it takes one with CONFIG_USERFAULTFD."
+                "This kernel has no userfaultfd(2); boot one with CONFIG_USERFAULTFD."
             )
         raise UserfaultfdForbidden(
-            f"userfaultfd(2) is refused ({os.strerror(code)}): run as root, with CAP_SYS_PTRACE "
-            "and no seccomp filter in the way (a container's), or set "
+            f"The kernel refuses userfaultfd(2) ({os.strerror(code)}). Run kickbench as root, with "
+            "CAP_SYS_PTRACE, and in a container without a seccomp filter that forbids it; or set "
             "`sysctl vm.unprivileged_userfaultfd=1`."
         )
     try:
@@ -41,15 +41,16 @@ def open_descriptor(features: int = 0) -> int:
     except OSError as error:
         os.close(fd)
         raise UserfaultfdForbidden(
-            f"This kernel's userfaultfd lacks what is asked for ({error.strerror})."
+            "This kernel's userfaultfd lacks a feature that kickbench needs "
+            f"({error.strerror}); boot a newer kernel."
         ) from None
     return int(fd)
 
 
 def check(features: int = 0) -> None:
-    """Try to have one.
+    """Open a userfaultfd, and close it.
 
-    :param features: UFFD_FEATURE_* that it must have.
-    :raise UserfaultfdForbidden: it may not be had, or this kernel's lacks one of them.
+    :param features: the UFFD_FEATURE_* that the kernel must support.
+    :raise UserfaultfdForbidden: the kernel has no userfaultfd, lacks a feature, or forbids it.
     """
     os.close(open_descriptor(features))

@@ -66,12 +66,12 @@ def test_no_kvm_device(clean_host: Path) -> None:
 
 def test_a_kvm_device_that_is_none(clean_host: Path) -> None:
     done = _in_mount_namespace("mount --bind /dev/null /dev/kvm")
-    assert "makes no virtual machine" in _refused(done, errors.KvmUnavailable)
+    assert "cannot create a virtual machine" in _refused(done, errors.KvmUnavailable)
 
 
 def test_no_permission_on_the_kvm_device(clean_host: Path) -> None:
     done = _drop_root("")
-    assert "may not be opened by this user" in _refused(done, errors.KvmUnavailable)
+    assert "This user may not open" in _refused(done, errors.KvmUnavailable)
 
 
 def test_not_root(clean_host: Path, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_no_kvm_device(clean_host: Path) -> None:
 
 
 def test_a_userfaultfd_that_lacks_something(clean_host: Path) -> None:
-    with pytest.raises(errors.UserfaultfdForbidden, match="lacks what is asked for"):
+    with pytest.raises(errors.UserfaultfdForbidden, match="lacks a feature that kickbench needs"):
         userfaultfd.open_descriptor(features=1 << 63)
 
 
@@ -188,7 +188,7 @@ def test_what_this_kernel_lacks_is_left_out_with_the_reason(
     (result,) = probe.run(run, probe.named(["gup-read-memfd-minor"]), 1, 1.0, lambda _: None)
     assert result.outcome is None
     assert result.reason is not None
-    assert "lacks what is asked for" in result.reason
+    assert "lacks a feature that kickbench needs" in result.reason
 
 
 def test_a_wake_after_the_deadline_is_no_hang(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,13 +49,13 @@ def _links(**answers: str | None) -> list[Finding]:
 def test_any_mechanism_cuts_as_well() -> None:
     cuts, slow = _links(netem="Unknown qdisc.")
     assert (cuts.status, slow.status) == (Status.FINE, Status.FINE)
-    assert cuts.found == "clsact-bpf, tbf (not netem: Unknown qdisc.)"
+    assert cuts.found == "clsact-bpf, tbf (netem does not work: Unknown qdisc.)"
 
 
 def test_a_link_that_is_only_slow_is_told() -> None:
     _, slow = _links(netem_degraded="Unknown qdisc.")
     assert slow.status is Status.DEGRADED
-    assert "neither late nor lossy" in slow.means
+    assert "has no delay and no loss" in slow.means
 
 
 def test_a_module_that_nests_is_not_reloaded_for_want_of_its_device(
@@ -65,7 +65,7 @@ def test_a_module_that_nests_is_not_reloaded_for_want_of_its_device(
     monkeypatch.setattr(qemu, "accelerator", lambda: "tcg")
     row = lab.nesting(Setup(kvm="kvm_intel", nested=True))
     assert row.status is Status.DEGRADED
-    assert row.found.startswith("kvm_intel nests, but /dev/kvm does not work")
+    assert row.found.startswith("kvm_intel allows nesting, but /dev/kvm does not work")
     assert row.fix is None
 
 
