@@ -17,6 +17,9 @@ from bench_lib.threads import caught as catching
 FAULT = ("handle_userfault", "exc_page_fault", "asm_exc_page_fault", "kvm_vcpu_ioctl")
 FUTEX = ("futex_do_wait", "__futex_wait", "futex_wait", "do_futex", "do_syscall_64")
 
+OURS = os.sched_getaffinity(0)
+LAST_CPU = max(OURS)
+
 
 def vcpu(state: str, stack: tuple[str, ...], *, called: bool = True) -> ThreadState:
     return ThreadState(2, state, "0", stack, 0, called, pid=1)
@@ -28,7 +31,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[ThreadState]:
     shown: list[ThreadState] = []
     turn: Iterator[ThreadState] = iter(shown)
     monkeypatch.setattr(catching, "observe", lambda pid, tid: next(turn))
-    monkeypatch.setattr(catching, "processor", lambda pid, tid: max(os.sched_getaffinity(0)))
+    monkeypatch.setattr(catching, "processor", lambda pid, tid: LAST_CPU)
     return shown
 
 
@@ -44,11 +47,19 @@ def test_a_called_thread_that_shows_no_stack_is_caught_by_a_later_look(
     assert (found.state, found.entry, found.stack) == ("R", Entry.UACCESS, FAULT)
 
 
-def test_who_looks_for_them_has_its_cpus_back_afterwards(looks: list[ThreadState]) -> None:
-    looks += [vcpu("R", ()), vcpu("R", FAULT)]
-    ours = os.sched_getaffinity(0)
+def test_a_look_is_from_the_threads_own_cpu_and_the_caller_gets_its_cpus_back(
+    monkeypatch: pytest.MonkeyPatch, looks: list[ThreadState]
+) -> None:
+    looked_from: list[set[int]] = []
+
+    def observe(pid: int, tid: int) -> ThreadState:
+        looked_from.append(os.sched_getaffinity(0))
+        return vcpu("R", FAULT)
+
+    monkeypatch.setattr(catching, "observe", observe)
     caught(vcpu("R", ()))
-    assert os.sched_getaffinity(0) == ours
+    assert looked_from == [{LAST_CPU}]
+    assert os.sched_getaffinity(0) == OURS
 
 
 def test_one_that_shows_where_it_is_is_looked_at_no_more(looks: list[ThreadState]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -202,8 +203,16 @@ def test_json_says_what_its_description_says() -> None:
     seen = Vmm(7, "web", "qemu", 0, (vcpu("D", GUP, Entry.GUP, WaitsFor.USERFAULT),))
     (read,) = json.loads(show.as_json([seen], ["something"]))["vmms"]
     text = CliRunner().invoke(main, ["explain", "--help"]).output
-    for key in (*read, *read["threads"][0], *read["meanings"][0]):
-        assert key in text, key
+    _, vmm_keys, thread_keys, meaning_keys = re.split(
+        r"^ +(?:VMM|threads|meanings) +(?=\w)", text.partition("JSON:")[2], flags=re.MULTILINE
+    )
+    for told, keys in (
+        (vmm_keys, read),
+        (thread_keys, read["threads"][0]),
+        (meaning_keys.partition("\n\n")[0], read["meanings"][0]),
+    ):
+        # What a key means follows in parentheses.
+        assert set(re.findall(r"\w+", re.sub(r"\([^)]*\)|\band\b", "", told))) == set(keys)
 
 
 @pytest.mark.parametrize(

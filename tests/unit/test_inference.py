@@ -91,9 +91,19 @@ def test_no_answer_is_later_than_every_answer() -> None:
 
 @pytest.mark.parametrize("boots_", range(1, 30))
 def test_what_none_of_a_number_of_boots_still_allows(boots_: int) -> None:
-    bound = inference.bound_above(0, boots_)
-    assert bound == pytest.approx(1 - 0.05 ** (1 / boots_))
-    assert inference.boots_to_bound(bound - 1e-9) >= boots_
+    bound = 1 - 0.05 ** (1 / boots_)
+    assert inference.bound_above(0, boots_) == pytest.approx(bound)
+    assert inference.boots_to_bound(bound + 1e-9) == boots_
+    assert inference.boots_to_bound(bound - 1e-9) == boots_ + 1
+
+
+@pytest.mark.parametrize("hits, boots_", [(1, 4), (3, 10), (9, 10), (12, 40)])
+def test_a_bound_leaves_five_per_cent_to_what_was_seen(hits: int, boots_: int) -> None:
+    """By the definition of Clopper and Pearson."""
+    above = inference.bound_above(hits, boots_)
+    assert stats.binom.cdf(hits, boots_, above) == pytest.approx(0.05)
+    below = inference.bound_below(hits, boots_)
+    assert stats.binom.sf(hits - 1, boots_, below) == pytest.approx(0.05)
 
 
 def test_a_bound_on_boots_counts_boots_not_trials() -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from bench_lib import architecture
 from bench_lib.errors import KernelUnusable, LabUnavailable, ProgramMissing
 from bench_lib.kernel import vmlinux
 from bench_lib.kernel.ledger import describe
@@ -108,11 +107,6 @@ def test_the_initramfs_holds_modules_unpacked_and_in_order(
     assert overlay == "kernel/fs/overlayfs/overlay.ko.xz"
     assert (root / "init").stat().st_mode & 0o111
     assert (root / "bin" / "busybox").read_bytes() == initramfs.busybox().read_bytes()
-
-
-def test_every_processor_that_nests_has_its_module() -> None:
-    modules = {each.name for each in architecture.X86_64.kvm_modules if each.nests}
-    assert modules <= {*initramfs.THEN}
 
 
 def test_an_initramfs_is_made_once_until_what_is_in_it_changes(

@@ -188,7 +188,3 @@ def test_a_campaign_of_another_host_with_the_same_history_is_not_this_host_s() -
 def test_the_same_campaign_has_the_same_id() -> None:
     assert _campaign().id == _campaign().id
     assert len({_campaign().id, _campaign(3).id, _campaign(name="again").id}) == 3
-
-
-def test_every_needed_module_has_its_reason() -> None:
-    assert all(NEEDED.values())

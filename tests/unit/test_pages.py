@@ -56,13 +56,22 @@ def test_a_broken_link_would_be_seen() -> None:
     assert "outcome" not in pages.anchors(RESULTS)
 
 
+def _gone(words: Iterable[str]) -> list[str]:
+    """The words that are paths of files that do not exist; names in capitals stand for any."""
+    named = [each for each in words if PATHS.fullmatch(each) and not re.search("[A-Z]{4}", each)]
+    return [each for each in named if not (CHECKOUT / each).exists()]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_files_that_a_page_names_exist(page: Path) -> None:
-    named = [each for each in pages.code(page) if PATHS.fullmatch(each)]
-    # Names in capitals stand for any.
-    assert not [
-        each for each in named if not re.search("[A-Z]{4}", each) and not (CHECKOUT / each).exists()
+    assert not _gone(pages.code(page))
+
+
+def test_a_file_that_does_not_exist_would_be_seen() -> None:
+    assert _gone(["bench_lib/gone.py", "bench_lib/errors.py", "docs/NAME.md"]) == [
+        "bench_lib/gone.py"
     ]
+    assert "bench_lib/trial/one.py" in pages.code(DOCS / "architecture.md")
 
 
 def _words(line: str) -> list[str]:
@@ -112,7 +121,12 @@ EXCERPTS = [block for block in BLOCKS if block.language == "python"]
 @pytest.mark.parametrize("block", EXCERPTS, ids=name)
 def test_an_excerpt_is_what_the_code_has(block: Block) -> None:
     sources = (path.read_text() for path in (CHECKOUT / "bench_lib").rglob("*.py"))
+    assert block.text.strip()
     assert any(block.text in source for source in sources)
+
+
+def test_there_are_excerpts() -> None:
+    assert {block.page.name for block in EXCERPTS} == {"architecture.md"}
 
 
 @pytest.mark.parametrize("block", RUN, ids=name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -87,3 +88,15 @@ def test_the_matrix_of_the_core_set_cuts_no_name_short_in_a_file() -> None:
     present.matrix(console, summary.rows(made))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    lines = text.splitlines()
+    (end,) = (at for at, line in enumerate(lines) if "\N{BOX DRAWINGS LIGHT HORIZONTAL}" in line)
+    # A long name goes on in the next line, and every head ends in the last.
+    starts = [each.start() for each in re.finditer(r"(?<=  )\S", lines[end - 1])]
+    heads = [
+        "".join(line[start:stop].strip() for line in lines[2:end])
+        for start, stop in zip(starts, [*starts[1:], None], strict=True)
+    ]
+    assert [head.partition("(")[0] for head in heads] == [name for name, _ in places]
+    assert [head.partition("(")[2].partition(":")[0] for head in heads if "(" in head] == [
+        *PV_IMAGES
+    ]

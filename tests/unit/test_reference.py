@@ -38,15 +38,27 @@ def test_the_keys_and_types_of_a_record_are_those_of_the_code() -> None:
     assert reference.with_types(page) == page, AGAIN
 
 
+PARTS = {"Record", "Shape", "Kernel", "Host", "Evidence", "Thread", "Stage", "Recovery", "Slot",
+         "Setup"}  # fmt: skip
+"""The types of a record that have keys."""
+
+
 def test_every_key_of_a_record_is_explained() -> None:
     page = (REFERENCE / "records.md").read_text()
-    assert not re.findall(r"^\| (`\w+`) \| [^|]+ \|  \|$", page, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| (.*) \|$", page, re.MULTILINE)
+    assert {"latency_ns", "cpu_ns", "mitigations"} <= {key for key, _ in rows}
+    assert not [key for key, meaning in rows if not meaning.strip()]
 
 
 def test_every_part_of_a_record_has_a_table() -> None:
     page = (REFERENCE / "records.md").read_text()
-    linked = set(re.findall(r"\(#(\w+)\)", page))
-    assert linked <= pages.anchors(REFERENCE / "records.md")
+    assert set(re.findall(r"^<!-- type: (\w+) -->\n\| key \|", page, re.MULTILINE)) == PARTS
+
+
+def test_every_type_of_a_key_has_a_section() -> None:
+    linked = {each for each in pages.links(REFERENCE / "records.md") if each.startswith("#")}
+    assert linked >= {f"#{name.lower()}" for name in PARTS - {"Record"}}
+    assert {each.removeprefix("#") for each in linked} <= pages.anchors(REFERENCE / "records.md")
 
 
 def test_a_key_that_is_new_in_the_code_appears_without_a_meaning() -> None:
