@@ -12,6 +12,7 @@ import pytest
 
 from bench_lib import record
 from bench_lib.asv_bridge import publish as publishing
+from bench_lib.kernel.ledger import describe
 from tests.conftest import HANG_S
 from tests.make import record as make
 from tests.site.conftest import ASV, KERNELS, Publish, add_asv_results, records
@@ -132,33 +133,40 @@ def _locks() -> list[str]:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"commit_hash": 1}'])
-def test_a_result_of_asvs_that_was_edited_by_hand(
+def test_a_result_of_asvs_that_was_damaged_by_hand_is_named_and_left_out(
     site: Path, history: Path, publish: Publish, text: str
 ) -> None:
-    before = _contents(site)
-    for path in (history / ".asv" / "results" / "somewhere").glob("*-kernel-host.json"):
-        path.write_text(text)
+    assert _points(site) == {"environment-kernel-host": 1, "environment-kernel-lab-tcg": 1}
+    damaged, _ = (
+        history / ".asv" / "results" / "somewhere" / f"{describe(kernel).id}-kernel-host.json"
+        for kernel in KERNELS[:2]
+    )
+    damaged.write_text(text)
     done = publish()
-    said = done.stdout + done.stderr
-    assert "Traceback" not in said
-    # Left out, or a reason to leave the old site as it is; nothing in between.
-    assert done.returncode == 0 or _contents(site) == before
+    assert done.returncode == 0, done.stderr
+    assert damaged.name in done.stdout
+    assert _points(site) == {"environment-kernel-host": 1}
 
 
-def test_what_a_lab_measured_has_a_graph_of_its_own(site: Path) -> None:
-    points = {
+def _points(site: Path) -> dict[str, int]:
+    """How many points the graph of `stop` has, by environment."""
+    return {
         environment: len(json.loads(graph.read_text()))
         for graph in (site / "graphs").glob("**/*.track_latency.json")
         for environment in graph.parts
         if environment.startswith("environment-")
     }
-    assert points == {"environment-kernel-host": 1, "environment-kernel-lab-tcg": 1}
+
+
+def test_what_a_lab_measured_has_a_graph_of_its_own(site: Path) -> None:
+    assert _points(site) == {"environment-kernel-host": 1, "environment-kernel-lab-tcg": 1}
 
 
 def test_nothing_is_asked_of_the_web(site: Path) -> None:
     """asv's own pages, which do, are not there."""
-    for path in site.glob("*.html"):
-        assert "https://" not in path.read_text()
+    texts = {path.name: path.read_text() for path in site.glob("*.html")}
+    assert {"index.html", "history.html"} <= set(texts)
+    assert not [name for name, text in texts.items() if "https://" in text]
 
 
 def test_what_never_ran_is_not_listed(history: Path, publish: Publish) -> None:
