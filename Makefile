@@ -10,11 +10,13 @@ test: lint  ## everything that CI checks
 	@tools/set-up --tests
 	$(as_root) $(bin)/pytest
 
-lint: set-up
+lint:  ## ruff, mypy, import-linter, and the page's JavaScript and CSS
+	@tools/set-up --lint
 	$(bin)/ruff check
 	$(bin)/ruff format --check
 	$(bin)/mypy
 	$(bin)/lint-imports
+	tools/lint-pages
 
 docs: set-up  ## the pages as a site, build/docs/index.html; it needs no network
 	$(bin)/sphinx-build -q -W --keep-going --nitpicky docs build/docs

@@ -27,8 +27,14 @@ from bench_lib.record import (
 from bench_lib.verdict import summary
 from bench_lib.verdict.summary import KeySummary
 
-FILES = {"kernels.html": "index.html", "kernels.css": "kernels.css", "kernels.js": "kernels.js"}
-"""What the page consists of, and what it is called in the site."""
+FILES = {
+    "kernels.html": "index.html",
+    "kernels.css": "kernels.css",
+    "parts.js": "parts.js",
+    "plots.js": "plots.js",
+    "kernels.js": "kernels.js",
+}
+"""The files of the page, and their names in the site."""
 
 
 def write(folder: Path, records: Sequence[Record], *, history: bool) -> None:

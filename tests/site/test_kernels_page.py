@@ -304,7 +304,7 @@ def test_records_alone_make_a_site(browser: Browser, history: Path, publish: Pub
     assert done.returncode == 0, done.stdout + done.stderr
     open_page(browser, (history / ".asv" / "html" / "index.html").as_uri())
     assert len(every(browser, "#matrix tbody tr")) == 3
-    assert "asv run begins one" in one(browser, "nav").text
+    assert "asv run starts one" in one(browser, "nav").text
 
 
 def test_no_records_at_all(browser: Browser, history: Path, publish: Publish) -> None:
