@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What records say: pure functions over them, and nothing that starts a process."""
+"""Statistics over records, and the gate: pure functions that start no process."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Whether one kernel may follow another: the comparison of their records, and its verdict."""
+"""The gate: compares the records of two kernels, and decides whether one may follow the other."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from enum import StrEnum
 from bench_lib.record import FAILED, Host, Kernel, Key, Record
 from bench_lib.units import NS_PER_S
 from bench_lib.verdict import inference
+from bench_lib.verdict.by_boot import hanging_boots
 from bench_lib.verdict.doubts import doubts, refuses_more
-from bench_lib.verdict.inference import Ratio
+from bench_lib.verdict.effect import Ratio, ratio
 from bench_lib.verdict.matching import host_name, matched
 from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
 from bench_lib.verdict.tested import KernelCounts, Tested, tested
@@ -21,24 +22,24 @@ from bench_lib.verdict.tested import KernelCounts, Tested, tested
 class Verdict(StrEnum):
     """Whether the candidate may be rolled out."""
 
-    PASS = "pass"  # noqa: S105  # no password
+    PASS = "pass"  # noqa: S105  # This is not a password.
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The trials of one key under both kernels.
+    """The comparison of two kernels by the trials of one key.
 
-    :ivar ratio: how many times as long the candidate takes; None where nothing was scored, or
-        milliseconds mean nothing.
-    :ivar hang_bound: the share of the candidate's boots with a hang that is still possible.
-    :ivar p_hangs: adjusted for the whole family, as are `p_refusals`, `p_slower`, `p_stalls` and
-        `p_late`. None where there is no such test.
-    :ivar limit_ns: the absolute one that was applied.
-    :ivar reasons: for the verdict, in words.
-    :ivar boots_needed: of either kernel, which would settle it; None where it is settled or no
-        number would.
+    Each p value is adjusted for all tests of the gate, and None if the test was not made.
+
+    :ivar ratio: how many times as long the candidate takes; None if nothing was scored, or if the
+        trials were emulated, whose times are not compared.
+    :ivar hang_bound: the largest share of the candidate's boots with a hang that is not ruled out.
+    :ivar limit_ns: the absolute limit that was applied; None if there is none.
+    :ivar reasons: the reasons for the verdict, in words.
+    :ivar boots_needed: boots per kernel that would settle the verdict; None if it is settled, or if
+        no number is known to settle it.
     """
 
     key: Key
@@ -61,10 +62,11 @@ class Comparison:
 class Gate:
     """The verdict over all rows.
 
-    :ivar sentence: it in words.
-    :ivar left_out: hosts that only one of the kernels was measured on.
-    :ivar notes: what else the two were made with, where that differs, in words.
-    :ivar unread: lines of the record file that could not be read, and may have been of either.
+    :ivar sentence: the verdict in words.
+    :ivar left_out: hosts on which only one of the kernels was measured.
+    :ivar notes: settings that differ between the kernels and may be their choice, in words.
+    :ivar unread: number of lines of the record file that could not be read. They may hold trials of
+        either kernel.
     """
 
     base: Kernel
@@ -79,7 +81,7 @@ class Gate:
 
     @property
     def boots_needed(self) -> int | None:
-        """Of either kernel, for all rows; None where no number is known to be enough."""
+        """Boots per kernel that would settle all rows; None if no number is known to."""
         needed = [each.boots_needed for each in self.rows if each.verdict is Verdict.INCONCLUSIVE]
         known = [each for each in needed if each is not None]
         return max(known) if known and len(known) == len(needed) else None
@@ -94,11 +96,11 @@ def compare(
     whatever_differs: bool = False,
     unread: int = 0,
 ) -> Gate:
-    """Judge a candidate by what is recorded.
+    """Judge a candidate by the records.
 
-    :param whatever_differs: compare records that were made on differing hosts, QEMUs or settings.
-    :param unread: lines beside the records that could not be read.
-    :raise CannotCompare: they were, or there is nothing to compare; the sentence says what.
+    :param whatever_differs: also compare records of differing hosts, QEMUs or settings.
+    :param unread: number of lines of the record file that could not be read.
+    :raise CannotCompare: the records differ in this way, or there is nothing to compare.
     """
     found = matched(records, base, candidate, whatever_differs=whatever_differs)
     tested_keys = [tested(match, terms) for match in found.matches]
@@ -126,32 +128,31 @@ def compare(
 
 
 def _elsewhere(alone: Sequence[Record]) -> str | None:
-    """What speaks against a pass on hosts that the baseline was not measured on."""
+    """Return what speaks against a pass on hosts on which the baseline was not measured."""
     bad = [each for each in alone if each.outcome in FAILED or each.damaged]
     if not bad:
         return None
     where = ", ".join(sorted({host_name(each.host) for each in bad}))
     return (
         f"{len(bad)} of its {len(alone)} trials on other hosts hung, died or damaged memory "
-        f"({where}), "
-        "and the baseline was not measured there"
+        f"({where}), and the baseline was not measured there"
     )
 
 
 def _judged(row: Tested, terms: Terms, family: int) -> Comparison:
-    ratio = None
+    effect = None
     bound = None
     if row.base_boots and row.candidate_boots:
-        hits = inference.hanging_boots(row.candidate_boots)
+        hits = hanging_boots(row.candidate_boots)
         bound = inference.bound_above(hits, row.candidate.boots, terms.confidence)
         if not row.emulated:
-            ratio = inference.ratio(row.base_boots, row.candidate_boots, terms.confidence)
-    verdict, reasons, needed = _verdict(row, terms, family, ratio, bound)
+            effect = ratio(row.base_boots, row.candidate_boots, terms.confidence)
+    verdict, reasons, needed = _verdict(row, terms, family, effect, bound)
     return Comparison(
         key=row.key,
         base=row.base,
         candidate=row.candidate,
-        ratio=ratio,
+        ratio=effect,
         hang_bound=bound,
         p_hangs=row.p.get("hangs"),
         p_refusals=row.p.get("refusals"),
@@ -166,22 +167,22 @@ def _judged(row: Tested, terms: Terms, family: int) -> Comparison:
 
 
 def _verdict(
-    row: Tested, terms: Terms, family: int, ratio: Ratio | None, bound: float | None
+    row: Tested, terms: Terms, family: int, effect: Ratio | None, bound: float | None
 ) -> tuple[Verdict, tuple[str, ...], int | None]:
-    """The verdict of a row, why, and how many boots of either kernel would settle it."""
+    """Return the verdict of a row, its reasons, and the boots per kernel that would settle it."""
     if row.candidate.damaged:
         text = f"{row.candidate.damaged} of its guests found their memory damaged"
         return Verdict.FAIL, (text,), None
-    for side, name in ((row.base, "the baseline"), (row.candidate, "the candidate")):
-        if not side.boots:
+    for counts, name in ((row.base, "the baseline"), (row.candidate, "the candidate")):
+        if not counts.boots:
             return Verdict.INCONCLUSIVE, (f"no trial of {name} gave a measurement",), None
-        if side.lost > terms.lost * side.trials:
-            text = f"{side.lost} of {side.trials} trials of {name} measured nothing"
+        if counts.lost > terms.lost * counts.trials:
+            text = f"{counts.lost} of {counts.trials} trials of {name} measured nothing"
             return Verdict.INCONCLUSIVE, (text,), None
     if failures := _failures(row, terms):
         return Verdict.FAIL, failures, None
     assert bound is not None
-    found = doubts(row, terms, family, ratio, bound)
+    found = doubts(row, terms, family, effect, bound)
     if not found:
         return Verdict.PASS, (), None
     needed = max(each.boots for each in found)
@@ -192,17 +193,17 @@ def _verdict(
 
 def _failures(row: Tested, terms: Terms) -> tuple[str, ...]:
     found = []
-    if row.p["hangs"] < terms.alpha_a_look:
+    if row.p["hangs"] < terms.alpha_per_look:
         found.append(f"hangs{' or dies' if row.candidate.died else ''} more often")
-    if row.p.get("refusals", 1.0) < terms.alpha_a_look and refuses_more(row):
+    if row.p.get("refusals", 1.0) < terms.alpha_per_look and refuses_more(row):
         found.append("refuses more often")
-    if row.p.get("late", 1.0) < terms.alpha_a_look:
+    if row.p.get("late", 1.0) < terms.alpha_per_look:
         assert row.limit_ns is not None
         found.append(f"has no answer within {row.limit_ns / NS_PER_S:g} s")
-    if row.p.get("slower", 1.0) < terms.alpha_a_look:
+    if row.p.get("slower", 1.0) < terms.alpha_per_look:
         found.append(f"takes more than {terms.tolerance:g} times as long")
-    if row.p.get("stalls", 1.0) < terms.alpha_a_look:
-        found.append(f"takes more than {terms.stall:g} times the usual more often")
+    if row.p.get("stalls", 1.0) < terms.alpha_per_look:
+        found.append(f"takes more than {terms.stall:g} times the usual wait more often")
     return tuple(found)
 
 
@@ -215,7 +216,7 @@ def _overall(rows: Sequence[Comparison]) -> Verdict:
 
 
 def _sentence(base: Kernel, candidate: Kernel, verdict: Verdict, rows: Sequence[Comparison]) -> str:
-    """The last line."""
+    """Return the verdict in one sentence, the last line of the output."""
     deciding = [row for row in rows if row.verdict is verdict]
     if verdict is Verdict.PASS:
         bound = max(row.hang_bound or 0.0 for row in rows)
@@ -230,7 +231,7 @@ def _sentence(base: Kernel, candidate: Kernel, verdict: Verdict, rows: Sequence[
         return f"{candidate.release} must not follow {base.release}: {why}{more}."
     needed = [row.boots_needed for row in deciding]
     enough = max((each for each in needed if each is not None), default=None)
-    settle = f" {enough} boots of each would settle it." if enough and None not in needed else ""
+    settle = f" {enough} boots per kernel would settle it." if enough and None not in needed else ""
     return f"{_not_known(base, candidate, why + more)}{settle}"
 
 

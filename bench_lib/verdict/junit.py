@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A verdict as CI systems read it: JUnit XML."""
+"""The verdict in JUnit XML, which CI systems read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from bench_lib.verdict.gate import Comparison, Gate, Verdict
 from bench_lib.verdict.matching import host_name
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What no XML 1.0 may hold, however it is written."""
+"""The characters that XML 1.0 does not allow, not even as references."""
 
 
 def document(gate: Gate) -> bytes:
-    """A suite with a case for each comparison, in the form that GitLab, GitHub and Jenkins share.
+    """Return a suite with a case per comparison, in the form that GitLab, GitHub and Jenkins share.
 
-    What is inconclusive is an error: neither that system nor its readers may take it for a pass.
+    An inconclusive comparison is an error, so that neither the CI system nor its readers take it
+    for a pass.
     """
     lines = [gate.sentence, *(f"differs: {note}" for note in gate.notes)]
     if gate.emulated:
@@ -28,21 +29,23 @@ def document(gate: Gate) -> bytes:
         lines.append(f"{gate.unread} lines of the record file could not be read.")
     cases = [_case(row) for row in gate.rows]
     if not any(len(case) for case in cases) and gate.verdict is not Verdict.PASS:
-        # Of no comparison, but of all together.
+        # The verdict follows from all comparisons together, and no single one is bad.
         cases.append(_failed("gate", "verdict", "error", gate.sentence, gate.verdict))
     return _suite(f"{gate.base.release} -> {gate.candidate.release}", cases, "\n".join(lines))
 
 
 def refusal(base: str, candidate: str, why: str) -> bytes:
-    """The same where there is no verdict: one case, which is an error.
+    """Return a suite with one case, an error, for kernels that cannot be compared.
 
-    :param base: what the kernels were called, as `candidate`.
+    :param base: the name by which the caller gave the baseline.
+    :param candidate: the name by which the caller gave the candidate.
+    :param why: the reason, in a sentence.
     """
     case = _failed("gate", "verdict", "error", why, "cannot compare")
     return _suite(f"{base} -> {candidate}", [case], why)
 
 
-def _suite(name: str, cases: Sequence[ElementTree.Element], said: str) -> bytes:
+def _suite(name: str, cases: Sequence[ElementTree.Element], output: str) -> bytes:
     counts = {
         "tests": len(cases),
         "failures": sum(case.find("failure") is not None for case in cases),
@@ -53,7 +56,7 @@ def _suite(name: str, cases: Sequence[ElementTree.Element], said: str) -> bytes:
     suites = ElementTree.Element("testsuites", attributes)
     suite = ElementTree.SubElement(suites, "testsuite", {"name": _text(name), **attributes})
     suite.extend(cases)
-    ElementTree.SubElement(suite, "system-out").text = _text(said)
+    ElementTree.SubElement(suite, "system-out").text = _text(output)
     ElementTree.indent(suites)
     text: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
     return text

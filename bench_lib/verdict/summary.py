@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Sums records up: a row per kernel, host, scenario, request and shape."""
+"""Sums up records: a row per kernel, host, request, scenario, manager and shape."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ from bench_lib.record import (
 )
 
 SETUP_FIELDS = tuple(each.name for each in fields(Setup) if each.name != "load")
-"""What makes two set-ups differ. The load is always another one."""
+"""The fields by which two set-ups differ. The load is not among them, because it always differs."""
 
 
 @dataclass(frozen=True)
 class Wait:
-    """How long an operator waited. :ivar censored: at least so long; the answer never came."""
+    """How long an operator waited.
+
+    :ivar censored: whether there was no answer, so that the wait is only a lower bound.
+    """
 
     ns: int
     censored: bool
@@ -41,14 +44,19 @@ class Wait:
 class KeySummary:
     """The trials of one key under one kernel.
 
-    :ivar outcomes: how many trials ended each way.
-    :ivar median: of the trials that returned, hung or died; one without an answer counts as its
-        deadline. None if there are none. `worst` likewise.
-    :ivar refused_median: of the trials that were refused; None if there are none. `refused_worst`
-        likewise.
-    :ivar states: thread states of vCPUs just before the request; `wchans`, `entries` and
-        `waits_for` too.
-    :ivar mechanisms: how the network was broken.
+    The threads are those of vCPUs, just before the request.
+
+    :ivar outcomes: how many trials ended with each outcome.
+    :ivar median: median wait of the trials that returned, hung or died, in which a trial without an
+        answer counts with its deadline; None if there are none.
+    :ivar worst: longest wait of the same trials; None if there are none.
+    :ivar refused_median: median wait of the trials that were refused; None if there are none.
+    :ivar refused_worst: longest wait of the trials that were refused; None if there are none.
+    :ivar states: states of the threads.
+    :ivar wchans: functions in which the threads slept.
+    :ivar entries: how the threads got into the kernel's wait.
+    :ivar waits_for: what the threads waited for.
+    :ivar mechanisms: the mechanisms of the outage.
     """
 
     kernel: Kernel
@@ -72,7 +80,7 @@ class KeySummary:
 
 
 def rows(records: Iterable[Record]) -> list[KeySummary]:
-    """A row for each kernel and key that has records, in the order of their first."""
+    """Return a row for each kernel and key, in the order of their first records."""
     groups: dict[tuple[Kernel, Key], list[Record]] = {}
     for record in records:
         groups.setdefault((record.kernel, record.key), []).append(record)
@@ -103,7 +111,7 @@ def _row(kernel: Kernel, key: Key, group: Sequence[Record]) -> KeySummary:
 
 
 def flat(summed: object) -> dict[str, object]:
-    """A row as JSON has it: the parts of its key stand beside its other fields."""
+    """Return a row for JSON, with the parts of its key beside its other fields."""
     fields: dict[str, object] = msgspec.to_builtins(summed)
     key = fields.pop("key")
     assert isinstance(key, dict)
@@ -115,12 +123,12 @@ def _wait(record: Record) -> Wait:
 
 
 def _order(wait: Wait) -> tuple[bool, int]:
-    """A trial without an answer waited longer than any that had one, however early it gave up."""
+    """Sort a trial without an answer after all others, even if its deadline was earlier."""
     return wait.censored, wait.ns
 
 
 def _worst(records: Sequence[Record]) -> Wait | None:
-    """The longest that anybody waited; a bound as soon as anybody waited in vain."""
+    """Return the longest wait. It is a lower bound as soon as one trial had no answer."""
     waits = [_wait(record) for record in records]
     if not waits:
         return None
@@ -128,10 +136,10 @@ def _worst(records: Sequence[Record]) -> Wait | None:
 
 
 def median_wait(records: Sequence[Record]) -> Wait | None:
-    """The middle one; of two middle ones their mean.
+    """Return the median wait: the middle one, or the mean of the two middle ones.
 
-    Where one of the middle ones hung it is a bound, and no more is claimed than all that hung
-    support: the earliest that one of them gave up.
+    If a trial in the middle had no answer, the median is only a lower bound: at most the earliest
+    deadline at which a trial was given up.
     """
     if not records:
         return None
@@ -145,11 +153,11 @@ def median_wait(records: Sequence[Record]) -> Wait | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """Records of one kernel on one host that were made on differing set-ups.
+    """A difference between records of one kernel on one host that bears on results.
 
-    :ivar name: of a field of `record.Setup`, after `lab host: ` where that is meant; or what else
-        bears on results.
-    :ivar values: that it had, in the order of their first.
+    :ivar name: what differs, such as a field of `record.Setup`; after `lab host: ` it is a field of
+        the set-up of the host that ran the lab.
+    :ivar values: its values, in the order of their first records.
     """
 
     kernel: Kernel
@@ -159,9 +167,9 @@ class Difference:
 
 
 def differences(records: Iterable[Record]) -> list[Difference]:
-    """What differed between the set-ups of records that `rows` puts together.
+    """Return what differed between records that `rows` puts together.
 
-    What a record does not say, as older ones do not, differs from nothing.
+    A value that a record lacks, as older ones do, differs from no other value.
     """
     groups: dict[tuple[Kernel, Host], dict[str, dict[str, None]]] = {}
     for record in records:
@@ -177,11 +185,11 @@ def differences(records: Iterable[Record]) -> list[Difference]:
 
 
 def _made_with(record: Record) -> Iterator[tuple[str, str]]:
-    """All that a record says of what it was made with, in words."""
+    """Yield the name and the value of everything that a trial was made with, in words."""
     for prefix, setup in (("", record.setup), ("lab host: ", record.lab_setup)):
         if setup is not None:
             for name in SETUP_FIELDS:
-                yield prefix + name.replace("_", " "), said(getattr(setup, name))
+                yield prefix + name.replace("_", " "), shown(getattr(setup, name))
     if record.qemu is not None:
         yield "QEMU", record.qemu
     if record.lab_qemu is not None:
@@ -194,8 +202,8 @@ def _made_with(record: Record) -> Iterator[tuple[str, str]]:
         yield f"sha256 of the image {record.shape.image}", record.image_sha256
 
 
-def said(value: object) -> str:
-    """A value of a set-up, for people."""
+def shown(value: object) -> str:
+    """Return a value of a set-up as tables and sentences have it."""
     if value is None:
         return "unknown"
     if isinstance(value, dict):
@@ -207,7 +215,7 @@ def said(value: object) -> str:
 
 @dataclass(frozen=True)
 class StageTime:
-    """Median nanoseconds of a stage over the trials that had it."""
+    """The median time of a stage over the trials that had it."""
 
     name: str
     median_ns: int
@@ -215,7 +223,7 @@ class StageTime:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long trials of one scenario took on one host, from nothing to nothing left."""
+    """How long trials of one scenario took on one host, up to their clean-up."""
 
     kernel: Kernel
     host: Host
@@ -226,7 +234,7 @@ class Pace:
 
 
 def paces(records: Iterable[Record]) -> list[Pace]:
-    """Where the time of trials goes. Lost trials stopped half-way and do not count."""
+    """Return where the time of trials goes. Lost trials do not count, because they ended early."""
     groups: dict[tuple[Kernel, Host, ScenarioName], list[Record]] = {}
     for record in records:
         if record.outcome is not Outcome.LOST and record.stages:
@@ -249,14 +257,17 @@ def _pace(key: tuple[Kernel, Host, ScenarioName], group: Sequence[Record]) -> Pa
 
 @dataclass(frozen=True)
 class Recoveries:
-    """How the guests of one key did afterwards, under one kernel.
+    """The recoveries of the guests of one key, under one kernel.
 
-    :ivar asked: trials that measured something and were to be recovered.
-    :ivar whole: of these, those whose guest found all its memory as it had left it; `failed`, those
-        that could not be recovered.
-    :ivar completed_ns: median from the link's return until the migration had completed; None if
-        none did. `next_pass_ns` likewise until every vCPU had finished a pass, and `answered_ns`
-        until a request that had hung was answered.
+    The times are medians, counted from the link's return, and None if no trial has such a time.
+
+    :ivar asked: trials with a recovery in their record.
+    :ivar whole: trials whose guest found its memory undamaged.
+    :ivar damaged: trials whose guest found its memory damaged.
+    :ivar failed: trials whose guest could not be recovered.
+    :ivar completed_ns: time until the migration had completed.
+    :ivar next_pass_ns: time until every vCPU had finished a pass.
+    :ivar answered_ns: time until a request that had hung was answered.
     """
 
     kernel: Kernel
@@ -271,7 +282,7 @@ class Recoveries:
 
 
 def recoveries(records: Iterable[Record]) -> list[Recoveries]:
-    """One for each kernel and key that has any. Damaged ones come first."""
+    """Return the recoveries of each kernel and key, those with damage first."""
     groups: dict[tuple[Kernel, Key], list[Recovery]] = {}
     for record in records:
         if record.recovery is not None:
@@ -284,15 +295,15 @@ def recoveries(records: Iterable[Record]) -> list[Recoveries]:
             whole=sum(each.memory == "whole" for each in group),
             damaged=sum(each.memory == "damaged" for each in group),
             failed=sum(each.failure is not None for each in group),
-            completed_ns=_middle(each.completed_ns for each in group),
-            next_pass_ns=_middle(each.next_pass_ns for each in group),
-            answered_ns=_middle(each.answered_ns for each in group),
+            completed_ns=_median(each.completed_ns for each in group),
+            next_pass_ns=_median(each.next_pass_ns for each in group),
+            answered_ns=_median(each.answered_ns for each in group),
         )
         for (kernel, key), group in groups.items()
     ]
     return sorted(found, key=lambda each: (-each.damaged, -each.failed))
 
 
-def _middle(times: Iterable[int | None]) -> int | None:
-    there = [each for each in times if each is not None]
-    return round(median(there)) if there else None
+def _median(times: Iterable[int | None]) -> int | None:
+    known = [each for each in times if each is not None]
+    return round(median(known)) if known else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is asked of a candidate."""
+"""The terms on which a candidate passes or fails."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from bench_lib.units import NS_PER_S
 
 @dataclass(frozen=True)
 class Terms:
-    """What is asked of a candidate.
+    """The terms on which a candidate passes or fails.
 
-    :ivar tolerance: how many times as long it may take.
-    :ivar stall: how many times the baseline's median an answer takes that is a stall.
-    :ivar limits_ns: the longest that anybody should wait for a request, whatever the baseline.
-    :ivar late: the share of boots in which that may happen all the same.
-    :ivar hanging: the share of boots with a hang that has to be ruled out, and of those with a
-        stall.
-    :ivar lost: the share of trials without a measurement from which on there is no verdict.
-    :ivar alpha: how often a candidate that is no worse may fail; intervals leave out as much.
-    :ivar looks: how often the question is asked, with more boots each time. Each look may spend its
-        share of alpha (Bonferroni), whatever the looks have in common.
+    :ivar tolerance: how many times as long the candidate may take.
+    :ivar stall: an answer that takes more than this many times the baseline's median is a stall.
+    :ivar limits_ns: the longest that an operator should wait for a request, whatever the baseline.
+    :ivar late: the share of boots in which an operator may wait longer nevertheless.
+    :ivar hanging: the share of boots with a hang, or with a stall, that has to be ruled out.
+    :ivar lost: if more than this share of a kernel's trials measured nothing, the verdict is
+        inconclusive.
+    :ivar alpha: how often a candidate that is not worse may fail. Intervals have the confidence one
+        minus alpha.
+    :ivar looks: how often the gate looks at the records, with more boots each time. Each look
+        spends its share of alpha (Bonferroni), however the looks depend on each other.
     """
 
     tolerance: float = 1.25
@@ -38,13 +39,14 @@ class Terms:
     looks: int = 1
 
     @property
-    def alpha_a_look(self) -> float:
+    def alpha_per_look(self) -> float:
+        """The share of alpha that one look may spend."""
         return self.alpha / self.looks
 
     @property
     def confidence(self) -> float:
-        """Of intervals and bounds."""
-        return 1 - self.alpha_a_look
+        """The confidence of intervals and bounds."""
+        return 1 - self.alpha_per_look
 
 
 DEFAULT_TERMS = Terms()

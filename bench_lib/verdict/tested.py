@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The records of two kernels by boot, and what the tests say of them."""
+"""The records of two kernels by boot, and the results of the tests."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from bench_lib.errors import CannotCompare
 from bench_lib.record import FAILED, Key, Outcome, Record
 from bench_lib.units import NS_PER_S
 from bench_lib.verdict import inference
-from bench_lib.verdict.inference import Boot
+from bench_lib.verdict.by_boot import Boot, even, usual_wait_ns
 from bench_lib.verdict.matching import Match, scored
 from bench_lib.verdict.summary import Wait, median_wait
 from bench_lib.verdict.terms import Terms
 
 EMULATED = 10
-"""How many times a limit is under emulation, where everything takes about ten times as long."""
+"""The factor of limits under emulation, where everything takes about ten times as long."""
 
 
 @dataclass(frozen=True)
 class KernelCounts:
-    """What one kernel contributed to a match.
+    """The counts of one kernel in a match.
 
-    :ivar boots: with a trial that measured something.
-    :ivar hung: trials without an answer, be it that QEMU died; `died` are those alone.
+    :ivar boots: boots with a trial that measured something.
+    :ivar hung: trials without an answer, including those whose QEMU died.
+    :ivar died: trials whose QEMU died.
     :ivar refused: trials whose answer was an error.
     :ivar lost: trials that measured nothing.
-    :ivar damaged: trials whose guest found its memory changed.
-    :ivar median: of the trials that were neither lost nor refused.
+    :ivar damaged: trials whose guest found its memory damaged.
+    :ivar median: median wait of the trials that were neither lost nor refused.
     """
 
     boots: int
@@ -43,11 +44,14 @@ class KernelCounts:
 
 @dataclass(frozen=True)
 class Tested:
-    """A match, by boot, and what the tests say of it.
+    """A match by boot, and the p values of its tests.
 
-    :ivar even_base: for tests of one against the other, as `even_candidate`; see `inference.even`.
-    :ivar stall_ns: from which on an answer is a stall; None where milliseconds mean nothing.
-    :ivar p: by the name of the test.
+    :ivar even_base: boots of the baseline with as many trials as those of the candidate; see
+        `by_boot.even`.
+    :ivar even_candidate: boots of the candidate with as many trials as those of the baseline.
+    :ivar limit_ns: the absolute limit of the request; None if there is none.
+    :ivar stall_ns: an answer after more than this is a stall; None if the trials were emulated.
+    :ivar p: the p value of each test, by its name.
     """
 
     key: Key
@@ -63,7 +67,7 @@ class Tested:
 
     @property
     def emulated(self) -> bool:
-        """Whether milliseconds mean nothing."""
+        """Whether the trials ran under emulation, so that their times are not compared."""
         return _emulated(self.key)
 
 
@@ -72,11 +76,12 @@ def _emulated(key: Key) -> bool:
 
 
 def tested(match: Match, terms: Terms) -> Tested:
-    """A match by boot, tested; its p values are not adjusted yet.
+    """Sort a match by boot and test it. The p values are not adjusted yet.
 
-    :raise CannotCompare: a limit is beyond the deadline.
+    :raise CannotCompare: the limit of the request is beyond the deadline.
     """
-    # Whoever was given up earliest: beyond that nothing is known of them, so not of others either.
+    # Trials with the earliest deadline show nothing beyond it. So what other trials show beyond it
+    # must not count either.
     deadline_ns = min(record.deadline_ns for record in (*match.base, *match.candidate))
     base, candidate = (_boots(records, deadline_ns) for records in (match.base, match.candidate))
     limit_ns = _limit(match.key, deadline_ns, terms)
@@ -84,14 +89,14 @@ def tested(match: Match, terms: Terms) -> Tested:
     p: dict[str, float] = {}
     alike = base, candidate
     if base and candidate:
-        alike = inference.even(base, candidate)
+        alike = even(base, candidate)
         p["hangs"] = inference.more_hangs(*alike)
-        # Asked only where there is a refusal at all, on whichever side: whether there is one does
-        # not depend on which kernel a boot was of.
+        # This test is made only if there is a refusal under either kernel. That condition does not
+        # depend on which kernel a boot was of, so the test stays exact.
         if any(any(boot.refused) for boots in alike for boot in boots):
             p["refusals"] = inference.more_refusals(*alike)
         if not _emulated(match.key):
-            stall_ns = terms.stall * inference.usual_wait_ns(base)
+            stall_ns = terms.stall * usual_wait_ns(base)
             p["slower"] = inference.slower(*alike, terms.tolerance)
             p["stalls"] = inference.more_stalls(*alike, stall_ns)
     if candidate and limit_ns is not None:
@@ -101,9 +106,11 @@ def tested(match: Match, terms: Terms) -> Tested:
 
 
 def _limit(key: Key, deadline_ns: int, terms: Terms) -> int | None:
-    """None where there is none: a guest that is no test of the flag hangs on every kernel.
+    """Return the limit of the request, or None.
 
-    :raise CannotCompare: the trials were given up before the limit.
+    A guest that does not test the flag has no limit, because it may hang under every kernel.
+
+    :raise CannotCompare: the deadline of the trials is earlier than the limit.
     """
     limit_ns = terms.limits_ns.get(key.request)
     if limit_ns is None or not key.shape.tests_the_flag:
@@ -113,13 +120,13 @@ def _limit(key: Key, deadline_ns: int, terms: Terms) -> int | None:
     if limit_ns > deadline_ns:
         raise CannotCompare(
             f"The limit of {key.request}, {limit_ns / NS_PER_S:g} s, is beyond the deadline of its "
-            f"trials, {deadline_ns / NS_PER_S:g} s; set KICKBENCH_DEADLINE and measure anew."
+            f"trials, {deadline_ns / NS_PER_S:g} s; set KICKBENCH_DEADLINE and measure again."
         )
     return limit_ns
 
 
 def _boots(records: Sequence[Record], deadline_ns: int) -> list[Boot]:
-    """The scored trials by boot. Later than the deadline is without an answer."""
+    """Sort the scored trials by boot. An answer after the deadline counts as no answer."""
     by_boot: dict[str, list[Record]] = {}
     for record in records:
         if scored(record):
@@ -130,7 +137,7 @@ def _boots(records: Sequence[Record], deadline_ns: int) -> list[Boot]:
 def _boot(group: Sequence[Record], deadline_ns: int) -> Boot:
     hung = [each.outcome in FAILED or each.waited_ns > deadline_ns for each in group]
     return Boot(
-        # At least 1, for a file may have been edited, and ratios are of what is above 0.
+        # At least 1, because a record may have been edited, and a ratio cannot have 0 in it.
         tuple(max(1, min(each.waited_ns, deadline_ns)) for each in group),
         tuple(hung),
         tuple(

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench_lib.verdict import inference
-from bench_lib.verdict.inference import Boot, Ratio
+from bench_lib.verdict import by_boot, effect, inference
+from bench_lib.verdict.by_boot import Boot
+from bench_lib.verdict.effect import Ratio
 
 DEADLINE = 5_000
 
@@ -29,7 +30,7 @@ def boots(*medians: int, hung: bool = False) -> list[Boot]:
 
 def ratio(base: Sequence[Boot], candidate: Sequence[Boot]) -> Ratio:
     """The ratio of kernels of which both answer."""
-    found = inference.ratio(base, candidate)
+    found = effect.ratio(base, candidate)
     assert found is not None
     return found
 
@@ -108,7 +109,7 @@ def test_a_bound_leaves_five_per_cent_to_what_was_seen(hits: int, boots_: int) -
 
 def test_a_bound_on_boots_counts_boots_not_trials() -> None:
     once = [boot((1, DEADLINE), (False, True)), *boots(1, 1, 1)]
-    assert inference.hanging_boots(once) == 1
+    assert by_boot.hanging_boots(once) == 1
 
 
 @pytest.mark.parametrize("hanging", [0.0, 0.1, 0.25, 0.4])
@@ -127,14 +128,14 @@ def test_a_tail_that_medians_do_not_see_is_seen() -> None:
     plain = [boot((10, 10, 10, 11))] * 5
     assert inference.slower(plain, tailed, 1.25) > 0.05
     assert inference.more_stalls(plain, tailed, 100) == pytest.approx(1 / 252)
-    assert inference.stalling_boots(tailed, 100) == 5
+    assert by_boot.stalling_boots(tailed, 100) == 5
     # What never came is a hang, and counted as that.
-    assert inference.stalling_boots(HANGING, 100) == 0
+    assert by_boot.stalling_boots(HANGING, 100) == 0
 
 
 def test_boots_that_are_tested_against_each_other_are_of_one_size() -> None:
     many, few = [boot((1,) * 8)] * 3, [*boots(1, 1, 1), boot((1,))]
-    ours, theirs = inference.even(many, few)
+    ours, theirs = by_boot.even(many, few)
     assert {len(each) for each in ours} == {2}
     assert theirs == few
 
@@ -148,7 +149,7 @@ def test_boots_of_differing_sizes_are_rarely_told_apart(sizes: tuple[int, int]) 
         hung = [tuple(bool(each) for each in random.random(size) < 0.9) for _ in range(6)]
         return [boot((1,) * size, each) for each in hung]
 
-    drawn = [inference.even(*map(draw, sizes)) for _ in range(400)]
+    drawn = [by_boot.even(*map(draw, sizes)) for _ in range(400)]
     rejected = sum(inference.more_hangs(*each) <= 0.05 for each in drawn)
     # Three standard deviations above 5 %.
     assert rejected <= 33
@@ -168,17 +169,17 @@ def test_a_refusal_in_the_place_of_an_answer_is_worse_and_one_in_the_place_of_a_
 
 def test_the_times_of_refusals_are_never_among_those_of_answers() -> None:
     some = [boot((10, 1, 12), refused=(False, True, False)), *REFUSING]
-    assert inference.unrefused(some) == [boot((10, 12))]
-    assert inference.usual_wait_ns(some) == 11
-    assert inference.usual_wait_ns(REFUSING) == math.inf
-    assert inference.ratio(FINE, REFUSING) is None
-    assert inference.ratio(REFUSING, FINE) is None
+    assert by_boot.unrefused(some) == [boot((10, 12))]
+    assert by_boot.usual_wait_ns(some) == 11
+    assert by_boot.usual_wait_ns(REFUSING) == math.inf
+    assert effect.ratio(FINE, REFUSING) is None
+    assert effect.ratio(REFUSING, FINE) is None
     assert inference.slower(FINE, REFUSING) == inference.slower(REFUSING, FINE) == 1
     mixed = [boot((*each.waits_ns, 9_000), refused=(False, False, True)) for each in FINE]
-    assert inference.ratio(FINE, mixed) == inference.ratio(FINE, FINE)
-    assert inference.stalling_boots(mixed, 100) == 0
+    assert effect.ratio(FINE, mixed) == effect.ratio(FINE, FINE)
+    assert by_boot.stalling_boots(mixed, 100) == 0
     # But an operator who waits long for a refusal waits long.
-    assert inference.late_boots(mixed, 100) == 4
+    assert by_boot.late_boots(mixed, 100) == 4
 
 
 def test_a_limit_is_exceeded_by_what_never_came() -> None:

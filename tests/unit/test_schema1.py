@@ -132,7 +132,7 @@ def test_the_gate_fails_what_it_failed() -> None:
 def test_the_gate_refuses_what_it_refused() -> None:
     done = CliRunner().invoke(main, ["gate", OLD, NATIVE])
     assert done.exit_code == 3
-    assert "measured on differing hosts: vm1 (lab, tcg) and vm1 (native, kvm)" in done.stderr
+    assert "measured on different hosts: vm1 (lab, tcg) and vm1 (native, kvm)" in done.stderr
 
 
 def test_what_was_lost_or_refused_still_measures_nothing(path: Path) -> None:

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Trials: a line per trial, and tables of what they add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from bench_lib.present.words import duration, wait
+from bench_lib.record import HUNG, Host, Kernel, Outcome, Record, Thread
+from bench_lib.units import NS_PER_S
+from bench_lib.verdict.summary import Difference, KeySummary, Pace, Recoveries
+
+
+def trial_line(record: Record) -> str:
+    """Return a trial in one line."""
+    parts = [f"{record.key.name}: {record.outcome}"]
+    if record.outcome in HUNG:
+        parts.append(f"no answer in {duration(record.deadline_ns)}")
+        if record.late_ns is not None:
+            parts.append(f"answered after {duration(record.late_ns)}, too late")
+        if (blocking := record.evidence.blocking) is not None:
+            parts.append(f"blocked by {_blocker(blocking)}")
+    elif record.latency_ns is not None:
+        parts.append(f"after {duration(record.latency_ns)}")
+    if record.reason:
+        parts.append(record.reason)
+    if record.outage:
+        parts.append(f"by {record.outage}")
+    if record.recovery and record.recovery.failure:
+        parts.append(f"NOT RECOVERED: {record.recovery.failure}")
+    elif record.recovery:
+        parts.append(f"recovered, memory {record.recovery.memory}")
+    parts.extend(
+        f"vCPU {thread.vcpu} {thread.state} {thread.wchan} {thread.entry}"
+        for thread in record.evidence.vcpus
+    )
+    if record.survivors:
+        parts.append(f"did not end when killed: {', '.join(record.survivors)}")
+    return f"#{record.seq} " + ", ".join(parts)
+
+
+def _blocker(thread: Thread) -> str:
+    """Return the thread that explains a hang: vCPU 0 D handle_userfault (gup, userfault)."""
+    return f"{thread.label} {thread.state} {thread.wchan} ({thread.entry}, {thread.waits_for})"
+
+
+def outcomes(row: KeySummary) -> str:
+    """Return how many trials had each outcome.
+
+    Examples: 8 of 8 returned; 3 of 8 returned, 5 asleep; 8 of 8 refused (median 1.20 ms, worst 17
+    ms).
+    """
+    counted = [f"{row.outcomes[each]} {each}" for each in Outcome if row.outcomes[each]]
+    first, _, rest = counted[0].partition(" ")
+    counted[0] = f"{first} of {row.trials} {rest}"
+    if row.refused_median is not None:
+        times = f" (median {wait(row.refused_median)}, worst {wait(row.refused_worst)})"
+        counted = [f"{each}{times if each.endswith(Outcome.REFUSED) else ''}" for each in counted]
+    return ", ".join(counted)
+
+
+def report(
+    console: Console,
+    rows: Sequence[KeySummary],
+    paces: Sequence[Pace],
+    differences: Sequence[Difference],
+) -> None:
+    """Print a table for each kernel and host, and where the time of the trials went."""
+    for kernel, host in _places(rows):
+        _heading(console, kernel, host)
+        for each in differences:
+            if (each.kernel, each.host) == (kernel, host):
+                console.print(_difference_line(each), style="yellow", soft_wrap=True)
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
+        table.add_column("request", no_wrap=True)
+        table.add_column("scenario", no_wrap=True)
+        table.add_column("outcome")
+        table.add_column("median", justify="right", no_wrap=True)
+        table.add_column("worst", justify="right", no_wrap=True)
+        table.add_column("vCPUs before it")
+        for row in rows:
+            if (row.kernel, row.key.host) == (kernel, host):
+                seen = (row.states, row.wchans, row.entries)
+                table.add_row(
+                    row.key.request,
+                    row.key.place,
+                    outcomes(row),
+                    wait(row.median),
+                    wait(row.worst),
+                    " ".join("/".join(values) for values in seen) if row.states else "-",
+                    style="bold red" if row.failed else None,
+                )
+        console.print(table)
+        for pace in paces:
+            if (pace.kernel, pace.host) == (kernel, host):
+                console.print(_pace_line(pace), highlight=False, soft_wrap=True)
+
+
+def _places(rows: Sequence[KeySummary]) -> list[tuple[Kernel, Host]]:
+    """Return the kernels and hosts of the rows, in the order of their first rows."""
+    return list(dict.fromkeys((row.kernel, row.key.host) for row in rows))
+
+
+def _difference_line(each: Difference) -> Text:
+    values = " / ".join(each.values)
+    return Text(f"made on different set-ups: {each.name} {values}")
+
+
+def _heading(console: Console, kernel: Kernel, host: Host) -> None:
+    console.print(
+        f"\n[bold]{kernel.release}[/] {escape(kernel.version)}, "
+        f"{host.kind} ({host.accelerator}) on {escape(host.machine)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def matrix(console: Console, rows: Sequence[KeySummary]) -> None:
+    """Print a table for each kernel and host, with a row per request and a column per scenario."""
+    for kernel, host in _places(rows):
+        _heading(console, kernel, host)
+        mine = [row for row in rows if (row.kernel, row.key.host) == (kernel, host)]
+        places = list(dict.fromkeys(row.key.place for row in mine))
+        cells = {(row.key.request, row.key.place): row for row in mine}
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("request", no_wrap=True)
+        for place in places:
+            # A name that is wider than its column is broken. Names that are cut short look alike.
+            table.add_column(place, overflow="fold")
+        for request in dict.fromkeys(row.key.request for row in mine):
+            table.add_row(request, *(_cell(cells.get((request, each))) for each in places))
+        console.print(table)
+    console.print(
+        "A cell has the outcome, the median wait (> if that is only a lower bound), and the state "
+        "and entry of the vCPUs before the request.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _cell(row: KeySummary | None) -> str:
+    """Return the outcomes, the median wait and the vCPUs of a key: asleep > 5.0 s D gup."""
+    if row is None:
+        return "-"
+    ended = [each for each in Outcome if row.outcomes[each]]
+    number = f" {row.outcomes[ended[0]]}/{row.trials}" if row.trials > 1 else ""
+    first = f"{ended[0]}{number}" if len(ended) == 1 else outcomes(row)
+    seen = " ".join("/".join(values) for values in (row.states, row.entries))
+    usual = row.refused_median if ended == [Outcome.REFUSED] else row.median
+    text = f"{first} {wait(usual)} {seen}".rstrip(" -")
+    if row.failed:
+        return f"[bold red]{text}[/]"
+    return f"[yellow]{text}[/]" if row.outcomes[Outcome.LOST] else text
+
+
+def recoveries(console: Console, rows: Sequence[Recoveries]) -> None:
+    """Print a line for each key, and mark damage and failed recoveries."""
+    for row in rows:
+        parts = [f"{row.whole} of {row.asked} whole"]
+        for event, ns in (
+            ("the request answered after all", row.answered_ns),
+            ("migration completed", row.completed_ns),
+            ("next pass of every vCPU", row.next_pass_ns),
+        ):
+            if ns is not None:
+                parts.append(f"{event} {duration(ns)}")
+        text = f"recovered after {row.key.name}: {', '.join(parts)}"
+        if row.failed:
+            text = f"[bold red]{row.failed} of {row.asked} NOT RECOVERED[/]; {text}"
+        if row.damaged:
+            text = f"[bold red]{row.damaged} of {row.asked} DAMAGED[/]; {text}"
+        console.print(text, highlight=False, soft_wrap=True)
+
+
+def _pace_line(pace: Pace) -> str:
+    stages = ", ".join(f"{each.name} {each.median_ns / NS_PER_S:.3f}" for each in pace.stages)
+    return (
+        f"{pace.scenario}: median {pace.median_ns / NS_PER_S:.2f} s per trial "
+        f"(n = {pace.trials}); {stages}"
+    )

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Short texts for times, sizes and counts, and the console that prints them."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from bench_lib.units import NS_PER_S
+from bench_lib.verdict.summary import Wait
+
+NS_PER_MS = 1_000_000
+
+WIDE = 120
+"""The width of a console that is not a terminal, such as a file or a CI log, in columns."""
+
+
+def stdout() -> Console:
+    """Return a console for results, as wide as the terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDE)
+
+
+def duration(ns: int) -> str:
+    """Return a time with two or three digits and a unit that suits it: 0.64 ms, 17 ms, 5.0 s."""
+    if ns < 10 * NS_PER_MS:
+        return f"{ns / NS_PER_MS:.2f} ms"
+    if ns < NS_PER_S:
+        return f"{ns / NS_PER_MS:.0f} ms"
+    return f"{ns / NS_PER_S:.1f} s"
+
+
+def wait(value: Wait | None) -> str:
+    """Return a wait; "> 5.0 s" if there was no answer, and "-" if nothing was measured."""
+    if value is None:
+        return "-"
+    return f"> {duration(value.ns)}" if value.censored else duration(value.ns)
+
+
+def size(number: int) -> str:
+    """Return a number of bytes in MiB: 404 MiB."""
+    return f"{number >> 20} MiB"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number and its noun: 1 boot, 2 boots."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
