@@ -214,7 +214,7 @@ def test_a_kick_that_is_not_taken_is_seen_pending(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on a kernel without the flag, where nothing else differs for sigusr1."""
-    monkeypatch.setattr(look, "_signals", lambda status: 1 << (signal.SIGUSR1 - 1))
+    monkeypatch.setattr(look, "_own_pending", lambda status: 1 << (signal.SIGUSR1 - 1))
     made = trial(Case(ScenarioName.BLACKHOLE, RequestName.SIGUSR1))
     assert made.outcome is Outcome.ASLEEP
     assert made.latency_ns is None
