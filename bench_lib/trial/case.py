@@ -50,7 +50,8 @@ class Case:
     def __post_init__(self) -> None:
         if (limits := WORKLOADS.get(self.shape.image)) is None:
             raise ImageError(
-                f"There is no guest image {self.shape.image!r}; the images are {', '.join(WORKLOADS)}."
+                f"There is no guest image {self.shape.image!r}; the images are "
+                f"{', '.join(WORKLOADS)}."
             )
         limits.check(self.shape)
         if self.recover and REQUESTS[self.request].ends_guest:
