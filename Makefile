@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 bin := .venv/bin
-# Trials need root, and so do the tests that make some.
+# Trials need root, and so do the tests that run trials.
 as_root := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env)
 
-bench: set-up  ## measure the booted kernel, two in the lab and those in KERNELS, and show the result
+bench: set-up  ## measure the booted kernel, and two kernels and those of KERNELS in the lab; show the results
 	$(as_root) tools/bench $(KERNELS)
 
-test: lint  ## everything that CI checks
+test: lint  ## check everything that CI checks
 	@tools/set-up --tests
 	$(as_root) $(bin)/pytest
 
@@ -18,17 +18,17 @@ lint:  ## ruff, mypy, import-linter, and the page's JavaScript and CSS
 	$(bin)/lint-imports
 	tools/lint-pages
 
-docs: set-up  ## the pages as a site, build/docs/index.html; it needs no network
+docs: set-up  ## build the pages as a site, build/docs/index.html, which needs no network
 	$(bin)/sphinx-build -q -W --keep-going --nitpicky docs build/docs
 
-doctor:  ## say what is missing here, and install nothing but .venv
+doctor:  ## print what is missing on this host; install nothing but .venv
 	@tools/set-up --python
 	@$(as_root) $(bin)/kickbench doctor
 
 set-up:
 	@tools/set-up
 
-clean:  ## end what killed runs have left, and delete what can be made again
+clean:  ## end what killed runs have left, and delete files that can be generated again
 	if [ -x $(bin)/kickbench ]; then $(as_root) $(bin)/kickbench clean; fi
 	rm -rf .venv .asv/env .asv/html .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is measured: one module per request."""
+"""The benchmarks: one module per request. A class's docstring names the time that it measures."""

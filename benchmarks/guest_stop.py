@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""QMP `stop` of guests of different kinds."""
+"""The QMP command `stop`, for different kinds of guests."""
 
 from bench_lib.asv_bridge import suite
 from bench_lib.record import Record, RequestName
 
 
 class Stop(suite.GuestSuite):
-    """Until QEMU has answered `stop` to a guest all vCPUs of which are stuck in a blackhole."""
+    """The time until QEMU has answered `stop`, with every vCPU stuck in a blackhole."""
 
     request = RequestName.STOP
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Ctrl-C at QEMU's terminal."""
+"""Ctrl-C in QEMU's terminal."""
 
 from bench_lib.asv_bridge import suite
 from bench_lib.record import Record, RequestName
 
 
 class CtrlC(suite.RequestSuite):
-    """Until QEMU is reaped after 0x03 was typed at the terminal that it is in the foreground of."""
+    """The time from the byte 0x03 in QEMU's controlling terminal until QEMU is reaped."""
 
     request = RequestName.CTRL_C
 

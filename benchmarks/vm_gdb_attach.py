@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""gdb on QEMU."""
+"""gdb attaching to QEMU."""
 
 from bench_lib.asv_bridge import suite
 from bench_lib.record import Record, RequestName
 
 
 class GdbAttach(suite.RequestSuite):
-    """Until a gdb that waits for its command has attached to QEMU and stopped every thread."""
+    """The time until a running gdb has attached to QEMU and stopped every thread of it."""
 
     request = RequestName.GDB_ATTACH
 

@@ -6,7 +6,7 @@ from bench_lib.record import Record, RequestName
 
 
 class GdbstubBreak(suite.RequestSuite):
-    """Until the gdbstub has sent its stop reply."""
+    """The time until the gdbstub has sent its stop reply."""
 
     request = RequestName.GDBSTUB_BREAK
 

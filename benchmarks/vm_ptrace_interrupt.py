@@ -6,7 +6,7 @@ from bench_lib.record import Record, RequestName
 
 
 class PtraceInterrupt(suite.RequestSuite):
-    """Until every vCPU thread has stopped after PTRACE_SEIZE and PTRACE_INTERRUPT."""
+    """The time until every vCPU thread has stopped after PTRACE_SEIZE and PTRACE_INTERRUPT."""
 
     request = RequestName.PTRACE_INTERRUPT
 

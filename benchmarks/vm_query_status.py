@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""QMP `query-status`: a control, the round trip of the monitor."""
+"""The QMP command `query-status`: a control that shows the round trip of the monitor."""
 
 from bench_lib.asv_bridge import suite
 from bench_lib.record import Record, RequestName
 
 
 class QueryStatus(suite.RequestSuite):
-    """Until QEMU has answered, which takes no vCPU."""
+    """The time until QEMU has answered, which does not involve a vCPU."""
 
     request = RequestName.QUERY_STATUS
 

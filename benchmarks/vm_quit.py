@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""QMP `quit`."""
+"""The QMP command `quit`."""
 
 from bench_lib.asv_bridge import suite
 from bench_lib.record import Record, RequestName
 
 
 class Quit(suite.RequestSuite):
-    """Until QEMU is reaped."""
+    """The time until QEMU is reaped."""
 
     request = RequestName.QUIT
 

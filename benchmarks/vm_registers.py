@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""HMP `info registers`."""
+"""The HMP command `info registers`."""
 
 from bench_lib.asv_bridge import suite
 from bench_lib.record import Record, RequestName
 
 
 class Registers(suite.RequestSuite):
-    """Until QEMU has answered: every vCPU has run it."""
+    """The time until QEMU has answered, for which every vCPU has to leave KVM_RUN."""
 
     request = RequestName.REGISTERS
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""SIGKILL to QEMU: the operator's last resort."""
+"""SIGKILL to QEMU, the operator's last resort."""
 
 from bench_lib.asv_bridge import suite
 from bench_lib.record import Record, RequestName
 
 
 class Sigkill(suite.RequestSuite):
-    """Until QEMU is reaped."""
+    """The time until QEMU is reaped."""
 
     request = RequestName.SIGKILL
 

@@ -6,7 +6,7 @@ from bench_lib.record import Record, RequestName
 
 
 class Sigterm(suite.RequestSuite):
-    """Until QEMU is reaped after SIGTERM, which management layers send first."""
+    """The time until QEMU is reaped after SIGTERM, the first signal that management layers send."""
 
     request = RequestName.SIGTERM
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""SIGUSR1, the bare kick of a vCPU."""
+"""SIGUSR1 to the vCPU threads, without any other action."""
 
 from bench_lib.asv_bridge import suite
 from bench_lib.record import Record, RequestName
 
 
 class Sigusr1(suite.RequestSuite):
-    """Until every vCPU thread has left the fault to take the signal."""
+    """The time until every vCPU thread has left the page fault to handle the signal."""
 
     request = RequestName.SIGUSR1
 

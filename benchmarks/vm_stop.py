@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""QMP `stop`."""
+"""The QMP command `stop`."""
 
 from bench_lib.asv_bridge import suite
 from bench_lib.record import Record, RequestName
 
 
 class Stop(suite.RequestSuite):
-    """Until QEMU has answered `stop`: every vCPU thread has left the kernel when it does."""
+    """The time until QEMU has answered `stop`, for which every vCPU has to leave KVM_RUN."""
 
     request = RequestName.STOP
 

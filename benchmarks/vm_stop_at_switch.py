@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""QMP `stop` of a guest whose migration fails at the switch."""
+"""The QMP command `stop`, for a guest whose migration fails at the switch."""
 
 from bench_lib.asv_bridge import suite
 from bench_lib.record import Record, RequestName
 
 
 class Stop(suite.SwitchSuite):
-    """Until QEMU has answered `stop` to a guest stuck in the first page that KVM touches."""
+    """The time until QEMU has answered `stop`, with a guest stuck on the first page KVM touches."""
 
     request = RequestName.STOP
 

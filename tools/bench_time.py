@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Print how long tools/bench will take. Usage: bench_time.py KERNELS, how many in the lab.
+"""Print how long tools/bench will take.
 
-The seconds below are of two cores that emulate the lab and do nothing else; see the README. The
-download of kernels is not counted, because it depends on the network.
+    bench_time.py KERNELS   (the number of kernels in the lab)
+
+The times below were measured on two otherwise idle cores that emulate the lab;
+docs/get-started.md describes the measurement. The download of kernels is not counted, because it
+depends on the network.
 """
 
 from __future__ import annotations
@@ -16,31 +19,32 @@ from bench_lib.record import ScenarioName
 from bench_lib.settings import Settings
 
 ASV_S = 10.0
-"""asv itself, for each kernel."""
+"""Seconds that asv itself takes for each kernel."""
 
 NATIVE_S = 0.5
-"""A trial under the booted kernel."""
+"""Seconds of a trial under the booted kernel."""
 
 LAB_S = 20.0
-"""From the start of a lab until its first trial, and the first guest of each kind."""
+"""Seconds from the start of a lab until its first trial, with the extra time of the first guest of
+each kind."""
 
 LAB_TRIAL_S = 2.2
-"""A trial in the lab that returns: 2.6 s, and 1 s for a guest that idles."""
+"""Seconds of a trial in the lab that returns: 2.6 with a stuck guest, and 1 with an idle one."""
 
 HUNG_S = 1.5
-"""What a trial that hangs takes beside its deadline: stacks, and late answers."""
+"""Seconds that a trial that hangs takes after its deadline, for stacks and late answers."""
 
 
 def seconds(
     trials: int, hangs: int, kernels: int, deadline_s: float, *, native: bool, labs: int
 ) -> float:
-    """How long it will take.
+    """The estimated time in seconds.
 
-    :param trials: under each kernel.
-    :param hangs: of them, under one of the kernels.
-    :param kernels: in the lab.
+    :param trials: the number of trials under each kernel.
+    :param hangs: the number of trials that hang. They hang under one of the kernels only.
+    :param kernels: the number of kernels in the lab.
     :param native: whether the booted kernel is measured too.
-    :param labs: that run at once.
+    :param labs: the number of labs that run at once.
     """
     here = ASV_S + trials * NATIVE_S if native else 0.0
     lab = kernels * (ASV_S + LAB_S + trials * LAB_TRIAL_S / labs)
@@ -48,8 +52,11 @@ def seconds(
 
 
 def main() -> None:
-    """Print the sentence."""
-    # Its import reads the settings, whose errors are printed as those of the rest.
+    """Print the estimate as a sentence.
+
+    :raise KickbenchError: a setting makes no sense, or the labs do not fit into this host.
+    """
+    # Imported here, because the import reads the settings, whose errors are reported below.
     from bench_lib.asv_bridge.suite import CORE, FULL
 
     settings = Settings.from_environment()
@@ -61,16 +68,16 @@ def main() -> None:
         native = False
     scenarios = FULL if settings.full else CORE
     trials = settings.trials * len(scenarios)
-    # A guest that idles is not stuck.
+    # Requests to an idle guest do not hang.
     hangs = settings.trials * len([each for each in scenarios if each != ScenarioName.IDLE])
     total_s = seconds(
         trials, hangs, kernels, settings.deadline_s, native=native, labs=parallel.jobs(settings)
     )
     where = f"this kernel and {kernels}" if native else f"{kernels}"
     print(
-        f"about {max(1, round(total_s / 60))} minutes, and the download of kernels: {trials} "
-        f"trials under {where} in the lab; {hangs * settings.deadline_s:.0f} s of that are the "
-        "deadlines of trials that hang"
+        f"this takes about {max(1, round(total_s / 60))} minutes, and the time to download "
+        f"kernels: {trials} trials under {where} in the lab; {hangs * settings.deadline_s:.0f} s "
+        "of it are the deadlines of trials that hang"
     )
 
 

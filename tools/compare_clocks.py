@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Compares the suite's clock with a plain blocking client, on one and the same stuck guest.
+"""Compare the suite's clock with that of a plain blocking client, on the same stuck guest.
 
     .venv/bin/python tools/compare_clocks.py [PAIRS]
 
-A guest is stranded in a blackhole. `stop` is then timed in turns, by the suite and by the few
-lines of `PlainClient`, each time continued and seen stuck again before the next. Prints both
-medians in microseconds and the ratio suite / plain, with its interval over the pairs.
+The tool makes a guest stuck in a blackhole. The suite and the few lines of `PlainClient` then time
+`stop` in turns. Before each request, the guest is continued and proved to be stuck again. The tool
+prints both medians in microseconds, and the ratio suite / plain client with its quartiles over the
+pairs.
 """
 
 import asyncio
@@ -38,40 +39,40 @@ LIMIT_S = 30
 
 
 class PlainClient:
-    """What an operator's shortest script would do."""
+    """A QMP client as in the shortest script that an operator could write."""
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(str(path))
         self.file = self.socket.makefile("r")
         self.file.readline()
-        self.ask("qmp_capabilities")
+        self.execute("qmp_capabilities")
 
-    def ask(self, command: str) -> int:
-        """Nanoseconds from before the command is written until its reply is read."""
+    def execute(self, command: str) -> int:
+        """Execute a command, and return the nanoseconds from before it is written to its reply."""
         message = json.dumps({"execute": command}).encode() + b"\n"
-        begin = time.monotonic_ns()
+        sent_ns = time.monotonic_ns()
         self.socket.sendall(message)
         while True:
             line = self.file.readline()
-            end = time.monotonic_ns()
+            read_ns = time.monotonic_ns()
             if "return" in json.loads(line):
-                return end - begin
+                return read_ns - sent_ns
 
 
 async def compare(pairs: int) -> None:
-    """Stage one guest, time `pairs` pairs on it, print what came of it."""
+    """Stage one guest, time pairs of requests to it, and print the results."""
     settings = Settings.from_environment()
     shape = Shape()
     with ownership.measuring(settings.runtime) as run:
         path = run.folder / "plain.qmp"
-        suites_own = qemu.command_line
+        command_line = qemu.command_line
 
         def with_third_monitor(config: qemu.GuestConfig, *fds: int) -> list[str]:
             more = ["-qmp", f"unix:{path},server=on,wait=off"] if config.incoming else []
-            return [*suites_own(config, *fds), *more]
+            return [*command_line(config, *fds), *more]
 
-        setattr(qemu, "command_line", with_third_monitor)  # noqa: B010  # for this tool alone
+        setattr(qemu, "command_line", with_third_monitor)  # noqa: B010  # in this tool only
         with link.joined(run, 0) as probe:
             mechanism = await outage.choose(probe)
         plan = Plan(
@@ -91,7 +92,7 @@ async def compare(pairs: int) -> None:
             await scenario.strand(scene)
             guest = scene.guest
             guest.watch.pause()
-            suites_stop = Stop(scene)
+            stop = Stop(scene)
             plain = PlainClient(path)
             stack.callback(plain.socket.close)
             stack.callback(plain.file.close)
@@ -101,20 +102,20 @@ async def compare(pairs: int) -> None:
                 await proof.stuck(guest.child.pid, scene.tids, Entry.GUP, limit, SOON_S)
 
             async def by_suite() -> int:
-                await suites_stop.send()
-                reply = await suites_stop.answer(Deadline.after(LIMIT_S))
+                await stop.send()
+                reply = await stop.answer(Deadline.after(LIMIT_S))
                 assert reply is not None
                 return reply.latency_ns
 
             async def by_plain() -> int:
-                return plain.ask("stop")
+                return plain.execute("stop")
 
             times: dict[str, list[int]] = {"suite": [], "plain": []}
             for number in range(pairs):
                 turns = [("suite", by_suite), ("plain", by_plain)]
-                for name, ask in turns if number % 2 else turns[::-1]:
+                for name, timed in turns if number % 2 else turns[::-1]:
                     await stuck()
-                    times[name].append(await ask())
+                    times[name].append(await timed())
                     await guest.control.execute("cont", deadline=Deadline.after(LIMIT_S))
     medians = {name: statistics.median(each) / 1000 for name, each in times.items()}
     ratios = [ours / theirs for ours, theirs in zip(times["suite"], times["plain"], strict=True)]
@@ -122,7 +123,8 @@ async def compare(pairs: int) -> None:
     print(f"suite {medians['suite']:.0f} us, plain client {medians['plain']:.0f} us, n = {pairs}")
     print(f"ratio of medians {medians['suite'] / medians['plain']:.3f}")
     print(
-        f"ratio pair by pair: median {statistics.median(ratios):.3f}, half in {low:.3f}-{high:.3f}"
+        f"ratio of each pair: median {statistics.median(ratios):.3f}, quartiles {low:.3f} and "
+        f"{high:.3f}"
     )
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Compares the probe's clock with one in C: what Python adds to the time of a wake.
+"""Compare the probe's clock with one in C, to see how much Python adds to the time of a wake.
 
     .venv/bin/python tools/compare_wakes.py [ROUNDS [WAKES]]
 
-In each round `kickbench probe` and `wake.c` call a vCPU back WAKES times each, and take turns to be
-the first. Prints for a vCPU that runs and for one that is stuck both medians in microseconds, how
-many wakes they are of, and the ratio probe / C. What Python adds depends on the processor, so there
-is no ratio that is right everywhere. A kernel that does not let go of the vCPU must do so for both.
+In each round, `kickbench probe` and `wake.c` wake a vCPU WAKES times each; they take turns in who
+is first. For a running and for a stuck vCPU, the tool prints both medians in microseconds, the
+number of wakes, and the ratio probe / C. What Python adds depends on the processor, so no ratio is
+right everywhere. The tool fails if the vCPU comes back for only one of the two.
 """
 
 import statistics
@@ -25,14 +25,14 @@ from bench_lib.settings import Settings
 SOURCE = Path(__file__).with_name("wake.c")
 CASES = ("healthy", "gup-write")
 DEADLINE_S = 10
-"""Seconds until a wake has hung. Only one that never comes takes as long."""
+"""Seconds after which a wake counts as hung. Only a wake that never happens takes as long."""
 
 NO_WAKE = 3
-"""The exit status of wake.c when a wake did not come."""
+"""The exit status of wake.c for a wake that did not happen."""
 
 
 def build(folder: Path) -> Path:
-    """Compile wake.c into `folder`."""
+    """Compile wake.c in a folder, and return the program's path."""
     program = folder / "wake"
     warnings = ("-Wall", "-Wextra", "-Werror")
     subprocess.run(["cc", "-O2", *warnings, "-o", program, SOURCE], check=True)
@@ -40,7 +40,7 @@ def build(folder: Path) -> Path:
 
 
 def by_probe(run: Run, case: str, count: int) -> list[int] | None:
-    """Nanoseconds of each of the probe's wakes; None if one hung."""
+    """The nanoseconds of each wake by the probe; None if one hung."""
     (result,) = probe.run(run, probe.named([case]), count, DEADLINE_S, lambda _: None)
     if result.outcome in HUNG:
         return None
@@ -50,7 +50,7 @@ def by_probe(run: Run, case: str, count: int) -> list[int] | None:
 
 
 def by_c(program: Path, case: str, count: int) -> list[int] | None:
-    """Nanoseconds of each of the wakes of wake.c; None if one hung."""
+    """The nanoseconds of each wake by wake.c; None if one hung."""
     done = subprocess.run(
         [program, case, str(count), str(DEADLINE_S)], stdout=subprocess.PIPE, text=True, check=False
     )
@@ -62,7 +62,7 @@ def by_c(program: Path, case: str, count: int) -> list[int] | None:
 
 
 def compare(run: Run, program: Path, case: str, rounds: int, count: int) -> None:
-    """Time `case` from both, and print what it came to."""
+    """Time a case of the probe with both programs, and print the results."""
     ours: list[int] = []
     theirs: list[int] = []
     for number in range(rounds):
@@ -71,7 +71,7 @@ def compare(run: Run, program: Path, case: str, rounds: int, count: int) -> None
         else:
             python, c = by_probe(run, case, count), by_c(program, case, count)
         if python is None and c is None:
-            print(f"{case}: the vCPU does not come back, neither for the probe nor for C")
+            print(f"{case}: the vCPU comes back neither for the probe nor for C")
             return
         if python is None or c is None:
             who = "the probe" if c is None else "C"
@@ -86,7 +86,7 @@ def compare(run: Run, program: Path, case: str, rounds: int, count: int) -> None
 
 
 def main(rounds: int = 10, count: int = 100) -> None:
-    """Build wake.c, and compare in each case."""
+    """Build wake.c, and compare each case."""
     with tempfile.TemporaryDirectory() as folder:
         program = build(Path(folder))
         with ownership.measuring(Settings.from_environment().runtime) as run:

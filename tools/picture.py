@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Takes the README's pictures of the page Kernels, from a published site.
+"""Take the pictures of the page Kernels that are in docs/, from a published site.
 
     .venv/bin/python tools/picture.py SITE FOLDER [RELEASE]
 
-Opens SITE/index.html in Chromium, chooses the trials in a blackhole of the first kernel whose
-release begins with RELEASE (6.12), and the first of them; writes FOLDER/kernels-1280.png and
-FOLDER/kernels-400.png.
+The tool opens SITE/index.html in Chromium. It selects `stop` in `blackhole` of the first kernel
+whose release starts with RELEASE (default: 6.12), and then the first trial. It writes
+FOLDER/kernels-1280.png and FOLDER/kernels-400.png.
 """
 
 import shutil
@@ -18,14 +18,14 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 LIMIT_S = 120
-"""How long the page may take until something is on it; tenths of a second."""
+"""Seconds that the page may take to show an element. It takes tenths of a second."""
 
-LOWEST = 1500
-"""Of the page that is shown; what evidence goes on below is left out."""
+HEIGHT_AT_MOST = 1500
+"""The height in pixels at which a picture is cut; only evidence is below."""
 
 
 def main(site: Path, folder: Path, release: str) -> None:
-    """Take both."""
+    """Take both pictures."""
     options = webdriver.ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
@@ -53,7 +53,7 @@ def main(site: Path, folder: Path, release: str) -> None:
                 lambda _: driver.find_elements(By.CSS_SELECTOR, "#survival .line")
             )
             height = driver.execute_script("return document.documentElement.scrollHeight")
-            size(width, min(height, LOWEST))
+            size(width, min(height, HEIGHT_AT_MOST))
             driver.execute_script("scrollTo(0, 0)")
             driver.save_screenshot(str(folder / f"kernels-{width}.png"))
     finally:

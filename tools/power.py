@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How often the gate is wrong, and how much it sees: drawn from records, with changes planted.
+"""Estimate how often the gate is wrong and which changes it finds, by resampling records.
 
     .venv/bin/python tools/power.py KERNEL [--records FILE] [--draws 1000] [--boots 5 8 12]
                                     [--tolerance 1.25] [--boot-is-run] [--native] [--plant NAME]
 
-The boots of one kernel are drawn for both sides of a comparison. For the row of halves they are
-dealt out, each to one side; for the others they are drawn with replacement, and a change is planted
-in the candidate or, where it says so, in both. Prints the share of draws with each verdict, as a
-table in Markdown.
+Both sides of each comparison are drawn from the boots of one kernel. For the row of halves, the
+boots are divided between the sides. For the other rows, they are drawn with replacement, and a
+change is planted in the candidate or, if the row's name says so, in both. Prints the share of draws
+with each verdict, as a table in Markdown.
 
---boot-is-run    take each run for a boot, where a host was not booted as often as it was measured
---native         judge milliseconds although they are of an emulated machine
---plant NAME     only that row; may be given again
+--boot-is-run    count each run as a boot, for a host that was measured several times per boot
+--native         judge latencies although they come from an emulated machine
+--plant NAME     print only this row; may be given several times
 """
 
 import argparse
@@ -44,49 +44,51 @@ Plant = Callable[[Record, random.Random], Record]
 
 
 def unchanged(made: Record, chance: random.Random) -> Record:
-    """A/A."""
+    """Change nothing (A/A)."""
     return made
 
 
 def hang_in_five(made: Record, chance: random.Random) -> Record:
-    """A hang in 1 of 5 trials of a stuck guest."""
+    """Turn 1 of 5 trials of a stuck guest into a hang."""
     if made.scenario is ScenarioName.IDLE or chance.random() >= 0.2:
         return made
     return dataclasses.replace(made, outcome=Outcome.ASLEEP, latency_ns=None)
 
 
 def refused_in_five(made: Record, chance: random.Random) -> Record:
-    """A refusal in 1 of 5 trials of a stuck guest, as soon as the answer came."""
+    """Turn 1 of 5 trials of a stuck guest into a refusal with the same latency."""
     if made.scenario is ScenarioName.IDLE or chance.random() >= 0.2:
         return made
     return dataclasses.replace(made, outcome=Outcome.REFUSED)
 
 
 def in_steps(made: Record, chance: random.Random) -> Record:
-    """Answers only every 100 ms, from a random moment on."""
+    """Delay the answer to the next multiple of 100 ms, counted from a random time."""
     assert made.latency_ns is not None
-    begin = chance.randrange(STEP_NS)
-    steps = math.ceil((begin + made.latency_ns) / STEP_NS)
-    return dataclasses.replace(made, latency_ns=steps * STEP_NS - begin)
+    offset = chance.randrange(STEP_NS)
+    steps = math.ceil((offset + made.latency_ns) / STEP_NS)
+    return dataclasses.replace(made, latency_ns=steps * STEP_NS - offset)
 
 
 def times(factor: float, made: Record, chance: random.Random) -> Record:
-    """Latencies times that."""
+    """Multiply the latency by a factor."""
     assert made.latency_ns is not None
     return dataclasses.replace(made, latency_ns=round(made.latency_ns * factor))
 
 
 def one_in_four(made: Record, chance: random.Random) -> Record:
-    """One answer in four takes a hundred times as long."""
+    """Make 1 of 4 answers take a hundred times as long."""
     return times(100, made, chance) if chance.random() < 0.25 else made
 
 
 @dataclass(frozen=True)
 class Planted:
-    """What is planted.
+    """A planted change.
 
-    :ivar trials: of each case a boot of the candidate keeps; None for all.
-    :ivar limits: whether the absolute limits count, which a hang in both breaks as well.
+    :ivar candidate: the change to each record of the candidate.
+    :ivar base: the change to each record of the base.
+    :ivar trials: the trials of each case that are kept per boot of the candidate; None for all.
+    :ivar limits: whether the gate's absolute limits apply; a hang on both sides exceeds them too.
     """
 
     candidate: Plant = unchanged
@@ -100,7 +102,7 @@ HALVES = "A/A, two halves"
 ROWS: dict[str, Planted] = {
     HALVES: Planted(),
     "A/A": Planted(),
-    "A/A, one trial a boot against all": Planted(trials=1),
+    "A/A, one trial per boot against all": Planted(trials=1),
     "hang in 1 of 5, in both; no limit": Planted(hang_in_five, hang_in_five, limits=False),
     "refused in 1 of 5, in both": Planted(refused_in_five, refused_in_five),
     "1.25 times slower": Planted(partial(times, 1.25)),
@@ -111,7 +113,7 @@ ROWS: dict[str, Planted] = {
     "20 % slower": Planted(partial(times, 1.2)),
     "2 times slower": Planted(partial(times, 2.0)),
 }
-"""The first six are of kernels that are alike, or within the tolerance: a fail is wrong there."""
+"""In the first six rows, the kernels are the same or within the tolerance, so `fail` is wrong."""
 
 
 def side(
@@ -121,7 +123,10 @@ def side(
     chance: random.Random,
     trials: int | None = None,
 ) -> list[Record]:
-    """The records of one side, of these boots."""
+    """The records of one side of a comparison.
+
+    :param trials: the trials of each case that are kept per boot; None for all.
+    """
     found = []
     for number, boot in enumerate(boots):
         kept: Counter[object] = Counter()
@@ -136,32 +141,39 @@ def side(
 
 
 def verdict(seed: int, boots: list[list[Record]], count: int, name: str, terms: Terms) -> Verdict:
-    """Of one draw."""
+    """The verdict of one draw.
+
+    :param count: the number of boots of each kernel.
+    :param name: the row of `ROWS`.
+    """
     chance = random.Random(seed)  # noqa: S311  # no secret
     planted = ROWS[name]
     if name == HALVES:
-        dealt = chance.sample(boots, 2 * count)
+        chosen = chance.sample(boots, 2 * count)
     else:
-        dealt = chance.choices(boots, k=2 * count)
+        chosen = chance.choices(boots, k=2 * count)
     base = boots[0][0].kernel
     if not planted.limits:
         terms = dataclasses.replace(terms, limits_ns={})
     drawn = [
-        *side(dealt[:count], base, planted.base, chance),
-        *side(dealt[count:], CANDIDATE, planted.candidate, chance, planted.trials),
+        *side(chosen[:count], base, planted.base, chance),
+        *side(chosen[count:], CANDIDATE, planted.candidate, chance, planted.trials),
     ]
     return gate.compare(drawn, base, CANDIDATE, terms).verdict
 
 
 def sample(arguments: argparse.Namespace) -> list[list[Record]]:
-    """The boots of the kernel, without what was lost or hung."""
+    """The returned trials of the kernel, by boot.
+
+    :raise CannotCompare: there are too few boots with an answer in every case.
+    """
     settings = Settings.from_environment()
     records, _ = record.read(arguments.records or settings.records)
     kernel = known(settings, arguments.kernel, records)
     boots: dict[str, list[Record]] = {}
     for made in records:
         if made.kernel == kernel and made.outcome is Outcome.RETURNED:
-            # What returned means the same in every schema; what is planted is of today's.
+            # `returned` means the same in every schema, but planted outcomes are of today's schema.
             made = dataclasses.replace(made, schema=SCHEMA)
             if arguments.native:
                 made = dataclasses.replace(made, host=Host("native", "kvm", made.host.machine))
@@ -173,8 +185,8 @@ def sample(arguments: argparse.Namespace) -> list[list[Record]]:
     found = [boot for boot, has in zip(boots.values(), cases, strict=True) if has == whole]
     if len(found) < LEAST_BOOTS:
         raise CannotCompare(
-            f"{len(found)} boots of {kernel.release} have an answer in every case, and "
-            f"{LEAST_BOOTS} are the least to draw from; `kickbench lab campaign` makes more."
+            f"Only {len(found)} boots of {kernel.release} have an answer in every case, but "
+            f"drawing takes at least {LEAST_BOOTS}; make more with `kickbench lab campaign`."
         )
     return found
 
@@ -182,7 +194,7 @@ def sample(arguments: argparse.Namespace) -> list[list[Record]]:
 def main() -> None:
     """Draw, and print the table.
 
-    :raise KickbenchError: there is nothing to draw from.
+    :raise KickbenchError: the kernel is unknown, or has too few records.
     """
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("kernel")
@@ -199,11 +211,11 @@ def main() -> None:
     print(
         f"{len(boots)} boots of {arguments.kernel}, {arguments.draws} draws, {terms.tolerance=}\n"
     )
-    print("| planted | boots a side | fail | pass | inconclusive |\n|---|---|---|---|---|")
+    print("| planted | boots per kernel | fail | pass | inconclusive |\n|---|---|---|---|---|")
     with multiprocessing.Pool() as pool:
         for name, count in itertools.product(arguments.plant or ROWS, arguments.boots):
             if name == HALVES:
-                # As many as there are, and no more often than that.
+                # There is only one row for halves, with all boots.
                 if count != arguments.boots[0]:
                     continue
                 count = len(boots) // 2

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Writes the generated parts of docs/reference. Usage: reference.py
+"""Generate parts of docs/reference.
+
+    .venv/bin/python tools/reference.py
 
 - `commands.md`: the help of every command.
 - `record-schema.json`: the JSON schema of a record, made from its types.
-- `records.md`: in each table below a comment `<!-- type: NAME -->`, the keys and their types. The
-  column with the meaning is written by hand and kept; a new key gets an empty one.
+- `records.md`: the keys and types in each table below a comment `<!-- type: NAME -->`. Meanings
+  are written by hand and kept; a new key gets an empty one.
 """
 
 from __future__ import annotations
@@ -27,12 +29,12 @@ from bench_lib.record import Record, parts
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 
 WIDTH = 100
-"""Columns of the help texts."""
+"""The width of the help texts in columns."""
 
 PLAIN = {str: "string", int: "integer", bool: "boolean", float: "number"}
 
 TABLE = re.compile(r"(?<=<!-- type: )(\w+)( -->\n)((?:\|.*\n)+)")
-"""The name of a type, and the table below it."""
+"""Matches the comment that names a type, and the table below it."""
 
 
 def commands() -> str:
@@ -52,7 +54,7 @@ def _width() -> dict[str, Any]:
 
 
 def _contexts(context: click.Context) -> Iterator[click.Context]:
-    """A command, and all below it."""
+    """The contexts of a command and of all commands below it."""
     yield context
     group = context.command
     if isinstance(group, click.Group):
@@ -63,12 +65,12 @@ def _contexts(context: click.Context) -> Iterator[click.Context]:
 
 
 def schema() -> str:
-    """The JSON schema of a record, without docstrings, which are for programmers."""
+    """The JSON schema of a record, without the docstrings of the types."""
     return json.dumps(_bare(msgspec.json.schema(Record)), indent=2) + "\n"
 
 
 def _bare(part: Any) -> Any:
-    """A part of a schema without descriptions."""
+    """A part of a schema, without descriptions."""
     if isinstance(part, dict):
         return {
             name: _bare(each)
@@ -79,12 +81,15 @@ def _bare(part: Any) -> Any:
 
 
 def with_types(page: str) -> str:
-    """The page records.md with the keys and types that the code has."""
+    """The page records.md, with its tables updated to the keys and types in the code."""
     return TABLE.sub(lambda match: f"{match[1]}{match[2]}{_table(match[1], match[3])}", page)
 
 
 def _table(name: str, before: str) -> str:
-    """A table of a type. :param before: the same table, from which meanings are kept."""
+    """The table of a type.
+
+    :param before: the table so far, whose meanings are kept.
+    """
     meanings = {}
     for row in before.splitlines()[2:]:
         _, key, _, meaning, _ = re.split(r"(?<!\\)\|", row)
@@ -99,7 +104,7 @@ def _table(name: str, before: str) -> str:
 
 
 def _type(hint: Any) -> str:
-    """A type, as the page writes it."""
+    """A type in the notation of the page."""
     origin, of = typing.get_origin(hint), typing.get_args(hint)
     if origin in {typing.Union, types.UnionType}:
         return " or ".join("null" if each is types.NoneType else _type(each) for each in of)
@@ -109,16 +114,16 @@ def _type(hint: Any) -> str:
         return f"list of {_type(of[0])}"
     if origin is dict:
         return f"object of {_type(of[1])}s"
-    # The others have a section of the page.
+    # Other types have their own sections on the page.
     return PLAIN.get(hint) or f"[{hint.__name__}](#{hint.__name__.lower()})"
 
 
 GENERATED = {"commands.md": commands, "record-schema.json": schema}
-"""Files that are generated as a whole."""
+"""The files that are generated as a whole."""
 
 
 def main() -> None:
-    """Write them."""
+    """Write all generated parts."""
     for name, make in GENERATED.items():
         (DOCS / name).write_text(make())
     page = DOCS / "records.md"

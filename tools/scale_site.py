@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Publishes a history of many kernels that nobody has measured, and looks at it in a browser.
+"""Publish an invented history of many kernels, and time how fast a browser shows it.
 
     .venv/bin/python tools/scale_site.py [KERNELS]
 
-Prints the time to publish, what the Kernels page weighs, and when its first cells and all of its
-rows are there. A thousand kernels by default, 20 requests and scenarios, two trials of each.
+The history has KERNELS kernels (default: 1000), with two trials for each of 20 pairs of request and
+scenario. The tool prints the time to publish, the size of the page Kernels, and the times until the
+browser shows its first cells and all of its rows.
 """
 
 import dataclasses
@@ -44,18 +45,22 @@ from bench_lib.settings import CHECKOUT
 COLUMNS = list(itertools.product(list(RequestName)[:5], list(ScenarioName)[:4]))
 STACK = ("handle_userfault", "__get_user_pages", "get_user_pages_unlocked", "hva_to_pfn")
 TRIALS = 2
-BEGIN = datetime(2020, 1, 1, tzinfo=UTC)
+FIRST_BUILD = datetime(2020, 1, 1, tzinfo=UTC)
+"""The date of the first kernel; each later one is a day younger."""
 
 
 def kernel(number: int) -> Kernel:
-    """One of them. :param number: from 0."""
-    date = (BEGIN + timedelta(days=number)).date()
+    """One of the invented kernels.
+
+    :param number: the kernel's number, from 0.
+    """
+    date = (FIRST_BUILD + timedelta(days=number)).date()
     version = f"6.{number // 200}.{number % 200}"
     return Kernel(f"{version}-amd64", f"#1 SMP PREEMPT_DYNAMIC Debian {version}-1 ({date})")
 
 
 def trials(number: int) -> list[Record]:
-    """Of one kernel; one in seven hangs."""
+    """The records of one kernel; on every seventh kernel, all trials hang."""
     chance = random.Random(number)  # noqa: S311  # no secret
     hangs = number % 7 == 0
     wchan, waits_for = "handle_userfault", WaitsFor.USERFAULT
@@ -72,7 +77,7 @@ def trials(number: int) -> list[Record]:
             kernel=kernel(number),
             boot_id=f"{number}-{seq}",
             host=Host("native", "kvm", "nowhere"),
-            started=BEGIN.isoformat(),
+            started=FIRST_BUILD.isoformat(),
             latency_ns=None if hangs else round(chance.lognormvariate(13, 0.3)),
             evidence=Evidence((before,), ()),
         )
@@ -82,7 +87,7 @@ def trials(number: int) -> list[Record]:
 
 
 def make_history(history: Path, kernels: int) -> None:
-    """Records and asv's results of as many kernels."""
+    """Write records, a ledger and asv's results for this many kernels."""
     shutil.copy(CHECKOUT / "asv.conf.json", history)
     path = history / ".asv" / "records.jsonl"
     for number in range(kernels):
@@ -90,7 +95,7 @@ def make_history(history: Path, kernels: int) -> None:
     builds = [describe(kernel(number)) for number in range(kernels)]
     ledger = {"schema": 1, "kernels": [dataclasses.asdict(each) for each in builds]}
     (history / "kernels.json").write_text(json.dumps(ledger, default=str))
-    Ledger(history / "kernels.json")  # as a check
+    Ledger(history / "kernels.json")  # checks that the file is valid
     results = history / ".asv" / "results" / "nowhere"
     results.mkdir(parents=True)
     machine = {"arch": "", "cpu": "", "machine": "nowhere", "num_cpu": "", "os": "Linux", "ram": ""}
@@ -113,11 +118,11 @@ def make_history(history: Path, kernels: int) -> None:
 
 
 def main(kernels: int) -> None:
-    """Make it, publish it, open it."""
+    """Make a history, publish it, and open it in a browser."""
     with tempfile.TemporaryDirectory() as folder:
         history = Path(folder)
         make_history(history, kernels)
-        begin = time.monotonic()
+        started_s = time.monotonic()
         subprocess.run(
             [Path(sys.executable).parent / "asv", "publish"],
             cwd=history,
@@ -125,12 +130,12 @@ def main(kernels: int) -> None:
             check=True,
             capture_output=True,
         )
-        print(f"publish: {time.monotonic() - begin:.1f} s")
+        print(f"publish: {time.monotonic() - started_s:.1f} s")
         site = history / ".asv" / "html"
         page = [site / name for name in ("index.html", "kernels.css", "kernels.js", "matrix.js")]
-        weight = sum(each.stat().st_size for each in page)
+        size = sum(each.stat().st_size for each in page)
         largest = max(each.stat().st_size for each in (site / "trials").iterdir())
-        print(f"page: {weight / 1000:.0f} kB; trials of a kernel: {largest / 1000:.0f} kB")
+        print(f"page: {size / 1000:.0f} kB; trials of a kernel: at most {largest / 1000:.0f} kB")
         options = webdriver.ChromeOptions()
         options.binary_location = str(shutil.which("chromium"))
         for argument in ("--headless=new", "--no-sandbox", "--disable-gpu"):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Unpacks the QEMU of another Debian suite into a folder, to run trials or the lab with it.
+"""Unpack the QEMU of another Debian suite into a folder, to run trials or the lab with it.
 
     .venv/bin/python tools/unpack_qemu.py SUITE FOLDER
 
-QEMU and every library that it needs are downloaded from the Debian mirror that this host uses.
-Nothing is installed. FOLDER gets a program of QEMU's usual name that starts this QEMU, and the tool
-prints its path. Delete FOLDER when it is no longer needed; it cannot be moved.
+The tool downloads QEMU and every library that it needs from the Debian mirror that this host uses.
+It installs nothing. FOLDER gets a program with QEMU's usual name that starts this QEMU, and the
+tool prints its path. FOLDER cannot be moved; delete it when it is no longer needed.
 """
 
 import re
@@ -31,14 +31,15 @@ PACKAGE = "qemu-system-x86"
 WRAPPER = """\
 #!/bin/sh
 # Starts QEMU of Debian {suite} with its own libraries; made by kickbench's tools/unpack_qemu.py.
-# QEMU would look for its modules beside the program that the kernel executes, which is the loader.
+# Without this, QEMU would look for its modules beside the program that the kernel executes, which
+# is the loader.
 export QEMU_MODULE_DIR={modules}
-# exec keeps the process: the one that was started becomes QEMU.
+# exec, so that the process that the caller started becomes QEMU.
 exec {loader} --library-path {libraries} {qemu} {data} "$@"
 """
 
 DATA = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
-"""Where Debian's packages have the firmware of QEMU's machines."""
+"""The folders of the firmware of QEMU's machines in Debian's packages."""
 
 
 @click.command()
@@ -54,12 +55,12 @@ def main(suite: str, folder: Path) -> None:
 
 
 def _unpacked(name: str, folder: Path) -> Path:
-    """The program that starts QEMU.
+    """Unpack QEMU, and return the path of the program that starts it.
 
-    :param name: of the suite, or its alias.
-    :raise UsageError: the folder exists, or there is no such suite.
+    :param name: the suite's name or alias.
+    :raise UsageError: the folder exists, or the suite is unknown.
     :raise FetchFailed: QEMU could not be downloaded.
-    :raise ToolFailed: its dependencies cannot be met, or a package cannot be unpacked.
+    :raise ToolFailed: QEMU's dependencies cannot be met, or a package cannot be unpacked.
     """
     if folder.exists():
         raise UsageError(f"{folder} exists; name a folder that does not exist yet.")
@@ -71,7 +72,7 @@ def _unpacked(name: str, folder: Path) -> Path:
     if suite is None:
         known = ", ".join(dict.fromkeys(each.names[0] for each in readable)) or "none"
         why = " ".join(suites.remarks())
-        raise UsageError(f"{name} is not a suite that can be read here; these are: {known}. {why}")
+        raise UsageError(f"No suite {name} can be read here; suites that can be: {known}. {why}")
     with tempfile.TemporaryDirectory() as packages:
         debs = _downloaded(suites.lists(suite.name), Path(packages))
         try:
@@ -84,11 +85,11 @@ def _unpacked(name: str, folder: Path) -> Path:
 
 
 def _downloaded(lists: apt.Apt, into: Path) -> list[Path]:
-    """Download QEMU and what it depends on, as for a system on which nothing is installed."""
+    """Download QEMU and all its dependencies, as for a system on which nothing is installed."""
     settings = str(lists.lists.parent / "apt.conf")
     command = ["apt-get", "-c", settings, "--simulate", "--no-install-recommends", "install"]
-    said = run_tool([*command, PACKAGE])
-    planned = re.findall(r"^Inst (\S+) \((\S+)", said, re.MULTILINE)
+    output = run_tool([*command, PACKAGE])
+    planned = re.findall(r"^Inst (\S+) \((\S+)", output, re.MULTILINE)
     wanted = [f"{name}={version}" for name, version in planned]
     click.echo(f"unpack_qemu: downloading {len(wanted)} packages", err=True)
     (failure,) = apt.finish(
@@ -100,14 +101,14 @@ def _downloaded(lists: apt.Apt, into: Path) -> list[Path]:
 
 
 def _wrapper(folder: Path, suite: str) -> Path:
-    """Write the program that starts QEMU by its own loader; the path of it."""
+    """Write the program that starts QEMU with its own loader, and return its path."""
     name = architecture.for_trials().qemu
     qemu = folder / "usr" / "bin" / name
     with qemu.open("rb") as file:
         segments = ELFFile(file).iter_segments("PT_INTERP")
         interpreter = next(each for each in segments if isinstance(each, InterpSegment))
         loader_name = Path(interpreter.get_interp_name()).name
-    # There, and not where the program has it: in lib64 may be a link that leads out of the folder.
+    # Not at the path in the program, because lib64 may be a link that leads out of the folder.
     (loader,) = {path.resolve() for path in folder.glob(f"**/lib/*/{loader_name}")}
     libraries = [folder / lib / loader.parent.name for lib in ("lib", "usr/lib")]
     # The kernel names the process after the file that it executes.

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The probe's wake, measured from C: what Python adds to it is the difference.
+/* Measure the same wake as the probe, but in C. The difference is what Python adds.
  *
  *     wake gup-write|healthy COUNT DEADLINE_S
  *
- * Prints nanoseconds from the signal until KVM_RUN is back, one a line. Exits with status 3 after a
- * wake that did not come by its deadline. The vCPU and its memory are those of
- * bench_lib/kvm/vcpu.py; only the clocks and what stands around them are another's.
- * tools/compare_wakes.py builds and runs it.
+ * Prints the nanoseconds from each signal until KVM_RUN has returned, one number per line. Exits
+ * with status 3 after a wake that did not happen before its deadline. The vCPU and its memory are
+ * set up as in bench_lib/kvm/vcpu.py; only the code that takes the time is different.
+ * tools/compare_wakes.py builds and runs this program.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -52,7 +52,7 @@ static uint64_t now_ns(void)
 	return now.tv_sec * 1000000000ull + now.tv_nsec;
 }
 
-/* As the probe: the signal from the first CPU, the vCPU on the last. */
+/* As in the probe, the first CPU sends the signals, and the last one runs the vCPU. */
 static void keep_to(int last)
 {
 	cpu_set_t all, one;
@@ -67,7 +67,7 @@ static void keep_to(int last)
 	must(sched_setaffinity(0, sizeof(one), &one), "sched_setaffinity");
 }
 
-static void *undelivered(void)
+static void *missing_page(void)
 {
 	struct uffdio_api api = { .api = UFFD_API };
 	void *memory = mmap(NULL, HUGE_PAGE, PROT_READ | PROT_WRITE,
@@ -177,7 +177,7 @@ static void work(int vcpu, int output)
 	}
 }
 
-/* As the probe looks: until the fault is seen twice. */
+/* As in the probe, the vCPU is stuck when two consecutive stacks show the fault. */
 static void wait_until_stuck(pid_t pid)
 {
 	char path[64], stack[4096];
@@ -218,7 +218,7 @@ int main(int argc, char **argv)
 				     mmap(NULL, HUGE_PAGE, PROT_READ | PROT_WRITE,
 					  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)),
 			     ends[1]);
-		work(vcpu_of(write_code, sizeof(write_code), undelivered()), ends[1]);
+		work(vcpu_of(write_code, sizeof(write_code), missing_page()), ends[1]);
 	}
 	close(ends[1]);
 	keep_to(0);

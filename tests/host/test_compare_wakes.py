@@ -12,7 +12,7 @@ from pathlib import Path
 from bench_lib.settings import CHECKOUT
 
 FIGURES = r"probe [0-9.]+ us, C [0-9.]+ us, n = 6 each, ratio of medians [0-9.]+"
-NONE = "the vCPU does not come back, neither for the probe nor for C"
+NONE = "the vCPU comes back neither for the probe nor for C"
 
 
 def test_the_probe_and_c_find_the_same_outcome(clean_host: Path) -> None:

@@ -68,8 +68,8 @@ def _run(
         ),
         (
             ARCH,
-            "these programs are missing, and their packages are not known here: bsdtar busybox gdb "
-            "git ip modprobe qemu-system-x86_64 setpriv ss tc",
+            "install these missing programs; their packages on this system are not known: bsdtar "
+            "busybox gdb git ip modprobe qemu-system-x86_64 setpriv ss tc",
         ),
     ],
 )
@@ -112,4 +112,4 @@ def test_without_apt_python_is_set_up_nevertheless(programs: Path, tmp_path: Pat
 def test_where_there_is_no_python_it_names_the_one_that_is_needed(programs: Path) -> None:
     done = _run([CHECKOUT / "tools" / "set-up", "--python"], programs, ARCH)
     assert done.returncode == 1
-    assert "Python 3.11 or later with venv is needed" in done.stderr
+    assert "no Python 3.11 or later with venv was found" in done.stderr
