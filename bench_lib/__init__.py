@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""kickbench: when a guest is stuck, does the host still obey its operator?"""
+"""kickbench: measure whether a host obeys its operator while a guest's vCPUs are stuck."""
 
 __version__ = "0.1.0"

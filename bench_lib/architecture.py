@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What differs between CPU architectures: one row each, and nowhere else a word of it.
+"""The differences between CPU architectures, in one row per architecture.
 
-Two kinds of facts are in a row. Some hold for any running VMM, and every row has them. Others hold
-for what kickbench starts itself (guests and labs) and are `Trials`; a row is without them until
-there are guest images for its architecture.
+No other module depends on an architecture. A row has two kinds of facts. Every row has those that
+`kickbench explain` needs for any running VMM. The facts about guests and labs, which kickbench
+starts itself, are in `Trials`. A row has no `Trials` until there are guest images for its
+architecture.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from bench_lib.errors import UnknownArchitecture
 
 @dataclass(frozen=True)
 class KvmModule:
-    """KVM for one kind of processor.
+    """The KVM module for one kind of processor.
 
-    :ivar flag: the flag in /proc/cpuinfo of a processor that it is for; None where it needs none.
-    :ivar nests: whether its guests can be allowed to use KVM themselves (parameter `nested`).
+    :ivar flag: the flag in /proc/cpuinfo of the processors that the module supports; None if it
+        needs no flag.
+    :ivar nests: whether the module supports nesting (parameter `nested`).
     """
 
     name: str
@@ -29,13 +31,14 @@ class KvmModule:
 
 @dataclass(frozen=True)
 class Trials:
-    """What trials and the lab start.
+    """The facts about guests and labs.
 
-    :ivar qemu: QEMU's program; tools/packages has the packages that it is in.
-    :ivar machine: QEMU's name for the machine that guests are. :ivar cpu: the same for their CPU.
-    :ivar huge_page_mib: the size of the huge pages that a guest's memory may be made of.
-    :ivar kernel_image: where a kernel tree that has been built has the image that QEMU boots.
-    :ivar debian: Debian's name for the architecture.
+    :ivar qemu: the QEMU program; tools/packages lists its packages.
+    :ivar machine: QEMU's machine type (-machine) of guests and labs.
+    :ivar cpu: QEMU's CPU model (-cpu) of guests.
+    :ivar huge_page_mib: the size of the huge pages that can back a guest's memory.
+    :ivar kernel_image: the path of the image that QEMU boots in a built kernel tree.
+    :ivar debian: Debian's name of the architecture.
     """
 
     qemu: str
@@ -48,16 +51,18 @@ class Trials:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One architecture.
+    """One CPU architecture.
 
-    :ivar name: as uname(2) calls it.
+    :ivar name: the name as in uname(2).
     :ivar fault_frames: functions that handle a page fault before the common code does.
-    :ivar exception_frames: the way from the processor's exception to those, in user and kernel
-        mode alike.
-    :ivar run_frames: what a vCPU that runs its guest shows, from KVM_RUN outwards.
-    :ivar userfaultfd: the number of the system call.
-    :ivar kvm_modules: in the order in which they are looked for; none where KVM is no module.
-    :ivar trials: None where kickbench can start no guests.
+    :ivar exception_frames: functions between the processor's exception and `fault_frames`, for
+        faults from user mode and from kernel mode.
+    :ivar run_frames: functions in the stack of a vCPU thread that runs its guest, from KVM_RUN
+        outwards.
+    :ivar userfaultfd: the number of the system call userfaultfd(2).
+    :ivar kvm_modules: KVM's modules in the order in which kickbench looks for them; empty if KVM is
+        not a module.
+    :ivar trials: the facts about guests and labs; None if kickbench has no guests for it.
     """
 
     name: str
@@ -69,7 +74,8 @@ class Architecture:
     trials: Trials | None
 
 
-# virt/kvm/kvm_main.c, each architecture's own part, and the way back into the guest.
+# From virt/kvm/kvm_main.c, KVM's code for each architecture, and the generic entry code through
+# which a vCPU returns to the guest.
 _RUN_FRAMES = frozenset(
     {
         "kvm_vcpu_ioctl",
@@ -86,7 +92,7 @@ _RUN_FRAMES = frozenset(
 
 X86_64 = Architecture(
     name="x86_64",
-    # arch/x86/entry/entry_64.S and arch/x86/mm/fault.c; the second line before Linux 5.8.
+    # arch/x86/entry/entry_64.S and arch/x86/mm/fault.c. The second line is for Linux before 5.8.
     fault_frames=frozenset(
         {"do_user_addr_fault", "exc_page_fault", "asm_exc_page_fault"}
         | {"__do_page_fault", "do_page_fault", "page_fault", "async_page_fault"}
@@ -101,14 +107,15 @@ X86_64 = Architecture(
     kvm_modules=(
         KvmModule("kvm_intel", "vmx", nests=True),
         KvmModule("kvm_amd", "svm", nests=True),
-        # For virtual machines whose processor offers neither.
+        # For virtual machines whose processor has neither flag.
         KvmModule("kvm_pvm", None, nests=False),
     ),
     trials=Trials(
         qemu="qemu-system-x86_64",
-        # Every QEMU has it, the oldest ones as well.
+        # Every version of QEMU has this machine type.
         machine="pc",
-        # -cpu host does not work on every KVM (kvm_pvm aborts it); pni is not offered by kvm_pvm.
+        # -cpu host does not work with every KVM: it aborts with kvm_pvm, which does not offer pni
+        # either.
         cpu="qemu64,-pni",
         huge_page_mib=2,
         kernel_image="arch/x86/boot/bzImage",
@@ -141,28 +148,28 @@ ARCHITECTURES = {each.name: each for each in (X86_64, AARCH64)}
 
 
 def find() -> Architecture | None:
-    """This machine's row; None where there is none."""
+    """The row of this machine's architecture; None if kickbench does not know it."""
     return ARCHITECTURES.get(platform.machine())
 
 
 def here() -> Architecture:
-    """This machine's row.
+    """The row of this machine's architecture.
 
-    :raise UnknownArchitecture: there is none.
+    :raise UnknownArchitecture: kickbench does not know it.
     """
     row = find()
     if row is None:
         raise UnknownArchitecture(
-            f"kickbench does not know the architecture {platform.machine()}; it knows "
-            f"{' and '.join(ARCHITECTURES)}. Run it on one of them."
+            f"kickbench does not know the CPU architecture {platform.machine()}; run it on "
+            f"{' or '.join(ARCHITECTURES)}."
         )
     return row
 
 
 def for_trials() -> Trials:
-    """What trials and the lab start on this machine.
+    """The facts about guests and labs on this machine.
 
-    :raise UnknownArchitecture: kickbench can start no guests on it.
+    :raise UnknownArchitecture: kickbench has no guests for this machine's architecture.
     """
     row = here()
     if row.trials is None:
@@ -175,7 +182,7 @@ def for_trials() -> Trials:
 
 
 def qemu_program() -> str:
-    """QEMU's program for this machine. Without a row it is named as QEMU names all of them."""
+    """The QEMU program for this machine. For an unknown architecture, QEMU's usual name is used."""
     row = find()
     trials = None if row is None else row.trials
     return f"qemu-system-{platform.machine()}" if trials is None else trials.qemu

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The error tree. Each class is one thing that can go wrong, with an exit status of its own.
+"""The error tree. Each class is one kind of failure, with an exit status of its own.
+
+The module is long because the tree is in one place: exit statuses have to be unique, and a test
+compares them with docs/reference/exit-statuses.md.
 
 ::
 
     KickbenchError
-    ├── UsageError                  what was asked for cannot be
+    ├── UsageError                  the user asked for something impossible
     │   ├── UnknownScenario
     │   ├── UnknownRequest
     │   ├── BadDeadline
@@ -39,11 +42,11 @@
     │   ├── KernelUnusable
     │   ├── ArchiveUnsafe
     │   └── KernelAmbiguous
-    ├── CannotCompare               two kernels' records say nothing of each other
+    ├── CannotCompare               the records of two kernels cannot be compared
     ├── LabError                    the lab cannot be used
     │   ├── LabUnavailable
     │   └── LabLost
-    ├── ImageError                  a guest image is not what the manifest says
+    ├── ImageError                  a guest image differs from its manifest
     ├── InternalError               a defect of kickbench itself
     ├── ExplainError                a running guest cannot be explained
     │   ├── ProcessGone
@@ -55,7 +58,7 @@
     │   └── ProcessBlocked
     ├── Interrupted                 a signal ended the run
     ├── ProbeFailed                 a case of the probe measured nothing
-    └── TrialLost                   no measurement was made; counted, never scored
+    └── TrialLost                   a trial gave no measurement; it is counted, never scored
         ├── DeadlinePassed
         ├── ToolFailed
         ├── GuestDied
@@ -69,8 +72,8 @@
         ├── RecoveryFailed
         └── MemoryDamaged
 
-The message of each is a whole sentence that says what to do, for a person who has not read
-the code. ``TrialLost`` and what is under it ends a trial, not a run.
+Every message is a full sentence for users who have not read the code. It says what failed, why, and
+what to do. ``TrialLost`` and its subclasses end a trial, not a run.
 """
 
 from __future__ import annotations
@@ -79,61 +82,64 @@ import signal
 
 
 class KickbenchError(Exception):
-    """Anything kickbench reports itself. :ivar exit_status: what the command exits with."""
+    """An error that kickbench reports in a sentence of its own.
+
+    :ivar exit_status: the exit status of the command that fails with this error.
+    """
 
     exit_status = 1
 
 
 class UsageError(KickbenchError):
-    """What was asked for cannot be."""
+    """The user asked for something impossible."""
 
     exit_status = 2
 
 
 class UnknownScenario(UsageError):
-    """No such scenario."""
+    """There is no scenario of this name."""
 
     exit_status = 10
 
 
 class UnknownRequest(UsageError):
-    """No such request."""
+    """There is no request of this name."""
 
     exit_status = 11
 
 
 class BadDeadline(UsageError):
-    """A deadline that is not a positive number of seconds."""
+    """A deadline is not a positive number of seconds."""
 
     exit_status = 12
 
 
 class BadShape(UsageError):
-    """A guest that QEMU or the image cannot be."""
+    """QEMU or the guest image does not support this shape of guest."""
 
     exit_status = 13
 
 
 class UnknownCase(UsageError):
-    """No case of the probe has that name."""
+    """The probe has no case of this name."""
 
     exit_status = 15
 
 
 class NotRecoverable(UsageError):
-    """A recovery was asked for where there is no guest or no migration left to recover."""
+    """The scenario leaves no guest or no migration that could be recovered."""
 
     exit_status = 14
 
 
 class OtherHistory(UsageError):
-    """asv works on another history than KICKBENCH_HISTORY names."""
+    """asv uses another history than the one that KICKBENCH_HISTORY names."""
 
     exit_status = 16
 
 
 class HistoryNotBegun(UsageError):
-    """A folder cannot become a history."""
+    """A folder cannot be made a history."""
 
     exit_status = 17
 
@@ -151,13 +157,13 @@ class HostError(KickbenchError):
 
 
 class KvmUnavailable(HostError):
-    """/dev/kvm is missing, closed to this user, or does not work."""
+    """/dev/kvm is missing, may not be opened by this user, or does not work."""
 
     exit_status = 21
 
 
 class NotRoot(HostError):
-    """Namespaces, qdiscs and other threads' kernel stacks need root."""
+    """This user is not root. Namespaces, qdiscs and kernel stacks of other threads need root."""
 
     exit_status = 22
 
@@ -169,19 +175,19 @@ class ProgramMissing(HostError):
 
 
 class QemuTooOld(HostError):
-    """QEMU lacks a command or capability that trials need."""
+    """QEMU is too old: it lacks a command or a capability that trials need."""
 
     exit_status = 24
 
 
 class NamespacesUnavailable(HostError):
-    """Network namespaces or veth pairs cannot be made here."""
+    """Network namespaces or veth pairs cannot be created on this host."""
 
     exit_status = 25
 
 
 class OutageUnavailable(HostError):
-    """No mechanism that tc offers here cuts a link."""
+    """tc cannot cut a link on this host by any mechanism that kickbench knows."""
 
     exit_status = 26
 
@@ -193,9 +199,9 @@ class HostBusy(HostError):
 
 
 class LeftoversRemain(HostError):
-    """Something that a killed run has left cannot be ended.
+    """Something that a killed run has left cannot be ended or removed.
 
-    :ivar ended: what could be, a line each.
+    :ivar ended: one line for each leftover that was ended or removed.
     """
 
     exit_status = 28
@@ -206,31 +212,31 @@ class LeftoversRemain(HostError):
 
 
 class PtraceForbidden(HostError):
-    """Debuggers may not attach here."""
+    """Debuggers may not attach to processes on this host."""
 
     exit_status = 29
 
 
 class NotStarted(HostError):
-    """A program is there, but cannot be started as trials need it."""
+    """A program is installed, but cannot be started in the way that trials need."""
 
     exit_status = 38
 
 
 class HugepagesMissing(HostError):
-    """There are not enough huge pages for the guests asked for."""
+    """This host has too few free huge pages for the guests."""
 
     exit_status = 32
 
 
 class UserfaultfdForbidden(HostError):
-    """userfaultfd may not be used, or lacks something."""
+    """The kernel forbids userfaultfd(2), has none, or lacks a feature of it."""
 
     exit_status = 33
 
 
 class EvidenceHidden(HostError):
-    """This kernel does not show what evidence is made of."""
+    """The kernel does not show the stacks or times of threads, which evidence consists of."""
 
     exit_status = 34
 
@@ -248,13 +254,13 @@ class StoreError(KickbenchError):
 
 
 class RecordNotWritten(StoreError):
-    """A record could not be appended; the file is as it was before."""
+    """A record could not be appended; the file is unchanged."""
 
     exit_status = 31
 
 
 class LedgerError(KickbenchError):
-    """The list of known kernels cannot be read or written."""
+    """The ledger, the list of known kernels, cannot be read or written."""
 
     exit_status = 40
 
@@ -266,43 +272,43 @@ class KernelError(KickbenchError):
 
 
 class WrongKernel(KernelError):
-    """A kernel was asked for that is not the booted one."""
+    """The user asked for a kernel that is not the booted one."""
 
     exit_status = 41
 
 
 class UnknownKernel(KernelError):
-    """No kernel has that name."""
+    """No kernel has this name."""
 
     exit_status = 43
 
 
 class FetchFailed(KernelError):
-    """A kernel could not be downloaded or unpacked; the cache is as it was."""
+    """A kernel could not be downloaded or unpacked; the cache is unchanged."""
 
     exit_status = 44
 
 
 class KernelUnusable(KernelError):
-    """A kernel image that the lab cannot boot, or cannot run trials under."""
+    """The lab cannot boot this kernel, or cannot run trials under it."""
 
     exit_status = 45
 
 
 class ArchiveUnsafe(KernelError):
-    """An archive has a name in it that leads out of the folder that it is unpacked to."""
+    """An archive contains a name that leads out of the folder that it is unpacked to."""
 
     exit_status = 46
 
 
 class KernelAmbiguous(KernelError):
-    """Several builds have that name where one is meant."""
+    """Several builds have this name, but one is needed."""
 
     exit_status = 47
 
 
 class CannotCompare(KickbenchError):
-    """Records of two kernels say nothing of each other; the sentence says why."""
+    """The records of two kernels cannot be compared; the sentence gives the reason."""
 
     exit_status = 3
 
@@ -314,15 +320,17 @@ class LabError(KickbenchError):
 
 
 class LabUnavailable(LabError):
-    """No lab can be booted on this host."""
+    """This host cannot boot a lab."""
 
     exit_status = 61
 
 
 class LabLost(LabError):
-    """A lab died, hung or stopped answering, or killed kickbench; never a result of what ran there.
+    """A lab died, hung or stopped answering, or its kernel killed kickbench.
 
-    :ivar console: the last lines of its console.
+    This is never the result of a trial that ran in the lab.
+
+    :ivar console: the last lines of the lab's console.
     """
 
     exit_status = 62
@@ -333,22 +341,22 @@ class LabLost(LabError):
 
 
 class ImageError(KickbenchError):
-    """A guest image is missing or is not what the manifest says."""
+    """A guest image is missing, or differs from its manifest."""
 
     exit_status = 50
 
 
 class InternalError(KickbenchError):
-    """A defect of kickbench itself; no statement about any kernel."""
+    """A defect of kickbench itself, which does not show anything about a kernel."""
 
     exit_status = 90
 
     @classmethod
     def of(cls, error: Exception) -> InternalError:
-        """The same for an error that nothing was prepared for."""
+        """Wrap an unexpected exception."""
         return cls(
             f"This is a defect of kickbench, please report it: {type(error).__name__}: {error}. "
-            "`kickbench -v` and the same command again show where it happened."
+            "Repeat the command with `kickbench -v` to see where it happened."
         )
 
 
@@ -371,39 +379,39 @@ class NotAVmm(ExplainError):
 
 
 class ProcessHidden(ExplainError):
-    """The process is another user's, and may not be looked into."""
+    """The process belongs to another user, and this user may not read it in /proc."""
 
     exit_status = 73
 
 
 class ProcessEnded(ExplainError):
-    """The process ended while it was looked at."""
+    """The process ended while kickbench examined it."""
 
     exit_status = 74
 
 
 class NoSuchGuest(ExplainError):
-    """No running guest has that name."""
+    """No running guest has this name."""
 
     exit_status = 75
 
 
 class GuestNameAmbiguous(ExplainError):
-    """Several running guests have that name."""
+    """Several running guests have this name."""
 
     exit_status = 76
 
 
 class ProcessBlocked(ExplainError):
-    """The kernel keeps whoever looks at the process waiting."""
+    """The kernel keeps every reader of the process in /proc waiting."""
 
     exit_status = 77
 
 
 class Interrupted(KickbenchError):
-    """A signal ended the run, in order.
+    """A signal ended the run, after everything that the run had started was ended.
 
-    :ivar exit_status: 128 and the signal's number, as a shell gives it.
+    :ivar exit_status: 128 plus the number of the signal, as in a shell.
     """
 
     def __init__(self, number: signal.Signals) -> None:
@@ -424,7 +432,7 @@ class TrialLost(KickbenchError):
 
 
 class DeadlinePassed(TrialLost):
-    """Something that was waited for did not happen in time."""
+    """An event did not happen before its deadline."""
 
 
 class ToolFailed(TrialLost):
@@ -432,11 +440,11 @@ class ToolFailed(TrialLost):
 
 
 class GuestDied(TrialLost):
-    """A QEMU process ended that should be running."""
+    """A QEMU process ended unexpectedly."""
 
 
 class MonitorFailed(TrialLost):
-    """A QMP monitor broke, or answered with an error."""
+    """A QMP monitor or a gdbstub failed: its connection broke, or it sent something invalid."""
 
 
 class MonitorRefused(TrialLost):
@@ -444,11 +452,11 @@ class MonitorRefused(TrialLost):
 
 
 class MigrationFailed(TrialLost):
-    """A migration went into a state that the scenario does not contain."""
+    """A migration entered a state that is not part of the scenario."""
 
 
 class MigratedWhole(MigrationFailed):
-    """A guest arrived with all of its memory before anything could be missing."""
+    """A migration moved all memory before the scenario could make a page missing."""
 
 
 class OutageNotProven(TrialLost):
@@ -460,11 +468,11 @@ class NotStuck(TrialLost):
 
 
 class DebuggerFailed(TrialLost):
-    """A debugger ended, or could not do what it was told."""
+    """A debugger ended, or failed to execute a command."""
 
 
 class RecoveryFailed(TrialLost):
-    """A migration could not be recovered, in two tries."""
+    """A migration could not be recovered in two attempts."""
 
 
 class MemoryDamaged(TrialLost):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Locks on files and folders, which the kernel drops when their process dies (flock(2))."""
+"""Lock files and folders with flock(2); the kernel releases a lock when its process dies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY
-"""How a folder is opened."""
+"""The flags of open(2) for a folder."""
 
 
 def take(path: Path, flags: int, *, wait: bool) -> int | None:
-    """Open and lock a file or folder; its descriptor, which holds the lock until it is closed.
+    """Open and lock a file or folder, and return its descriptor, whose closing releases the lock.
 
-    :param flags: of open(2).
-    :param wait: whether to wait for another holder; if not, None is returned.
+    :param flags: the flags of open(2).
+    :param wait: wait until another holder has released the lock, instead of returning None.
     """
     fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
@@ -33,7 +33,7 @@ def take(path: Path, flags: int, *, wait: bool) -> int | None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold the lock on a folder, which protects what is in it."""
+    """Hold the lock on a folder, which protects the folder's contents."""
     fd = take(folder, FOLDER, wait=True)
     assert fd is not None
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Everything that environment variables say, read in this one place."""
+"""The settings, all of which are environment variables. No other module reads them."""
 
 from __future__ import annotations
 
@@ -13,40 +13,41 @@ from bench_lib.deadline import seconds
 from bench_lib.errors import BadDeadline, OtherHistory, UsageError
 
 SETS = ("core", "full")
-"""How much is measured where nobody says it trial by trial."""
+"""The values of KICKBENCH_SET: how much `asv run` measures."""
 
 MOST_DIGITS = 18
-"""Of a whole number."""
+"""The largest number of digits of a whole number."""
 
 _PACKAGE = Path(__file__).resolve().parent
 
 CHECKOUT = _PACKAGE.parent
-"""The folder that holds bench_lib: a checkout, or where a wheel is installed."""
+"""The folder that contains bench_lib: a checkout, or the folder that a wheel is installed in."""
 
-_CARRIED = _PACKAGE / "data"
+_PACKAGED = _PACKAGE / "data"
 
-DATA = _CARRIED if _CARRIED.is_dir() else CHECKOUT
-"""The folder of asv.conf.json, benchmarks, guest-images and tools, which a wheel carries inside the
+DATA = _PACKAGED if _PACKAGED.is_dir() else CHECKOUT
+"""The folder of asv.conf.json, benchmarks, guest-images and tools. In a wheel it is inside the
 package (pyproject.toml)."""
 
 
 def _nearest_history(environ: Mapping[str, str]) -> Path:
-    """The nearest folder upwards that holds a history, else this checkout.
+    """The nearest folder upwards that has a history, else the default.
 
-    Who installed a wheel has no checkout; then it is where the XDG base directory specification
-    puts a user's data.
+    The default is the checkout. If kickbench was installed from a wheel, it is the folder for a
+    user's data of the XDG base directory specification.
     """
     for folder in (Path.cwd(), *Path.cwd().parents):
-        # Both, for an asv.conf.json alone is some other project's.
+        # Both files are required, because an asv.conf.json alone belongs to another project.
         if all(os.access(folder / name, os.R_OK) for name in ("asv.conf.json", "kernels.json")):
             return folder
     return CHECKOUT if DATA == CHECKOUT else _xdg(environ, "XDG_DATA_HOME", ".local/share")
 
 
 def _xdg(environ: Mapping[str, str], name: str, default: str) -> Path:
-    """Our folder where the XDG base directory specification puts it.
+    """The folder `kickbench` in a base directory of the XDG base directory specification.
 
-    :param default: in the user's home.
+    :param name: the variable that names the base directory.
+    :param default: the base directory, relative to the user's home, if the variable is not set.
     """
     base = environ.get(name)
     return (Path(base) if base else Path.home() / default) / "kickbench"
@@ -54,76 +55,80 @@ def _xdg(environ: Mapping[str, str], name: str, default: str) -> Path:
 
 def _one_of(name: str, text: str, known: Sequence[str]) -> str:
     if text not in known:
-        raise UsageError(f"{name} is {' or '.join(known)}, not {text!r}.")
+        raise UsageError(f"{name} has to be {' or '.join(known)}, not {text!r}.")
     return text
 
 
 def _positive(name: str, text: str) -> int:
-    # Python does not convert thousands of digits.
+    # The length is limited, because int() raises an error for thousands of digits.
     if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < 1:
-        raise UsageError(f"{name} is a whole number from 1 on, not {text[:40]!r}.")
+        raise UsageError(f"{name} has to be a whole number of at least 1, not {text[:40]!r}.")
     return int(text)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user may set, and where kickbench keeps its things."""
+    """The settings of a user, and the folders that kickbench uses."""
 
     images: Path
-    """The folder of guest images; it belongs to the code."""
+    """The folder of guest images, which are a part of kickbench."""
     history: Path
-    """KICKBENCH_HISTORY: the folder of asv.conf.json, ledger, records and asv's results. It may be
-    a repository of its own; by default it is the nearest such folder upwards, else the checkout, or
-    a folder of the user's where kickbench was installed from a wheel."""
+    """KICKBENCH_HISTORY: the folder of asv.conf.json, the ledger, records and asv's results, which
+    may be a repository of its own. By default it is the nearest such folder upwards; else the
+    checkout, or, if kickbench was installed from a wheel, a folder in the user's home."""
     ledger: Path
-    """The list of known kernels."""
+    """The file of the ledger, the list of known kernels."""
     records: Path
     """KICKBENCH_RECORDS: the record file."""
     cache: Path
-    """KICKBENCH_CACHE: folder for kernels that were fetched."""
+    """KICKBENCH_CACHE: the folder for kernels that were fetched, and for lists of Debian's
+    kernels."""
     expired: frozenset[str]
     """KICKBENCH_EXPIRED: Debian's suites that are used although their Release file has expired."""
     runtime: Path
-    """KICKBENCH_RUNTIME: folder for what lives as long as a run; on a tmpfs by default."""
+    """KICKBENCH_RUNTIME: the folder for files that exist only during a run; by default on a
+    tmpfs."""
     qemu: str
     """KICKBENCH_QEMU: the QEMU program, a name or a path."""
     trials: int
-    """KICKBENCH_TRIALS: trials a scenario in `asv run`."""
+    """KICKBENCH_TRIALS: the number of trials per scenario in `asv run`."""
     deadline_s: float
     """KICKBENCH_DEADLINE: seconds until a trial stops waiting for the answer."""
     full: bool
-    """KICKBENCH_SET: whether `asv run` measures every scenario (`full`), or the few that tell most
-    (`core`)."""
+    """KICKBENCH_SET: whether `asv run` measures every scenario (`full`), or only the few most
+    informative ones (`core`)."""
     lists_full: bool
-    """KICKBENCH_LISTED: set by `asv_bridge` for its benchmarks: whether they name all values of
-    their parameters (`full`), or only those that KICKBENCH_SET has them measure."""
+    """KICKBENCH_LISTED: set by `asv_bridge` for its benchmarks. It decides whether they list all
+    values of their parameters (`full`), or only those that KICKBENCH_SET makes them measure."""
     staging_s: float
     """KICKBENCH_STAGING: seconds until a trial that is not yet staged and proved is lost."""
     lab_memory_mib: int
-    """KICKBENCH_LAB_MEMORY: MiB of memory of a lab."""
+    """KICKBENCH_LAB_MEMORY: the memory of a lab in MiB."""
     lab_boot_s: float
-    """KICKBENCH_LAB_BOOT: seconds until a lab that is not up is given up."""
+    """KICKBENCH_LAB_BOOT: seconds until kickbench gives up a lab that is not up."""
     jobs: int | None
-    """KICKBENCH_JOBS: how many labs run at once in campaigns, `gate` and `asv run`; None if it
-    is not set."""
+    """KICKBENCH_JOBS: the number of labs that run at once in campaigns, `gate` and `asv run`; None
+    if it is not set."""
     kernel: str | None
-    """KICKBENCH_KERNEL: set by `asv_bridge`: the id of the build to boot in the lab."""
+    """KICKBENCH_KERNEL: set by `asv_bridge` and in labs: the id of the build that the lab boots."""
     lab: tuple[str, str] | None
-    """KICKBENCH_LAB: set inside a lab: its accelerator and its host's name."""
+    """KICKBENCH_LAB: set in a lab: the lab's accelerator and the name of its host."""
     failure: Path | None
-    """KICKBENCH_FAILURE: set likewise: where a benchmark leaves word of why it failed."""
+    """KICKBENCH_FAILURE: set by `asv_bridge` for its benchmarks: the file to which a benchmark
+    writes why it failed."""
     progress: Path | None
-    """KICKBENCH_PROGRESS: set by `asv_bridge` for its benchmarks: where lines of progress go."""
+    """KICKBENCH_PROGRESS: set by `asv_bridge` for its benchmarks: the file to which a benchmark
+    writes lines of progress."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Read the settings.
 
-        :raise UsageError: a value makes no sense.
+        :raise UsageError: a variable has an invalid value.
         """
 
         def path(name: str, default: Path) -> Path:
-            # Absolute, for asv runs benchmarks in folders that it deletes.
+            # Absolute, because asv runs benchmarks in folders that it deletes.
             return Path(environ.get(name) or default).absolute()
 
         def duration(name: str, default: str) -> float:
@@ -166,21 +171,21 @@ class Settings:
 
     @classmethod
     def of_history(cls, folder: Path, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Read the settings for a history that is given, as asv's is by its own configuration.
+        """Read the settings for a given history, such as the one whose asv.conf.json asv has read.
 
-        :raise OtherHistory: KICKBENCH_HISTORY names another, so records would be kept in one and
-            kernels and results in the other.
+        :raise OtherHistory: KICKBENCH_HISTORY names another history, so records would be kept in
+            one history, and kernels and results in the other.
         """
         named = environ.get("KICKBENCH_HISTORY")
         if named and Path(named).resolve() != folder.resolve():
             raise OtherHistory(
-                f"asv keeps its history in {folder}, and KICKBENCH_HISTORY is {named}; run asv "
-                "there, or unset KICKBENCH_HISTORY."
+                f"asv keeps its history in {folder}, but KICKBENCH_HISTORY is {named}; run asv in "
+                "that folder, or unset KICKBENCH_HISTORY."
             )
         return cls.from_environment({**environ, "KICKBENCH_HISTORY": str(folder)})
 
     def exported(self) -> dict[str, str]:
-        """The paths as environment variables, for a process with another working folder."""
+        """The paths as environment variables, for a process in another working folder."""
         return {
             "KICKBENCH_HISTORY": str(self.history),
             "KICKBENCH_RECORDS": str(self.records),

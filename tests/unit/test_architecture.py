@@ -18,7 +18,9 @@ def _machine(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 def test_a_machine_without_a_row_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     _machine(monkeypatch, "riscv64")
-    with pytest.raises(UnknownArchitecture, match=r"does not know the architecture riscv64; .*x86"):
+    with pytest.raises(
+        UnknownArchitecture, match=r"does not know the CPU architecture riscv64; .*x86"
+    ):
         preflight.check(Settings.from_environment({"HOME": "/"}))
 
 

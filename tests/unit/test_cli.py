@@ -183,5 +183,5 @@ def test_a_defect_has_a_status_of_its_own_and_no_traceback(
     assert shown.exit_code == InternalError.exit_status == 90
     assert shown.output == (
         "kickbench: This is a defect of kickbench, please report it: ZeroDivisionError: division "
-        "by zero. `kickbench -v` and the same command again show where it happened.\n"
+        "by zero. Repeat the command with `kickbench -v` to see where it happened.\n"
     )

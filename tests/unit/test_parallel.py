@@ -220,7 +220,7 @@ def test_a_number_of_labs_that_is_none_is_refused(
     history: object, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setenv("KICKBENCH_JOBS", text)
-    with pytest.raises(UsageError, match=r"KICKBENCH_JOBS is a whole number from 1 on"):
+    with pytest.raises(UsageError, match=r"KICKBENCH_JOBS has to be a whole number of at least 1"):
         Settings.from_environment()
 
 
