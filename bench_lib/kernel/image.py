@@ -45,8 +45,8 @@ def identity(path: Path, called: str = "") -> Kernel:
             f"{name} is not an x86 kernel image; the lab boots images of the format bzImage."
         )
     (pointer,) = struct.unpack_from("<H", setup, _VERSION_POINTER_AT)
-    begin = pointer + _POINTER_BASE
-    text = setup[begin : begin + _LONGEST].split(b"\0")[0].decode(errors="replace")
+    start = pointer + _POINTER_BASE
+    text = setup[start : start + _LONGEST].split(b"\0")[0].decode(errors="replace")
     # "6.1.0-41-amd64 (who@where) #1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1 (2025-11-09)"
     release, _, rest = text.partition(" ")
     number = rest.find("#")

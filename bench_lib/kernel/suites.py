@@ -225,10 +225,7 @@ class Suites:
     def _read(
         self, wanted: Sequence[tuple[Suite, str]], on_bytes: Callable[[int], None]
     ) -> list[Suite]:
-        """Read some suites at the same time.
-
-        :param wanted: the suites, each with the URI of its mirror.
-        """
+        """Read some suites, each with the URI of its mirror, at the same time."""
         apts = []
         for suite, uri in wanted:
             lists = apt.Apt(self.folder / suite.name)

@@ -36,8 +36,8 @@ def extract(vmlinuz: Path, to: Path) -> bool:
     """
     data = vmlinuz.read_bytes()
     offset, length = struct.unpack_from("<II", data, _PAYLOAD_AT)
-    begin = ((data[_SETUP_SECTORS_AT] or 4) + 1) * _SECTOR + offset
-    payload = data[begin : begin + length]
+    start = ((data[_SETUP_SECTORS_AT] or 4) + 1) * _SECTOR + offset
+    payload = data[start : start + length]
     if not payload.startswith(_GZIP):
         payload = payload[:-_SIZE_BYTES]
     with tempfile.NamedTemporaryFile(dir=to.parent) as packed:

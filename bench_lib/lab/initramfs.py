@@ -66,7 +66,7 @@ def files(kernel: Bootable, *, unpacked: bool) -> Files:
         return Files(_vmlinux(kernel, folder), made.initramfs) if unpacked else made
     except OSError as error:
         raise LabUnavailable(
-            f"The lab's initramfs cannot be written to {folder} ({error.strerror}); free some "
+            f"The lab's boot files cannot be written to {folder} ({error.strerror}); free some "
             "space, or set KICKBENCH_CACHE to a folder that you can write to and fetch the kernel "
             "again."
         ) from None
@@ -137,7 +137,7 @@ def _fill(root: Path, kernel: Bootable, busybox: Path) -> None:
     (root / "init").chmod(0o755)
     modules = Modules(kernel.modules)
     first = modules.in_order(FIRST)
-    then = [each for each in modules.in_order(THEN, lacking=True) if each not in first]
+    then = [each for each in modules.in_order(THEN, optional=True) if each not in first]
     for name, listed in (("first", first), ("then", then)):
         unpacked = [module.name.split(".ko")[0] + ".ko" for module in listed]
         (root / "modules" / name).write_text("".join(f"{each}\n" for each in unpacked))
@@ -183,11 +183,11 @@ class Modules:
         lines = module_files.lines(builtin) if builtin.exists() else []
         self._builtin = {module_files.name(line) for line in lines}
 
-    def in_order(self, names: Sequence[str], *, lacking: bool = False) -> list[Path]:
+    def in_order(self, names: Sequence[str], *, optional: bool = False) -> list[Path]:
         """The files of these modules and of their dependencies, each once, in loading order.
 
-        :param names: of modules; one that is built into the kernel has no file.
-        :param lacking: leave out modules that the build does not have.
+        :param names: the names of the modules; a module that is built into the kernel has no file.
+        :param optional: leave out modules that the build does not have.
         :raise KernelUnusable: the build does not have one of the modules.
         """
         order: dict[Path, None] = {}
@@ -195,7 +195,7 @@ class Modules:
             if name in self._needs:
                 # modules.dep lists the module that must be loaded first last.
                 order.update(dict.fromkeys(reversed(self._needs[name])))
-            elif name not in self._builtin and not lacking:
+            elif name not in self._builtin and not optional:
                 raise KernelUnusable(
                     f"The lab cannot boot kernel {self._folder.name}, because the kernel has no "
                     f"module {name}; use a build with that module, or with it built in."

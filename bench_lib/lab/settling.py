@@ -48,7 +48,7 @@ def looks(most: int) -> list[int]:
 
 
 def lab_records(settings: Settings, builds: Sequence[Bootable]) -> list[Record]:
-    """The records of these kernels that this host's labs have made with today's accelerator."""
+    """The records of these kernels that this host's labs have made with the current accelerator."""
     kernels = {build.build.kernel for build in builds}
     here = qemu.host()
     records, _ = record.read(settings.records)
@@ -71,8 +71,8 @@ def check_as_now(records: Sequence[Record], settings: Settings) -> None:
         return
     check_schemas(records, [SCHEMA])
     with ownership.measuring(settings.runtime) as owner:
-        asked = features.ask(owner, settings.qemu, Deadline.after(settings.staging_s))
-        version = interrupt.run(asked).version
+        features_of_qemu = features.ask(owner, settings.qemu, Deadline.after(settings.staging_s))
+        version = interrupt.run(features_of_qemu).version
     now = {
         "QEMU": ({each.qemu for each in records if each.qemu}, version),
         "deadline": (

@@ -110,7 +110,7 @@ def shares(cases: Sequence[Case], labs: int) -> list[Sequence[Case]]:
     """Divide the cases, in order, among this many labs, or among fewer if there are few cases."""
     count = max(1, min(labs, len(cases) // SHARE_AT_LEAST))
     bounds = [len(cases) * number // count for number in range(count + 1)]
-    return [cases[begin:end] for begin, end in itertools.pairwise(bounds)]
+    return [cases[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 async def make(

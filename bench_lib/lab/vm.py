@@ -143,7 +143,7 @@ class Lab:
 
         :param arguments: the arguments of Python.
         :raise LabLost: the lab died or stopped answering, or a signal ended the command, such as
-            the OOM killer's.
+            SIGKILL from the OOM killer.
         """
         # -S leaves out `site`, which runs the .pth files of installed packages.
         paths = [path for path in sys.path if Path(path).is_dir()]

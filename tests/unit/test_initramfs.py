@@ -53,8 +53,8 @@ def kernel(tmp_path: Path) -> Bootable:
     return build
 
 
-def _order(kernel: Bootable, *names: str, lacking: bool = False) -> list[str]:
-    found = Modules(kernel.modules).in_order(names, lacking=lacking)
+def _order(kernel: Bootable, *names: str, optional: bool = False) -> list[str]:
+    found = Modules(kernel.modules).in_order(names, optional=optional)
     return [path.name for path in found]
 
 
@@ -74,7 +74,7 @@ def test_a_driver_that_is_built_in_is_not_loaded(kernel: Bootable) -> None:
 def test_a_module_that_is_nowhere_is_named_or_left_out(kernel: Bootable) -> None:
     with pytest.raises(KernelUnusable, match="has no module sch_netem"):
         _order(kernel, "veth", "sch_netem")
-    assert _order(kernel, "veth", "sch_netem", lacking=True) == ["veth.ko"]
+    assert _order(kernel, "veth", "sch_netem", optional=True) == ["veth.ko"]
 
 
 def test_the_initramfs_holds_modules_unpacked_and_in_order(
