@@ -75,6 +75,6 @@ def of_need(
         name or need,
         lambda: needs.check(need, settings),
         status,
-        needs.lost(need),
+        needs.consequence(need),
         lambda: needs.fix(need, settings),
     )

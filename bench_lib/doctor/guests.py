@@ -67,7 +67,7 @@ def qemu(settings: Settings) -> Iterator[Finding]:
             found = interrupt.run(ask(run))
     except HostError as error:
         fix = needs.fix(Need.QEMU, settings)
-        yield Finding(Need.QEMU, Status.MISSING, str(error), needs.lost(Need.QEMU), fix)
+        yield Finding(Need.QEMU, Status.MISSING, str(error), needs.consequence(Need.QEMU), fix)
         return
     if missing := found.missing():
         yield Finding(

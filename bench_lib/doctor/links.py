@@ -47,7 +47,7 @@ def rows(settings: Settings) -> Iterator[Finding]:
         yield Finding(OUTAGES, Status.DEGRADED, "not tried", means)
         return
     except HostError as error:
-        yield Finding(OUTAGES, Status.MISSING, str(error), needs.lost(Need.NETWORK))
+        yield Finding(OUTAGES, Status.MISSING, str(error), needs.consequence(Need.NETWORK))
         return
     yield from of_survey(answers)
 

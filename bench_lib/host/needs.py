@@ -41,12 +41,12 @@ class _Capability:
     """How a need is checked and met.
 
     :ivar check: returns what the host has, or raises an error that names what is missing.
-    :ivar lost: what the host cannot do if the need is not met.
+    :ivar consequence: what the host cannot do if the need is not met.
     :ivar fix: returns a shell command that meets the need; None if kickbench knows none.
     """
 
     check: Callable[[Settings], str]
-    lost: str
+    consequence: str
     fix: Callable[[Settings], str | None] = lambda settings: None
 
 
@@ -68,9 +68,9 @@ def check_all(wanted: Collection[Need], settings: Settings) -> None:
             check(need, settings)
 
 
-def lost(need: Need) -> str:
+def consequence(need: Need) -> str:
     """What this host cannot do if the need is not met."""
-    return _CAPABILITIES[need].lost
+    return _CAPABILITIES[need].consequence
 
 
 def fix(need: Need, settings: Settings) -> str | None:
@@ -153,7 +153,7 @@ def _userfaultfd(settings: Settings) -> str:
 
 
 def _allow_userfaultfd(settings: Settings) -> str | None:
-    # The switch is for users other than root, but trials need root anyway.
+    # Not proposed to users other than root, because trials need root anyway.
     switch = Path("/proc/sys/vm/unprivileged_userfaultfd")
     helps = os.geteuid() == 0 and switch.exists() and switch.read_text().strip() == "0"
     return "sysctl -w vm.unprivileged_userfaultfd=1" if helps else None

@@ -121,7 +121,7 @@ def test_userfaultfd_is_forbidden(clean_host: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip() == "0":
-        assert done.stdout.startswith("UserfaultfdForbidden userfaultfd(2) is refused")
+        assert done.stdout.startswith("UserfaultfdForbidden The kernel refuses userfaultfd(2)")
         assert "vm.unprivileged_userfaultfd=1" in done.stdout
     else:
         assert done.stdout == ""
