@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Trials: a scenario is staged and proved, a request made and timed, all of it recorded."""
+"""Trials: stage and prove a scenario, make and time a request, and record all of it."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Runs trials for a host outside: how a lab is told what to do, and answers.
+"""Runs trials inside a lab, for the host of the lab.
 
     python -m bench_lib.trial FILE
 
-FILE holds cases as `case.to_json` gives them. One trial each, in this order; a record a line on
-stdout, as each is made.
+FILE holds cases, as `case.to_json` encodes them. This makes one trial per case, in that order, and
+writes each record as a line to stdout when it is made.
 """
 
 import sys
@@ -18,7 +18,11 @@ from bench_lib.trial.batch import NativeRunner
 
 
 def main() -> int:
-    """Exit as the command line does, but do not count lost trials: the records tell."""
+    """Run the trials.
+
+    :return: the exit status of an error, as for the command line; 0 even if trials were lost,
+        because the records have that.
+    """
     try:
         NativeRunner(Settings.from_environment()).run(
             case.from_json(Path(sys.argv[1]).read_text()),

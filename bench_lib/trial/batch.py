@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Runs a number of trials, one after the other, and keeps their records."""
+"""Running a list of trials, one after the other, and keeping their records."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from bench_lib.trial.scene import Plan
 
 @dataclass(frozen=True)
 class NativeRunner:
-    """Makes trials under the booted kernel."""
+    """Makes trials on this host, under the booted kernel."""
 
     settings: Settings
 
     def run(self, cases: Sequence[Case], on_record: Callable[[Record], None]) -> list[Record]:
         """Make a trial of each of `cases`, in this order.
 
-        Each record is appended to the record file before the next trial begins. SIGINT, SIGTERM
-        and SIGHUP end the trial that runs, with all that it has started, and those before it stay.
+        Each record is appended to the record file before the next trial starts. SIGINT, SIGTERM and
+        SIGHUP end the running trial and everything that it has started. Earlier records are kept.
 
-        :param on_record: called with each record once it is kept.
-        :raise HostError: this host cannot run trials; nothing was.
+        :param on_record: called with each record after it has been appended.
+        :raise HostError: this host cannot run trials, and no trial was run.
         :raise BadShape: this host cannot have such a guest.
-        :raise RecordNotWritten: a record could not be kept; the trials before it are.
-        :raise Interrupted: by one of those signals.
+        :raise RecordNotWritten: a record could not be appended; earlier records are kept.
+        :raise Interrupted: one of the signals arrived.
         """
         preflight.check(self.settings, cases)
         with ownership.measuring(self.settings.runtime) as owner:
@@ -70,7 +70,7 @@ async def _run(
 
 
 async def _plan(cases: Sequence[Case], settings: Settings, owner: Run) -> Plan:
-    """What all trials share. How links are cut here is found out with a link of its own."""
+    """Prepare what all trials share. Find with a temporary link how links can be cut here."""
     mechanism = degradation = None
     if any(Need.NETWORK in SCENARIOS[case.scenario].needs for case in cases):
         with link.joined(owner, 0) as probe:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a trial is of."""
+"""Cases, which define what a trial measures."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ DEFAULT_SHAPE = Shape()
 
 
 CORE_SCENARIOS = (ScenarioName.IDLE, ScenarioName.BLACKHOLE, ScenarioName.PAUSED)
-"""The control, and the two kinds of outage that differ for QEMU."""
+"""The control, and two outages: one that QEMU does not notice, and one that it does."""
 
 AT_SWITCH = (ScenarioName.FROZEN_SOURCE, ScenarioName.DEAD_SOURCE, ScenarioName.CUT_AT_SWITCH)
-"""What fails before the guest runs again; the first stands for the others."""
+"""The scenarios that fail before the guest runs again. The first one represents the others."""
 
 PV_IMAGES = ("pv-steal-time", "pv-kvmclock")
-"""Guests that share a page with KVM, as Linux guests do. Only at the switch is it missing."""
+"""Guests that share a page with KVM, as Linux guests do. The page is missing only at the switch."""
 
 MOST = 100_000
-"""Trials of one case that can be asked for at once: they take a day, and each has a record."""
+"""The most trials of one case per command. They take a day."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What one trial is of.
+    """What one trial measures.
 
-    :ivar recover: whether the guest is recovered after the request, and checks its memory.
-    :ivar manager: who runs the guest.
-    :raise ImageError: there is no such guest.
-    :raise BadShape: no guest can be of that shape.
-    :raise NotRecoverable: nothing would be left to recover.
+    :ivar recover: whether the guest is recovered after the request and then checks its memory.
+    :ivar manager: the manager that runs the guest.
+    :raise ImageError: there is no such guest image.
+    :raise BadShape: no guest can have that shape.
+    :raise NotRecoverable: the guest cannot be recovered after the request, or in the scenario.
     """
 
     scenario: ScenarioName
@@ -66,7 +66,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """For people and for telling cases apart; the shape only where it is not the usual one."""
+        """A unique name of the case. It has the shape only if that is not the default."""
         parts = [f"{self.scenario}/{self.request}"]
         if self.shape != DEFAULT_SHAPE:
             parts.append(
@@ -79,22 +79,22 @@ class Case:
 
     @property
     def huge_pages(self) -> int:
-        """Huge pages of the host that its guests need at once."""
+        """How many huge pages of the host the guests need at the same time."""
         if self.shape.backing is not Backing.HUGETLB:
             return 0
         return SCENARIOS[self.scenario].guests * self.shape.memory_mib // HUGE_MIB
 
 
 def interleaved(cases: Sequence[Case], count: int) -> list[Case]:
-    """`count` trials of each case, in turns, so that a host that drifts drifts in all of them."""
+    """Repeat each case `count` times, in turns, so that a drift of the host affects all cases."""
     return [case for _ in range(count) for case in cases]
 
 
 def to_json(cases: Iterable[Case]) -> str:
-    """As a lab is told."""
+    """Encode cases for a lab."""
     return msgspec.json.encode(list(cases)).decode()
 
 
 def from_json(text: str) -> list[Case]:
-    """What `to_json` gave."""
+    """Decode what `to_json` returned."""
     return msgspec.json.decode(text, type=list[Case])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where what was measured is kept: the ledger of kernels and the record file."""
+"""Keeping what was measured, in the ledger of kernels and the record file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench_lib.settings import Settings
 
 
 class History:
-    """Keeps records, and the kernels that they are of."""
+    """Keeps records, and the kernels that were measured."""
 
     def __init__(self, settings: Settings) -> None:
         """:raise LedgerError: the ledger cannot be read."""
@@ -18,10 +18,10 @@ class History:
         self._records = settings.records
 
     def keep(self, *made: Record) -> None:
-        """Append records, all or none, once the ledger knows every kernel that gave a measurement.
+        """Add every kernel that was measured to the ledger, then append all records or none.
 
         :raise LedgerError: a kernel could not be added; no record was appended.
-        :raise RecordNotWritten: the records could not be.
+        :raise RecordNotWritten: the records could not be appended.
         """
         for kernel in {each.kernel for each in made if each.outcome in SCORED}:
             if self._ledger.find(kernel) is None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Finds and ends what runs that were killed have left behind.
+"""Finding and ending what killed runs have left behind.
 
-Nothing here reads what waits for a lock of another process, nor waits without a limit.
+Nothing here waits for a lock of another process, or waits without a limit.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ from bench_lib.errors import LeftoversRemain
 from bench_lib.network import link
 
 LAST_BREATH_S = 10.0
-"""How long all killed processes together may take to be gone."""
+"""Seconds in which all killed processes together have to end."""
 
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What dead runs have left. :ivar processes: pid and name."""
+    """What dead runs have left behind.
+
+    :ivar processes: pid and name of each process.
+    """
 
     processes: tuple[tuple[int, str], ...]
     namespaces: tuple[str, ...]
     folders: tuple[Path, ...]
 
     def lines(self) -> list[str]:
-        """One a thing, for people."""
+        """Describe each leftover in a line."""
         return [
             *(f"process {pid} ({name})" for pid, name in self.processes),
             *(f"network namespace {name}" for name in self.namespaces),
@@ -43,7 +46,7 @@ class Leftovers:
 
 
 def find(runtime: Path) -> Leftovers:
-    """What belongs to runs that are no more; nothing of a living one.
+    """Find what dead runs have left behind. What belongs to a living run is not included.
 
     :raise HostError: the runtime folder cannot be used.
     """
@@ -52,12 +55,13 @@ def find(runtime: Path) -> Leftovers:
 
 
 def end(runtime: Path) -> Leftovers:
-    """Kill, delete and remove what `find` finds; what that was.
+    """Kill the processes and delete the namespaces and folders that `find` finds.
 
-    A process that SIGKILL does not end keeps nothing else: the names of its network namespaces and
-    the folder of its run go, and it is found again without them.
+    A process that SIGKILL does not end does not prevent the rest: the names of its network
+    namespaces and the folder of its run are deleted, and `find` finds the process without them.
 
-    :raise LeftoversRemain: something is still there; the rest has been ended all the same.
+    :return: what was found.
+    :raise LeftoversRemain: something is still there; everything else has been removed.
     :raise HostError: the runtime folder cannot be used.
     """
     with ownership.registry(runtime):
@@ -77,7 +81,7 @@ def end(runtime: Path) -> Leftovers:
 
 
 def _why(remaining: Leftovers, killed: Set[int]) -> list[str]:
-    """A line a thing, and of what was killed why it is still there."""
+    """Describe each leftover in a line. For a killed process the line has why it is still there."""
     others = tuple(each for each in remaining.processes if each[0] not in killed)
     return [
         *(str(process.survivor(pid)) for pid, _ in remaining.processes if pid in killed),
@@ -104,17 +108,18 @@ def _find(runtime: Path) -> Leftovers:
 
 
 def _is_left(pid: int, runtime: Path) -> bool:
-    """Whether a process lives and belongs to a dead run."""
+    """Whether a process is alive and belongs to a dead run."""
     run_id = ownership.run_of_process(pid)
     return run_id is not None and ownership.is_dead(runtime, run_id) and process.lives(pid)
 
 
 def _kill(pids: Sequence[int], runtime: Path) -> set[int]:
-    """Kill processes of dead runs and wait for their end, as long as `LAST_BREATH_S`.
+    """Kill processes of dead runs, and wait for their end for up to `LAST_BREATH_S`.
 
-    A pidfd keeps its number from being reused, and the mark is read again once it is held.
+    A pidfd keeps referring to its process even if the pid is reused. So the mark is read once more
+    after the pidfd is open.
 
-    :return: those that may be killed.
+    :return: the processes that were sent SIGKILL.
     """
     killed = {}
     with ExitStack() as stack:

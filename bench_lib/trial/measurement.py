@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The clock around a request, and what the kernel showed of QEMU before and after it."""
+"""Measuring a request, and looking at QEMU's threads before and after it."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ from bench_lib.trial.scene import Scene, Staging
 from bench_lib.units import NS_PER_S
 
 CATCH_S = 0.5
-"""How long threads that were called are looked at until they show where they spin."""
+"""Seconds to look at called threads until they show where they spin."""
 
 LATE_S = 1.0
-"""How long after its deadline an answer is still waited for."""
+"""Seconds after the deadline in which an answer is still waited for."""
 
 
 @dataclass
 class Measurement:
-    """What became of a request, as far as that is known.
+    """What is known so far about a request.
 
-    :ivar vcpus: numbers of vCPUs by the ids of their threads.
-    :ivar before: every thread of QEMU just before the request; `after` at its end.
+    :ivar before: every thread of QEMU just before the request.
+    :ivar after: every thread of QEMU at the answer or the deadline.
+    :ivar vcpus: the number of each vCPU, by the id of its thread.
     :ivar blocker: the thread that explains a hang.
-    :ivar reason: why, for `refused`, `died` and `lost`.
-    :ivar late_ns: from the request to an answer that arrived after the deadline.
+    :ivar reply: the answer, if it arrived before the deadline.
+    :ivar outcome: None until it is known.
+    :ivar reason: why the outcome is `refused`, `died` or `lost`.
+    :ivar late_ns: nanoseconds from the request to an answer that arrived after the deadline.
     """
 
     before: list[ThreadState] = field(default_factory=list)
@@ -52,26 +55,26 @@ class Measurement:
 
     @property
     def latency_ns(self) -> int | None:
-        """From the request to its answer, if there was one in time."""
+        """Nanoseconds from the request to its answer, if it arrived before the deadline."""
         return self.reply.latency_ns if self.reply else None
 
     def lose(self, reason: str) -> None:
-        """Count the trial as lost. What was seen until then stays."""
+        """Make the outcome `lost`. What was seen until now is kept."""
         self.outcome, self.reply, self.reason = Outcome.LOST, None, reason
 
     def take(self, reply: Reply | None, deadline_s: float) -> None:
-        """Keep what was waited for; one that was seen only after the deadline is no answer."""
+        """Keep the answer. If it was seen only after the deadline, keep it as a late one."""
         if reply is not None and reply.latency_ns > deadline_s * NS_PER_S:
             self.late_ns, reply = reply.latency_ns, None
         self.reply = reply
 
     def evidence(self) -> Evidence:
-        """The record's form of what was seen."""
+        """Convert what was seen to its form in a record."""
         earlier = {each.tid: each for each in self.before}
         return Evidence(
             before=tuple(threads.evidence(each, self._part(each)) for each in self.before),
             after=tuple(
-                # A thread that is new has burnt all of its CPU time since.
+                # A new thread has used all of its CPU time since the request.
                 threads.evidence(
                     each, self._part(each), earlier.get(each.tid, replace(each, cpu_ns=0))
                 )
@@ -85,9 +88,9 @@ class Measurement:
         return threads.roles(seen.pid, [seen], self.vcpus)[seen.tid]
 
     async def look_for_late_answer(self, request: Request, limit_s: float) -> None:
-        """Keep the time of an answer that arrives after the deadline, if one does.
+        """Wait for a late answer, and keep its time if it arrives.
 
-        :param limit_s: seconds that it is waited for.
+        :param limit_s: seconds to wait.
         """
         if not self.hung or self.late_ns is not None:
             return
@@ -102,10 +105,10 @@ class Measurement:
 async def measure(
     staging: Staging, scene: Scene, request: Request, deadline_s: float, into: Measurement
 ) -> None:
-    """Prove the scenario, make the request, look again.
+    """Prove the scenario, make the request, and look at QEMU's threads again.
 
-    :param deadline_s: seconds until the answer; then the request has hung.
-    :param into: is filled in as far as this gets.
+    :param deadline_s: how many seconds the answer may take before the request counts as hung.
+    :param into: receives the results, even if this raises an error half-way.
     :raise TrialLost: no request was made, or the request's own tool failed.
     """
     into.vcpus = {tid: number for number, tid in enumerate(scene.tids)}
@@ -115,7 +118,7 @@ async def measure(
     scene.watch.pause()
     sent = False
 
-    async def ask() -> Reply | None:
+    async def make_request() -> Reply | None:
         nonlocal sent
         await request.send()
         sent = True
@@ -124,9 +127,9 @@ async def measure(
     ends_guest = REQUESTS[staging.case.request].ends_guest
     try:
         with staging.timeline.stage("request"):
-            into.take(await scene.during(ask(), guest_may_end=ends_guest), deadline_s)
+            into.take(await scene.during(make_request(), guest_may_end=ends_guest), deadline_s)
     except (GuestDied, MonitorFailed, DebuggerFailed) as error:
-        # A debugger keeps a dead QEMU from being reaped, and so from being seen to have ended.
+        # A dead QEMU that a debugger traces cannot be reaped, so its end is not seen otherwise.
         held = isinstance(error, DebuggerFailed) and not process.lives(scene.guest.child.pid)
         if not sent or (isinstance(error, DebuggerFailed) and not held):
             raise
@@ -148,7 +151,7 @@ async def measure(
 
 
 async def _proved(staging: Staging, scene: Scene) -> list[ThreadState]:
-    """Every thread of QEMU, once each vCPU was seen to do what the scenario is about."""
+    """Wait until the scenario is proved for each vCPU, and look at every thread of QEMU."""
     pid, description = scene.guest.child.pid, SCENARIOS[staging.case.scenario]
     if description.proves is Stuck.RUNS:
         vcpus = await proof.alive(pid, scene.tids, staging.deadline)
@@ -160,7 +163,7 @@ async def _proved(staging: Staging, scene: Scene) -> list[ThreadState]:
 
 
 def _at_the_end(scene: Scene) -> list[ThreadState]:
-    """Every thread of QEMU; none, if it has ended by now."""
+    """Look at every thread of QEMU; return nothing if it has ended."""
     try:
         return proof.look_at_all(scene.guest.child.pid, ())
     except GuestDied:
@@ -168,6 +171,6 @@ def _at_the_end(scene: Scene) -> list[ThreadState]:
 
 
 def _caught(after: list[ThreadState]) -> list[ThreadState]:
-    """The threads, and of those that spin where they do it."""
+    """Replace the stacks of threads that spin by stacks that show where they spin."""
     caught = threads.catch(after, Deadline.after(CATCH_S))
     return [threads.where_caught(each, caught) for each in after]

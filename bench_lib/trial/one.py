@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One trial, from nothing to its record."""
+"""One trial, from its case to its record."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ from bench_lib.units import NS_PER_S
 _log = logging.getLogger(__name__)
 
 STAGINGS = 3
-"""How often a trial is staged, at the most, if its guest arrives whole, so that nothing can be
-missing. That says nothing of the kernel; it happened in 1 of 60 trials on a very busy host."""
+"""The most stagings of one trial. A trial is staged again if its migration completed before the
+switch, so that no page is missing. That says nothing about the kernel. It happened in 1 of 60
+trials on a very busy host."""
 
 RELEASED_S = 0.01
-"""How long an answer is looked for once the stall has been ended."""
+"""Seconds to wait for an answer after the end of the stall."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds. :ivar staging_s: until the scenario is staged and proved; then the trial is lost.
+    """The time limits of a trial.
 
-    :ivar deadline_s: until the answer; then the trial has hung.
+    :ivar staging_s: seconds to stage and prove the scenario, or the trial is lost.
+    :ivar deadline_s: seconds from the request to its answer, or the request counts as hung.
     """
 
     staging_s: float
@@ -50,7 +52,7 @@ class Limits:
 
 @dataclass
 class _Findings:
-    """What is known of a trial so far. A lost one keeps what there was until then."""
+    """What is known about a trial so far. The record of a lost trial has it too."""
 
     measured: Measurement
     qemu: str | None = None
@@ -61,9 +63,9 @@ class _Findings:
 
 
 async def trial(plan: Plan, manager: Manager, seq: int, case: Case, limits: Limits) -> Record:
-    """Stage the scenario, make the request, and give the record of it.
+    """Stage the scenario, make the request, and return the record of it.
 
-    Nothing of the trial is left when this returns, or raises.
+    When this returns or raises, everything that the trial started has ended.
 
     :raise HostError: this host cannot run trials at all.
     """
@@ -89,7 +91,7 @@ async def trial(plan: Plan, manager: Manager, seq: int, case: Case, limits: Limi
     except TrialLost as error:
         found.measured.lose(str(error))
         if found.watch is not None and found.watch.damage is not None:
-            # It says more than that the trial is lost, and may be why.
+            # The damage is a better reason, and may be why the trial was lost.
             found.measured.lose(found.watch.damage)
             found.recovery = Recovery(None, None, "damaged", damage=found.watch.damage)
     measured = found.measured
@@ -125,7 +127,7 @@ async def trial(plan: Plan, manager: Manager, seq: int, case: Case, limits: Limi
 
 
 async def _run(staging: Staging, limits: Limits, found: _Findings) -> None:
-    """All of a trial but its end."""
+    """Do everything but the clean-up of a trial."""
     case, timeline, stack = staging.case, staging.timeline, staging.stack
     scenario = STAGERS[case.scenario](staging)
     scene = await scenario.stage()
@@ -135,7 +137,7 @@ async def _run(staging: Staging, limits: Limits, found: _Findings) -> None:
     with timeline.stage("prepare"):
         await scene.during(request.prepare(staging.deadline, stack))
     found.tool = request.tool
-    # Before the kills, which are further down, and before the request's own things are gone.
+    # The exit stack calls this before it kills the guests, and before it ends the request's tool.
     stack.push_async_callback(_release, scenario, scene, request, found)
     found.outage = await scenario.strand(scene)
     await measure(staging, scene, request, limits.deadline_s, found.measured)
@@ -152,9 +154,9 @@ async def _run(staging: Staging, limits: Limits, found: _Findings) -> None:
 async def _release(
     scenario: Scenario[Any], scene: Scene, request: Request, found: _Findings
 ) -> None:
-    """End the stall, and look for an answer that had waited for that.
+    """End the stall, and look for an answer that only the stall had delayed.
 
-    What was measured stands, even if the stall cannot be ended.
+    If the stall cannot be ended, the results are still valid.
     """
     try:
         await scenario.release(scene)
@@ -167,7 +169,7 @@ async def _release(
 async def _recovered(
     scenario: Scenario[Any], scene: Scene, request: Request, measured: Measurement, limit_s: float
 ) -> Recovery:
-    """What became of the guest. What was measured before stands, whatever that is."""
+    """Recover the guest. If that fails, the results from before are still valid."""
     answered = measured.reply is not None or measured.late_ns is not None
     try:
         return await scene.during(scenario.recover(scene, request, limit_s, answered=answered))

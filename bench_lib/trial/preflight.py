@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What has to be true of a host before any trial, checked in a moment."""
+"""Quick checks of a host before any trial."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from bench_lib.trial.requests.description import REQUESTS
 from bench_lib.trial.scenarios.description import MIGRATION, SCENARIOS
 
 ALWAYS = frozenset({Need.ARCHITECTURE, Need.KVM, Need.ROOT, Need.QEMU, Need.STACKS})
-"""What every trial needs."""
+"""The needs of every trial."""
 
 
 def needs_of(case: Case) -> frozenset[Need]:
-    """What a trial of this case needs beside what every trial does."""
+    """Return the needs of a case beside those of every trial."""
     return SCENARIOS[case.scenario].needs | REQUESTS[case.request].needs
 
 
 def check(settings: Settings, cases: Sequence[Case] | None = None) -> None:
-    """Refuse a host on which not every one of `cases` could succeed.
+    """Check that this host has what all of `cases` need.
 
-    :param cases: None where they are not known yet; then what migrations need is checked as well.
-    :raise HostError: the class and the sentence say what is missing.
+    :param cases: None if they are not known yet. Then the needs of migrations are checked too.
+    :raise HostError: something is missing; the class and the message show what.
     """
     if cases is None:
         needs.check_all(ALWAYS | MIGRATION, settings)
@@ -37,9 +37,10 @@ def check(settings: Settings, cases: Sequence[Case] | None = None) -> None:
 
 
 def lacking(request: RequestName, *, lab: bool) -> str | None:
-    """What this host lacks for a request; None for nothing.
+    """Return what this host lacks for a request, or None if it lacks nothing.
 
-    :param lab: of a lab on this host, which has its programs, but rights of its own.
+    :param lab: whether the request is made in a lab on this host. A lab has the host's programs,
+        but a kernel and rights of its own.
     """
     wanted = REQUESTS[request].needs
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Proof of what the vCPUs of a guest do just before the request."""
+"""Proofs of what the vCPUs of a guest do just before the request."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from bench_lib.record import Entry, WaitsFor
 from bench_lib.threads import ThreadState
 
 QUIET_S = 0.005
-"""Seconds between two looks at a process that must agree."""
+"""Seconds between the two equal looks that prove a process quiet."""
 
 
 def look(pid: int, tids: Sequence[int]) -> list[ThreadState]:
     """Look once at each vCPU thread.
 
-    :raise GuestDied: one is not there any more.
+    :raise GuestDied: a vCPU thread has ended.
     """
     try:
         return [threads.observe(pid, tid) for tid in tids]
@@ -27,9 +27,9 @@ def look(pid: int, tids: Sequence[int]) -> list[ThreadState]:
 
 
 def look_at_all(pid: int, proved: Sequence[ThreadState]) -> list[ThreadState]:
-    """Look at every thread of QEMU, but for those that were looked at already.
+    """Look at every thread of QEMU, but keep the looks in `proved`.
 
-    :raise GuestDied: QEMU is not there any more.
+    :raise GuestDied: QEMU has ended.
     """
     known = {each.tid: each for each in proved}
     try:
@@ -39,9 +39,9 @@ def look_at_all(pid: int, proved: Sequence[ThreadState]) -> list[ThreadState]:
 
 
 def is_stuck(seen: ThreadState, path: Entry | None) -> bool:
-    """Whether a vCPU thread sleeps where it waits for a page.
+    """Whether a vCPU thread sleeps while it waits for a page.
 
-    :param path: how it has to have got there; None for any way.
+    :param path: the required entry into the wait; None for any.
     """
     if seen.state not in threads.ASLEEP:
         return False
@@ -53,7 +53,7 @@ def is_stuck(seen: ThreadState, path: Entry | None) -> bool:
 
 
 def is_held_up(vcpus: Sequence[ThreadState], main: ThreadState) -> bool:
-    """Whether QEMU's main loop waits for a vCPU that is stuck, and the other vCPUs for the loop."""
+    """Whether the main loop waits for a stuck vCPU, and all other vCPUs wait for the main loop."""
     waits = [each for each in vcpus if not is_stuck(each, None)]
     return len(waits) < len(vcpus) and all(
         each.state in threads.ASLEEP and threads.in_futex(each.stack) for each in [*waits, main]
@@ -67,16 +67,16 @@ async def stuck(
     deadline: Deadline,
     apart_s: float,
 ) -> list[ThreadState]:
-    """Wait until every vCPU thread was seen stuck twice, in the same place.
+    """Wait until two looks in a row show every vCPU thread stuck in the same place.
 
-    Where no path is meant, one is enough whose wait holds up QEMU's main loop: QEMU loads one vCPU
-    after the other, so those behind it cannot run, nor get stuck.
+    Without a required path, one stuck vCPU is enough if QEMU's main loop waits for it. QEMU loads
+    the vCPUs one after the other, so the vCPUs that follow can neither run nor get stuck.
 
-    :param path: how the workload gets stuck; None where that is for the kernel to show.
+    :param path: the required entry into the wait; None if that depends on the kernel.
     :param apart_s: seconds between the two looks.
-    :return: the second look at each.
-    :raise NotStuck: one was not seen so in time; the sentence says what was seen instead.
-    :raise GuestDied: there is no such thread any more.
+    :return: the second look at each vCPU.
+    :raise NotStuck: this was not seen in time; the message has what was seen instead.
+    :raise GuestDied: a vCPU thread has ended.
     """
     looks: list[ThreadState] = []
     everyone = [*tids, pid] if path is None else list(tids)
@@ -107,22 +107,22 @@ async def stuck(
 
 
 async def alive(pid: int, tids: Sequence[int], deadline: Deadline) -> list[ThreadState]:
-    """Wait until every vCPU thread has run its guest, be it only until it was stuck.
+    """Wait until every vCPU thread has run its guest, even if it got stuck then.
 
-    :return: the last look at each.
-    :raise NotStuck: one has not; the sentence says what was seen.
-    :raise GuestDied: there is no such thread any more.
+    :return: the last look at each vCPU.
+    :raise NotStuck: a vCPU has not run in time; the message has what was seen.
+    :raise GuestDied: a vCPU thread has ended.
     """
-    begin = look(pid, tids)
-    looks = begin
+    first = look(pid, tids)
+    looks = first
 
     def all_have_run() -> list[ThreadState] | None:
         nonlocal looks
         looks = look(pid, tids)
         ran = all(
-            # The kernel adds up CPU time at its ticks, and when a thread goes to sleep.
+            # The kernel accounts CPU time at its ticks, and when a thread goes to sleep.
             now.cpu_ns > then.cpu_ns or is_stuck(now, None)
-            for now, then in zip(looks, begin, strict=True)
+            for now, then in zip(looks, first, strict=True)
         )
         return looks if ran else None
 
@@ -134,11 +134,12 @@ async def alive(pid: int, tids: Sequence[int], deadline: Deadline) -> list[Threa
 
 
 async def quiet(pid: int, deadline: Deadline) -> None:
-    """Wait until no thread of QEMU has anything to do: all sleep, and two looks are the same.
+    """Wait until no thread of QEMU has anything to do: two looks are equal, and all threads sleep.
 
-    One that is ready to run looks the same for as long as others have the CPUs.
+    Equal looks alone prove nothing: a thread that is ready to run looks the same while other
+    threads have the CPUs.
 
-    :raise DeadlinePassed: one always had.
+    :raise DeadlinePassed: a thread always had something to do.
     :raise GuestDied: QEMU has ended.
     """
     looks: list[ThreadState] = []
@@ -148,4 +149,4 @@ async def quiet(pid: int, deadline: Deadline) -> None:
         earlier, looks = looks, look_at_all(pid, ())
         return (looks == earlier and all(each.state in threads.ASLEEP for each in looks)) or None
 
-    await deadline.poll(twice_the_same, f"The rest of process {pid}", interval_s=QUIET_S)
+    await deadline.poll(twice_the_same, f"Rest in process {pid}", interval_s=QUIET_S)

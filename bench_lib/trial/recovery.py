@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Recovers the migration of a guest, and has the guest check its own memory."""
+"""Recovering the migration of a guest, and letting the guest check its memory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from bench_lib.trial.requests.request import Request
 from bench_lib.trial.scene import MigrationScene
 
 ATTEMPTS = 2
+"""How often a recovery of the migration is tried."""
 
-LOOK_S = 0.01
-"""For an answer that arrived after the deadline and before the stall was ended."""
+ARRIVED_S = 0.01
+"""Seconds to wait for an answer that arrived after the deadline, but before the stall ended."""
 
 
 async def recover(
@@ -35,23 +36,23 @@ async def recover(
 ) -> Recovery:
     """Recover the guest after the request.
 
-    :param limit_s: seconds until each part has to be done.
+    :param limit_s: how many seconds each step may take.
     :param release: ends the stall.
-    :param answered: whether the request was; if not, its answer is waited for.
-    :param breaks: whether the migration has to be recovered, and does not go on by itself.
-    :raise RecoveryFailed: the migration did not go on, in two attempts.
-    :raise TrialLost: it did, but did not complete, or the guest does not run.
+    :param answered: whether the request has been answered. If not, the answer is waited for.
+    :param breaks: whether the migration has to be recovered. If not, it continues by itself.
+    :raise RecoveryFailed: the migration did not continue, or the request was not answered.
+    :raise TrialLost: the migration did not complete, or the guest does not run.
     """
     await scene.watch.resume()
     completed_ns = next_pass_ns = answered_ns = None
-    if not answered and await request.answer(Deadline.after(LOOK_S)):
+    if not answered and await request.answer(Deadline.after(ARRIVED_S)):
         answered, answered_ns = True, 0
-    # First, because QEMU does nothing while a debugger has stopped it, or tries to.
+    # Do this first, because QEMU cannot act while a debugger has stopped it or tries to.
     if answered:
         await request.undo(Deadline.after(limit_s))
     awaited = not answered and not request.withdraw()
     if breaks:
-        # While nothing passes: QEMU 7.2 hangs if it is told to pause just as it completes.
+        # Do this while no traffic passes: QEMU 7.2 hangs if it gets the command when it completes.
         await scene.migration.pause(Deadline.after(limit_s))
     await release()
     released_ns = time.monotonic_ns()
@@ -63,18 +64,16 @@ async def recover(
     try:
         await scene.migration.unthrottle(Deadline.after(limit_s))
         if breaks:
-            await _go_on(scene, limit_s)
+            await _continue(scene, limit_s)
         if awaited:
             late = await request.answer(Deadline.after(limit_s))
             if late is None:
-                raise RecoveryFailed(
-                    "The migration goes on, but the request has still not returned."
-                )
+                raise RecoveryFailed("The migration continues, but the request is unanswered.")
             answered_ns = late.answered_ns - released_ns
             await request.undo(Deadline.after(limit_s))
         limit = Deadline.after(limit_s)
         moments = await together(scene.migration.completes(limit), next_pass(limit))
-        # A migration that was never broken may have completed by itself before.
+        # If the migration was not broken, it may have completed before the stall ended.
         completed_ns, next_pass_ns = (max(0, each - released_ns) for each in moments)
         await scene.watch.verified(Deadline.after(limit_s))
     except TrialLost:
@@ -86,8 +85,11 @@ async def recover(
     return Recovery(completed_ns, next_pass_ns, "whole", answered_ns)
 
 
-async def _go_on(scene: MigrationScene, limit_s: float) -> None:
-    """Have the migration go on over the link that is whole again."""
+async def _continue(scene: MigrationScene, limit_s: float) -> None:
+    """Recover the migration over the restored link.
+
+    :raise RecoveryFailed: every attempt failed.
+    """
     migration = scene.migration
     reasons = []
     for attempt in range(1, ATTEMPTS + 1):
@@ -101,5 +103,5 @@ async def _go_on(scene: MigrationScene, limit_s: float) -> None:
         else:
             return
     raise RecoveryFailed(
-        f"The migration was not recovered in {ATTEMPTS} tries: {' '.join(reasons)}"
+        f"The migration was not recovered in {ATTEMPTS} attempts: {' '.join(reasons)}"
     )

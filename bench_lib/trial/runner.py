@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where trials are made."""
+"""The interface of a runner, which makes trials."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ class Runner(Protocol):
     def run(self, cases: Sequence[Case], on_record: Callable[[Record], None]) -> list[Record]:
         """Make a trial of each of `cases`, in this order.
 
-        :param on_record: called with each record once it is kept.
-        :raise KickbenchError: they could not be made; the records before it are kept.
+        :param on_record: called with each record after it has been appended to the record file.
+        :raise KickbenchError: a trial could not be made; earlier records are kept.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What one trial is staged from, and what is there once it is staged."""
+"""What a trial is staged from, and the scene that the staging makes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ T = TypeVar("T")
 class Plan:
     """What all trials of a run share.
 
-    :ivar workloads: by the name of the image.
-    :ivar mechanism: how links are cut on this host; None where no trial needs a link.
-    :ivar degradation: how they are made slow; None where no trial asks for that.
+    :ivar workloads: the workloads by the names of their images.
+    :ivar mechanism: how links are cut on this host; None if no trial needs a link.
+    :ivar degradation: how links are made slow on this host; None if no trial needs that.
     """
 
     run: Run
@@ -45,9 +45,9 @@ class Plan:
 class Staging:
     """What one trial is staged from.
 
-    :ivar seq: the trial's number in its run.
-    :ivar deadline: until which the scenario is staged and proved, or the trial is lost.
-    :ivar stack: ends all that was started, in reverse order.
+    :ivar seq: the number of the trial in its run.
+    :ivar deadline: the deadline for staging and proving the scenario; after it the trial is lost.
+    :ivar stack: the exit stack that ends everything that the trial started, in reverse order.
     """
 
     plan: Plan
@@ -60,17 +60,17 @@ class Staging:
 
     @property
     def workload(self) -> Workload:
-        """What the guest runs."""
+        """The workload of the trial's guest."""
         return self.plan.workloads[self.case.shape.image]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The guest that a trial is about, up and running.
+    """The running guest of a trial.
 
-    :ivar run: which all processes of the trial belong to.
-    :ivar guest: where requests go.
-    :ivar tids: of its vCPU threads, in the order of the vCPUs.
+    :ivar run: the run that all processes of the trial belong to.
+    :ivar guest: the guest that the request is made to.
+    :ivar tids: the ids of its vCPU threads, in the order of the vCPUs.
     """
 
     run: Run
@@ -79,14 +79,14 @@ class Scene:
 
     @property
     def watch(self) -> Watch:
-        """Sees how the guest's workload is doing."""
+        """Observes the guest's workload."""
         return self.guest.watch
 
     async def during(self, work: Coroutine[Any, Any, T], *, guest_may_end: bool = False) -> T:
-        """Do `work` for as long as every QEMU of the scene lives that has to.
+        """Do `work` while every QEMU of the scene lives that has to live.
 
-        :param guest_may_end: the guest's own end is what is waited for.
-        :raise GuestDied: one ended.
+        :param guest_may_end: whether the guest may end, because `work` waits for its end.
+        :raise GuestDied: a QEMU ended.
         """
         return await work if guest_may_end else await self.guest.during(work)
 
@@ -95,8 +95,9 @@ class Scene:
 class MigrationScene(Scene):
     """A guest in the middle of a migration.
 
-    :ivar traffic: shows whether the link passes anything.
-    :ivar source_may_end: whether the scenario ends the source once the guest has left it.
+    :ivar link: the link between the two sides.
+    :ivar traffic: proves whether the link passes data.
+    :ivar source_may_end: whether the scenario kills the source after the guest has left it.
     """
 
     link: Link = field(kw_only=True)
@@ -106,7 +107,7 @@ class MigrationScene(Scene):
 
     @property
     def source(self) -> Guest:
-        """Where the guest came from."""
+        """The guest at the source of the migration."""
         return self.migration.source.guest
 
     async def during(self, work: Coroutine[Any, Any, T], *, guest_may_end: bool = False) -> T:

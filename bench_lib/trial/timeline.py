@@ -26,17 +26,21 @@ STAGES = (
 )
 """Every stage that a trial may have, in order.
 
-start: namespaces, veth, QEMU up to its greeting. guest-up: until the guest has marked its serial
-line. prepare: until what the request needs is there, as a debugger. postcopy: until the guest runs
-at the destination. outage: until the failure is in place and proved. proof: until every vCPU was
-seen stuck. request: from before the request to its answer or deadline. evidence: the second look
-at the threads. recovery: until the guest has checked its memory, where that was asked for.
-release: until nothing is left.
+- start: make namespaces and veth, and start QEMU, up to its greeting.
+- guest-up: wait until the guest has marked its serial line.
+- prepare: start what the request needs, such as a debugger.
+- postcopy: migrate, until the guest runs at the destination.
+- outage: make the outage and prove it.
+- proof: wait until every vCPU was seen to do what the scenario is about.
+- request: from just before the request until its answer or its deadline.
+- evidence: look at the threads for the second time.
+- recovery: recover the guest, until it has checked its memory; only with recovery.
+- release: end everything that the trial started.
 """
 
 
 class Timeline:
-    """Collects stages, in nanoseconds since it was made."""
+    """Collects the stages of a trial. Their times count from the creation of the timeline."""
 
     def __init__(self) -> None:
         self._begin_ns = time.monotonic_ns()
@@ -44,9 +48,9 @@ class Timeline:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time one stage. A stage that raises is recorded too: it says where a trial was lost."""
+        """Time one stage. A stage that raises is recorded too, to show where a trial was lost."""
         assert name in STAGES
-        _log.debug("stage %s begins", name)
+        _log.debug("stage %s starts", name)
         start_ns = time.monotonic_ns() - self._begin_ns
         try:
             yield

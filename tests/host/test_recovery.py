@@ -138,8 +138,8 @@ def test_a_guest_that_dies_in_its_recovery_takes_no_measurement_with_it(
 def test_a_recovery_over_a_link_that_stays_cut_fails_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    go_on = recovery._go_on
-    monkeypatch.setattr(recovery, "_go_on", lambda scene, limit_s: go_on(scene, 2.0))
+    go_on = recovery._continue
+    monkeypatch.setattr(recovery, "_continue", lambda scene, limit_s: go_on(scene, 2.0))
 
     async def nothing(self: Blackhole, scene: MigrationScene) -> None:
         pass
@@ -149,4 +149,4 @@ def test_a_recovery_over_a_link_that_stays_cut_fails_twice(
     assert made.outcome in SCORED
     assert made.recovery is not None
     assert made.recovery.failure is not None
-    assert made.recovery.failure.startswith("The migration was not recovered in 2 tries")
+    assert made.recovery.failure.startswith("The migration was not recovered in 2 attempts")

@@ -30,7 +30,7 @@ def test_every_guest_image_is_described() -> None:
 
 
 def test_a_guest_that_is_lost_for_good_is_not_recovered() -> None:
-    with pytest.raises(NotRecoverable, match="its missing pages died with the source"):
+    with pytest.raises(NotRecoverable, match="its missing pages are lost with the source"):
         Case(ScenarioName.DEAD_SOURCE, RequestName.STOP, recover=True)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What an operator asks of a guest, and how long each took.
+"""The requests that an operator makes, and how to make each.
 
-A clock is read where a request leaves and where its answer arrives (`guest.request_line`,
-`guest.gdbstub`, `guest.debugger`, `process`), because whatever lies between there and here would be
-ours and not the host's.
+The clock is read where a request leaves and where its answer arrives (`guest.request_line`,
+`guest.gdbstub`, `guest.debugger`, `process`). Read here, it would include time that kickbench
+spends and not the host.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Requests of debuggers: on QEMU, and on the guest."""
+"""Requests that debuggers make: of QEMU's process, and of the guest."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from bench_lib.trial.requests.request import Reply, Request
 
 
 class GdbAttach(Request):
-    """A real gdb attaches to QEMU: until it has stopped every thread.
+    """A real gdb attaches to QEMU. It answers when it has stopped every thread.
 
-    gdb is up and waits for the command, so that its own start is no part of it. What gdb does by
-    itself, a trial in `idle` shows.
+    gdb has been started before, so that its start is not measured. A trial in `idle` shows how much
+    time gdb itself takes.
     """
 
     _gdb: Gdb
@@ -39,10 +39,11 @@ class GdbAttach(Request):
                 raise DebuggerFailed("By the deadline gdb had not asked every vCPU thread to stop.")
             return None
         if not debugger.all_stopped(pid):
-            raise DebuggerFailed("gdb says that it has attached, but a thread of QEMU still runs.")
+            raise DebuggerFailed("gdb reported that it has attached, but a QEMU thread still runs.")
         return Reply(self._sent_ns, attached_ns)
 
     def _has_asked_all(self) -> bool:
+        """Whether gdb traces every vCPU thread."""
         pid = self.guest.child.pid
         try:
             return all(threads.tracer_of(pid, tid) == self._gdb.pid for tid in self.tids)
@@ -50,9 +51,9 @@ class GdbAttach(Request):
             raise GuestDied(f"Process {pid} has lost a vCPU thread.") from None
 
     def withdraw(self) -> bool:
-        """Gdb keeps every other thread stopped while it waits for a vCPU's."""
+        """Kill gdb, which keeps every other thread stopped while it waits for a vCPU thread."""
         self._gdb.kill()
-        # What it has asked of threads that have not yet stopped outlives it.
+        # gdb's stop signals stay pending for threads that have not stopped yet.
         self.guest.child.signal(signal.SIGCONT)
         return True
 
@@ -61,7 +62,7 @@ class GdbAttach(Request):
 
 
 class PtraceInterrupt(Request):
-    """The kernel's share of that alone: each vCPU thread is seized, interrupted, and stops."""
+    """The kernel's share of `gdb-attach`: seize and interrupt each vCPU thread, until it stops."""
 
     _tracer: Tracer
 
@@ -73,15 +74,15 @@ class PtraceInterrupt(Request):
         self._tracer.interrupt()
 
     async def answer(self, deadline: Deadline) -> Reply | None:
-        moments = await self._tracer.stopped(deadline)
-        return moments and Reply(*moments)
+        times = await self._tracer.stopped(deadline)
+        return times and Reply(*times)
 
     async def undo(self, deadline: Deadline) -> None:
         await self._tracer.detach(deadline)
 
 
 class GdbstubBreak(Request):
-    """A debugger of the guest asks QEMU's gdbstub to stop it: until the stop reply."""
+    """A debugger asks QEMU's gdbstub to stop the guest. The stop reply is the answer."""
 
     _sent_ns = 0
 

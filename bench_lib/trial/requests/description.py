@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The requests that there are, without what makes them."""
+"""The list of requests, without the code that makes them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bench_lib.record import RequestName
 
 @dataclass(frozen=True)
 class RequestDescription:
-    """One request.
+    """The description of one request.
 
-    :ivar needs: what a host must have for it.
-    :ivar ends_guest: whether QEMU is gone when it is answered.
+    :ivar needs: what a host must have for the request.
+    :ivar ends_guest: whether QEMU has ended when the request is answered.
     :ivar terminal: whether QEMU has to be in the foreground of a terminal.
     :ivar gdbstub: whether QEMU has to have a gdbstub.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Requests that end QEMU, from their sending until it is reaped."""
+"""Requests that end QEMU, measured until QEMU is reaped."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bench_lib.errors import GuestDied
 from bench_lib.trial.requests.request import Reply, Request
 
 INTERRUPT = b"\x03"
-"""What Ctrl-C types; the terminal's line discipline makes SIGINT of it."""
+"""The character that Ctrl-C types. The terminal's line discipline sends SIGINT for it."""
 
 
 class Ending(Request):
-    """A request whose answer is QEMU's end."""
+    """A request whose answer is the end of QEMU."""
 
     status: ClassVar[int] = 0
-    """QEMU's exit status when it ends as it was asked to, as in subprocess."""
+    """QEMU's exit status if it ends as requested; -N if signal N has to end it."""
 
     _sent_ns = 0
 
@@ -32,12 +32,12 @@ class Ending(Request):
         assert status is not None
         if status != self.status:
             how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-            raise GuestDied(f"QEMU ended {how}, not as asked.")
+            raise GuestDied(f"QEMU ended {how}, not as requested.")
         return Reply(self._sent_ns, ended_ns)
 
 
 class CtrlC(Ending):
-    """Ctrl-C at the terminal that QEMU is in the foreground of."""
+    """Ctrl-C, typed at QEMU's terminal."""
 
     async def send(self) -> None:
         assert self.guest.keyboard is not None
@@ -53,7 +53,7 @@ class Quit(Ending):
 
 
 class Sigterm(Ending):
-    """SIGTERM, which management layers send first."""
+    """SIGTERM, which management software sends first."""
 
     number: ClassVar[signal.Signals] = signal.SIGTERM
 
@@ -63,7 +63,7 @@ class Sigterm(Ending):
 
 
 class Sigkill(Sigterm):
-    """SIGKILL, which ends no thread that sleeps uninterruptibly."""
+    """SIGKILL, which does not end a thread that sleeps uninterruptibly."""
 
     number = signal.SIGKILL
     status = -signal.SIGKILL

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Requests to QEMU's monitor."""
+"""Requests that are QMP commands."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from bench_lib.trial.requests.request import Reply, Request
 
 
 class MonitorCommand(Request):
-    """A QMP command: from its first byte written to its reply read.
+    """A QMP command, measured from the write of its first byte until its reply has been read.
 
-    :cvar command: its name.
-    :cvar arguments: and its arguments.
+    :cvar command: the name of the command.
+    :cvar arguments: the arguments of the command.
     """
 
     command: ClassVar[str]
@@ -32,8 +32,8 @@ class MonitorCommand(Request):
 class Stop(MonitorCommand):
     """`stop`.
 
-    pause_all_vcpus() in QEMU signals each vCPU thread and waits without a limit until all have
-    left the kernel; with no disk there is nothing else that the reply waits for.
+    pause_all_vcpus() in QEMU signals each vCPU thread, and waits without a limit until all have
+    left the kernel. The guest has no disk, so the reply waits for nothing else.
     """
 
     command = "stop"
@@ -43,13 +43,13 @@ class Stop(MonitorCommand):
 
 
 class QueryStatus(MonitorCommand):
-    """`query-status`, which QEMU's main loop answers by itself."""
+    """`query-status`, which QEMU's main loop answers without a vCPU."""
 
     command = "query-status"
 
 
 class Registers(MonitorCommand):
-    """`info registers`, of every vCPU. QEMU has each of them leave KVM_RUN for it."""
+    """`info registers` for every vCPU, each of which has to leave KVM_RUN for that."""
 
     command = "human-monitor-command"
     arguments: ClassVar[dict[str, Any]] = {"command-line": "info registers -a"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What every request is."""
+"""The interface of a request."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bench_lib.trial.scene import Scene
 
 @dataclass(frozen=True)
 class Reply:
-    """What the operator got.
+    """The answer to a request.
 
-    :ivar sent_ns: when the request left, on the monotonic clock, nanoseconds.
-    :ivar answered_ns: when its answer arrived.
-    :ivar refusal: the error that answered it, if one did.
-    :ivar resolution_ns: how far apart the looks were that saw the answer, where it had to be
-        looked for.
+    :ivar sent_ns: the time at which the request left, in nanoseconds of the monotonic clock.
+    :ivar answered_ns: the time at which the answer arrived, on the same clock.
+    :ivar refusal: the error that the answer was; None if the request was granted.
+    :ivar resolution_ns: the longest time between two looks for the answer, if it had to be polled
+        for; None if an event was waited for.
     """
 
     sent_ns: int
@@ -35,9 +35,10 @@ class Reply:
 class Request(ABC):
     """One request in one scene.
 
-    :ivar scene: with both sides of a migration, where there is one.
-    :ivar guest: the one that the trial is about. :ivar tids: of its vCPU threads.
-    :ivar tool: the version of the program that makes the request, where one does.
+    :ivar scene: the scene, which has both sides of a migration if there is one.
+    :ivar guest: the guest that the request is made to.
+    :ivar tids: the ids of the guest's vCPU threads.
+    :ivar tool: the version of the program that makes the request; None if there is none.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -47,29 +48,29 @@ class Request(ABC):
         self.tool: str | None = None
 
     async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
-        """Start what it needs, while the guest is still well.
+        """Start what the request needs, before the scenario strands the guest.
 
-        :param stack: ends it.
+        :param stack: the exit stack that ends it.
         """
 
     @abstractmethod
     async def send(self) -> None:
-        """Make the request; no more than that, because the clock runs."""
+        """Make the request, and do nothing else, because the clock runs."""
 
     @abstractmethod
     async def answer(self, deadline: Deadline) -> Reply | None:
-        """Wait for the answer. May be called again after a deadline that passed.
+        """Wait for the answer. This may be called again after None.
 
-        :return: None if it did not arrive before the deadline.
-        :raise GuestDied: QEMU ended, and not as it was asked to.
+        :return: None if the answer did not arrive before the deadline.
+        :raise GuestDied: QEMU ended, but not as requested.
         """
 
     def withdraw(self) -> bool:
-        """Take back what hung, where QEMU can do nothing before that is done.
+        """Take back a hung request, if QEMU can do nothing else as long as it hangs.
 
-        :return: whether it was; there will be no answer then.
+        :return: whether the request was taken back, so that no answer will arrive.
         """
         return False
 
     async def undo(self, deadline: Deadline) -> None:
-        """Let the guest go on as before, once there was an answer."""
+        """Let the guest continue after the answer."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The kick alone: the signal by which QEMU calls a vCPU out of KVM_RUN."""
+"""QEMU's kick alone: the signal with which QEMU makes a vCPU leave KVM_RUN."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from bench_lib.process import ATTENTIVE_S
 from bench_lib.trial.requests.request import Reply, Request
 
 PATIENT_S = 0.001
-"""Between two looks, once the first `ATTENTIVE_S` have passed."""
+"""Seconds between two looks after the first `ATTENTIVE_S` have passed."""
 
 
 class Sigusr1(Request):
-    """SIGUSR1 to each vCPU thread, until none has it pending: each has left the fault to take it.
+    """SIGUSR1 to each vCPU thread, until no thread has it pending: each has left its fault.
 
-    QEMU counts on nothing but this signal, and does not ask for an exit: the vCPU goes back into
-    the guest, and into the next fault. From outside this is as fine as it can be seen, by reading
-    SigPnd in /proc as fast as that goes; the widest gap between two looks is the resolution.
+    This is only the signal, without QEMU's request to exit, so each vCPU enters the guest again and
+    gets stuck in the next fault. From outside, this can be seen only by reading SigPnd in /proc as
+    often as possible. The longest time between two looks is the resolution.
     """
 
     NUMBER = signal.SIGUSR1
@@ -53,7 +53,7 @@ class Sigusr1(Request):
             if deadline.passed:
                 return None
             earlier_ns = now_ns
-            # The thread that was called may have been given this very CPU, and would wait for us.
+            # A vCPU thread may be waiting for this very CPU.
             os.sched_yield()
             if attentive.passed:
                 await asyncio.sleep(PATIENT_S)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How each request is made."""
+"""The class of each request."""
 
 from __future__ import annotations
 

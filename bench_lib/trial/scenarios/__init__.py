@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a guest can be going through, each staged, stranded, released and recovered in its way."""
+"""The scenarios: how to stage each, strand the guest, end the stall, and recover the guest."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What goes wrong with a postcopy migration at the switch, before the guest runs again.
+"""Scenarios in which a postcopy migration fails at the switch, before the guest runs again.
 
-What fails then fails before any page was asked for: so what KVM itself touches first is missing as
-well, such as the pages that it shares with the guest.
+The failure comes before any page was requested. So the pages that KVM itself touches first are
+missing too, such as those that it shares with the guest.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from bench_lib.trial.scene import MigrationScene
 
 
 class _AtSwitch(MigrationScenario):
-    """The guest is switched over, and not one page can have followed it.
+    """The migration has switched to postcopy, and no page can have arrived after the switch.
 
-    The destination stands still while the source sends the guest's state, which waits in the
-    socket; then the source stands still, and the destination goes on. So what is missing does not
-    depend on how fast anything is.
+    First the destination is stopped while the source sends the guest's state, which waits in the
+    socket. Then the source is stopped, and the destination continues. So the missing pages do not
+    depend on the speed of either side.
     """
 
     async def _cross(self, scene: MigrationScene) -> None:
@@ -34,32 +34,32 @@ class _AtSwitch(MigrationScenario):
     async def _fail(self, scene: MigrationScene) -> str | None:
         deadline = self.staging.deadline
         source, guest = scene.source.child, scene.guest.child
-        # A destination that is behind would stop reading with the connection's buffers full, and
-        # the source would never get to the switch.
+        # If unread data were left when the destination is stopped, it could fill the connection's
+        # buffers, and the source would never reach the switch.
         await deadline.poll(
-            lambda: not tcp.unread(scene.link, PORT) or None, "The end of what is to be read"
+            lambda: not tcp.unread(scene.link, PORT) or None, "An empty receive queue"
         )
         guest.signal(signal.SIGSTOP)
         try:
             await scene.migration.send_state(deadline)
-            # What QEMU's main loop does not tell: whether the last of it has left a buffer.
+            # QEMU's main loop does not report whether the last data has left QEMU's buffers.
             await proof.quiet(source.pid, deadline)
             source.signal(signal.SIGSTOP)
             self._stall.callback(source.signal, signal.SIGCONT)
         finally:
             guest.signal(signal.SIGCONT)
-        # Only by its events: a vCPU that hangs while QEMU loads it keeps QEMU's main loop, which
-        # then answers nothing.
+        # Wait for an event, because commands may not be answered: a vCPU that hangs while QEMU
+        # loads it blocks QEMU's main loop.
         await scene.migration.destination.reaches(Phase.POSTCOPY, deadline)
         return await self._fail_now(scene)
 
     @abstractmethod
     async def _fail_now(self, scene: MigrationScene) -> str:
-        """Make it happen, with the source standing still; the mechanism."""
+        """Make the failure happen while the source is stopped, and return the mechanism."""
 
 
 class FrozenSource(_AtSwitch):
-    """The source's QEMU stands still, as when its host freezes. It goes on at the release."""
+    """The source's QEMU is stopped, as if its host froze. The release continues it."""
 
     name = ScenarioName.FROZEN_SOURCE
     breaks = False
@@ -69,10 +69,11 @@ class FrozenSource(_AtSwitch):
 
 
 class DeadSource(_AtSwitch):
-    """The source's QEMU is killed, and with it every page that the guest is missing.
+    """The source's QEMU is killed, and all missing pages are lost with it.
 
-    The vCPUs are stuck by then: a destination that has not yet told its vCPUs to run when the
-    source dies exits with "loadvm failed" (QEMU 7.2, postcopy_ram_listen_thread).
+    It is killed after the vCPUs got stuck. If the source died before the destination has started
+    its vCPUs, the destination would exit with "loadvm failed" (postcopy_ram_listen_thread() in QEMU
+    7.2).
     """
 
     name = ScenarioName.DEAD_SOURCE
@@ -83,22 +84,22 @@ class DeadSource(_AtSwitch):
         await proof.stuck(scene.guest.child.pid, scene.tids, None, deadline, SOON_S)
         scene.source.child.signal(signal.SIGKILL)
         if await scene.source.child.reaped(deadline) is None:
-            raise GuestDied(f"{scene.source.name} was killed, but has not ended.")
+            raise GuestDied(f"{scene.source.name} was killed, but did not end in time.")
         return "sigkill"
 
 
 class CutAtSwitch(_AtSwitch):
-    """Every packet is dropped, and neither side has noticed."""
+    """Every packet is dropped, and neither side notices."""
 
     name = ScenarioName.CUT_AT_SWITCH
 
     async def _fail_now(self, scene: MigrationScene) -> str:
         deadline = self.staging.deadline
-        # From QEMU 10.2 on the source takes the guest back if the connection fails before it hears
-        # that the destination has loaded the guest's state.
+        # Since QEMU 10.2 the source resumes the guest if the connection fails before the
+        # destination has reported that it has loaded the guest's state.
         await deadline.poll(
             lambda: not tcp.unacknowledged(scene.link.destination, PORT) or None,
-            "The acknowledgement of what the destination has sent",
+            "The acknowledgement of the data from the destination",
         )
         self._cut(scene.link.ends)
         scene.source.child.signal(signal.SIGCONT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The scenarios that there are, without what stages them."""
+"""The list of scenarios, without the code that stages them."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from bench_lib.host.need import Need
 from bench_lib.record import ScenarioName
 
 SOON_S = 0.005
-"""Seconds between two looks at a thread that must agree, where nothing more can arrive."""
+"""Seconds between the two equal looks that prove a vCPU stuck, if no more pages can arrive."""
 
 LATER_S = 0.5
-"""The same where a page that nobody asked for may still arrive now and then."""
+"""Seconds between the two equal looks, if pages that were not requested may still arrive."""
 
 
 class Stuck(Enum):
-    """What has to be proved of every vCPU before the request is made."""
+    """What has to be proved for every vCPU before the request is made."""
 
     RUNS = "runs"
-    """It runs its guest, be it only for moments."""
+    """It runs its guest, even if only for moments."""
     ANYWHERE = "anywhere"
-    """It is stuck; how, is for the kernel to show."""
+    """It is stuck. How it got stuck depends on the kernel."""
     ON_PATH = "on-path"
     """It is stuck in the way that its workload prescribes, if it prescribes one."""
 
 
 @dataclass(frozen=True)
 class ScenarioDescription:
-    """One scenario.
+    """The description of one scenario.
 
-    :ivar needs: what a host must have for it.
-    :ivar proves: of every vCPU, before the request.
-    :ivar guests: QEMUs that run at once.
-    :ivar unrecoverable: why the guest cannot be recovered after the request; None where it can.
-    :ivar apart_s: seconds between the two looks at a thread that must agree.
+    :ivar needs: what a host must have for the scenario.
+    :ivar proves: what has to be proved for every vCPU before the request.
+    :ivar guests: how many QEMUs run at the same time.
+    :ivar unrecoverable: why the guest cannot be recovered after the request; None if it can.
+    :ivar apart_s: seconds between the two equal looks that prove a vCPU stuck.
     """
 
     needs: frozenset[Need]
@@ -46,7 +46,7 @@ class ScenarioDescription:
 
 
 MIGRATION = frozenset({Need.NETWORK, Need.NAMESPACES, Need.USERFAULTFD})
-"""What scenarios with a migration need, over a link that is made and broken for them."""
+"""The needs of scenarios that break a migration over a link of their own."""
 
 _STUCK = ScenarioDescription(MIGRATION, Stuck.ON_PATH)
 _RUNS = ScenarioDescription(MIGRATION, Stuck.RUNS)
@@ -69,7 +69,7 @@ SCENARIOS: dict[ScenarioName, ScenarioDescription] = {
     ScenarioName.DEAD_SOURCE: ScenarioDescription(
         MIGRATION,
         Stuck.ANYWHERE,
-        unrecoverable="the guest is lost for good: its missing pages died with the source",
+        unrecoverable="the guest cannot be recovered: its missing pages are lost with the source",
     ),
     ScenarioName.CUT_AT_SWITCH: _ANYWHERE,
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A guest that runs where it was started."""
+"""The scenario of a guest without a migration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench_lib.trial.scene import Scene
 
 
 class Idle(Scenario[Scene]):
-    """The control: nothing is wrong."""
+    """The control: a guest that runs undisturbed."""
 
     name = ScenarioName.IDLE
 

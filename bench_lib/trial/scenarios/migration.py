@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What goes wrong with a postcopy migration once the guest runs at its destination."""
+"""Scenarios in which a postcopy migration fails after the guest runs at the destination."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from bench_lib.trial.scene import MigrationScene, Staging
 class MigrationScenario(Scenario[MigrationScene]):
     """Two guests, a link between them, and a postcopy migration over it.
 
-    :cvar breaks: whether the migration has to be recovered, and does not go on by itself.
-    :cvar source_may_end: whether the source is gone once the guest has left it.
+    :cvar breaks: whether the migration has to be recovered. If not, it continues by itself.
+    :cvar source_may_end: whether the scenario kills the source after the guest has left it.
     """
 
     breaks: ClassVar[bool] = True
@@ -52,7 +52,7 @@ class MigrationScenario(Scenario[MigrationScene]):
 
         async def guest_up() -> list[int]:
             await migration.configure(ends.destination.address, shape, staging.deadline)
-            # Asked now, because a destination whose vCPU hangs may never answer.
+            # Query this now, because a destination with a hung vCPU may not answer.
             tids = await destination.vcpu_tids(staging.deadline)
             await source.watch.ready(staging.deadline)
             return tids
@@ -85,7 +85,7 @@ class MigrationScenario(Scenario[MigrationScene]):
             return await scene.during(fail())
 
     async def _cross(self, scene: MigrationScene) -> None:
-        """Migrate into postcopy: the guest runs at the destination."""
+        """Migrate until the guest runs at the destination, in postcopy."""
         deadline = self.staging.deadline
         await scene.migration.begin(scene.link.destination.address, deadline)
         await scene.migration.switch(deadline)
@@ -93,9 +93,10 @@ class MigrationScenario(Scenario[MigrationScene]):
 
     @abstractmethod
     async def _fail(self, scene: MigrationScene) -> str | None:
-        """Make it happen, and prove it; the mechanism.
+        """Make the failure happen and prove it.
 
-        :raise TrialLost: it could not be proved.
+        :return: the mechanism that made it; None if there is no failure.
+        :raise TrialLost: the failure could not be proved.
         """
 
     async def recover(
@@ -113,13 +114,16 @@ class MigrationScenario(Scenario[MigrationScene]):
 
     @property
     def _mechanism(self) -> Mechanism:
-        """How links are cut here."""
+        """The mechanism that cuts links on this host."""
         mechanism = self.staging.plan.mechanism
         assert mechanism is not None
         return mechanism
 
     def _cut(self, ends: Sequence[End], mechanism: Mechanism | None = None) -> None:
-        """Do to what these ends send what the mechanism does, until the release."""
+        """Apply a mechanism to everything that these ends send, until the release.
+
+        :param mechanism: by default the mechanism that cuts links on this host.
+        """
         chosen = mechanism or self._mechanism
         outage.cut(ends, chosen)
         self._stall.callback(outage.restore, ends, chosen)
@@ -139,7 +143,7 @@ def _both_in(scene: MigrationScene, phase: Phase) -> None:
 
 
 class Postcopy(MigrationScenario):
-    """Nothing goes wrong. Pages arrive as they are asked for, so vCPUs are stuck for moments."""
+    """Nothing fails. Pages arrive when they are requested, so vCPUs are stuck only for moments."""
 
     name = ScenarioName.POSTCOPY
     breaks = False
@@ -150,7 +154,7 @@ class Postcopy(MigrationScenario):
 
 
 class Blackhole(MigrationScenario):
-    """Silence: nothing passes and neither side has noticed."""
+    """Every packet is dropped, and neither side notices."""
 
     name = ScenarioName.BLACKHOLE
 
@@ -162,10 +166,10 @@ class Blackhole(MigrationScenario):
 
 
 class BlackholeReturn(MigrationScenario):
-    """Silence one way: the source's packets arrive, the destination's requests do not.
+    """Packets from the destination are dropped, so its requests do not reach the source.
 
-    A few pages still arrive that nothing has asked for, until TCP at the source waits for what the
-    destination acknowledges. A vCPU is stuck for good when it was for longer than one more takes.
+    A few pages that were not requested still arrive, until TCP at the source waits for
+    acknowledgements. A vCPU is stuck for good if it was stuck for longer than such a page takes.
     """
 
     name = ScenarioName.BLACKHOLE_RETURN
@@ -178,7 +182,7 @@ class BlackholeReturn(MigrationScenario):
 
 
 class LinkDown(MigrationScenario):
-    """The carrier is gone; a TCP connection survives that as it does silence."""
+    """The link has no carrier. The TCP connection survives that, as it survives dropped packets."""
 
     name = ScenarioName.LINK_DOWN
 
@@ -191,7 +195,7 @@ class LinkDown(MigrationScenario):
 
 
 class Paused(MigrationScenario):
-    """A reset connection, which both sides have noticed."""
+    """The connection was reset, and both sides have noticed."""
 
     name = ScenarioName.PAUSED
 
@@ -202,11 +206,12 @@ class Paused(MigrationScenario):
 
 
 class PausedTimeout(MigrationScenario):
-    """Silence until TCP has given up, on both sides.
+    """Packets are dropped until TCP has given up the connection on both sides.
 
-    TCP gives up what is not acknowledged. The source sends all the time, but the destination only
-    when a vCPU touches another page: had it been answered just before all was cut, it would wait
-    for ever. So the destination is cut off first, until it has asked in vain.
+    TCP gives up only if it has sent data that is not acknowledged. The source sends all the time,
+    but the destination only when a vCPU touches another page. If all of its data had been
+    acknowledged just before the cut, it would wait for ever. So its packets are dropped first,
+    until it has sent a request that is not acknowledged.
     """
 
     name = ScenarioName.PAUSED_TIMEOUT
@@ -217,7 +222,7 @@ class PausedTimeout(MigrationScenario):
         self._cut([destination])
         await self.staging.deadline.poll(
             lambda: tcp.unacknowledged(destination, PORT) or None,
-            "A request that is not acknowledged",
+            "A request without an acknowledgement",
         )
         self._cut([source])
         await self._both_reach_paused(scene)
@@ -225,7 +230,7 @@ class PausedTimeout(MigrationScenario):
 
 
 class PausedCommand(MigrationScenario):
-    """An operator has told QEMU to give the connection up; nothing is wrong with the link."""
+    """An operator has paused the migration with `migrate-pause`; the link works."""
 
     name = ScenarioName.PAUSED_COMMAND
 
@@ -236,7 +241,7 @@ class PausedCommand(MigrationScenario):
 
 
 class Degraded(MigrationScenario):
-    """A slow link, and where the kernel can do that a late and lossy one."""
+    """The link is slow, and has delay and loss if the kernel can add them."""
 
     name = ScenarioName.DEGRADED
     breaks = False
@@ -251,7 +256,7 @@ class Degraded(MigrationScenario):
 
 
 class Flapping(MigrationScenario):
-    """Short outages that go on to the end; the migration finishes all the same."""
+    """The link has short outages until the end of the trial. The migration completes regardless."""
 
     name = ScenarioName.FLAPPING
     breaks = False

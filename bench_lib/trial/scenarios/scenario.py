@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What every scenario is."""
+"""The interface of a scenario."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SceneT = TypeVar("SceneT", bound=Scene)
 class Scenario(ABC, Generic[SceneT]):
     """What the guest of one trial goes through.
 
-    A trial calls `stage`, then `strand`, makes its request, and calls `recover` or `release`; it
-    calls `release` in any case before anything is killed.
+    A trial calls `stage` and `strand`, makes its request, and calls `recover` or `release`. It
+    always calls `release` before it kills anything.
 
-    :cvar name: as records and the command line have it.
+    :cvar name: the name in records and on the command line.
     """
 
     name: ClassVar[ScenarioName]
@@ -33,23 +33,24 @@ class Scenario(ABC, Generic[SceneT]):
 
     @abstractmethod
     async def stage(self) -> SceneT:
-        """Start fresh guests, and wait until the one that runs has shown that it does.
+        """Start fresh guests, and wait until the workload is up.
 
-        :raise TrialLost: they were not up before the deadline.
+        :raise TrialLost: the workload was not up before the deadline.
         """
 
     async def strand(self, scene: SceneT) -> str | None:
-        """Make happen what the scenario is about, and prove it.
+        """Make the stall happen, and prove it.
 
-        :return: the mechanism; None where nothing is done to network or storage.
-        :raise TrialLost: it could not be staged or proved before the deadline.
+        :return: the mechanism; None if nothing is done to network or storage.
+        :raise TrialLost: the stall could not be made or proved before the deadline.
         """
         return None
 
     async def release(self, scene: SceneT) -> None:
-        """End the stall, so that whatever waits can go on. Called once more, it does nothing.
+        """End the stall, so that everything that waits for it can continue. A second call does
+        nothing.
 
-        :raise ToolFailed: a tool refused.
+        :raise ToolFailed: a tool failed.
         """
 
     async def recover(
@@ -57,25 +58,26 @@ class Scenario(ABC, Generic[SceneT]):
     ) -> Recovery:
         """Recover the guest after the request, and let it check its memory.
 
-        :param answered: whether the request was; if not, its answer is waited for.
-        :param limit_s: seconds until each part has to be done.
+        :param limit_s: how many seconds each step may take.
+        :param answered: whether the request has been answered. If not, the answer is waited for.
         :raise TrialLost: the guest could not be recovered.
         """
         raise NotImplementedError(f"{self.name} has nothing to recover")
 
     async def _started(self, *specs: GuestConfig) -> list[Guest]:
-        """Start guests side by side."""
+        """Start guests concurrently."""
         staging = self.staging
         guests = await together(
             *(staging.manager.start(spec, staging.deadline, staging.stack) for spec in specs)
         )
-        # All die at once at the end, instead of one after the other is reaped.
+        # At the end, kill all guests first. Otherwise each one would be reaped before the next one
+        # is killed.
         for guest in guests:
             staging.stack.callback(guest.child.signal, signal.SIGKILL)
         return guests
 
     def _spec(self) -> GuestConfig:
-        """The guest that the request will go to."""
+        """Return the configuration of the guest that the request is made to."""
         staging = self.staging
         request = REQUESTS[staging.case.request]
         return GuestConfig(

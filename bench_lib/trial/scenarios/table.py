@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How each scenario is staged."""
+"""The class of each scenario."""
 
 from __future__ import annotations
 
