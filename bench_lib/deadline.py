@@ -68,7 +68,7 @@ class Deadline:
             async with asyncio.timeout(self.remaining_s):
                 return await awaitable
         except TimeoutError:
-            raise DeadlinePassed(f"{what} did not come before its deadline.") from None
+            raise DeadlinePassed(f"{what} was not seen before the deadline.") from None
 
     async def poll(self, probe: Callable[[], T | None], what: str, interval_s: float = 0.001) -> T:
         """Call `probe` until it returns something other than None.
@@ -81,7 +81,7 @@ class Deadline:
         """
         while (found := probe()) is None:
             if self.passed:
-                raise DeadlinePassed(f"{what} was not seen before its deadline.")
+                raise DeadlinePassed(f"{what} was not seen before the deadline.")
             await asyncio.sleep(interval_s)
         return found
 

@@ -9,8 +9,8 @@ names, processes in a resource limit.
 The limit is RLIMIT_RSS, which Linux has stored but not enforced since 2.4.30 (getrlimit(2)). Child
 processes inherit it, even if they close all descriptors. The kernel shows it in /proc/PID/limits as
 long as the process exists, even if its first thread has ended and another thread cannot end. The
-environment would not do: it is gone once the first thread has ended, and before that, to read it is
-to wait for the process's mmap_lock, which the processes that have to be found may hold for ever.
+environment would not do: it is gone once the first thread has ended, and before that, reading it
+waits for the process's mmap_lock, which the processes that have to be found may hold for ever.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ PREFIX = "kickbench"
 """The prefix of every name that a run makes."""
 
 RUN_ID = re.compile(r"[89a-f][0-9a-f]{11}")
-"""An id is at least 2^47, so that the limit is at least 128 PiB, which no one else sets."""
+"""The form of an id. An id is at least 2^47, so the limit is at least 128 PiB, and no administrator
+sets such a limit."""
 
 HOME_DIGITS = 6
 """How many leading digits of an id identify its runtime folder; the other digits are random."""

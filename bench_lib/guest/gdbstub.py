@@ -25,10 +25,13 @@ CHUNK = 4096
 
 
 class GdbStub:
-    """A connection in the GDB remote serial protocol."""
+    """A connection to a gdbstub, in the GDB remote serial protocol."""
 
     def __init__(self, name: str, connection: socket.socket) -> None:
-        """:param connection: a connected socket, which the caller closes."""
+        """Use a connection to a gdbstub.
+
+        :param connection: a connected socket, which the caller closes.
+        """
         self._name = name
         self._socket = connection
         self._socket.setblocking(False)

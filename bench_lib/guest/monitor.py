@@ -85,7 +85,7 @@ class Monitor:
             async with asyncio.timeout(deadline.remaining_s):
                 return await self._client.execute(command, arguments, oob=out_of_band)
         except TimeoutError:
-            raise self._failed(f"{command} was not answered before its deadline.") from None
+            raise self._failed(f"{command} was not answered before the deadline.") from None
         except ExecuteError as error:
             if may_refuse:
                 raise MonitorRefused(f"{self.name} refused {command}: {error}") from None

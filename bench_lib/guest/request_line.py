@@ -40,7 +40,10 @@ class RequestLine:
     """A QMP monitor for the measured request. It cannot be used after a failure."""
 
     def __init__(self, name: str, connection: socket.socket) -> None:
-        """:param connection: a connected socket, which the caller closes."""
+        """Use a connection to a QMP monitor.
+
+        :param connection: a connected socket, which the caller closes.
+        """
         self._name = name
         self._socket = connection
         self._socket.setblocking(False)
@@ -73,7 +76,7 @@ class RequestLine:
         if self._failure is not None:
             raise self._failure
         if self._unanswered is not None:
-            raise self._failed(f"{self._unanswered} was not answered before its deadline")
+            raise self._failed(f"{self._unanswered} was not answered before the deadline")
         message = {"execute": command, **({"arguments": arguments} if arguments else {})}
         text = json.dumps(message).encode() + b"\n"
         # Read the clock before the call, because QEMU may start to work, even on this CPU, before

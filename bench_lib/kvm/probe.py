@@ -343,5 +343,5 @@ def verdict(results: Sequence[Result]) -> str:
             hung = any(each.outcome in HUNG for each in scored)
             answers.append(f"{'no' if hung else 'yes'} ({path})")
     if not answers:
-        return "nothing is known of what this kernel does with a vCPU stuck in guest memory"
+        return "it is unknown whether this kernel lets go of a vCPU stuck in guest memory"
     return f"this kernel lets go of a vCPU stuck in guest memory: {', '.join(answers)}"

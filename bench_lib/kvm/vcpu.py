@@ -94,7 +94,9 @@ class VirtualMachine:
     """A virtual machine with one vCPU, in 64-bit mode before its first instruction."""
 
     def __init__(self, program: Program, target: mmap.mmap) -> None:
-        """:param target: the memory at guest-physical `TARGET`; the caller keeps it mapped.
+        """Make the virtual machine, with `program` in its memory.
+
+        :param target: the memory at guest-physical `TARGET`; the caller keeps it mapped.
 
         :raise KvmUnavailable: KVM refused an ioctl.
         """

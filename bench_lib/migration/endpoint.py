@@ -82,7 +82,10 @@ class Endpoint:
                 self._changed.notify_all()
 
     def _take(self, event: Mapping[str, Any]) -> None:
-        """:raise MonitorFailed: the event lacks a field that QEMU's schema requires."""
+        """Update this side with an event.
+
+        :raise MonitorFailed: the event lacks a field that QEMU's schema requires.
+        """
         try:
             data = event.get("data", {})
             match event["event"]:
@@ -112,7 +115,7 @@ class Endpoint:
             self._require(_LEADS_TO[phase] | {phase}, f"instead of {phase.value}")
             return self.phase is phase
 
-        await self._until(there, f"{phase.value} of {self.guest.name}", deadline)
+        await self._until(there, f"State {phase.value} of {self.guest.name}", deadline)
 
     async def switches(self, deadline: Deadline) -> None:
         """Wait until the source has switched to postcopy, even if the destination has not yet.
@@ -125,7 +128,7 @@ class Endpoint:
             self._require(_PRECOPY | switched, "at the switch")
             return self.phase in switched
 
-        await self._until(there, f"The switch of {self.guest.name}", deadline)
+        await self._until(there, f"The switch of {self.guest.name} to postcopy", deadline)
 
     async def continues(self, deadline: Deadline) -> None:
         """Wait until this side, which was paused, is in postcopy again or has completed."""
@@ -145,7 +148,7 @@ class Endpoint:
                 )
         await self.reaches(Phase.PAUSED, deadline)
 
-    async def begins_pass(self, number: int, deadline: Deadline) -> None:
+    async def starts_pass(self, number: int, deadline: Deadline) -> None:
         """Wait until the source starts pass `number`, so that the passes before are complete.
 
         :raise MigrationFailed: the migration ended before that pass.
@@ -193,7 +196,7 @@ class Endpoint:
         """
         if self.phase not in allowed | {Phase.OTHER}:
             kind = MigratedWhole if self.phase is Phase.COMPLETED else MigrationFailed
-            raise kind(f"{self.guest.name} went to {self.phase.value} {where}.")
+            raise kind(f"{self.guest.name} entered state {self.phase.value} {where}.")
 
     async def _until(self, there: Callable[[], bool], what: str, deadline: Deadline) -> None:
         def there_or_failed() -> bool:

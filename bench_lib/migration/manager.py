@@ -34,7 +34,7 @@ class QemuManager:
     """Runs QEMU directly, and controls it through QMP."""
 
     def __init__(self, run: Run) -> None:
-        """:param run: the run that the guests belong to."""
+        """Manage the guests of a run."""
         self._run = run
 
     async def start(self, config: GuestConfig, deadline: Deadline, stack: AsyncExitStack) -> Guest:

@@ -98,7 +98,7 @@ class Migration:
             "migrate-incoming", {"uri": f"tcp:{address}:{PORT}"}, deadline=deadline
         )
 
-    async def begin(self, address: str, deadline: Deadline) -> None:
+    async def start(self, address: str, deadline: Deadline) -> None:
         """Migrate until every page that the guest no longer writes has arrived.
 
         On return the guest runs at the source. The pages that it writes are missing at the
@@ -110,7 +110,7 @@ class Migration:
         await source.execute("migrate", {"uri": f"tcp:{address}:{PORT}"}, deadline=deadline)
         # The second pass starts when the first one has sent every page once. Then code and page
         # tables are at the destination, and only pages that the guest dirtied since are missing.
-        await self.source.begins_pass(2, deadline)
+        await self.source.starts_pass(2, deadline)
         await self._until_all_is_dirty(deadline)
 
     async def send_state(self, deadline: Deadline) -> None:

@@ -48,7 +48,10 @@ class Traffic:
     """
 
     def __init__(self, link: Link, stack: ExitStack | AsyncExitStack) -> None:
-        """:param stack: the exit stack that closes the sockets."""
+        """Open a socket at each end of the link.
+
+        :param stack: the exit stack that closes the sockets.
+        """
         self._sockets = tuple(stack.enter_context(end.udp_socket()) for end in link.ends)
         for here, there in (self._sockets, self._sockets[::-1]):
             here.connect(there.getsockname())

@@ -115,7 +115,10 @@ def started(
 
 
 def _check_program(program: str, environ: Mapping[str, str]) -> None:
-    """:raise ProgramMissing: there is no such program, or we may not execute it."""
+    """Check that a program exists and is executable.
+
+    :raise ProgramMissing: it does not exist, or it is not executable.
+    """
     if shutil.which(program, path=environ.get("PATH")) is None:
         if Path(program).exists() and "/" in program:
             raise ProgramMissing(

@@ -29,7 +29,7 @@ class Survivor:
         if self.dead:
             why = "it is dead, but has not been reaped, because another process traces it"
         elif self.wchan is None:
-            why = "it is not seen to sleep"
+            why = "it was not seen asleep"
         else:
             why = f"it sleeps in {self.wchan}"
         return f"process {self.pid} ({self.name}) survives SIGKILL; {why}"

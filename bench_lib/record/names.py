@@ -7,22 +7,22 @@ from enum import StrEnum
 
 
 class ScenarioName(StrEnum):
-    """What the guest is going through."""
+    """The scenario of a trial: what happens to the guest."""
 
     IDLE = "idle"
     """The guest runs where it was started; there is no migration."""
     POSTCOPY = "postcopy"
-    """Postcopy over a healthy link: pages that the guest asks for arrive at once."""
+    """Postcopy over a healthy link: requested pages arrive at once."""
     BLACKHOLE = "blackhole"
-    """Postcopy, then every packet is dropped; both sides still believe in the connection."""
+    """Postcopy, then every packet is dropped; neither side notices."""
     BLACKHOLE_RETURN = "blackhole-return"
     """Postcopy, then every packet from the destination is dropped: the source gets no requests."""
     LINK_DOWN = "link-down"
-    """Postcopy, then the link loses its carrier; both sides still believe in the connection."""
+    """Postcopy, then the link loses its carrier; neither side notices."""
     PAUSED = "paused"
     """Postcopy, then the connection is reset; both sides have noticed and are paused."""
     PAUSED_TIMEOUT = "paused-timeout"
-    """Postcopy, then silence until TCP has given up on both sides, and they are paused."""
+    """Postcopy, then every packet is dropped until TCP gives up; both sides are paused."""
     PAUSED_COMMAND = "paused-command"
     """Postcopy, then `migrate-pause`; both sides are paused, the link is healthy."""
     DEGRADED = "degraded"
@@ -43,7 +43,7 @@ class ScenarioName(StrEnum):
 
 
 class RequestName(StrEnum):
-    """What the operator asks for."""
+    """What the operator requests."""
 
     STOP = "stop"
     """QMP `stop`; answered by its reply."""
@@ -103,7 +103,7 @@ HUNG = frozenset({Outcome.ASLEEP, Outcome.SPINNING, Outcome.UNANSWERED})
 censored at the deadline."""
 
 FAILED = HUNG | {Outcome.DIED}
-"""Outcomes in which the operator does not get what was asked for."""
+"""Outcomes in which the operator does not get what was requested."""
 
 ANSWERED = frozenset({Outcome.RETURNED, Outcome.REFUSED})
 """Outcomes that have a latency."""
@@ -133,7 +133,7 @@ class Entry(StrEnum):
 
 
 class WaitsFor(StrEnum):
-    """What a thread waits for in the kernel, as far as its stack shows that."""
+    """What a thread waits for in the kernel, if its stack shows that."""
 
     USERFAULT = "userfault"
     """A page that the handler of a userfaultfd has to deliver."""
@@ -152,7 +152,7 @@ class WaitsFor(StrEnum):
 
 
 class Role(StrEnum):
-    """What a thread of QEMU is for."""
+    """The role of a thread of QEMU."""
 
     VCPU = "vcpu"
     MAIN = "main"

@@ -13,7 +13,10 @@ class History:
     """Keeps records, and the kernels that were measured."""
 
     def __init__(self, settings: Settings) -> None:
-        """:raise LedgerError: the ledger cannot be read."""
+        """Open the ledger of the settings.
+
+        :raise LedgerError: the ledger cannot be read.
+        """
         self._ledger = Ledger(settings.ledger)
         self._records = settings.records
 

@@ -135,7 +135,7 @@ async def measure(
             raise
         died = held or isinstance(error, GuestDied)
         into.outcome = Outcome.DIED if died else Outcome.UNANSWERED
-        into.reason = f"QEMU ended while a debugger held it. {error}" if held else str(error)
+        into.reason = f"QEMU ended while a debugger traced it. {error}" if held else str(error)
         return
     with staging.timeline.stage("evidence"):
         if into.reply is None:

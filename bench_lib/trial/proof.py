@@ -23,7 +23,7 @@ def look(pid: int, tids: Sequence[int]) -> list[ThreadState]:
     try:
         return [threads.observe(pid, tid) for tid in tids]
     except ProcessLookupError:
-        raise GuestDied(f"Process {pid} has lost a vCPU thread.") from None
+        raise GuestDied(f"A vCPU thread of process {pid} has ended.") from None
 
 
 def look_at_all(pid: int, proved: Sequence[ThreadState]) -> list[ThreadState]:

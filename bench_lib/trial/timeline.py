@@ -43,7 +43,7 @@ class Timeline:
     """Collects the stages of a trial. Their times count from the creation of the timeline."""
 
     def __init__(self) -> None:
-        self._begin_ns = time.monotonic_ns()
+        self._start_ns = time.monotonic_ns()
         self._stages: list[Stage] = []
 
     @contextmanager
@@ -51,11 +51,11 @@ class Timeline:
         """Time one stage. A stage that raises is recorded too, to show where a trial was lost."""
         assert name in STAGES
         _log.debug("stage %s starts", name)
-        start_ns = time.monotonic_ns() - self._begin_ns
+        start_ns = time.monotonic_ns() - self._start_ns
         try:
             yield
         finally:
-            end_ns = time.monotonic_ns() - self._begin_ns
+            end_ns = time.monotonic_ns() - self._start_ns
             self._stages.append(Stage(name, start_ns, end_ns))
             _log.debug("stage %s took %d ns", name, end_ns - start_ns)
 

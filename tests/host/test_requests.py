@@ -292,7 +292,7 @@ def test_a_gdb_that_has_not_asked_yet_is_no_hang(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(debugger.Gdb, "attach", lambda self, pid: time.monotonic_ns())
     made = trial(Case(ScenarioName.BLACKHOLE, RequestName.GDB_ATTACH))
     assert made.outcome is Outcome.LOST
-    assert made.reason == "By the deadline gdb had not asked every vCPU thread to stop."
+    assert made.reason == "gdb had not attached to every vCPU thread by the deadline."
 
 
 def test_a_qemu_without_the_machine_of_our_guests(monkeypatch: pytest.MonkeyPatch) -> None:

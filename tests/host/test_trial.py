@@ -65,16 +65,16 @@ def test_a_trial_whose_guest_arrives_whole_is_staged_again(
     clean_host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A guest that gets no CPU dirties nothing; this one is stopped, the first time."""
-    begins_pass = Endpoint.begins_pass
+    starts_pass = Endpoint.starts_pass
     starved: list[Endpoint] = []
 
     async def starve(side: Endpoint, number: int, deadline: Deadline) -> None:
         if not starved:
             starved.append(side)
             await side.guest.control.execute("stop", deadline=deadline)
-        await begins_pass(side, number, deadline)
+        await starts_pass(side, number, deadline)
 
-    monkeypatch.setattr(Endpoint, "begins_pass", starve)
+    monkeypatch.setattr(Endpoint, "starts_pass", starve)
     settings = Settings.from_environment()
     case = Case(ScenarioName.BLACKHOLE, RequestName.STOP)
     (made,) = NativeRunner(settings).run([case], lambda each: None)
@@ -176,7 +176,7 @@ def test_a_guest_that_never_comes_up_is_a_lost_trial(
 
     monkeypatch.setattr(SerialLine, "passes", soon)
     reason = _lost(_images_with(tmp_path, SILENT))
-    assert "Pass 2 of every vCPU of the guest did not come" in reason
+    assert "Pass 2 of every vCPU of the guest was not seen" in reason
 
 
 @pytest.mark.usefixtures("clean_host", "runtime")

@@ -65,7 +65,7 @@ def test_an_event_that_is_not_understood_is_raised_where_the_side_is_waited_for(
 
 def test_a_side_that_goes_where_there_is_no_way_back_is_reported() -> None:
     guest: Any = _Guest({"event": "MIGRATION", "data": {"status": "failed"}})
-    with pytest.raises(MigrationFailed, match="the guest went to failed instead of"):
+    with pytest.raises(MigrationFailed, match="the guest entered state failed instead of"):
         _reach(Endpoint(guest), Phase.POSTCOPY)
 
 
@@ -77,7 +77,9 @@ def test_a_guest_that_arrives_whole_is_told_from_a_migration_that_fails() -> Non
     """Where the guest was starved it has dirtied nothing, and QEMU completes the migration."""
     for status, error in (("completed", MigratedWhole), ("failed", MigrationFailed)):
         side = _states("active", status)
-        with pytest.raises(MigrationFailed, match=f"the guest went to {status} in precopy") as said:
+        with pytest.raises(
+            MigrationFailed, match=f"the guest entered state {status} in precopy"
+        ) as said:
             _wait(side, lambda deadline, side=side: side.in_precopy(_for_ever()))  # type: ignore[misc]
         assert type(said.value) is error
 
@@ -120,7 +122,7 @@ def test_a_source_has_switched_whether_or_not_the_destination_has_loaded_the_sta
 
 def test_a_source_that_fails_at_the_switch_is_reported() -> None:
     side = _states("active", "failed")
-    with pytest.raises(MigrationFailed, match="the guest went to failed at the switch"):
+    with pytest.raises(MigrationFailed, match="the guest entered state failed at the switch"):
         _wait(side, side.switches)
 
 

@@ -56,7 +56,7 @@ def test_what_sigkill_does_and_what_measured_nothing_is_no_answer() -> None:
         _result("gup-write", Outcome.LOST, Entry.GUP),
         _result("gup-write-hugetlb", None, None),
     ]
-    assert verdict(results).startswith("nothing is known")
+    assert verdict(results).startswith("it is unknown")
 
 
 def test_times_are_shown_in_microseconds() -> None:

@@ -88,7 +88,7 @@ def test_no_reply_before_the_deadline_is_none() -> None:
 
 @pytest.mark.usefixtures("attentive")
 def test_a_line_that_has_failed_is_of_no_more_use() -> None:
-    with pytest.raises(MonitorFailed, match="not answered before its deadline"):
+    with pytest.raises(MonitorFailed, match="not answered before the deadline"):
         _ask(_says(EVENT), limit_s=0.01, times=2)
 
 

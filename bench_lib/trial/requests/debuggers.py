@@ -35,20 +35,20 @@ class GdbAttach(Request):
         attached_ns = await self._gdb.attached(deadline)
         pid = self.guest.child.pid
         if attached_ns is None:
-            if not self._has_asked_all():
-                raise DebuggerFailed("By the deadline gdb had not asked every vCPU thread to stop.")
+            if not self._traces_all():
+                raise DebuggerFailed("gdb had not attached to every vCPU thread by the deadline.")
             return None
         if not debugger.all_stopped(pid):
             raise DebuggerFailed("gdb reported that it has attached, but a QEMU thread still runs.")
         return Reply(self._sent_ns, attached_ns)
 
-    def _has_asked_all(self) -> bool:
+    def _traces_all(self) -> bool:
         """Whether gdb traces every vCPU thread."""
         pid = self.guest.child.pid
         try:
             return all(threads.tracer_of(pid, tid) == self._gdb.pid for tid in self.tids)
         except ProcessLookupError:
-            raise GuestDied(f"Process {pid} has lost a vCPU thread.") from None
+            raise GuestDied(f"A vCPU thread of process {pid} has ended.") from None
 
     def withdraw(self) -> bool:
         """Kill gdb, which keeps every other thread stopped while it waits for a vCPU thread."""

@@ -37,7 +37,7 @@ class Sigusr1(Request):
             for tid in self.tids:
                 threads.kick(pid, tid, self.NUMBER)
         except ProcessLookupError:
-            raise GuestDied(f"Process {pid} has lost a vCPU thread.") from None
+            raise GuestDied(f"A vCPU thread of process {pid} has ended.") from None
 
     async def answer(self, deadline: Deadline) -> Reply | None:
         waiting = list(self.tids)
@@ -63,4 +63,4 @@ class Sigusr1(Request):
         try:
             return threads.pending(pid, tid, self.NUMBER)
         except ProcessLookupError:
-            raise GuestDied(f"Process {pid} has lost a vCPU thread.") from None
+            raise GuestDied(f"A vCPU thread of process {pid} has ended.") from None

@@ -29,7 +29,7 @@ class _AtSwitch(MigrationScenario):
     """
 
     async def _cross(self, scene: MigrationScene) -> None:
-        await scene.migration.begin(scene.link.destination.address, self.staging.deadline)
+        await scene.migration.start(scene.link.destination.address, self.staging.deadline)
 
     async def _fail(self, scene: MigrationScene) -> str | None:
         deadline = self.staging.deadline

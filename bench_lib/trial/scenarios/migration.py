@@ -87,7 +87,7 @@ class MigrationScenario(Scenario[MigrationScene]):
     async def _cross(self, scene: MigrationScene) -> None:
         """Migrate until the guest runs at the destination, in postcopy."""
         deadline = self.staging.deadline
-        await scene.migration.begin(scene.link.destination.address, deadline)
+        await scene.migration.start(scene.link.destination.address, deadline)
         await scene.migration.switch(deadline)
         await scene.migration.destination.resumes(deadline)
 
@@ -134,11 +134,14 @@ class MigrationScenario(Scenario[MigrationScene]):
 
 
 def _both_in(scene: MigrationScene, phase: Phase) -> None:
-    """:raise MigrationFailed: a side is not in `phase`."""
+    """Check that both sides are in `phase`.
+
+    :raise MigrationFailed: a side is in another phase.
+    """
     for side in scene.migration.sides:
         if side.phase is not phase:
             raise MigrationFailed(
-                f"{side.guest.name} was in {side.phase.value} instead of {phase.value}."
+                f"{side.guest.name} was in state {side.phase.value} instead of {phase.value}."
             )
 
 

@@ -62,7 +62,7 @@ class Scenario(ABC, Generic[SceneT]):
         :param answered: whether the request has been answered. If not, the answer is waited for.
         :raise TrialLost: the guest could not be recovered.
         """
-        raise NotImplementedError(f"{self.name} has nothing to recover")
+        raise NotImplementedError(f"a guest in {self.name} cannot be recovered")
 
     async def _started(self, *specs: GuestConfig) -> list[Guest]:
         """Start guests concurrently."""
