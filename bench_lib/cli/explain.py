@@ -41,12 +41,13 @@ def explain(guest: str | None, as_json: bool, watch: bool) -> None:
 
     \b
     JSON: {"vmms": [VMM, ...], "not_seen": [sentence, ...]}
-      VMM      pid, name (null: none, or not readable), program, uid, pending (signals of the
-               process), files (path, kind, device; those on FUSE and NFS), hidden (what could not
-               be seen), threads, meanings
-      threads  tid, role (vcpu, main, iothread, other), vcpu, name, state, wchan, stack (innermost
-               first) and entry (null: only root can see them), waits_for, signals, called (a signal
-               or a tracer waits for the thread), still (asleep in one place for 0.1 s), cpu_share
+      VMM      pid, name (null: none, or not readable), program, uid, pending
+               (signals of the process), files (path, kind, device; those on
+               FUSE and NFS), hidden (what could not be seen), threads, meanings
+      threads  tid, role (vcpu, main, iothread, other), vcpu, name, state, wchan,
+               stack (innermost first) and entry (null: only root can see them),
+               waits_for, signals, called (a signal or a tracer waits for the
+               thread), still (asleep in one place for 0.1 s), cpu_share
       meanings tids, who, sentence, hangs, works, free
     """
     if not watch:

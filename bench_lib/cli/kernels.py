@@ -231,10 +231,10 @@ def add_command(paths: tuple[Path, ...], installed: bool) -> None:
     \b
     Examples:
       kickbench kernels add linux-image-6.1.0-41-amd64_6.1.158-1_amd64.deb
-      kickbench kernels add linux-image-*.deb linux-modules-*.deb        (Ubuntu, Debian 14)
-      kickbench kernels add kernel-core-*.rpm kernel-modules-core-*.rpm  (Fedora)
+      kickbench kernels add linux-image-*.deb linux-modules-*.deb  # Ubuntu
+      kickbench kernels add kernel-core-*.rpm kernel-modules-core-*.rpm
       kickbench kernels add linux-6.18.tar.zst
-      kickbench kernels add /boot/vmlinuz-6.12.94     (modules: /lib/modules/6.12.94)
+      kickbench kernels add /boot/vmlinuz-6.12.94    # and its /lib/modules
       kickbench kernels add vmlinuz lib/modules/6.12.94
       kickbench kernels add ~/src/linux
       kickbench kernels add --installed

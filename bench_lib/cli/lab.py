@@ -121,7 +121,7 @@ def campaign_command(
     \b
     Examples:
       kickbench lab campaign debian/6.1 debian/6.12 --boots 6
-      kickbench lab campaign debian/6.1 debian/6.12 --scenario frozen-source --image pv-steal-time
+      kickbench lab campaign debian/6.1 debian/6.12 --scenario frozen-source
     """
     settings = options.with_jobs(Settings.from_environment(), jobs)
     cases = case.interleaved(
