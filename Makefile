@@ -21,6 +21,9 @@ lint:  ## ruff, mypy, import-linter, and the page's JavaScript and CSS
 docs: set-up  ## build the pages as a site, build/docs/index.html, which needs no network
 	$(bin)/sphinx-build -q -W --keep-going --nitpicky docs build/docs
 
+man: set-up  ## the help of every command as a man page, build/man/kickbench.1
+	$(bin)/sphinx-build -q -W --keep-going --nitpicky -b man docs build/man
+
 doctor:  ## print what is missing on this host; install nothing but .venv
 	@tools/set-up --python
 	@$(as_root) $(bin)/kickbench doctor
@@ -32,4 +35,4 @@ clean:  ## end what killed runs have left, and delete files that can be generate
 	if [ -x $(bin)/kickbench ]; then $(as_root) $(bin)/kickbench clean; fi
 	rm -rf .venv .asv/env .asv/html .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build
 
-.PHONY: bench test lint docs doctor set-up clean
+.PHONY: bench test lint docs man doctor set-up clean

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How Sphinx makes a site of these pages: `make docs`. The site loads nothing from the network."""
+"""How Sphinx makes a site of these pages (`make docs`) and a man page (`make man`).
+
+The site loads nothing from the network.
+"""
 
 project = "kickbench"
 author = "the kickbench authors"
@@ -20,3 +23,6 @@ html_theme_options = {
 }
 html_copy_source = False
 html_show_copyright = False
+
+# `make man`: the help of every command as one page.
+man_pages = [("reference/commands", "kickbench", "judge kernels by what stuck guests obey", "", 1)]
