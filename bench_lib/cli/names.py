@@ -29,7 +29,7 @@ def named(kind: type[Named], name: str, error: type[KickbenchError]) -> Named:
         return kind(name)
     except ValueError:
         word = kind.__name__.removesuffix("Name").lower()
-        raise error(f"There is no {word} {name!r}; there is {', '.join(kind)}.") from None
+        raise error(f"There is no {word} {name!r}; the {word}s are {', '.join(kind)}.") from None
 
 
 def completing(names: Iterable[str]) -> Completion:

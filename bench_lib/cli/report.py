@@ -203,7 +203,9 @@ def _check_images(names: Sequence[str], records: Sequence[Record]) -> None:
     known = list(dict.fromkeys([*WORKLOADS, *(each.shape.image for each in records)]))
     for name in names:
         if name not in known:
-            raise ImageError(f"There is no guest image {name!r}; there is {', '.join(known)}.")
+            raise ImageError(
+                f"There is no guest image {name!r}; the images are {', '.join(known)}."
+            )
 
 
 def to_json(records: Sequence[Record]) -> bytes:

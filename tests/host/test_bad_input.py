@@ -33,12 +33,12 @@ def _refused(done: subprocess.CompletedProcess[str], kind: type[KickbenchError])
 
 def test_an_unknown_scenario(kickbench: Command) -> None:
     done = kickbench("trial", "--scenario", "nothing", "--request", "stop")
-    assert "there is idle, postcopy, blackhole, " in _refused(done, errors.UnknownScenario)
+    assert "the scenarios are idle, postcopy, blackhole, " in _refused(done, errors.UnknownScenario)
 
 
 def test_an_unknown_request(kickbench: Command) -> None:
     done = kickbench("trial", "--scenario", "idle", "--request", "nothing")
-    assert "there is stop" in _refused(done, errors.UnknownRequest)
+    assert "the requests are stop" in _refused(done, errors.UnknownRequest)
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "nan", "soon"])

@@ -129,9 +129,17 @@ def test_a_record_without_a_readable_start_is_in_no_time_span(history: Path) -> 
 @pytest.mark.parametrize(
     "words, error, sentence",
     [
-        (["--scenario", "blak"], UnknownScenario, "There is no scenario 'blak'; there is idle, "),
-        (["--request", "halt"], UnknownRequest, "There is no request 'halt'; there is stop, "),
-        (["--image", "linux"], ImageError, "There is no guest image 'linux'; there is gup, "),
+        (
+            ["--scenario", "blak"],
+            UnknownScenario,
+            "There is no scenario 'blak'; the scenarios are idle, ",
+        ),
+        (
+            ["--request", "halt"],
+            UnknownRequest,
+            "There is no request 'halt'; the requests are stop, ",
+        ),
+        (["--image", "linux"], ImageError, "There is no guest image 'linux'; the images are gup, "),
         (
             ["--kernel", "6.2"],
             UnknownKernel,
