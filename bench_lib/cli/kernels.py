@@ -127,7 +127,7 @@ def list_command(as_json: bool, every: bool, refresh: bool) -> None:
     Debian's suites are read from where this host's own apt gets Debian. Their lists are kept in the
     cache, and read again after six hours.
 
-    `interruptible` is what the types in kvm.ko declare. Trials show what the kernel does.
+    `interruptible` is what the types (BTF) of KVM declare. Trials show what the kernel does.
 
     \b
     Examples:
@@ -252,7 +252,7 @@ def _known(settings: Settings, found: Bootable) -> None:
     Ledger(settings.ledger).add(found.build)
     click.echo(
         f"{found.build.release} {found.build.version}, from {found.source}; "
-        f"interruptible, by its types: {found.interruptible}"
+        f"interruptible page fault of KVM, according to its BTF: {found.interruptible}"
     )
 
 

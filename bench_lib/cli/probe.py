@@ -83,13 +83,13 @@ def probe(count: int, names: tuple[str, ...], limit: str, as_json: bool, kernel:
         )
         click.echo(msgspec.json.format(kvm_probe.to_json(report), indent=2).decode())
     else:
-        click.echo(f"{sentence}; its types say: {interruptible}")
+        click.echo(f"{sentence}; according to its BTF: {interruptible}")
     lost = any(each.outcome is Outcome.LOST for each in results)
     sys.exit(ProbeFailed.exit_status if lost else 0)
 
 
 def _interruptible(settings: Settings) -> btf.Interruptible:
-    """What the types of the running kernel declare. In a lab they are read from the cache."""
+    """What the types (BTF) of the running kernel declare. In a lab they are read from the cache."""
     build = Store.of(settings).find_id(settings.kernel) if settings.kernel else None
     return build.interruptible if build else btf.booted_interruptible()
 

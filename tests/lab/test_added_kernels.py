@@ -98,7 +98,9 @@ def test_a_kernel_in_packages_of_another_distribution_boots_and_measures(
     added = kickbench("kernels", "add", *map(str, files))
     assert added.returncode == 0, added.stderr
     shutil.rmtree(tmp_path / "packages")
-    assert added.stdout.endswith(f"; interruptible, by its types: {interruptible}\n")
+    assert added.stdout.endswith(
+        f"; interruptible page fault of KVM, according to its BTF: {interruptible}\n"
+    )
     release = added.stdout.split()[0]
 
     done = kickbench(

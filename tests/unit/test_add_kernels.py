@@ -111,7 +111,7 @@ def test_every_archive_gives_the_same_build(
     assert (added.modules / "modules.dep").is_file()
     assert sorted(path.name for path in added.folder.iterdir()) == ["boot", "build.json", "lib"]
     assert f"{RELEASE} #1 SMP" in done.output
-    assert "interruptible, by its types: unknown" in done.output
+    assert "interruptible page fault of KVM, according to its BTF: unknown" in done.output
     assert [
         each["release"] for each in json.loads(Path("kernels.json").read_text())["kernels"]
     ] == [RELEASE]
