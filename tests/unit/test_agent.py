@@ -7,6 +7,7 @@ import base64
 import os
 import select
 import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -135,3 +136,151 @@ def test_what_a_command_leaves_behind_is_reaped(
     assert _started(ours, "exit 0", tmp_path).result(LIMIT_S) == 0
     with pytest.raises(ChildProcessError):
         os.waitid(os.P_PID, orphan, os.WEXITED | os.WNOHANG)
+
+
+class _Host:
+    """The host's end of an agent that serves in a thread."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.end, theirs = socket.socketpair()
+        self._agents = theirs
+        self._lines = self.end.makefile("rb")
+        monkeypatch.setattr(agent, "find_port", theirs.fileno)
+        monkeypatch.setattr(agent, "accelerator", lambda: "tcg")
+        monkeypatch.setattr(agent, "missing", list)
+        pool = ThreadPoolExecutor(1)
+        self._serving = pool.submit(agent.main)
+        pool.shutdown(wait=False)
+
+    def message(self) -> tuple[bytes, list[bytes]]:
+        """The next message that is not `alive`: its word and its strings."""
+        while (line := self._lines.readline()) == b"alive \n":
+            pass
+        word, _, body = line.removesuffix(b"\n").partition(b" ")
+        return word, base64.b64decode(body, validate=True).split(b"\0")
+
+    def hangs_up(self) -> None:
+        self._lines.close()
+        self.end.close()
+
+    def served(self) -> None:
+        """Wait until the agent has ended, and raise the error that it ended with."""
+        self._serving.result(LIMIT_S)
+
+    def close(self) -> None:
+        self.hangs_up()
+        self._serving.exception(LIMIT_S)
+        self._agents.close()
+
+
+@pytest.fixture
+def host(port: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Host]:
+    made = _Host(monkeypatch)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def _request(cwd: Path, script: str, **more: str) -> bytes:
+    environ = [f"{name}={value}" for name, value in {"PATH": os.environ["PATH"], **more}.items()]
+    strings = [str(cwd), "3", "sh", "-c", script, *environ]
+    body = b"".join(os.fsencode(each) + b"\0" for each in strings)
+    return b"run " + base64.b64encode(body) + b"\n"
+
+
+def test_an_agent_first_says_what_it_runs_on(host: _Host) -> None:
+    word, strings = host.message()
+    uname = os.uname()
+    assert word == b"ready"
+    assert strings == [uname.release.encode(), uname.version.encode(), b"tcg", b""]
+
+
+def test_commands_are_run_in_turn_however_their_requests_are_cut(
+    host: _Host, tmp_path: Path
+) -> None:
+    host.message()
+    requests = _request(tmp_path, "exit 5") + _request(tmp_path, "kill -9 $$")
+    for number in range(len(requests)):
+        host.end.sendall(requests[number : number + 1])
+    assert host.message() == (b"exit", [b"5", b""])
+    assert host.message() == (b"exit", [b"-9", b""])
+    host.end.sendall(requests)
+    assert [host.message()[1][0], host.message()[1][0]] == [b"5", b"-9"]
+
+
+@pytest.mark.parametrize("cut", [0, 1, len(b"run "), 20, -1])
+def test_a_request_that_the_host_did_not_end_is_not_run(
+    host: _Host, tmp_path: Path, cut: int
+) -> None:
+    host.message()
+    host.end.sendall(_request(tmp_path, "touch witness")[:cut])
+    host.hangs_up()
+    host.served()
+    assert not (tmp_path / "witness").exists()
+
+
+def test_an_agent_whose_host_is_gone_ends_at_its_next_message(host: _Host, fifo: Path) -> None:
+    host.message()
+    host.end.sendall(_request(fifo.parent, "read line <fifo; echo word"))
+    fd = os.open(fifo, os.O_WRONLY)  # comes back once the command runs
+    host.hangs_up()
+    os.write(fd, b"go on\n")
+    os.close(fd)
+    with pytest.raises(OSError, match=r"Broken pipe|reset"):
+        host.served()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\n",
+        b"run\n",
+        b"run !\n",
+        b"run YQ\n",
+        b"\0\xff\n",
+        b"run " + base64.b64encode(b"/\0") + b"\n",
+        b"run " + base64.b64encode(b"/\0two\0sh\0") + b"\n",
+    ],
+    ids=[
+        "empty", "no body", "no base64", "half a group", "binary", "no count", "no number",
+    ],
+)  # fmt: skip
+def test_an_agent_ends_at_a_request_that_is_none(host: _Host, sent: bytes) -> None:
+    """The kernel panics then, and the host reports a lab that was lost."""
+    host.message()
+    host.end.sendall(sent)
+    with pytest.raises(ValueError, match=r"unpack|padding|invalid literal"):
+        host.served()
+
+
+def test_a_request_may_be_longer_than_what_the_agent_reads_at_once(
+    host: _Host, tmp_path: Path
+) -> None:
+    host.message()
+    long = "x" * 100_000
+    host.end.sendall(_request(tmp_path, "printf %s ${#LONG} >&2", LONG=long))
+    assert host.message() == (b"err", [b"100000"])
+    assert host.message() == (b"exit", [b"0", b""])
+
+
+def test_a_command_that_is_too_long_for_the_kernel_is_an_error_of_its_own(
+    host: _Host, tmp_path: Path
+) -> None:
+    host.message()
+    # MAX_ARG_STRLEN of Linux is 32 pages.
+    host.end.sendall(_request(tmp_path, "exit 0", LONG="x" * (4 << 20)))
+    assert host.message() == (b"err", [b"sh cannot be started: Argument list too long\n"])
+    assert host.message() == (b"exit", [b"127", b""])
+    host.end.sendall(_request(tmp_path, "exit 6"))
+    assert host.message() == (b"exit", [b"6", b""])
+
+
+def test_a_message_is_whole_though_the_port_takes_a_byte_at_a_time(
+    port: tuple[int, IO[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, host = port
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:1]))
+    agent.send(ours, "out", b"some bytes")
+    assert host.readline() == b"out c29tZSBieXRlcw==\n"
