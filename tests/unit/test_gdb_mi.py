@@ -44,6 +44,22 @@ def test_what_is_no_record_is_none(line: bytes) -> None:
     assert gdb_mi.record(line) is None
 
 
+@pytest.mark.parametrize(
+    ("line", "strings"),
+    [
+        (b'^error,msg="cut', {}),
+        (b'^error,msg="ends in \\"', {}),
+        (b'^error,msg="no",code="cu', {"msg": "no"}),
+        (b'^error,msg=no,code="x"', {}),
+        (b'^error,,msg="x"', {}),
+        (b'^error,msg="x"code="y"', {"msg": "x"}),
+        (b'^error,msg="\xff\xfe"', {"msg": "\N{REPLACEMENT CHARACTER}" * 2}),
+    ],
+)
+def test_of_a_damaged_record_what_is_whole_is_read(line: bytes, strings: dict[str, str]) -> None:
+    assert gdb_mi.record(line) == Record("^error", strings)
+
+
 def test_what_gdb_shows_to_people() -> None:
     assert (
         gdb_mi.console(rb'~"GNU gdb (Debian 13.1-3) \"13.1\"\n"')
