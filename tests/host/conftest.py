@@ -78,17 +78,25 @@ def clean_host(history: Path, runtime: Path) -> Iterator[Path]:
     assert not all_that_is_left(runtime)
 
 
-@pytest.fixture
-def kickbench(clean_host: Path) -> Command:
-    """Runs the command line as a user does."""
+def runner(program: Path, timeout_s: float = HANG_S) -> Command:
+    """A function that runs `program` with the arguments that it is given."""
 
     def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            [KICKBENCH, *arguments],
-            **{"capture_output": True, "text": True, "timeout": HANG_S, "check": False, **options},
-        )
+            [program, *arguments],
+            **{
+                "capture_output": True, "text": True, "timeout": timeout_s, "check": False,
+                **options,
+            },
+        )  # fmt: skip
 
     return run
+
+
+@pytest.fixture
+def kickbench(clean_host: Path) -> Command:
+    """Runs the command line as a user does."""
+    return runner(KICKBENCH)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from bench_lib import threads
 from bench_lib.deadline import Deadline
@@ -75,31 +76,42 @@ def served(folder: Path) -> Iterator[FuseServer]:
 
 
 @contextmanager
-def locked(server: FuseServer, prefix: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with a vCPU, of which one thread holds mmap_lock and another one waits for it.
+def started(
+    server: FuseServer, *command: str | Path
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """Start a program on the file, which prints `up`, and keep its requests back from then on.
 
-    :param prefix: the begin of its command line, which executes the rest.
+    :param command: the program, to which the file is added as its last argument.
+    :return: the program and its stdin. At the end the file system answers, and the program is
+        killed.
     """
-    script = Path(__file__).with_name("locked.py")
     child = subprocess.Popen(
-        [*prefix, sys.executable, script, server.file],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
+        [*command, server.file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     )
     try:
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stdout.readline() == b"up\n"
         server.hold()
-        for step, waits_for in ((b"0", WaitsFor.FUSE), (b"1", WaitsFor.LOCK)):
-            child.stdin.write(step)
-            until_one_waits_for(waits_for, child.pid)
-        yield child
+        yield child, child.stdin
     finally:
         server.answer()
         child.kill()
         child.communicate(timeout=HANG_S)
+
+
+@contextmanager
+def locked(server: FuseServer, prefix: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process with a vCPU, of which one thread holds mmap_lock and one waits for it.
+
+    :param prefix: the beginning of its command line, which executes the rest.
+    """
+    script = Path(__file__).with_name("locked.py")
+    with started(server, *prefix, sys.executable, script) as (child, stdin):
+        for step, waits_for in ((b"0", WaitsFor.FUSE), (b"1", WaitsFor.LOCK)):
+            stdin.write(step)
+            until_one_waits_for(waits_for, child.pid)
+        yield child
 
 
 def until_one_waits_for(waits_for: WaitsFor, pid: int) -> None:

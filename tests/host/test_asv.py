@@ -20,7 +20,7 @@ from bench_lib.record import Kernel, ScenarioName
 from bench_lib.settings import CHECKOUT
 from bench_lib.trial.case import CORE_SCENARIOS
 from tests.conftest import HANG_S
-from tests.host.conftest import Command
+from tests.host.conftest import Command, runner
 
 ASV = Path(sys.executable).parent / "asv"
 TAG = f"v{identity.booted().release}"
@@ -42,13 +42,7 @@ def asv(clean_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Co
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KICKBENCH_TRIALS", "2")
 
-    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            [ASV, *arguments],
-            **{"capture_output": True, "text": True, "timeout": HANG_S, "check": False, **options},
-        )
-
-    return run
+    return runner(ASV)
 
 
 def _results() -> list[Path]:

@@ -168,28 +168,31 @@ PYTHON
 """
 
 
+def _trial_with_qemu(
+    kickbench: Command, path: Path, script: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a trial with a script in place of QEMU."""
+    path.write_text(script)
+    path.chmod(0o755)
+    return kickbench(*TRIAL, env={**os.environ, "KICKBENCH_QEMU": str(path)})
+
+
 def test_a_qemu_that_is_too_old(kickbench: Command, tmp_path: Path) -> None:
-    old = tmp_path / "old-qemu"
-    old.write_text(OLD_QEMU.format(python=sys.executable))
-    old.chmod(0o755)
-    done = kickbench(*TRIAL, env={**os.environ, "KICKBENCH_QEMU": str(old)})
+    old = OLD_QEMU.format(python=sys.executable)
+    done = _trial_with_qemu(kickbench, tmp_path / "old-qemu", old)
     sentence = _refused(done, errors.QemuTooOld)
     assert "2.11.0, lacks query-cpus-fast (from QEMU 2.12 on), migrate-start-postcopy" in sentence
 
 
 def test_a_qemu_that_does_not_even_start(kickbench: Command, tmp_path: Path) -> None:
-    broken = tmp_path / "broken-qemu"
-    broken.write_text("#!/bin/sh\necho 'no such option: -nodefaults' >&2\nexit 1\n")
-    broken.chmod(0o755)
-    done = kickbench(*TRIAL, env={**os.environ, "KICKBENCH_QEMU": str(broken)})
+    broken = "#!/bin/sh\necho 'no such option: -nodefaults' >&2\nexit 1\n"
+    done = _trial_with_qemu(kickbench, tmp_path / "broken-qemu", broken)
     assert "no such option" in _refused(done, errors.QemuTooOld)
 
 
 def test_a_script_that_starts_qemu_as_another_process(kickbench: Command, tmp_path: Path) -> None:
-    script = tmp_path / "script"
-    script.write_text('#!/bin/sh\nqemu-system-x86_64 "$@"\nexit $?\n')
-    script.chmod(0o755)
-    done = kickbench(*TRIAL, env={**os.environ, "KICKBENCH_QEMU": str(script)})
+    script = '#!/bin/sh\nqemu-system-x86_64 "$@"\nexit $?\n'
+    done = _trial_with_qemu(kickbench, tmp_path / "script", script)
     assert "let it start QEMU with exec" in _refused(done, errors.NotStarted)
 
 

@@ -24,7 +24,7 @@ from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import Case
 from bench_lib.trial.requests.monitors import Stop
 from tests.host.conftest import KICKBENCH
-from tests.host.fuse import SIZE_MIB, FuseServer, served
+from tests.host.fuse import SIZE_MIB, FuseServer, served, started
 from tests.host.fuse import locked as holding_its_lock
 
 LIMIT_S = 20
@@ -191,19 +191,9 @@ os.execvp("sleep", ["sleep", "60"])
 """As it executes the other program its memory is unmapped, and that page is written first."""
 
 
-def test_a_process_that_the_kernel_does_not_show_keeps_nobody_waiting(fuse: FuseServer) -> None:
-    child = subprocess.Popen(
-        [sys.executable, "-c", EXECUTES, fuse.file],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-    )
-    try:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"up\n"
-        fuse.hold()
-        child.stdin.write(b"!")
+def test_explain_waits_for_no_process_that_the_kernel_does_not_show(fuse: FuseServer) -> None:
+    with started(fuse, sys.executable, "-c", EXECUTES) as (child, stdin):
+        stdin.write(b"!")
         limit = Deadline.after(LIMIT_S)
         while (done := explain(str(child.pid))).returncode == errors.NotAVmm.exit_status:
             assert not limit.passed
@@ -212,10 +202,6 @@ def test_a_process_that_the_kernel_does_not_show_keeps_nobody_waiting(fuse: Fuse
         everything = explain()
         assert everything.returncode == 0
         assert f"Process {child.pid} could not be looked at" in everything.stderr
-    finally:
-        fuse.answer()
-        child.kill()
-        child.communicate(timeout=LIMIT_S)
 
 
 def _child_of(parent: int) -> int | None:

@@ -5,20 +5,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bench_lib.settings import Settings
-from tests.host.conftest import GUEST, processes
+from tests.host.conftest import GUEST, KICKBENCH, Command, processes, runner
 
 HANG_S = 1500
 """Seconds that a test waits for a command that boots labs: only a hang takes as long."""
-
-KICKBENCH = Path(sys.executable).parent / "kickbench"
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 # The cache is shared with whoever runs the tests: what is in it is fetched once, and checked by
 # its signature.
@@ -53,10 +49,4 @@ def clean_host(history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) ->
 def kickbench(clean_host: Path) -> Command:
     """Runs the command line as a user does."""
 
-    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            [KICKBENCH, *arguments],
-            **{"capture_output": True, "text": True, "timeout": HANG_S, "check": False, **options},
-        )
-
-    return run
+    return runner(KICKBENCH, HANG_S)

@@ -19,7 +19,8 @@ from bench_lib.kernel.store import Bootable
 from bench_lib.record import Outcome
 from bench_lib.settings import Settings
 from tests import make
-from tests.lab.conftest import HANG_S, Command
+from tests.host.conftest import Command
+from tests.lab.conftest import HANG_S
 
 pytestmark = pytest.mark.timeout(HANG_S + 300)
 

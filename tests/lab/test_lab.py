@@ -20,7 +20,8 @@ from bench_lib.record import Entry, Outcome, RequestName, Role, ScenarioName, Sh
 from bench_lib.settings import Settings
 from bench_lib.trial import leftovers
 from bench_lib.trial.case import Case
-from tests.lab.conftest import HANG_S, KICKBENCH, Command
+from tests.host.conftest import KICKBENCH, Command
+from tests.lab.conftest import HANG_S
 
 pytestmark = pytest.mark.timeout(HANG_S + 300)
 

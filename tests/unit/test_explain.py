@@ -10,8 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,27 +22,12 @@ from bench_lib.explain.bounded import BLOCKED
 from bench_lib.explain.meaning import Meaning
 from bench_lib.explain.vmm import OpenFile, Seen, Vmm
 from bench_lib.record import Entry, Role, WaitsFor
+from tests.traced import traced
 
 POLL = ("poll_schedule_timeout.constprop.0", "do_sys_poll", "__x64_sys_ppoll")
 FUTEX = ("futex_do_wait", "__futex_wait", "futex_wait", "do_futex")
 GUP = ("handle_userfault", "__get_user_pages", "hva_to_pfn", "kvm_arch_vcpu_ioctl_run")
 UACCESS = ("handle_userfault", "exc_page_fault", "asm_exc_page_fault", "kvm_arch_vcpu_ioctl_run")
-
-TRACED = """
-import ctypes, time
-PR_SET_PTRACER, ANY = 0x59616d61, ctypes.c_ulong(-1)
-ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY, 0, 0, 0)
-print(flush=True)
-"""
-"""The beginning of a program that any process may trace."""
-
-TRACER = """
-import ctypes, sys, time
-PTRACE_SEIZE = 0x4206
-assert ctypes.CDLL(None).ptrace(ctypes.c_long(PTRACE_SEIZE), int(sys.argv[1]), None, None) == 0
-print(flush=True)
-time.sleep(1000)
-"""
 
 
 def thread(
@@ -319,32 +302,12 @@ def test_a_name_that_cannot_be_read_does_not_hide_the_threads(
     assert seen.threads
 
 
-@contextmanager
-def _traced(program: str) -> Iterator[int]:
-    """A program that another one traces, and lets run."""
-    with subprocess.Popen(
-        [sys.executable, "-c", TRACED + program], stdout=subprocess.PIPE
-    ) as target:
-        assert target.stdout is not None
-        target.stdout.readline()
-        with subprocess.Popen(
-            [sys.executable, "-c", TRACER, str(target.pid)], stdout=subprocess.PIPE
-        ) as tracer:
-            assert tracer.stdout is not None
-            try:
-                assert tracer.stdout.readline() == b"\n"
-                yield target.pid
-            finally:
-                tracer.kill()
-                target.kill()
-
-
 @pytest.mark.parametrize("program", ["while True: pass", "time.sleep(1000)"])
 def test_a_thread_that_its_tracer_lets_run_is_not_called(sees_vcpus: None, program: str) -> None:
     """A guest that works under strace does not spin."""
-    with _traced(program) as pid:
-        seen = find.by_pid(pid)
-        assert threads.observe(pid, pid).called
+    with traced(program) as target:
+        seen = find.by_pid(target.pid)
+        assert threads.observe(target.pid, target.pid).called
     assert not any(each.called for each in seen.threads)
     assert not meaning.explain(seen)
 

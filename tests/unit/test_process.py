@@ -23,6 +23,7 @@ from bench_lib.errors import NotStarted, ProgramMissing, ToolFailed
 from bench_lib.ownership import MARK
 from bench_lib.process import Child
 from tests.conftest import CHECKOUT
+from tests.traced import traced
 
 ENV = {MARK: "8123456789ab"}
 PATIENCE_S = 60
@@ -217,43 +218,12 @@ def test_a_tool_that_does_not_end_is_ended() -> None:
         process.run_tool(["sleep", "1000"], deadline=Deadline.after(0.01))
 
 
-TRACED = """
-import ctypes, time
-PR_SET_PTRACER, ANY = 0x59616d61, ctypes.c_ulong(-1)
-ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY, 0, 0, 0)
-print(flush=True)
-time.sleep(1000)
-"""
-"""A program that any process may trace."""
-
-TRACER = """
-import ctypes, sys, time
-PTRACE_SEIZE = 0x4206
-assert ctypes.CDLL(None).ptrace(ctypes.c_long(PTRACE_SEIZE), int(sys.argv[1]), None, None) == 0
-print(flush=True)
-time.sleep(1000)
-"""
-
-
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
     """A process that cannot be reaped, because another traces it and does not look."""
     monkeypatch.setattr("bench_lib.process.child.DEATH_LIMIT_S", 0.1)
-    with subprocess.Popen(
-        [sys.executable, "-c", TRACED], stdout=subprocess.PIPE, start_new_session=True, bufsize=0
-    ) as popen:
-        assert popen.stdout is not None
-        popen.stdout.readline()
-        with subprocess.Popen(
-            [sys.executable, "-c", TRACER, str(popen.pid)], stdout=subprocess.PIPE
-        ) as tracer:
-            assert tracer.stdout is not None
-            try:
-                assert tracer.stdout.readline() == b"\n"
-                yield Child(popen)
-            finally:
-                tracer.kill()
-    assert popen.returncode == -signal.SIGKILL
+    with traced("time.sleep(1000)") as target:
+        yield Child(target)
 
 
 def test_a_process_that_cannot_be_reaped_is_reported_and_not_waited_for(
