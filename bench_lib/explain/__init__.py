@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the threads of running guests wait for, for an operator in the middle of an outage.
+"""Explains what the threads of running guests wait for, to an operator in the middle of an outage.
 
-Read-only: nothing is attached to, traced, signalled or asked.
+It only reads /proc: it does not attach, trace, send a signal or query a monitor.
 """

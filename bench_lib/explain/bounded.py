@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Reads what the kernel shows of processes, in a process of its own that may be given up.
+"""Reads /proc in a child process, which is killed if the kernel makes it wait.
 
-Any file of another process in /proc may block for as long as a stuck thread of it holds a lock:
-mmap_lock for its command line, exec_update_lock (while it executes another program) even for its
-state. Such a wait ends with SIGKILL, so it is left to a child.
+Any file of another process in /proc may block for as long as a stuck thread of that process holds a
+lock: mmap_lock for the command line, exec_update_lock (during execve) even for the state. SIGKILL
+ends such a wait, so a child does the reading.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LENGTH = struct.Struct("<I")
 
 
 class Blocked(Enum):
-    """No answer: the kernel let the reader wait."""
+    """The result for a process that the kernel did not show in time."""
 
     BLOCKED = "blocked"
 
@@ -36,18 +36,18 @@ class Blocked(Enum):
 BLOCKED = Blocked.BLOCKED
 
 PATIENCE = 15
-"""How many times its limit a child may take that does not wait in the kernel."""
+"""How many times the limit a child may take as long as it does not wait in the kernel."""
 
 
 def each(
     pids: Sequence[int], read: Callable[[int], T], kind: Any, limit_s: float
 ) -> Iterator[tuple[int, T | Blocked]]:
-    """Call `read` with each process id, in a child.
+    """Call `read` with each process id in a child, and yield the ids with the results.
 
-    :param kind: the type of what it returns, for msgspec.
-    :param limit_s: seconds until a child is looked at that has not answered. One that waits in the
-        kernel is given up then, and another one goes on with the next process; one that is only
-        slow, because the machine is busy, has `PATIENCE` times as long.
+    :param kind: the type of the results, for msgspec.
+    :param limit_s: seconds that a child may take per process. After them, a child that waits in the
+        kernel is killed, and another one goes on with the next process. A child that is only slow,
+        because the machine is busy, may take `PATIENCE` times as long.
     """
     left = list(pids)
     while left:
@@ -63,7 +63,7 @@ def each(
 
 
 class _Child:
-    """A process that reads, and writes what it got to a pipe."""
+    """A child process that reads, and writes the results to a pipe."""
 
     def __init__(self, pids: Sequence[int], read: Callable[[int], object]) -> None:
         self._output, theirs = os.pipe()
@@ -76,9 +76,9 @@ class _Child:
         return self
 
     def next(self, limit_s: float) -> bytes | None:
-        """What it read next; None where it did not within the limit.
+        """Return the next result, or None if there was none within the limit.
 
-        :raise RuntimeError: it failed; its traceback is on stderr.
+        :raise RuntimeError: the child failed; its traceback is on stderr.
         """
         deadline = Deadline.after(PATIENCE * limit_s)
         length = self._read(_LENGTH.size, limit_s, deadline)
@@ -93,17 +93,17 @@ class _Child:
                 continue
             more = os.read(self._output, size - len(data))
             if not more:
-                raise RuntimeError("The process that looks at others has failed.")
+                raise RuntimeError("The child that reads /proc has failed.")
             data += more
         return data
 
     def _waits(self) -> bool:
-        """Whether the child waits in the kernel for what it reads."""
+        """Whether the child sleeps in the kernel in state D."""
         stat = Path(f"/proc/{self._pid}/stat").read_text()
         return stat.rpartition(")")[2].split()[0] == "D"
 
     def __exit__(self, *_: object) -> None:
-        """Kill the child. One that cannot even be killed is left to init, and not waited for."""
+        """Kill the child. If not even that ends it, leave it to init instead of waiting for it."""
         os.close(self._output)
         os.kill(self._pid, signal.SIGKILL)
         pidfd = os.pidfd_open(self._pid)
@@ -114,7 +114,7 @@ class _Child:
 
 
 def _serve(output: int, pids: Sequence[int], read: Callable[[int], object]) -> None:
-    """What the child does; does not return."""
+    """Run the child. This does not return."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
@@ -126,5 +126,5 @@ def _serve(output: int, pids: Sequence[int], read: Callable[[int], object]) -> N
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
         os._exit(1)
-    # Without the parent's clean-up, which is not the child's to do.
+    # _exit() skips the clean-up handlers, which the child has inherited from its parent.
     os._exit(0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Finds virtual machine monitors: all of this host, or one by its process or its guest's name."""
+"""Finds virtual machine monitors: all on this host, or one by process id or name of the guest."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from bench_lib.explain.vmm import ENDED, GONE, HIDDEN, OTHER, PROC, Look, Vmm
 NO_NAME = "the guest's name: the command line cannot be read while a thread holds mmap_lock"
 
 LIMIT_S = 2.0
-"""Seconds that the kernel may take to show one process; a thousandth of one is usual."""
+"""Seconds that the kernel may take to show one process. A millisecond is usual."""
 
 NAME_LIMIT_S = 0.5
+"""Seconds that the kernel may take to show one command line."""
 
 
 def all_of_them() -> tuple[list[Vmm], list[str]]:
-    """Every VMM on this host, and what could not be seen, in sentences."""
+    """Return every VMM on this host, and sentences about what could not be seen."""
     pids = sorted(int(entry.name) for entry in PROC.iterdir() if entry.name.isdecimal())
     found, missed, hidden = [], [], 0
     for pid, result in _looks([pid for pid in pids if pid != os.getpid()]):
@@ -40,32 +41,33 @@ def all_of_them() -> tuple[list[Vmm], list[str]]:
             found.append(result.vmm)
         elif not isinstance(result, Look):
             missed.append(
-                f"Process {pid} could not be looked at: the kernel gave no answer within "
-                f"{LIMIT_S:g} s, as while it executes another program."
+                f"Process {pid} could not be read: the kernel did not show it within {LIMIT_S:g} "
+                "s, because one of its threads holds a lock, for example during execve()."
             )
         else:
             hidden += result.why == HIDDEN
     if hidden:
         missed.append(
-            f"Processes that may not be looked into: {hidden}. If one of them is a VMM, it is "
-            "missing here; root sees more."
+            f"Processes that this user may not read: {hidden}. If one of them is a VMM, it is "
+            "missing here; run as root to see it."
         )
     return _named(found), missed
 
 
 def by_pid(pid: int) -> Vmm:
-    """The VMM that is this process.
+    """Return the VMM with this process id.
 
-    :raise ProcessGone: there is no such process. :raise NotAVmm: it runs no vCPU.
-    :raise ProcessHidden: this user may not see whether it does.
-    :raise ProcessEnded: it ended while it was looked at.
-    :raise ProcessBlocked: the kernel does not let it be looked at.
+    :raise ProcessGone: there is no such process.
+    :raise NotAVmm: the process runs no vCPU.
+    :raise ProcessHidden: this user may not see whether the process runs a vCPU.
+    :raise ProcessEnded: the process ended while it was read.
+    :raise ProcessBlocked: the kernel did not show the process in time.
     """
     ((_, result),) = _looks([pid])
     if not isinstance(result, Look):
         raise ProcessBlocked(
-            f"The kernel did not show process {pid} within {LIMIT_S:g} s: a thread of it holds a "
-            "lock, as while it executes another program. Try again."
+            f"The kernel did not show process {pid} within {LIMIT_S:g} s, because one of its "
+            "threads holds a lock, for example during execve(). Try again."
         )
     if result.vmm is None:
         raise _REASONS[str(result.why)](pid)
@@ -73,9 +75,10 @@ def by_pid(pid: int) -> Vmm:
 
 
 def by_name(name: str) -> Vmm:
-    """The VMM whose guest has this name.
+    """Return the VMM whose guest has this name.
 
-    :raise NoSuchGuest: there is none. :raise GuestNameAmbiguous: there are several.
+    :raise NoSuchGuest: there is no such VMM.
+    :raise GuestNameAmbiguous: there are several.
     """
     found, missed = all_of_them()
     named = [each for each in found if each.name == name]
@@ -84,13 +87,18 @@ def by_name(name: str) -> Vmm:
     if named:
         pids = ", ".join(str(each.pid) for each in named)
         raise GuestNameAmbiguous(
-            f"{len(named)} guests are called {name!r}, the processes {pids}; name one of those."
+            f"{len(named)} guests have the name {name!r}: processes {pids}. Give one of these ids "
+            "instead."
         )
     others = ", ".join(each.name for each in found if each.name) or "none with a name"
     unread = [str(each.pid) for each in found if NO_NAME in each.hidden]
     if unread:
-        missed.append(f"The name of process {', '.join(unread)} cannot be read; name the process.")
-    raise NoSuchGuest(" ".join([f"No guest is called {name!r}; running here: {others}.", *missed]))
+        missed.append(
+            f"The guest name of process {', '.join(unread)} cannot be read; give the process id."
+        )
+    raise NoSuchGuest(
+        " ".join([f"No guest has the name {name!r}; the running guests are: {others}.", *missed])
+    )
 
 
 def _gone(pid: int) -> ProcessGone:
@@ -99,20 +107,20 @@ def _gone(pid: int) -> ProcessGone:
 
 def _not_a_vmm(pid: int) -> NotAVmm:
     return NotAVmm(
-        f"Process {pid} runs no vCPU of KVM; `kickbench explain` without an argument finds those "
-        "that do."
+        f"Process {pid} runs no vCPU of KVM; `kickbench explain` without an argument finds the "
+        "processes that do."
     )
 
 
 def _hidden(pid: int) -> ProcessHidden:
     return ProcessHidden(
-        f"Process {pid} belongs to another user, and whether it runs vCPUs may not be seen; run "
-        "as root."
+        f"Process {pid} belongs to another user, and this user may not see whether it runs vCPUs; "
+        "run as root."
     )
 
 
 def _ended(pid: int) -> ProcessEnded:
-    return ProcessEnded(f"Process {pid} ended while it was looked at.")
+    return ProcessEnded(f"Process {pid} ended while it was read.")
 
 
 _REASONS: dict[str, Callable[[int], ExplainError]] = {
@@ -128,7 +136,7 @@ def _looks(pids: Sequence[int]) -> list[tuple[int, Look | Blocked]]:
 
 
 def _named(found: Sequence[Vmm]) -> list[Vmm]:
-    """The same, with the names of their guests."""
+    """Return the same VMMs with the names of their guests."""
     names = dict(bounded.each([each.pid for each in found], _name, str | None, NAME_LIMIT_S))
     return [
         replace(each, hidden=(*each.hidden, NO_NAME))
@@ -139,7 +147,7 @@ def _named(found: Sequence[Vmm]) -> list[Vmm]:
 
 
 def _name(pid: int) -> str | None:
-    """The name that QEMU was given for its guest. Runs in a child, for it may block."""
+    """Return the guest's name on QEMU's command line. This may block, so it runs in a child."""
     try:
         words = (PROC / f"{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -151,7 +159,7 @@ def _name(pid: int) -> str | None:
 
 
 def guest_name(value: str) -> str | None:
-    """The name in the value of QEMU's -name, in which a comma is written twice."""
+    """Return the name in the value of QEMU's -name, where two commas stand for one."""
     for part in re.split(r"(?<!,),(?!,)", value):
         key, equals, name = part.partition("=")
         if not equals or key == "guest":

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What it means that the threads of a VMM are where they are. Pure."""
+"""Explains the threads of a VMM: what they wait for, what that blocks, and what ends the wait.
+
+These are pure functions of what `vmm` has read.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ _UNKILLABLE = frozenset(
         "vhost_vring_ioctl",
     }
 )
-"""Functions that sleep so that not even SIGKILL ends it. From the sources of Linux 6.1 to 7.3."""
+"""Functions whose sleep not even SIGKILL ends, from the sources of Linux 6.1 to 7.3."""
 
 _REASONS = {
     Entry.GUP: "KVM wants to map a page of the guest's memory",
@@ -46,7 +49,7 @@ _REASONS = {
 
 _WAITS = {
     WaitsFor.USERFAULT: "a userfaultfd handler has not delivered the page (after the switch of a "
-    "postcopy migration that is for the source to do)",
+    "postcopy migration, the source has to send it)",
     WaitsFor.FUSE: "a FUSE server does not answer",
     WaitsFor.NFS: "an NFS server does not answer",
     WaitsFor.SWAP: "the swap device does not answer",
@@ -58,12 +61,14 @@ _WAITS = {
 
 @dataclass(frozen=True)
 class Meaning:
-    """What threads that are stuck alike mean.
+    """The explanation of threads that are stuck in the same way.
 
-    :ivar tids: of them. :ivar who: what people call them.
-    :ivar sentence: what they wait for, and whether a signal gets through.
-    :ivar hangs: requests that will not be answered. :ivar works: those that will be.
-    :ivar free: what frees them.
+    :ivar tids: the ids of the threads.
+    :ivar who: the names of the threads, for people.
+    :ivar sentence: what the threads wait for, and whether a signal ends the wait.
+    :ivar hangs: requests that will not be answered.
+    :ivar works: requests that will be answered.
+    :ivar free: commands and steps that free the threads.
     """
 
     tids: tuple[int, ...]
@@ -75,7 +80,7 @@ class Meaning:
 
 
 def explain(vmm: Vmm) -> list[Meaning]:
-    """A meaning for all threads that are stuck in the same way, vCPUs first."""
+    """Explain each group of threads that are stuck in the same way, vCPUs first."""
     if vmm.threads and all(thread.state in TRACED for thread in vmm.threads):
         return [_stopped(vmm)]
     groups: dict[tuple[object, ...], list[Seen]] = {}
@@ -87,32 +92,33 @@ def explain(vmm: Vmm) -> list[Meaning]:
 
 
 def _stopped(vmm: Vmm) -> Meaning:
-    """What it means that every thread is stopped."""
+    """Explain a VMM whose threads are all stopped."""
     traced = any(thread.state == "t" for thread in vmm.threads)
     by = "a debugger" if traced else "a signal, such as SIGSTOP"
     return Meaning(
         tuple(thread.tid for thread in vmm.threads),
         "every thread",
-        f"is stopped by {by}; a guest that has migrated from here misses its pages meanwhile.",
+        f"is stopped by {by}. A guest that has migrated away from here gets no pages meanwhile.",
         (*CALLS_VCPUS, *MONITOR, *OUT_OF_BAND),
         (KILL,),
-        ("Let the debugger go on or detach." if traced else f"kill -CONT {vmm.pid}",),
+        ("Let the debugger go on, or detach it." if traced else f"kill -CONT {vmm.pid}",),
     )
 
 
 def spins(thread: Seen) -> bool:
-    """Whether it burns CPU time in the kernel though it is called."""
+    """Whether a thread uses CPU time in the kernel although a signal or a tracer waits for it."""
     return thread.called and thread.cpu_share > SPINNING_SHARE
 
 
 def stuck(thread: Seen) -> bool:
-    """Whether something outside keeps the thread from going on."""
+    """Whether something outside of the thread keeps it from going on."""
     if spins(thread):
         return True
     if thread.state not in ASLEEP or polls(thread.frames) or in_futex(thread.frames):
         return False
     if thread.entry is Entry.ASYNC_PF:
-        # A guest that has nothing to do looks the same, and a signal ends both.
+        # An idle guest looks the same, and a signal ends both waits. So the thread is stuck only if
+        # something waits for it in vain.
         return thread.still and thread.called
     waits = thread.waits_for is not WaitsFor.NOTHING
     return thread.still and (thread.state == "D" or waits)
@@ -141,7 +147,7 @@ def _who(alike: Sequence[Seen]) -> str:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """0-3, 7."""
+    """Return numbers as ranges: 0-3, 7."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -155,7 +161,7 @@ def _state(thread: Seen) -> str:
     if spins(thread):
         return (
             f"spins ({thread.cpu_share:.0%} of a CPU) with {_callers(thread)} waiting, because the "
-            "kernel's fault handler tries again for ever"
+            "kernel's fault handler retries forever"
         )
     if thread.state == "D":
         reach = "only SIGKILL reaches it"
@@ -184,9 +190,9 @@ def _reason(thread: Seen) -> str:
         return "its stack changes too fast to show what it waits for"
     if thread.entry is None and thread.waits_for is WaitsFor.NOTHING:
         return "what it waits for shows only in its stack, which only root may read"
-    begin = "it is in the kernel" if thread.entry is None else _REASONS[thread.entry]
-    where = "" if thread.wchan == "0" else f" ({thread.wchan})"
-    return f"{begin}, and {_WAITS[thread.waits_for]}{where}"
+    where = "it is in the kernel" if thread.entry is None else _REASONS[thread.entry]
+    function = "" if thread.wchan == "0" else f" ({thread.wchan})"
+    return f"{where}, and {_WAITS[thread.waits_for]}{function}"
 
 
 def _unkillable(thread: Seen) -> bool:
@@ -195,7 +201,7 @@ def _unkillable(thread: Seen) -> bool:
 
 
 def _gets_through(thread: Seen) -> bool:
-    """Whether a signal ends the wait, as far as that can be told beforehand."""
+    """Whether a signal will end the wait, as far as the stack shows that."""
     return (
         thread.state == "S"
         and not thread.called
@@ -205,7 +211,7 @@ def _gets_through(thread: Seen) -> bool:
 
 
 def _requests(vmm: Vmm, thread: Seen) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Requests that will not be answered, and that will be."""
+    """Return the requests that will not be answered, and those that will be."""
     main = next((each for each in vmm.threads if each.role is Role.MAIN), None)
     loop = _main_loop(main)
     hangs: tuple[str, ...] = ()
@@ -218,7 +224,7 @@ def _requests(vmm: Vmm, thread: Seen) -> tuple[tuple[str, ...], tuple[str, ...]]
         hangs += ("gdb", *(("quit", "SIGTERM") if thread.state == "D" else ()))
     if loop is Loop.WAITS:
         hangs += ("query-status (the main loop waits as well)",)
-    elif loop is Loop.TURNS:
+    elif loop is Loop.RUNS:
         works += MONITOR
     works += OUT_OF_BAND
     if thread.state == "D" and _unkillable(thread):
@@ -231,28 +237,28 @@ def _requests(vmm: Vmm, thread: Seen) -> tuple[tuple[str, ...], tuple[str, ...]]
 
 
 class Loop(Enum):
-    """What the main loop does, which serves the monitor."""
+    """The state of QEMU's main loop, which serves the monitor."""
 
-    TURNS = "turns"
+    RUNS = "runs"
     WAITS = "waits"
-    HIDDEN = "hidden"
+    UNKNOWN = "unknown"
 
 
 def _main_loop(main: Seen | None) -> Loop:
     if main is None or (main.stack is None and main.wchan == "0" and main.state != "R"):
-        return Loop.HIDDEN
-    return Loop.TURNS if polls(main.frames) or main.state == "R" else Loop.WAITS
+        return Loop.UNKNOWN
+    return Loop.RUNS if polls(main.frames) or main.state == "R" else Loop.WAITS
 
 
 def _free(vmm: Vmm, thread: Seen) -> Sequence[str]:
-    """Commands and steps that end the wait."""
+    """Return commands and steps that end the wait."""
     return _FREE[thread.waits_for](vmm, thread)
 
 
 def _recover(vmm: Vmm, thread: Seen) -> Sequence[str]:
     return (
         "If the source is only stopped: kill -CONT its process.",
-        "Else recover the migration. Destination, on a monitor with out-of-band commands: "
+        "Otherwise recover the migration. Destination, on a monitor with out-of-band commands: "
         '{"exec-oob": "migrate-pause"}, then {"exec-oob": "migrate-recover", "arguments": {"uri": '
         '"tcp:ADDRESS:PORT"}}. Source: {"execute": "migrate", "arguments": {"uri": '
         '"tcp:ADDRESS:PORT", "resume": true}}.',
@@ -272,7 +278,7 @@ def _fuse(vmm: Vmm, thread: Seen) -> Sequence[str]:
 
 def _nfs(vmm: Vmm, thread: Seen) -> Sequence[str]:
     return (
-        "Let the NFS server answer, or bring back the way to it.",
+        "Let the NFS server answer, or restore the network to it.",
         "Last resort, which fails the guest's access: umount -f the mount.",
     )
 
@@ -295,8 +301,8 @@ def _named(files: Sequence[OpenFile]) -> str:
 
 def _swap(vmm: Vmm, thread: Seen) -> Sequence[str]:
     return (
-        "Let the swap device answer; `swapon --show` names it. swapoff does not help: it has to "
-        "read the pages as well.",
+        "Let the swap device answer; `swapon --show` names it. swapoff does not help, because it "
+        "has to read the pages as well.",
     )
 
 
@@ -308,13 +314,13 @@ def _holder(vmm: Vmm, thread: Seen) -> Sequence[str]:
         if each.waits_for not in {WaitsFor.LOCK, WaitsFor.NOTHING}
     ]
     if not others:
-        return ("It goes on when the lock is free; which thread holds it cannot be told.",)
+        return ("It goes on when the lock is free. Which thread holds the lock is not known.",)
     names = " or ".join(each.label for each in others)
-    return (f"It goes on when {names} does, which most likely holds the lock: free that first.",)
+    return (f"It goes on when {names} does, which probably holds the lock. Free that first.",)
 
 
 def _unknown(vmm: Vmm, thread: Seen) -> Sequence[str]:
-    return ("Its stack is all that is known; `dmesg` may say more.",)
+    return ("Nothing is known but its stack; `dmesg` may have more.",)
 
 
 _FREE: dict[WaitsFor, Callable[[Vmm, Seen], Sequence[str]]] = {

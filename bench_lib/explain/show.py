@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Explanations as people and programs read them."""
+"""Formats explanations, as text for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from bench_lib.explain.meaning import Meaning, explain
 from bench_lib.explain.vmm import NO_STACKS, Seen, Vmm
 
 WIDTH = 100
-"""Columns of a sentence. Commands are not broken inside of a word."""
+"""The width of sentences, in columns. Commands are broken only between words."""
 
 MANY = 24
-"""Threads from which on those that are neither vCPUs nor stuck are only counted."""
+"""If a VMM has more threads than this, only vCPUs, the main thread, iothreads and stuck threads are
+listed. The others are counted."""
 
 
 def lines(vmm: Vmm) -> Iterator[str]:
-    """One VMM for people."""
-    called = f"guest {vmm.name}" if vmm.name else "a guest without a name"
+    """Yield the lines about a VMM."""
+    guest = f"guest {vmm.name}" if vmm.name else "a guest without a name"
     pending = f", {' '.join(vmm.pending)} pending" if vmm.pending else ""
-    yield f"process {vmm.pid} ({vmm.program}), {called}{pending}"
+    yield f"process {vmm.pid} ({vmm.program}), {guest}{pending}"
     meanings = explain(vmm)
-    shown, left = _worth_showing(vmm, meanings)
+    shown, left_out = _worth_showing(vmm, meanings)
     width = max((len(thread.label) for thread in shown), default=0)
     for thread in shown:
         yield f"  {thread.label:<{width}}  {_thread(thread)}"
-    if left:
-        yield f"  and {left} other threads, none of them stuck"
+    if left_out:
+        yield f"  and {left_out} other threads, none of them stuck"
     for hidden in vmm.hidden:
         yield f"  not seen: {hidden}"
     if not meanings and NO_STACKS in vmm.hidden:
-        yield "  Nothing is seen to be stuck, but without stacks a sleep in state S tells nothing."
+        yield "  No thread is seen to be stuck; one in state S cannot be judged without its stack."
     elif not meanings:
-        yield "  Nothing is stuck."
+        yield "  No thread is stuck."
     for meaning in meanings:
         yield ""
         yield from _wrapped("  ", f"{meaning.who} {meaning.sentence}")
@@ -59,7 +60,7 @@ def _wrapped(head: str, text: str) -> list[str]:
 
 
 def _worth_showing(vmm: Vmm, meanings: Sequence[Meaning]) -> tuple[list[Seen], int]:
-    """The threads to list, and how many are left out."""
+    """Return the threads to list, and the number of threads that are left out."""
     threads = sorted(vmm.threads, key=lambda seen: (seen.role != "vcpu", seen.vcpu or 0))
     if len(threads) <= MANY:
         return threads, 0
@@ -76,7 +77,7 @@ def _thread(thread: Seen) -> str:
 
 
 def as_json(vmms: Sequence[Vmm], missed: Sequence[str]) -> str:
-    """The same for programs, and every stack."""
+    """Return the explanations as JSON, with every stack."""
     return msgspec.json.format(
         msgspec.json.encode(
             {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A virtual machine monitor, and its threads as the kernel shows them."""
+"""Reads a virtual machine monitor and its threads from /proc."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ from bench_lib.threads import Part, ThreadState
 PROC = Path("/proc")
 
 APART_S = 0.1
-"""Seconds between the two looks at each thread: one that sleeps in both, in the same place, and has
-burnt nothing, has slept all the time."""
+"""Seconds between the two looks at each thread. A thread that sleeps in the same place in both, and
+has used no CPU time between them, has slept all the time."""
 
 _VCPU_NAME = re.compile(r"CPU \d+/KVM")
 
 NO_STACKS = "kernel stacks, which only root may read: how a thread got into its wait is not known"
-NO_DESCRIPTORS = "open files: vCPUs are known by the names of their threads alone"
+NO_DESCRIPTORS = "open files: vCPUs are recognized by the names of their threads only"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A thread, by two looks.
+    """A thread, after two looks at it.
 
-    :ivar entry: None where its stack may not be read, as `stack`.
-    :ivar still: whether it slept in the same place all the time.
-    :ivar cpu_share: what it burnt of a CPU between the looks.
+    :ivar stack: the innermost function first; None if this user may not read it.
+    :ivar entry: how the thread got into the kernel's wait; None if its stack may not be read.
+    :ivar signals: names of the signals that are pending for the thread.
+    :ivar called: whether a signal or a tracer waits for the thread to leave the kernel.
+    :ivar still: whether the thread slept in the same place all the time.
+    :ivar cpu_share: the share of a CPU that the thread used between the looks.
     """
 
     tid: int
@@ -53,12 +56,12 @@ class Seen:
 
     @property
     def frames(self) -> tuple[str, ...]:
-        """What there is of its stack: the innermost function at the least."""
+        """Return the stack as far as it is known, at least the innermost function."""
         return (self.wchan,) if self.stack is None else self.stack
 
     @property
     def label(self) -> str:
-        """What people call it: vCPU 0, main, IO mon_iothread."""
+        """The name of the thread for people: vCPU 0, main, IO mon_iothread (16595)."""
         if self.role is Role.VCPU:
             return f"vCPU {'?' if self.vcpu is None else self.vcpu}"
         return "main" if self.role is Role.MAIN else f"{self.name} ({self.tid})"
@@ -68,7 +71,7 @@ class Seen:
 class OpenFile:
     """A file that a VMM has open on a file system with a server.
 
-    :ivar kind: of the file system: fuse, nfs4, ...
+    :ivar kind: the type of the file system: fuse, nfs4, ...
     :ivar device: the minor number of its device, which is the number of a FUSE connection.
     """
 
@@ -81,10 +84,10 @@ class OpenFile:
 class Vmm:
     """A process that runs vCPUs.
 
-    :ivar name: of the guest; None where it has none, or it could not be read.
-    :ivar program: as the kernel has it (comm).
-    :ivar pending: names of the signals that wait for the process.
-    :ivar files: what is open on FUSE and NFS.
+    :ivar name: the guest's name; None if it has none, or if the name could not be read.
+    :ivar program: the program's name in the kernel (comm).
+    :ivar pending: names of the signals that are pending for the process.
+    :ivar files: the open files on FUSE and NFS.
     :ivar hidden: what could not be seen, in words.
     """
 
@@ -100,7 +103,7 @@ class Vmm:
 
 @dataclass(frozen=True)
 class Look:
-    """What came of looking at a process: a VMM, or why there is none."""
+    """The result of a look at a process: a VMM, or the reason why there is none."""
 
     vmm: Vmm | None
     why: str | None = None
@@ -110,7 +113,7 @@ GONE, OTHER, HIDDEN, ENDED = "gone", "no vmm", "hidden", "ended"
 
 
 def look(pid: int) -> Look:
-    """Look twice at a process. It may block: call it in a child, see `bounded`."""
+    """Look twice at a process. This may block, so call it in a child; see `bounded`."""
     folder = PROC / str(pid)
     hidden = []
     try:
@@ -126,7 +129,7 @@ def look(pid: int) -> Look:
         else:
             if not any(target.startswith("anon_inode:kvm-vcpu") for target in links.values()):
                 return Look(None, OTHER)
-        # Every thread has such a folder, and shows the whole process there.
+        # /proc has a folder for each thread id, too, which shows the whole process.
         pid = _process_of(folder)
         folder = PROC / str(pid)
     except (FileNotFoundError, ProcessLookupError):
@@ -134,7 +137,7 @@ def look(pid: int) -> Look:
     try:
         with_stacks = _stacks_are_readable(pid)
         before = threads.observe_all(pid, with_stacks=with_stacks)
-        begin_ns = time.monotonic_ns()
+        start_ns = time.monotonic_ns()
         deadline = Deadline.after(APART_S)
         caught = threads.catch(before, deadline) if with_stacks else {}
         time.sleep(deadline.remaining_s)
@@ -142,13 +145,14 @@ def look(pid: int) -> Look:
             threads.where_caught(now, caught)
             for now in threads.observe_all(pid, with_stacks=with_stacks)
         ]
-        elapsed_ns = time.monotonic_ns() - begin_ns
+        elapsed_ns = time.monotonic_ns() - start_ns
         parts = threads.roles(pid, after)
         files = _on_servers(folder, links.values())
     except (FileNotFoundError, ProcessLookupError):
         return Look(None, ENDED)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # of mountinfo, where it is in no namespace any more
+        # mountinfo fails with EINVAL once an exiting process has left its mount namespace.
+        if error.errno != errno.EINVAL:
             raise
         return Look(None, ENDED)
     if not with_stacks:
@@ -171,7 +175,7 @@ def look(pid: int) -> Look:
 
 
 def _links(folder: Path) -> dict[str, str]:
-    """What the descriptors of a process are, without looking at any file behind them."""
+    """Return what the descriptors of a process refer to, without touching the files."""
     links = {}
     for link in (folder / "fd").iterdir():
         try:
@@ -182,7 +186,7 @@ def _links(folder: Path) -> dict[str, str]:
 
 
 def _process_of(folder: Path) -> int:
-    """The process that a thread belongs to; it belongs to itself where it is its first."""
+    """Return the id of the process that a thread belongs to."""
     status = (folder / "status").read_text(errors="replace")
     return int(status.partition("Tgid:")[2].split()[0])
 
@@ -204,7 +208,7 @@ def _seen(
     now: ThreadState, then: ThreadState | None, elapsed_ns: int, part: Part, *, with_stack: bool
 ) -> Seen:
     judged = now if with_stack else replace(now, stack=(now.wchan,))
-    burnt_ns = 0 if then is None else now.cpu_ns - then.cpu_ns
+    used_ns = 0 if then is None else now.cpu_ns - then.cpu_ns
     return Seen(
         now.tid,
         part.role,
@@ -220,15 +224,16 @@ def _seen(
         still=then is not None
         and now.state in threads.ASLEEP
         and (now.wchan, now.stack, now.cpu_ns) == (then.wchan, then.stack, then.cpu_ns),
-        cpu_share=round(burnt_ns / elapsed_ns, 2),
+        cpu_share=round(used_ns / elapsed_ns, 2),
     )
 
 
 def _is_called(now: ThreadState) -> bool:
-    """Whether something waits for a thread to leave the kernel, for all that is seen of it.
+    """Whether a signal or a tracer waits for a thread to leave the kernel.
 
-    A tracer may have let go of it long ago, as strace does: what sleeps or runs its guest then is
-    not kept. Only what runs in a page fault tells of a tracer that waits.
+    A thread that only a tracer may have called is a special case: the tracer may have let it run
+    long ago, as strace does. If such a thread sleeps or runs its guest, no tracer is assumed to
+    wait; if it runs in a page fault, one is.
     """
     if not now.only_traced:
         return now.called
@@ -236,7 +241,7 @@ def _is_called(now: ThreadState) -> bool:
 
 
 def _on_servers(folder: Path, paths: Iterable[str]) -> tuple[OpenFile, ...]:
-    """Which of these files are on FUSE or NFS, by the list of mounts alone."""
+    """Return the files that are on FUSE or NFS, according to the list of mounts."""
     mounts = []
     for line in (folder / "mountinfo").read_text(errors="replace").splitlines():
         words = line.split()

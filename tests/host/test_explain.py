@@ -201,7 +201,7 @@ def test_explain_waits_for_no_process_that_the_kernel_does_not_show(fuse: FuseSe
         assert f"did not show process {child.pid}" in done.stderr
         everything = explain()
         assert everything.returncode == 0
-        assert f"Process {child.pid} could not be looked at" in everything.stderr
+        assert f"Process {child.pid} could not be read" in everything.stderr
 
 
 def _child_of(parent: int) -> int | None:

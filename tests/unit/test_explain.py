@@ -148,7 +148,7 @@ def test_the_thread_that_holds_a_lock_is_named() -> None:
     assert (first.who, second.who) == ("vCPU 0", "main")
     assert second.free[0].startswith("It goes on when vCPU 0 does")
     (alone,) = told(waiter)
-    assert "cannot be told" in alone.free[0]
+    assert "is not known" in alone.free[0]
 
 
 def test_vcpus_that_are_stuck_alike_are_told_once() -> None:
@@ -169,7 +169,7 @@ def test_without_stacks_nothing_is_claimed() -> None:
     seen = Vmm(1, None, "qemu", 107, (hidden,), hidden=(vmm.NO_STACKS,))
     text = "\n".join(show.lines(seen))
     assert "not seen: kernel stacks, which only root may read" in text
-    assert "a sleep in state S tells nothing" in text
+    assert "one in state S cannot be judged without its stack" in text
     assert "Nothing is stuck" not in text
 
 
@@ -282,13 +282,13 @@ def test_a_name_that_no_guest_has(monkeypatch: pytest.MonkeyPatch) -> None:
     unread = Vmm(8, None, "qemu", 0, (), hidden=(find.NO_NAME,))
     _guests(monkeypatch, Vmm(7, "web", "qemu", 0, ()), unread)
     sentence = _fails("db", errors.NoSuchGuest)
-    assert "running here: web." in sentence
-    assert "The name of process 8 cannot be read" in sentence
+    assert "the running guests are: web." in sentence
+    assert "The guest name of process 8 cannot be read" in sentence
 
 
 def test_a_name_that_two_guests_have(monkeypatch: pytest.MonkeyPatch) -> None:
     _guests(monkeypatch, Vmm(7, "web", "qemu", 0, ()), Vmm(8, "web", "qemu", 0, ()))
-    assert "the processes 7, 8" in _fails("web", errors.GuestNameAmbiguous)
+    assert "processes 7, 8" in _fails("web", errors.GuestNameAmbiguous)
 
 
 def test_a_name_that_cannot_be_read_does_not_hide_the_threads(
