@@ -196,29 +196,17 @@ def _notes(matches: Sequence[Match]) -> tuple[str, ...]:
     """Return the settings that differ between the kernels and may be their choice, in words."""
     notes = []
     for name in OTHER_FIELDS:
-        ours, theirs = (
-            sorted(
-                {
-                    shown(getattr(record.setup, name))
-                    for match in matches
-                    for record in of(match)
-                    if record.setup is not None
-                }
-            )
-            for of in (_of_base, _of_candidate)
-        )
+        ours = _settings(name, (record for match in matches for record in match.base))
+        theirs = _settings(name, (record for match in matches for record in match.candidate))
         if ours and theirs and ours != theirs:
             what = name.replace("_", " ")
             notes.append(f"{what}: {' / '.join(ours)} -> {' / '.join(theirs)}")
     return tuple(notes)
 
 
-def _of_base(match: Match) -> tuple[Record, ...]:
-    return match.base
-
-
-def _of_candidate(match: Match) -> tuple[Record, ...]:
-    return match.candidate
+def _settings(name: str, records: Iterable[Record]) -> list[str]:
+    """Return the values of a setting, in words."""
+    return sorted({shown(getattr(each.setup, name)) for each in records if each.setup is not None})
 
 
 def _of_setup(which: str, name: str) -> Callable[[Record], object]:
