@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""asv's front door: loaded by it as a plugin (asv.conf.json), which makes these classes known.
+"""The plugin of asv, which asv.conf.json names. Loading it makes its classes known to asv.
 
-They use internal interfaces of asv, which is therefore pinned to one minor version.
+The classes use internal interfaces of asv, so pyproject.toml pins asv to one minor version.
 """
 
 from bench_lib.asv_bridge import machine, publish, selection

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What asv's environments of kernels have in common."""
+"""The base of asv's environments `kernel-host` and `kernel-lab`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from bench_lib.settings import Settings
 
 
 class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
-    """Runs benchmark processes on this machine, with this very Python.
+    """Runs benchmark processes on this machine, with the Python that runs asv.
 
-    What cannot be run, before or while it runs, ends asv: an error that asv catches it would save
-    as a failed result over a good one.
+    If a benchmark cannot be run, asv ends. If asv caught an error instead, it would save a failed
+    result over a good one.
     """
 
     matches_python_fallback = False
@@ -35,21 +35,21 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
         requirements: dict[str, str],
         tagged_env_vars: dict[Any, Any],
     ) -> None:
-        self._requirements: dict[str, str] = {}  # asv reads it (through `name`) before it sets it
+        self._requirements: dict[str, str] = {}  # asv reads this before it sets it
         self._installed: str | None = None
         self._results = Path(conf.results_dir)
         super().__init__(conf, python, {}, tagged_env_vars)
 
     @property
     def name(self) -> str:
-        """Without asv's version of Python, which would begin a new series with each upgrade."""
+        """The name without the version of Python, so that an upgrade starts no new series."""
         return str(self.tool_name)
 
     @property
     def requirements(self) -> dict[str, str]:
-        """What asv keeps with a result, and has a graph of its own for: which environment it was.
+        """The environment as a requirement, so that asv keeps a graph for each environment.
 
-        The name of the environment alone tells results apart, but not graphs.
+        asv separates results by the name of the environment, but graphs only by requirements.
         """
         return {"environment": self.name}
 
@@ -61,13 +61,13 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
         return True
 
     def create(self) -> None:
-        """Nothing: Python is this one."""
+        """Do nothing, because benchmarks run with the Python that runs asv."""
 
     @staticmethod
     def settings() -> Settings:
-        """The settings, for the history in this folder, to which asv has gone.
+        """Return the settings for the history in the current folder, into which asv has changed.
 
-        :raise OtherHistory: they name another.
+        :raise OtherHistory: the settings name another history.
         """
         return Settings.of_history(Path.cwd())
 
@@ -75,18 +75,18 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
     def _lists_full(self) -> bool:
         """Whether benchmarks list all values of their parameters; see `selection`.
 
-        Once for all processes of a run, because asv numbers the values.
+        This is decided once for all processes of a run, because asv numbers the values.
         """
         return self.settings().full or selection.holds_full(self._results)
 
     def benchmark_variables(self) -> dict[str, str]:
-        """What else a benchmark process is told."""
+        """Return further environment variables for benchmark processes."""
         return {}
 
     def run(self, args: list[str], **kwargs: Any) -> Any:
-        """Run a benchmark process, in another folder than this one, as asv does.
+        """Run a benchmark process as asv does, in another folder than the current one.
 
-        It ends when asv dies, and leaves word when it could not measure; see `suite`.
+        The process ends when asv dies, and reports in a file if it could not measure; see `suite`.
         """
         settings = self.settings()
         with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +105,7 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
                 done = util.check_output(wrapped, env=env, **kwargs)
             except KeyboardInterrupt:
                 # asv has ended the process by now, and waited for it to clean up.
-                refuse("Interrupted; the trials before it are kept.", 128 + signal.SIGINT)
+                refuse("Interrupted; the trials that were finished are kept.", 128 + signal.SIGINT)
             if failure.exists():
                 status, _, sentence = failure.read_text().partition(" ")
                 refuse(sentence, int(status))
@@ -113,6 +113,6 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
 
 
 def refuse(sentence: str, status: int) -> NoReturn:
-    """End asv with a sentence; nothing of the run is saved."""
+    """End asv with a sentence and an exit status, without saving anything of the run."""
     log.error(sentence)
     raise SystemExit(status)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Begin a history: the folder that asv works in, which many hosts may share through git."""
+"""Starts a history: the folder in which asv works, and which many hosts may share through git."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ CONFIGURATION = "asv.conf.json"
 BENCHMARKS = "benchmarks"
 
 PLUGIN = "bench_lib.asv_bridge"
-"""What an asv.conf.json of ours names, and that of another project does not."""
+"""The plugin that an asv.conf.json of kickbench names, unlike that of another project."""
 
 OWN = {
     "kernels.json": f'{{"schema": {SCHEMA}, "kernels": []}}\n',
-    # Records of two hosts are lines of one file, and git keeps the lines of both.
+    # If two hosts have added records, git keeps the lines of both.
     ".gitattributes": "/.asv/records.jsonl merge=union\n",
-    # What can be made again: asv's environments, sites and those that are not finished, a lock.
+    # These can be made again: asv's environments, finished and unfinished sites, a lock.
     ".gitignore": "/.asv/env/\n/.asv/*html*\n/.asv/publish.lock\n__pycache__/\n",
 }
-"""Files that a checkout has otherwise or not at all."""
+"""The files of a new history whose contents differ from those in a checkout of kickbench."""
 
 
 @dataclass(frozen=True)
 class Begun:
-    """What there is now.
+    """The result of `begin`.
 
-    :ivar made: of the history, what was not there before.
-    :ivar differing: benchmarks that are not those of this version of kickbench.
-    :ivar repository: whether a git repository was made; the folder may have been in one.
+    :ivar made: the files that were written.
+    :ivar differing: benchmarks that differ from those of this version of kickbench.
+    :ivar repository: whether a git repository was made. None is made in a folder that is in one.
     """
 
     made: tuple[str, ...]
@@ -43,10 +43,10 @@ class Begun:
 
 
 def begin(folder: Path) -> Begun:
-    """Make what a history lacks, and leave what it has as it is.
+    """Write the files that a history lacks, and leave its other files as they are.
 
-    :raise HistoryNotBegun: the folder cannot be written, or is another project's.
-    :raise ProgramMissing: it would need git, which is not installed.
+    :raise HistoryNotBegun: the folder cannot be written, or another project uses asv in it.
+    :raise ProgramMissing: git is needed and not installed.
     """
     folder = folder.absolute()
     made, differing = [], []
@@ -64,14 +64,14 @@ def begin(folder: Path) -> Begun:
                 differing.append(name)
     except OSError as error:
         raise HistoryNotBegun(
-            f"No history can be begun in {folder}: {error.filename or folder}: {error.strerror}. "
+            f"No history can be started in {folder}: {error.filename or folder}: {error.strerror}. "
             "Name a folder that can be written."
         ) from None
     return Begun(tuple(made), tuple(differing), repository)
 
 
 def _files() -> dict[str, str]:
-    """All files of a new history, by their paths in it."""
+    """Return the contents of all files of a new history, by their paths in it."""
     benchmarks = sorted((DATA / BENCHMARKS).glob("*.py"))
     return {
         CONFIGURATION: (DATA / CONFIGURATION).read_text(),
@@ -81,19 +81,19 @@ def _files() -> dict[str, str]:
 
 
 def _refuse_another_project(configuration: Path) -> None:
-    """:raise HistoryNotBegun: asv is used there for something else."""
+    """:raise HistoryNotBegun: another project uses asv in this folder."""
     if configuration.exists() and PLUGIN.encode() not in configuration.read_bytes():
         raise HistoryNotBegun(
-            f"{configuration} is another project's; name a folder that asv does not use yet."
+            f"{configuration} belongs to another project; name a folder that asv does not use yet."
         )
 
 
 def _make_repository(folder: Path) -> bool:
-    """Make a git repository unless the folder is in one; whether one was made."""
+    """Make a git repository unless the folder is in one, and return whether one was made."""
     if any((each / ".git").exists() for each in (folder, *folder.parents)):
         return False
     try:
         run_tool(["git", "init", "--quiet", str(folder)])
     except ToolFailed as error:
-        raise HistoryNotBegun(f"git cannot make a repository in {folder}: {error}") from None
+        raise HistoryNotBegun(f"git could not make a repository in {folder}: {error}") from None
     return True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""asv's environment `kernel-host`: this machine, under the kernel that it was booted with."""
+"""asv's environment `kernel-host`: this machine under its booted kernel."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from bench_lib.trial import preflight
 
 
 class KernelHost(KernelEnvironment):
-    """Refuses every kernel but the booted one."""
+    """Measures the booted kernel, and refuses every other one."""
 
     tool_name = "kernel-host"
 
     def install_project(self, conf: Any, repo: KernelRepo, commit_hash: str) -> None:
-        """Refuse a run that cannot be done, whole, before any of it is.
+        """Refuse a run that cannot be done before any part of it is done.
 
         asv calls this for the first kernel of a run before it has measured or saved anything. So
-        all that it has asked the repository for is looked at, not only this kernel.
+        this checks every kernel that asv has requested from the repository.
         """
-        foreign = [each for each in [commit_hash, *repo.requested] if each != repo.booted.id]
-        if foreign:
-            name = repo.get_name_from_hash(foreign[0]) or foreign[0]
+        others = [each for each in [commit_hash, *repo.requested] if each != repo.booted.id]
+        if others:
+            name = repo.get_name_from_hash(others[0]) or others[0]
             refuse(
                 f"{name} is not the booted kernel, which is v{repo.booted.release}; "
-                "kernel-host measures no other. Boot it, and run this again.",
+                "kernel-host measures no other kernel. Boot that one, and run this again.",
                 WrongKernel.exit_status,
             )
         try:

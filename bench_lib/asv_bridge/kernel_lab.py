@@ -14,20 +14,20 @@ from bench_lib.lab import qemu
 
 
 class KernelLab(KernelEnvironment):
-    """Boots the kernel that asv asks for; each set of trials has a boot of its own.
+    """Boots the kernel that asv requests. Each set of trials has a boot of its own.
 
-    Only the trials are made in the lab: benchmark processes run here, and so do asv's files.
+    Only the trials run in the lab. Benchmark processes and asv itself run on the host.
     """
 
     tool_name = "kernel-lab"
 
     @property
     def name(self) -> str:
-        """With the accelerator: numbers under emulation are never in one series with others."""
+        """The name with the accelerator, so that tcg and kvm have separate series of numbers."""
         return f"{self.tool_name}-{qemu.accelerator()}"
 
     def install_project(self, conf: Any, repo: KernelRepo, commit_hash: str) -> None:
-        """Refuse a run of kernels that are not all here, before anything of it is run."""
+        """Refuse a run before any part of it is done, if a kernel of it cannot be booted."""
         try:
             settings = self.settings()
             store = Store.of(settings)
@@ -35,8 +35,8 @@ class KernelLab(KernelEnvironment):
                 build = repo.build(each)
                 if store.find_build(build) is None:
                     raise UnknownKernel(
-                        f"The lab has no image of v{build.release}; get it with "
-                        f"`kickbench kernels fetch {build.release}`, or add it with `kernels add`."
+                        f"The lab has no image of v{build.release}; fetch it with `kickbench "
+                        f"kernels fetch {build.release}`, or add it with `kickbench kernels add`."
                     )
             qemu.check_memory(settings)
             ownership.refuse_if_busy(settings.runtime)
@@ -45,5 +45,5 @@ class KernelLab(KernelEnvironment):
         self._installed = commit_hash
 
     def benchmark_variables(self) -> dict[str, str]:
-        """The kernel that trials are to be made under."""
+        """Return the variable that names the kernel to measure."""
         return {"KICKBENCH_KERNEL": self._installed or ""}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Registers this host with asv, which otherwise asks about it, or ends, before its first run."""
+"""Registers this host with asv. Otherwise asv prompts for it, or ends, before its first run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _load = Machine.load.__func__
 
 
 def register() -> None:
-    """Give asv its defaults for this host, but an `os` without the kernel's release.
+    """Register this host with asv's defaults, except that `os` has no kernel release.
 
-    asv keeps a series of its own for each value of `os`, so a release in there would begin a new
-    graph with every kernel. An `os` that somebody has chosen stays.
+    asv keeps a series for each value of `os`, so a release in it would start a new graph with every
+    kernel. If the user has set `os`, it stays.
     """
     name = Machine.get_unique_machine_name()
     try:
@@ -29,11 +29,11 @@ def register() -> None:
 
 
 def _registered(cls: type, /, *arguments: object, **options: object) -> Any:
-    """What asv knows of this host, or of another that it names."""
+    """Load what asv knows of a machine, after this host has been registered."""
     register()
     return _load(cls, *arguments, **options)
 
 
 def install() -> None:
-    """Have asv register this host before it runs benchmarks."""
+    """Make asv register this host before it runs benchmarks."""
     Machine.load = classmethod(_registered)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The probe as asv runs it: one run of it, two numbers of each case."""
+"""The probe for asv: one run of it gives two numbers per case."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bench_lib import interrupt, ownership
 from bench_lib.asv_bridge.progress import Progress
-from bench_lib.asv_bridge.suite import asked_for, failure_told, silence_s
+from bench_lib.asv_bridge.suite import failures_reported, requested_kernel, silence_limit_s
 from bench_lib.errors import ProbeFailed
 from bench_lib.kvm import probe
 from bench_lib.kvm.probe import CASES, ProbeCase, Result
@@ -17,16 +17,16 @@ from bench_lib.settings import Settings
 from bench_lib.units import NS_PER_S
 
 WAKES = 200
-"""Of each case; asv keeps them all."""
+"""Wakes per case. asv keeps the times of all of them."""
 
 DEADLINE_S = 1.0
-"""Until a wake has hung."""
+"""Seconds after which a wake counts as hung."""
 
 
 class ProbeSuite:
     """Base of a benchmark class, which defines `setup_cache` as ``return self.measure()``.
 
-    A wake that hung is stored at its deadline and counted beside it, as requests are.
+    A wake that hung is stored with its deadline, and counted in a number of its own, like requests.
     """
 
     params = tuple(case.name for case in CASES)
@@ -35,33 +35,33 @@ class ProbeSuite:
 
     @property
     def timeout(self) -> float:
-        """Seconds; see `silence_s`."""
-        return silence_s(Settings.from_environment())
+        """Seconds without output; see `silence_limit_s`."""
+        return silence_limit_s(Settings.from_environment())
 
     def measure(self) -> dict[str, Result]:
-        """Probe every case; what became of each by its name.
+        """Probe every case, and return the results by the names of the cases.
 
-        :raise KickbenchError: that could not be done, or gave no measurement of any case. Word of
-            it is left for asv's environment, so that nothing is saved.
+        :raise KickbenchError: the probe could not run, or no case gave a measurement. The error is
+            reported to asv's environment, so that nothing is saved.
         """
         settings = Settings.from_environment()
-        with failure_told(settings):
+        with failures_reported(settings):
             results = {each.case: each for each in _run(settings, CASES)}
-            # Once more, so that what a moment's disturbance has lost is not missing in a history.
-            if again := [each for each in CASES if results[each.name].outcome is Outcome.LOST]:
-                results |= {each.case: each for each in _run(settings, again)}
+            # Lost cases run once more, so that a short disturbance leaves no gap in the history.
+            if lost := [each for each in CASES if results[each.name].outcome is Outcome.LOST]:
+                results |= {each.case: each for each in _run(settings, lost)}
             if not any(each.outcome in SCORED for each in results.values()):
                 reasons = dict.fromkeys(f"{each.case}: {each.reason}" for each in results.values())
                 raise ProbeFailed(f"No case gave a measurement: {' '.join(reasons)}")
         return results
 
     def setup(self, results: dict[str, Result], case: str) -> None:
-        """Leave out what cannot be measured here, as asv wants to be told of it."""
+        """Skip a case that cannot be measured here. asv expects NotImplementedError for that."""
         if results[case].outcome not in SCORED:
             raise NotImplementedError(results[case].reason)
 
     def track_wake(self, results: dict[str, Result], case: str) -> dict[str, object] | float:
-        """Time from the signal until KVM_RUN is back, a sample a wake."""
+        """Time from the signal until KVM_RUN returns, with a sample per wake."""
         result = results[case]
         if result.outcome in HUNG:
             return DEADLINE_S
@@ -70,33 +70,34 @@ class ProbeSuite:
     track_wake.unit = "seconds"  # type: ignore[attr-defined]
 
     def track_hung(self, results: dict[str, Result], case: str) -> int:
-        """Whether the vCPU did not come back before the deadline."""
+        """1 if KVM_RUN did not return before the deadline, else 0."""
         return int(results[case].outcome in HUNG)
 
     track_hung.unit = "cases"  # type: ignore[attr-defined]
 
 
 def _run(settings: Settings, cases: Sequence[ProbeCase]) -> list[Result]:
-    """Under the booted kernel, or in the lab under the one that asv asks for."""
+    """Probe under the booted kernel, or in the lab under the kernel that asv requests."""
     progress = Progress(settings.progress, len(cases))
-    kernel = asked_for(settings)
+    kernel = requested_kernel(settings)
     try:
         if kernel is None:
             with interrupt.raised(), ownership.measuring(settings.runtime) as owner:
                 return probe.run(
                     owner, cases, WAKES, DEADLINE_S, lambda each: progress.advance(each.case)
                 )
-        said = {"out": b"", "err": b""}
+        output = {"out": b"", "err": b""}
 
         def on_output(stream: str, data: bytes) -> None:
-            said[stream] += data
+            output[stream] += data
 
         arguments = ["probe", "--json", "-n", str(WAKES), "--deadline", str(DEADLINE_S)]
         for each in cases:
             arguments += ["--case", each.name]
         probing.run(kernel, arguments, settings, on_output, progress.booted)
-        if not said["out"]:
-            raise ProbeFailed(said["err"].decode(errors="replace").strip() or "It said nothing.")
-        return list(probe.from_json(said["out"]).cases)
+        if not output["out"]:
+            reason = output["err"].decode(errors="replace").strip()
+            raise ProbeFailed(reason or "The probe in the lab printed no result.")
+        return list(probe.from_json(output["out"]).cases)
     finally:
         progress.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Progress of a benchmark process, which asv runs with its output held back."""
+"""Prints the progress of a benchmark process, whose output asv holds back."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from bench_lib.record import Record
 
 
 class Progress:
-    """A line for each trial, with the time left, to where asv's messages go."""
+    """Writes a line per trial, with the time left, to where asv's own messages go."""
 
     def __init__(self, path: Path | None, total: int) -> None:
-        """:param path: where to write, None for nowhere; never a reason to fail."""
+        """Open the file, if that is possible. Errors of the output never fail a benchmark.
+
+        :param path: the file to write to; None if there is none.
+        :param total: the number of trials.
+        """
         self._total = total
         self._done = 0
-        self._begin_s = time.monotonic()
+        self._start_s = time.monotonic()
         self._fd = -1
         if path is not None:
             try:
@@ -30,34 +34,37 @@ class Progress:
                 self._fd = -1
 
     def booted(self, facts: Facts) -> None:
-        """A lab is up."""
-        self._begin_s = time.monotonic()
+        """Report that a lab is up."""
+        self._start_s = time.monotonic()
         self._write(f"\n    {facts}")
         print(facts, file=sys.stdout, flush=True)  # noqa: T201
 
     def trial(self, record: Record) -> None:
-        """One trial more is done."""
+        """Report that a trial is done."""
         self.advance(present.trial_line(record))
 
     def advance(self, text: str) -> None:
-        """One more is done, and `text` says what."""
+        """Report that one more of the total is done.
+
+        :param text: what is done.
+        """
         self._done += 1
-        left_s = (time.monotonic() - self._begin_s) / self._done * (self._total - self._done)
+        left_s = (time.monotonic() - self._start_s) / self._done * (self._total - self._done)
         line = f"{self._done}/{self._total} {text}"
-        # On a line of its own: asv's own line may be unfinished.
+        # The text starts on a new line, because asv's own line may be unfinished.
         self._write(f"\n    {line}; {left_s:.0f} s left")
-        # asv ends a benchmark that is silent for too long, and shows this if one fails.
+        # asv ends a benchmark that prints nothing for too long, and shows this output if one fails.
         print(line, file=sys.stdout, flush=True)  # noqa: T201
 
     def close(self) -> None:
-        """Finish the last line."""
+        """Finish the last line, and close the file."""
         self._write("\n")
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def _write(self, text: str) -> None:
-        # Whoever looked may be gone, which is nothing to a measurement.
+        # The terminal may be gone. That does not affect the measurement.
         if self._fd >= 0:
             with suppress(OSError):
                 os.write(self._fd, text.encode())

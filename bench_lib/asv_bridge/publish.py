@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`asv publish`: a site that needs no network, whole or not at all.
+"""Makes `asv publish` write a site that needs no network, completely or not at all.
 
-asv's own pages load their libraries from the web, so they are left out. In their place are
-asv-tachyon, which shows the same data and brings all it needs, and the page Kernels.
+asv's own pages load their libraries from the web, so they are replaced by the page Kernels and by
+asv-tachyon, which shows the same data and loads nothing.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from bench_lib.pages import kernels
 from bench_lib.settings import Settings
 
 HISTORY = "history.html"
-"""What asv-tachyon's page is called; the first page is Kernels."""
+"""The name of asv-tachyon's page. The first page of the site is Kernels."""
 
 OLD = "old"
-"""What the old site is called beside the new one, where the two cannot be exchanged."""
+"""The name of the old site beside the new one, if the file system cannot exchange the two."""
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -47,7 +47,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class KernelsPage(OutputPublisher):  # type: ignore[misc]  # asv has no types
-    """What each kernel did with each request, and the trials behind it."""
+    """The page Kernels: the outcomes of each request under each kernel, and their trials."""
 
     name = "kernels"
     button_label = "Kernels"
@@ -92,7 +92,7 @@ def _add_tachyon(site: Path, builds: Mapping[str, Build], revisions: Mapping[str
     shutil.copytree(static / "assets", site / "assets")
     shutil.copyfile(static / "favicon.svg", site / "favicon.svg")
     shutil.copyfile(static / "index.html", site / HISTORY)
-    # Files that it asks for: what commits are called, where profiles are, what is to be ignored.
+    # asv-tachyon loads these files: names of commits, paths of profiles, regressions to ignore.
     subjects = {name: f"{build.release} {build.version}" for name, build in builds.items()}
     by_revision = {str(revisions[name]): subject for name, subject in subjects.items()}
     commits = {"by_hash": subjects, "by_revision": by_revision}
@@ -101,8 +101,11 @@ def _add_tachyon(site: Path, builds: Mapping[str, Build], revisions: Mapping[str
     (site / "regressions-ignore.json").write_text("[]")
 
 
-def _leave_out_what_never_ran(site: Path) -> None:
-    """Asv lists every benchmark, and asv-tachyon asks for the graph of each that is listed."""
+def _remove_unrun_benchmarks(site: Path) -> None:
+    """Remove benchmarks that never ran from the index.
+
+    asv lists every benchmark, and asv-tachyon loads the graph of each one that is listed.
+    """
     path = site / "index.json"
     index = msgspec.json.decode(path.read_bytes())
     ran = {graph.stem for graph in (site / "graphs").glob("**/*.json")}
@@ -111,8 +114,8 @@ def _leave_out_what_never_ran(site: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait for whoever else publishes there."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of this folder, so that only one process publishes into it."""
     folder.mkdir(parents=True, exist_ok=True)
     fd = os.open(folder / "publish.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -123,16 +126,16 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _put_in_place(new: Path, site: Path) -> None:
-    """Put `new` where `site` is, at once where the file system can do that.
+    """Replace the old site with the new one, atomically if the file system can do that.
 
-    The old one is then where `new` was, or beside that.
+    The old site is moved to the place of the new one, or beside it.
     """
     if not site.exists():
         new.rename(site)
         return
     if _exchange(new, site):
         return
-    # There is no site for the moment between the two.
+    # Between the two renames there is no site.
     old = new.with_name(OLD)
     try:
         site.rename(old)
@@ -144,7 +147,7 @@ def _put_in_place(new: Path, site: Path) -> None:
 
 
 def _exchange(new: Path, site: Path) -> bool:
-    """Exchange two folders at once; False on file systems that cannot, as many of a network."""
+    """Exchange two folders atomically. Return False if the file system cannot, as many of NFS."""
     if _libc.renameat2(AT_FDCWD, bytes(new), AT_FDCWD, bytes(site), RENAME_EXCHANGE) == 0:
         return True
     if (code := ctypes.get_errno()) not in {errno.EINVAL, errno.ENOSYS}:
@@ -153,9 +156,9 @@ def _exchange(new: Path, site: Path) -> bool:
 
 
 def _sweep(site: Path, prefix: str) -> None:
-    """Delete what publishes that were killed have left, but for the old site if there is no other.
+    """Delete the folders that killed publishers have left. If the site is missing, restore it.
 
-    :param prefix: of the names of their folders, beside the site.
+    :param prefix: the prefix of the names of these folders, which are beside the site.
     """
     for left in site.parent.glob(f"{prefix}*"):
         if not site.exists() and (left / OLD).exists():
@@ -167,18 +170,18 @@ _publish = Publish.run.__func__
 
 
 def _run(cls: type, /, conf: Any, *arguments: object, **options: object) -> None:
-    """Asv's own, into a folder that takes the old one's place when all is there."""
+    """Run asv's own command into a new folder, which replaces the old site when it is complete."""
     try:
         Settings.of_history(Path.cwd())
     except KickbenchError as error:
         refuse(str(error), error.exit_status)
-    # Where a link leads, for the link is to stay.
+    # If the site is a symbolic link, its target is replaced, and the link stays.
     site = Path(conf.html_dir).resolve()
     prefix = f".{site.name}.kickbench-publish-"
     try:
-        with _alone(site.parent):
+        with _locked(site.parent):
             _sweep(site, prefix)
-            # Whatever of the old site cannot be deleted goes with the next sweep.
+            # Files of the old site that cannot be deleted are deleted by the next sweep.
             with tempfile.TemporaryDirectory(
                 dir=site.parent, prefix=prefix, ignore_cleanup_errors=True
             ) as folder:
@@ -187,8 +190,7 @@ def _run(cls: type, /, conf: Any, *arguments: object, **options: object) -> None
                 _put_in_place(new, site)
     except OSError as error:
         raise UserError(
-            f"The site could not be written ({error.strerror or error}); what was in {site} is as "
-            "it was."
+            f"The site could not be written ({error.strerror or error}); {site} is unchanged."
         ) from None
 
 
@@ -197,9 +199,9 @@ def _publish_to(new: Path, cls: type, conf: Any, *arguments: object, **options: 
     try:
         if (Path(conf.results_dir) / "benchmarks.json").exists():
             _publish(cls, conf, *arguments, **options)
-            _leave_out_what_never_ran(new)
+            _remove_unrun_benchmarks(new)
         else:
-            # Trials by hand, of a campaign, of another host: asv knows of none yet.
+            # asv has no results. The trials were made by hand, in a campaign or on another host.
             new.mkdir()
             _write_kernels(new, history=False)
     finally:
@@ -207,5 +209,5 @@ def _publish_to(new: Path, cls: type, conf: Any, *arguments: object, **options: 
 
 
 def install() -> None:
-    """Have asv publish in that way."""
+    """Make `asv publish` use this module."""
     Publish.run = classmethod(_run)

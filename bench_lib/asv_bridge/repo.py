@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""asv's repository, whose commits are kernel builds: the ledger and the booted kernel."""
+"""asv's repository, whose commits are the kernel builds of the ledger and the booted kernel."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ from bench_lib.settings import Settings
 
 
 class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
-    """Builds in the order of their versions, on one branch; each tagged `v` and its release.
+    """A branch of builds in the order of their versions. The tag of a build is `v` and its release.
 
     A range A..B is every build after A up to B. The booted kernel is on the branch even before
-    it is in the ledger, and is what HEAD and the branch's name mean.
+    it is in the ledger. HEAD and the name of the branch mean the booted kernel.
     """
 
     dvcs = "kernels"
     _default_branch = "kernels"
 
     def __init__(self, url: str, mirror_path: str) -> None:
-        """:param url: path of the ledger. `mirror_path` is asv's and of no use here."""
+        """Open the ledger.
+
+        :param url: the path of the ledger.
+        :param mirror_path: asv's argument for a mirror, which is not used here.
+        """
         try:
             self._ledger = Ledger(Path(url).absolute())
         except LedgerError as error:
@@ -37,7 +41,7 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
         booted = identity.booted()
         self.booted = self._ledger.find(booted) or describe(booted)
         self.requested: list[str] = []
-        """The ids of all builds that asv has asked for by name or range; see KernelHost."""
+        """The ids of all builds that asv has requested by name or range; see KernelHost."""
 
     @classmethod
     def url_match(cls, url: str) -> bool:
@@ -49,20 +53,20 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
 
     @cached_property
     def _by_id(self) -> dict[str, Build]:
-        """What asv asks for most, once for each result."""
+        """The builds by id. asv looks one up for each result."""
         return {build.id: build for build in self._builds}
 
     @cached_property
     def _suites(self) -> Mapping[str, str]:
-        """What names of Debian's suites mean."""
+        """The releases that names of Debian's suites mean."""
         return Suites.of(Settings.from_environment()).meanings()
 
     def build(self, name: str | None) -> Build:
-        """The build that is called so; the booted one for the branch, HEAD and None.
+        """Return the build with this name; the booted one for the branch, HEAD and None.
 
-        Of several builds of a release its name means the one that has it as its tag.
+        If a release has several builds, its name means the build that has it as a tag.
 
-        :raise NoSuchNameError: there is none.
+        :raise NoSuchNameError: there is no such build.
         """
         if name in (None, "HEAD", self._default_branch):
             return self.booted
@@ -78,10 +82,10 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
         return (tagged or found)[0]
 
     def checkout(self, path: str, commit_hash: str) -> None:
-        """Nothing: a kernel has no working tree here."""
+        """Do nothing, because a kernel has no working tree here."""
 
     def pull(self) -> None:
-        """Nothing: the ledger is a file."""
+        """Do nothing, because the ledger is a local file."""
 
     def get_range_spec(self, commit_a: str, commit_b: str) -> str:
         return f"{commit_a}..{commit_b}"
@@ -96,35 +100,38 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
         return self.get_date(name)
 
     def get_hashes_from_range(self, range: str) -> list[str]:  # noqa: A002
-        """Newest first. `A..B`, either of which may be missing; `A^!` or `A` for one build."""
+        """Return the builds of a range, the newest first.
+
+        :param range: `A..B`, in which A and B are optional; `A^!` or `A` is one build.
+        """
         try:
             first, dots, last = range.partition("..")
             if not dots:
                 chosen = [self.build(range.removesuffix("^!"))]
             else:
                 builds = self._builds
-                begin = builds.index(self.build(first)) + 1 if first else 0
+                start = builds.index(self.build(first)) + 1 if first else 0
                 end = builds.index(self.build(last)) + 1 if last else len(builds)
-                chosen = builds[begin:end]
+                chosen = builds[start:end]
         except NoSuchNameError as error:
             raise UserError(
-                f"There is no kernel {str(error)!r} in {self._ledger.path.name}; there is "
+                f"There is no kernel {str(error)!r} in {self._ledger.path.name}. It has "
                 f"{', '.join(map(self._ledger.tag, self._builds))}."
             ) from None
-        return self._ask_for([build.id for build in reversed(chosen)])
+        return self._note_request([build.id for build in reversed(chosen)])
 
     def get_new_branch_commits(
         self, branches: Iterable[str | None], existing: Iterable[str]
     ) -> list[str]:
-        return self._ask_for(list(super().get_new_branch_commits(branches, existing)))
+        return self._note_request(list(super().get_new_branch_commits(branches, existing)))
 
     def get_hash_from_name(self, name: str | None) -> str:
         build_id = self.build(name).id
-        if name is not None:  # which asv also looks up to discover benchmarks
-            self._ask_for([build_id])
+        if name is not None:  # asv looks None up, too, to discover benchmarks
+            self._note_request([build_id])
         return build_id
 
-    def _ask_for(self, ids: list[str]) -> list[str]:
+    def _note_request(self, ids: list[str]) -> list[str]:
         self.requested.extend(ids)
         return ids
 
@@ -147,14 +154,15 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
         return [build.id for build in reversed(self._builds)]
 
     def get_revisions(self, commits: Iterable[str]) -> dict[str, int]:
-        """The place of each commit on graphs.
+        """Return the position of each commit on graphs.
 
-        :raise UserError: a result is of a kernel that the ledger does not know.
+        :raise UserError: a result belongs to a kernel that is not in the ledger.
         """
-        places = {build.id: place for place, build in enumerate(self._builds)}
-        if unknown := [commit for commit in commits if commit not in places]:
+        positions = {build.id: position for position, build in enumerate(self._builds)}
+        if unknown := [commit for commit in commits if commit not in positions]:
             raise UserError(
-                f"{self._ledger.path.name} knows no kernel {', '.join(sorted(unknown))}, of which "
-                "there are results; it comes from another checkout, whose ledger has it."
+                f"There are results of {', '.join(sorted(unknown))}, but no such kernel in "
+                f"{self._ledger.path.name}. Copy the entry from the ledger of the checkout that "
+                "made them."
             )
-        return {commit: places[commit] for commit in commits}
+        return {commit: positions[commit] for commit in commits}

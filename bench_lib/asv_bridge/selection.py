@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which values of a benchmark's parameter asv measures, so that it keeps what it has of the others.
+"""Selects the parameter values that asv measures, so that it keeps its results of the others.
 
-asv keeps one result a benchmark, kernel and environment, with the values that its parameter had
-when it was measured last. So a parameter that loses values with KICKBENCH_SET=core would lose what
-the full set had measured of them. Therefore benchmarks list all values as soon as a history has a
-result of the full set, and asv is told to measure only those of the core set, as it can be with
-`--bench`: then it keeps the others.
+asv keeps one result per benchmark, kernel and environment. It has the values that the parameter
+listed when the benchmark last ran. If KICKBENCH_SET=core shortened the list, the results of the
+full set would be lost. So benchmarks list all values as soon as a history has a result of the full
+set, and asv is made to select the core values, as `--bench` does. Then asv keeps the other results.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ _discover = Benchmarks.discover.__func__
 
 
 def holds_full(results: Path) -> bool:
-    """Whether asv keeps a result of a value that only the full set measures.
+    """Whether asv has a result for a value that only the full set measures.
 
-    :param results: asv's folder of them.
+    :param results: asv's folder of results.
     """
     values = {*FULL, *GUESTS, *SWITCHES} - {*CORE, *CORE_GUESTS, *CORE_SWITCHES}
     words = [json.dumps(repr(value)).encode() for value in values]
@@ -47,7 +46,7 @@ def holds_full(results: Path) -> bool:
 
 
 def _narrowed(cls: type, /, *arguments: object, **options: object) -> Any:
-    """Discover benchmarks as asv does, and leave out what the set does not measure."""
+    """Discover benchmarks as asv does, without the values that the set does not measure."""
     settings = Settings.from_environment()
     found = _discover(cls, *arguments, **options)
     left_out = []
@@ -64,11 +63,11 @@ def _narrowed(cls: type, /, *arguments: object, **options: object) -> Any:
         selection[name] = chosen
     if left_out and not found:
         raise UserError(
-            f"KICKBENCH_SET=full alone measures what was asked for of {', '.join(left_out)}."
+            f"Only KICKBENCH_SET=full measures these values of {', '.join(left_out)}; set it."
         )
     return found
 
 
 def install() -> None:
-    """Have asv discover benchmarks in that way."""
+    """Make asv discover benchmarks with this selection."""
     Benchmarks.discover = classmethod(_narrowed)

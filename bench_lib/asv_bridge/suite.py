@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What every benchmark of a request has in common: one set of trials, several numbers of it."""
+"""The bases of the benchmarks of requests: one set of trials gives several numbers."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from bench_lib.trial.case import AT_SWITCH, CORE_SCENARIOS, PV_IMAGES, Case
 from bench_lib.trial.runner import Runner
 from bench_lib.units import NS_PER_S
 
-# Plain names, because asv shows a parameter as repr() gives it.
+# These are plain strings, because asv shows the repr() of a parameter.
 FULL = tuple(each.value for each in ScenarioName)
 CORE = tuple(each.value for each in CORE_SCENARIOS)
 
 
 def scenarios(settings: Settings) -> tuple[str, ...]:
-    """What requests are made in."""
+    """Return the scenarios in which requests are made."""
     return FULL if settings.lists_full else CORE
 
 
@@ -47,13 +47,13 @@ GUESTS = {
     "64 MiB": Shape(memory_mib=64),
     "memfd": Shape(backing=Backing.MEMFD),
 }
-"""What every host can have; the rest is for `kickbench trial`."""
+"""Guests that every host can run. `kickbench trial` can run others."""
 
 CORE_GUESTS = ("1 vCPU", "4 vCPUs")
 
 
 def guests(settings: Settings) -> tuple[str, ...]:
-    """The guests that a request is made to."""
+    """Return the names of the guests to which requests are made."""
     return tuple(GUESTS) if settings.lists_full else CORE_GUESTS
 
 
@@ -62,20 +62,20 @@ SWITCHES = {
     for scenario in AT_SWITCH
     for image in (Shape().image, *PV_IMAGES)
 }
-"""What fails at the switch, and for which guest."""
+"""What fails at the switch, and for which image of the guest."""
 
 CORE_SWITCHES = tuple(name for name, (scenario, _) in SWITCHES.items() if scenario is AT_SWITCH[0])
 
 
 def switches(settings: Settings) -> tuple[str, ...]:
-    """What a request is made in at the switch."""
+    """Return the names of the failures at the switch in which requests are made."""
     return tuple(SWITCHES) if settings.lists_full else CORE_SWITCHES
 
 
 def measured(values: Sequence[str], settings: Settings) -> tuple[str, ...]:
-    """Of all values of a parameter, those that KICKBENCH_SET has measured.
+    """Return those values of a parameter that KICKBENCH_SET selects.
 
-    A benchmark with values of its own has all of them measured.
+    If the benchmark has values of its own, all of them are selected.
     """
     given = tuple(values)
     cores = {FULL: CORE, tuple(GUESTS): CORE_GUESTS, tuple(SWITCHES): CORE_SWITCHES}
@@ -83,8 +83,8 @@ def measured(values: Sequence[str], settings: Settings) -> tuple[str, ...]:
 
 
 @contextmanager
-def failure_told(settings: Settings) -> Iterator[None]:
-    """Leave word of an error for asv's environment, so that nothing is saved."""
+def failures_reported(settings: Settings) -> Iterator[None]:
+    """Report an error to asv's environment in a file, so that nothing is saved."""
     try:
         yield
     except KickbenchError as error:
@@ -93,43 +93,47 @@ def failure_told(settings: Settings) -> Iterator[None]:
         raise
 
 
-def silence_s(settings: Settings) -> float:
-    """Seconds without output after which asv ends a benchmark.
+def silence_limit_s(settings: Settings) -> float:
+    """Return the seconds without output after which asv ends a benchmark.
 
-    A trial prints when it ends, and a lab when it is up; it is given up before this.
+    A trial prints a line when it ends, and a lab when it is up. Either is given up earlier.
     """
     return 300 + settings.lab_boot_s + 2 * (settings.staging_s + settings.deadline_s)
 
 
-def asked_for(settings: Settings) -> Bootable | None:
-    """The kernel that asv asks for; None for the booted one.
+def requested_kernel(settings: Settings) -> Bootable | None:
+    """Return the kernel that asv requests, or None for the booted one.
 
-    :raise UnknownKernel: the lab has no image of it.
+    :raise UnknownKernel: the lab has no image of the kernel.
     """
     if settings.kernel is None:
         return None
     kernel = Store.of(settings).find_id(settings.kernel)
     if kernel is None:
-        raise UnknownKernel(f"The lab has no image of the build {settings.kernel}.")
+        raise UnknownKernel(
+            f"The lab has no image of the build {settings.kernel}; fetch it with `kickbench "
+            "kernels fetch`, or add it with `kickbench kernels add`."
+        )
     return kernel
 
 
 class RequestSuite:
     """Base of a benchmark class.
 
-    A subclass names its `request`, and defines `setup_cache` as ``return self.measure()``: asv
-    tells caches apart by the line that defines them.
+    A subclass names its `request`, and defines `setup_cache` as ``return self.measure()``. It has
+    to do so itself, because asv distinguishes caches by the line that defines them.
 
-    The worst case is left to `kickbench report`: a maximum has no interval, so asv would call any
-    tenth more a regression, and `asv continuous` would fail by chance.
+    The worst wait is not a number here, only in `kickbench report`. A maximum has no interval, so
+    asv would report each increase by a tenth as a regression, and `asv continuous` would fail by
+    chance.
 
-    A hung trial is stored at its deadline and counted beside it, never as NaN (which no
-    comparison of asv sees) or infinity (which `asv publish` does not survive). So is one whose QEMU
-    died. A refused trial is counted alone.
+    A trial that hung, or whose QEMU died, is stored with its deadline and counted in a number of
+    its own. NaN would be invisible to asv's comparisons, and infinity would break `asv publish`. A
+    refused trial is counted only in its own number.
 
-    The version stays 2 though refusals were counted as lost before, and deaths and hangs that
-    nothing explained too: where a result has none of these, it is what it would be today, and
-    another version would take all earlier points off asv's graphs.
+    The version is still 2, although refusals, deaths and unexplained hangs used to count as lost.
+    Results without any of these are the same as today, and another version would remove all earlier
+    points from asv's graphs.
     """
 
     request: RequestName
@@ -139,27 +143,31 @@ class RequestSuite:
 
     @property
     def timeout(self) -> float:
-        """Seconds; see `silence_s`."""
-        return silence_s(Settings.from_environment())
+        """Seconds without output; see `silence_limit_s`."""
+        return silence_limit_s(Settings.from_environment())
 
     def measure(self) -> dict[str, list[Record]]:
-        """Run all trials, interleaved over the parameter; their records by its values.
+        """Run all trials, interleaved over the parameter, and return the records by its values.
 
-        Nothing, if this host lacks what the request takes; then `setup` leaves it out.
+        If this host lacks something that the request needs, the result is empty, and `setup` skips
+        the benchmark.
 
-        :raise KickbenchError: they could not be run, or those of a scenario gave no measurement.
-            Word of it is left for asv's environment, so that nothing is saved.
+        :raise KickbenchError: the trials could not run, or no trial of a value gave a measurement.
+            The error is reported to asv's environment, so that nothing is saved.
         """
         settings = Settings.from_environment()
-        with failure_told(settings):
+        with failures_reported(settings):
             return {} if self._lacking(settings) is not None else self._measure(settings)
 
     def case(self, value: str) -> Case:
-        """What a trial is of. :param value: of the parameter."""
+        """Return the case of a trial.
+
+        :param value: the value of the parameter.
+        """
         return Case(ScenarioName(value), self.request)
 
     def setup(self, records: dict[str, list[Record]], value: str) -> None:
-        """Leave out what cannot be measured here, as asv wants to be told of it."""
+        """Skip what cannot be measured here. asv expects NotImplementedError for that."""
         if not records:
             raise NotImplementedError(self._lacking(Settings.from_environment()))
 
@@ -193,23 +201,23 @@ class RequestSuite:
     def track_latency(
         self, records: dict[str, list[Record]], value: str
     ) -> dict[str, object] | float:
-        """Time until the answer, a sample a trial. asv makes median and interval of them.
+        """Time until the answer, with a sample per trial, of which asv takes median and interval.
 
-        Where every trial was refused there is no such time, and NaN is how asv notes that.
+        If every trial was refused there is no such time, for which asv has NaN.
         """
         samples = [
             record.waited_ns / NS_PER_S
             for record in scored(records[value])
             if record.outcome is not Outcome.REFUSED
         ]
-        if len(samples) < 2:  # of one asv would give an interval without end
+        if len(samples) < 2:  # asv would give one sample an infinite interval
             return samples[0] if samples else math.nan
         return {"samples": samples, "number": 1}
 
     track_latency.unit = "seconds"  # type: ignore[attr-defined]
 
     def track_hung(self, records: dict[str, list[Record]], value: str) -> int:
-        """Trials without an answer before the deadline, those included whose QEMU died."""
+        """Trials without an answer before the deadline, including those whose QEMU died."""
         return sum(record.outcome in FAILED for record in records[value])
 
     track_hung.unit = "trials"  # type: ignore[attr-defined]
@@ -228,7 +236,7 @@ class RequestSuite:
 
 
 class GuestSuite(RequestSuite):
-    """The same for guests of different kinds, all in a blackhole."""
+    """Base of a benchmark that makes one request to guests of different shapes in a blackhole."""
 
     params = guests(Settings.from_environment())
     param_names = ("guest",)
@@ -238,7 +246,7 @@ class GuestSuite(RequestSuite):
 
 
 class SwitchSuite(RequestSuite):
-    """The same where the migration fails at the switch, for guests that share a page with KVM."""
+    """Base of a benchmark in which the migration fails at the switch, for different images."""
 
     params = switches(Settings.from_environment())
     param_names = ("switch",)
@@ -249,8 +257,8 @@ class SwitchSuite(RequestSuite):
 
 
 def _run(cases: Sequence[Case], settings: Settings, progress: Progress) -> list[Record]:
-    """Under the booted kernel, or in the lab under the one that asv asks for."""
-    kernel = asked_for(settings)
+    """Run trials under the booted kernel, or in the lab under the kernel that asv requests."""
+    kernel = requested_kernel(settings)
     runner: Runner = NativeRunner(settings)
     if kernel is not None:
         runner = LabRunner(kernel, settings, progress.booted, parallel.jobs(settings))
@@ -258,5 +266,5 @@ def _run(cases: Sequence[Case], settings: Settings, progress: Progress) -> list[
 
 
 def scored(records: Sequence[Record]) -> list[Record]:
-    """Those of the trials that measured something."""
+    """Return the records of trials that measured something."""
     return [record for record in records if record.outcome in SCORED]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The page Kernels of the site: what each kernel did with each request, and its trials."""
+"""The page Kernels of the site: the outcomes of requests under each kernel, and their trials."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Writes the page: its files, the matrix, and a file of trials for each kernel and host."""
+"""Writes the page: its files, the matrix, and a file of trials per kernel and host."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ FILES = {
 def write(folder: Path, records: Sequence[Record], *, history: bool) -> None:
     """Write the page into a site.
 
-    :param history: whether there is a page of asv's numbers to link to.
-    :raise OSError: it could not be written.
+    :param history: whether the site has a page of asv's numbers, which the page links to.
+    :raise OSError: a file could not be written.
     """
     here = Path(__file__).parent
     for source, target in FILES.items():
@@ -73,18 +73,21 @@ def write(folder: Path, records: Sequence[Record], *, history: bool) -> None:
 
 
 def _write_script(path: Path, function: str, *arguments: object) -> None:
-    """A call with JSON, in which nothing can end the script that it may be inside of."""
+    """Write a script that calls a function of the page with JSON.
+
+    No argument can end the script element that the text may be in.
+    """
     text = ", ".join(msgspec.json.encode(each).decode() for each in arguments)
-    # JSON is JavaScript but for two separators of lines, which old engines take for such.
+    # Old JavaScript engines take two characters for ends of lines that JSON allows in strings.
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     path.write_text(f"kickbench.{function}({text});\n", encoding="utf-8")
 
 
 def _columns(records: Iterable[Record]) -> dict[str, Key]:
-    """Those that have records, by their names: a key of any host for each.
+    """Return the columns that have records, by name, each with a key of any host.
 
-    They are in the order that requests, scenarios and managers are defined in.
+    They have the order in which requests, scenarios and managers are defined.
     """
     requests, scenarios, managers = list(RequestName), list(ScenarioName), list(ManagerName)
 
@@ -102,6 +105,7 @@ def _columns(records: Iterable[Record]) -> dict[str, Key]:
 
 
 def _id(kernel: Kernel, host: Host) -> str:
+    """Return the name of a row's file of trials."""
     return hashlib.sha256(msgspec.json.encode([kernel, host])).hexdigest()[:12]
 
 
@@ -123,10 +127,11 @@ def _row(
 
 
 def _cell(row: KeySummary) -> tuple[int | None, bool, int, int, int, int]:
-    """The median and whether it is only a bound; how many trials there are, and how many of them
-    hung or died, were lost, and were refused. Where all were refused, the median is of that.
+    """Return a cell as `PackedCell` of parts.js describes it.
 
-    Without names, because there are many cells.
+    The values are the median wait, whether it is only a lower bound, and how many trials there are,
+    hung or died, were lost, and were refused. If all were refused, the median is that of the
+    refusals. The values have no names, because there are many cells.
     """
     median = row.median or row.refused_median
     return (

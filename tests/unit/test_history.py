@@ -94,7 +94,7 @@ def test_the_folder_of_another_project_of_asvs_is_refused(
     (tmp_path / "asv.conf.json").write_bytes(configuration)
     done = init(tmp_path)
     assert done.exit_code == HistoryNotBegun.exit_status
-    assert "another project's" in done.output
+    assert "belongs to another project" in done.output
     assert list(contents(tmp_path)) == ["asv.conf.json"]
 
 
@@ -103,7 +103,7 @@ def test_where_nothing_can_be_written_no_history_is_begun(tmp_path: Path, place:
     (tmp_path / "file").touch()
     done = init(tmp_path / place)
     assert done.exit_code == HistoryNotBegun.exit_status
-    assert "No history can be begun in " in done.output
+    assert "No history can be started in " in done.output
 
 
 def test_without_git_it_is_said_what_installs_it(
