@@ -2,7 +2,7 @@
 """Makes `asv publish` write a site that needs no network, completely or not at all.
 
 asv's own pages load their libraries from the web, so they are replaced by the page Kernels and by
-asv-tachyon, which shows the same data and loads nothing.
+asv-tachyon, which shows the same data and loads nothing from the web.
 """
 
 from __future__ import annotations
@@ -147,7 +147,10 @@ def _put_in_place(new: Path, site: Path) -> None:
 
 
 def _exchange(new: Path, site: Path) -> bool:
-    """Exchange two folders atomically. Return False if the file system cannot, as many of NFS."""
+    """Exchange two folders atomically. Return False if the file system cannot do that.
+
+    Many network file systems cannot.
+    """
     if _libc.renameat2(AT_FDCWD, bytes(new), AT_FDCWD, bytes(site), RENAME_EXCHANGE) == 0:
         return True
     if (code := ctypes.get_errno()) not in {errno.EINVAL, errno.ENOSYS}:

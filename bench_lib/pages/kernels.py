@@ -78,7 +78,7 @@ def _write_script(path: Path, function: str, *arguments: object) -> None:
     No argument can end the script element that the text may be in.
     """
     text = ", ".join(msgspec.json.encode(each).decode() for each in arguments)
-    # Old JavaScript engines take two characters for ends of lines that JSON allows in strings.
+    # JSON allows two characters in strings that old JavaScript engines take for ends of lines.
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     path.write_text(f"kickbench.{function}({text});\n", encoding="utf-8")

@@ -42,7 +42,7 @@ class Boot:
         return (sum(self.hung) + sum(self.refused)) / len(self)
 
     def stalls(self, stall_ns: float) -> list[bool]:
-        """Whether each trial had an answer, but only after `stall_ns`."""
+        """Return for each trial whether it returned, but only after `stall_ns`."""
         return [
             wait > stall_ns and not hung and not refused
             for wait, hung, refused in zip(self.waits_ns, self.hung, self.refused, strict=True)
@@ -50,7 +50,7 @@ class Boot:
 
 
 def unrefused(boots: Sequence[Boot]) -> list[Boot]:
-    """The boots without their refused trials, whose times are not those of an answer.
+    """Return the boots without refused trials, whose waits cannot be compared with other waits.
 
     A boot whose trials were all refused is left out.
     """
@@ -69,7 +69,7 @@ def unrefused(boots: Sequence[Boot]) -> list[Boot]:
 
 
 def even(base: Sequence[Boot], candidate: Sequence[Boot]) -> tuple[list[Boot], list[Boot]]:
-    """Cut the boots of both kernels to one number of trials.
+    """Cut the boots of both kernels to the same number of trials, or fewer.
 
     The number is the median of the kernel that has fewer trials per boot. The shares and mean ranks
     of boots with eight trials vary less than those of boots with two, so a permutation test must
@@ -85,22 +85,22 @@ def even(base: Sequence[Boot], candidate: Sequence[Boot]) -> tuple[list[Boot], l
 
 
 def hanging_share(boots: Sequence[Boot]) -> float:
-    """The share of trials that hung or died. Every boot has the same weight."""
+    """Return the share of trials that hung or died. Every boot has the same weight."""
     return fmean(boot.hung_share for boot in boots)
 
 
 def refused_share(boots: Sequence[Boot]) -> float:
-    """The share of refused trials. Every boot has the same weight."""
+    """Return the share of refused trials. Every boot has the same weight."""
     return fmean(boot.refused_share for boot in boots)
 
 
 def unreturned_share(boots: Sequence[Boot]) -> float:
-    """The share of trials that were refused, hung or died. Every boot has the same weight."""
+    """Return the share of trials that did not return. Every boot has the same weight."""
     return fmean(boot.unreturned_share for boot in boots)
 
 
 def usual_wait_ns(boots: Sequence[Boot]) -> float:
-    """The median wait of all trials that were not refused; infinite if all were.
+    """Return the median wait of all trials that were not refused; infinite if all were.
 
     A trial without an answer counts with its deadline.
     """
@@ -109,17 +109,17 @@ def usual_wait_ns(boots: Sequence[Boot]) -> float:
 
 
 def hanging_boots(boots: Sequence[Boot]) -> int:
-    """The number of boots in which a trial hung or died."""
+    """Return the number of boots in which a trial hung or died."""
     return sum(any(boot.hung) for boot in boots)
 
 
 def stalling_boots(boots: Sequence[Boot], stall_ns: float) -> int:
-    """The number of boots in which an answer took longer than `stall_ns`."""
+    """Return the number of boots in which a trial returned, but only after `stall_ns`."""
     return sum(any(boot.stalls(stall_ns)) for boot in boots)
 
 
 def late_boots(boots: Sequence[Boot], limit_ns: float) -> int:
-    """The number of boots in which a trial waited longer than `limit_ns`.
+    """Return the number of boots in which a trial waited longer than `limit_ns`.
 
     The wait may end with a refusal. A trial without an answer waited longer than any limit.
     """

@@ -109,7 +109,7 @@ def _of_stalls(row: Tested, terms: Terms) -> list[Doubt]:
 def _boots_to_reject(row: Tested, terms: Terms, family: int, p_value: float) -> float:
     """Estimate the boots per kernel with which a test would reject the same difference.
 
-    :param p_value: of the difference, with the boots that there are.
+    :param p_value: the p value of the difference with the present boots.
     """
     least = inference.boots_to_reject(family, terms.alpha_per_look)
     return max(least, inference.boots_for_p(p_value, terms.alpha_per_look / family, _fewer(row)))

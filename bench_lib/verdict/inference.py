@@ -3,7 +3,7 @@
 
 A boot is the replicate: its trials share its memory layout, its timers and its luck, so they are
 permuted and counted together. Every test is exact under its assumptions, whatever the number of
-boots; with few boots a test only cannot reject.
+boots; with too few boots it cannot reject.
 
 The functions import scipy themselves, because that takes longer than everything else that most
 commands do.
@@ -151,7 +151,7 @@ def bound_above(hits: int, boots: int, confidence: float = CONFIDENCE) -> float:
 
     The upper bound of Clopper and Pearson (1934). It assumes that boots are independent.
 
-    :param hits: boots of the sample that have one.
+    :param hits: the number of boots with a hit in the sample.
     """
     from scipy import stats
 
@@ -175,9 +175,9 @@ def bound_below(hits: int, boots: int, confidence: float = CONFIDENCE) -> float:
 
 
 def boots_to_reject(family: int, alpha: float) -> int:
-    """Return the least boots per kernel with which a test of this family can reject at all.
+    """Return the smallest number of boots per kernel with which a test can reject at all.
 
-    :param family: the number of tests in it.
+    :param family: the number of tests that are adjusted together.
     """
     boots = 2
     while family / math.comb(2 * boots, boots) >= alpha:
@@ -191,8 +191,9 @@ def boots_for_p(p_value: float, wanted: float, boots: int) -> float:
     This is the normal approximation: the deviation that a test sees grows with the square root of
     the number of boots. The result is infinite if the sample shows no difference in that direction.
 
-    :param p_value: of the difference now.
-    :param boots: per kernel, now.
+    :param p_value: the p value of the difference in the sample.
+    :param wanted: the p value to reach.
+    :param boots: the boots per kernel in the sample.
     """
     from scipy import stats
 
@@ -201,7 +202,7 @@ def boots_for_p(p_value: float, wanted: float, boots: int) -> float:
 
 
 def boots_to_bound(share: float, confidence: float = CONFIDENCE, hanging: float = 0.0) -> float:
-    """Return the least boots with which `bound_above` is at most `share`.
+    """Return the smallest number of boots with which `bound_above` is at most `share`.
 
     :param hanging: the share of boots with a hang. If it is not below `share`, the result is
         infinite.
@@ -220,7 +221,7 @@ def boots_to_bound(share: float, confidence: float = CONFIDENCE, hanging: float 
 
 
 def boots_to_estimate(confidence: float = CONFIDENCE) -> int:
-    """Return the least boots per kernel with which a ratio has an interval with two ends."""
+    """Return the smallest number of boots per kernel that bounds the interval of a ratio."""
     boots = 2
     while 2 / math.comb(2 * boots, boots) > 1 - confidence:
         boots += 1
