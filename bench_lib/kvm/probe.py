@@ -33,8 +33,7 @@ JUDGE_S = 0.1
 """Seconds between the two looks that tell whether a vCPU that did not come back sleeps or spins."""
 
 KILLS = 8
-"""The most kills per case; each needs a new worker. With fewer samples asv detects no
-difference."""
+"""The most kills per case; each needs a new worker. asv sees no difference with fewer samples."""
 
 
 class Wake(StrEnum):

@@ -104,7 +104,7 @@ class WorkerProcess:
         :raise ProbeFailed: it has.
         """
         if self.back(0) is not None:
-            raise ProbeFailed("Something else has called the vCPU back.")
+            raise ProbeFailed("Something other than the probe has called the vCPU back.")
 
     def look(self) -> ThreadState:
         """Look once at the only thread.

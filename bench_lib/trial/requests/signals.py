@@ -21,9 +21,10 @@ PATIENT_S = 0.001
 class Sigusr1(Request):
     """SIGUSR1 to each vCPU thread, until no thread has it pending: each has left its fault.
 
-    This is only the signal, without QEMU's request to exit, so each vCPU enters the guest again and
-    gets stuck in the next fault. From outside, this can be seen only by reading SigPnd in /proc as
-    often as possible. The longest time between two looks is the resolution.
+    QEMU relies on this signal alone to call vCPUs out of the kernel. Without QEMU's request to
+    exit, each vCPU enters the guest again and gets stuck in the next fault. From outside, the
+    answer can be seen only by reading SigPnd in /proc as often as possible. The longest time
+    between two looks is the resolution.
     """
 
     NUMBER = signal.SIGUSR1
