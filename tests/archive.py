@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A Debian archive of the tests' own, signed with their own key, and a host that uses it."""
+"""A Debian archive for tests, signed with a key of its own, and a host that uses it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests import make
 
 
 class Signer:
-    """A key. :ivar keyring: its public part, as apt wants it."""
+    """A key that signs an archive. :ivar keyring: the file of its public part, for apt."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -37,8 +37,8 @@ class Signer:
 
 @contextmanager
 def signer() -> Iterator[Signer]:
-    """A new key."""
-    # The path of gpg-agent's socket must be short.
+    """Make a key, and delete it at the end."""
+    # The path of gpg-agent's socket must not be longer than 107 bytes.
     with tempfile.TemporaryDirectory(prefix="kb-") as home:
         try:
             yield Signer(Path(home))
@@ -47,7 +47,7 @@ def signer() -> Iterator[Signer]:
 
 
 def kernel(folder: Path, release: str, version: str = "1") -> Path:
-    """A kernel in one package, as until Debian 13."""
+    """Make a kernel in one package, as Debian did until Debian 13."""
     root = folder / "root"
     make.vmlinuz(root / "boot" / f"vmlinuz-{release}", _banner(release, version))
     make.modules(root / "usr" / "lib" / "modules" / release)
@@ -55,7 +55,7 @@ def kernel(folder: Path, release: str, version: str = "1") -> Path:
 
 
 def split_kernel(folder: Path, release: str, version: str = "1") -> list[Path]:
-    """A kernel in several packages, as from Debian 14 on."""
+    """Make a kernel in several packages, as Debian does from Debian 14 on."""
     modules = folder / "modules" / "usr" / "lib" / "modules" / release
     make.modules(modules)
     make.vmlinuz(
@@ -75,7 +75,7 @@ def split_kernel(folder: Path, release: str, version: str = "1") -> list[Path]:
 
 
 def default(folder: Path, release: str, version: str = "1") -> Path:
-    """The package that has a suite install a kernel."""
+    """Make the package that depends on the kernel that a suite installs."""
     return package(folder, "linux-image-amd64", version, f"linux-image-{release} (= {version})")
 
 
@@ -86,7 +86,10 @@ def _banner(release: str, version: str) -> str:
 def package(
     folder: Path, name: str, version: str, depends: str = "", root: Path | None = None
 ) -> Path:
-    """A package. :param root: what it holds; nothing by default."""
+    """Make a package.
+
+    :param root: the folder of the files that it holds; by default it holds none.
+    """
     tree = root or folder / f"{name}-root"
     (tree / "DEBIAN").mkdir(parents=True)
     (tree / "DEBIAN" / "control").write_text(
@@ -100,7 +103,10 @@ def package(
 
 
 class Archive:
-    """A mirror. :ivar folder: of debian, and of debian-security, as on a server."""
+    """A mirror of Debian.
+
+    :ivar folder: the folder of the archives debian and debian-security, as on a server.
+    """
 
     def __init__(self, folder: Path, key: Signer) -> None:
         self.folder = folder
@@ -115,7 +121,7 @@ class Archive:
         expired: bool = False,
         key: Signer | None = None,
     ) -> Path:
-        """Publish a suite, under both of its names. :return: the file Packages."""
+        """Publish a suite under both of its names, and return its file Packages."""
         security = alias.endswith("-security")
         root = self.folder / ("debian-security" if security else "debian")
         lists = self.dists(name) / "main" / "binary-amd64"
@@ -141,7 +147,7 @@ class Archive:
         return lists / "Packages"
 
     def dists(self, name: str) -> Path:
-        """A suite's folder."""
+        """The folder of a suite."""
         root = "debian-security" if name.endswith("-security") else "debian"
         return self.folder / root / "dists" / name
 
@@ -158,9 +164,9 @@ class Archive:
 
 
 class Host:
-    """apt's configuration on a host, which has read no lists yet.
+    """apt's configuration on a host that has not read any list yet.
 
-    :ivar hook_ran: exists if something of the host's was run by apt.
+    :ivar hook_ran: a file that exists once apt has run a hook of the host.
     """
 
     def __init__(self, folder: Path, keyring: Path) -> None:
@@ -173,7 +179,7 @@ class Host:
         (folder / "apt.conf").write_text(
             f'Dir::Etc::sourcelist "{folder}/sources.list";\n'
             f'Dir::Etc::sourceparts "{folder}/parts";\n'
-            # This machine's own configuration is not that host's.
+            # The configuration of the machine that runs the tests is not used.
             f'Dir::Etc::parts "{folder}/parts";\nDir::Etc::main "/dev/null";\n'
             f'Dir::State::lists "{folder}/lists";\nDir::State::status "{folder}/status";\n'
             f'Dir::Cache "{folder}/cache";\nAPT::Sandbox::User "";\n'
@@ -184,7 +190,7 @@ class Host:
         )
 
     def gets_debian_from(self, uri: str, *, security: bool = True) -> None:
-        """Write its sources. :param uri: of an `Archive`'s folder."""
+        """Write the host's sources.list. :param uri: the folder of an `Archive`, as a URI."""
         options = f"[signed-by={self._keyring}]"
         lines = [f"deb {options} {uri}/debian stable main"]
         if security:
@@ -196,5 +202,5 @@ class Host:
         return {**os.environ, "APT_CONFIG": str(self.folder / "apt.conf")}
 
     def read(self) -> list[Path]:
-        """What apt has read for the host itself."""
+        """The files that apt has downloaded for the host itself."""
         return [each for each in (self.folder / "lists").rglob("*") if each.is_file()]

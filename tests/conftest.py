@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What all tests share: where they may run, and that they leave nothing behind."""
+"""What all tests share: what they need to run, and folders of their own."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from bench_lib.host import device
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 NO_KVM = "no usable KVM"
-"""How the one reason to skip that CI accepts begins."""
+"""The start of the only reason to skip a test that CI accepts."""
 
 HANG_S = 240
-"""Seconds that a test waits for what comes sooner or later on every machine: only a hang takes as
-long. It is below pytest's own limit (pyproject.toml), whose traceback says less."""
+"""Seconds that a test waits for something that happens on every machine; only a hang takes as long.
+It is below pytest's own limit (pyproject.toml), whose traceback is less clear."""
 
 _unwelcome_skips: list[str] = []
 
-# The first example imports what the others have; and machines are shared.
+# The first example is slow because it imports modules, and other work may slow the machine down.
 hypothesis.settings.register_profile("kickbench", deadline=None)
 hypothesis.settings.load_profile("kickbench")
 
@@ -50,7 +50,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """In CI everything runs: a test that was skipped for want of anything but KVM has failed."""
+    """Fail in CI if a test was skipped for another reason than a missing KVM."""
     if os.environ.get("CI") == "true" and _unwelcome_skips:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -58,12 +58,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if os.environ.get("CI") == "true":
         for skip in _unwelcome_skips:
-            terminalreporter.write_line(f"FAILED, for CI skips nothing: {skip}")
+            terminalreporter.write_line(f"FAILED, because CI skips no test: {skip}")
 
 
 @pytest.fixture(autouse=True)
 def _no_setting_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither kickbench's settings nor those of output, from whoever runs the tests."""
+    """Remove the settings of kickbench and of output from the environment of the tests."""
     for name in [*os.environ]:
         if name.startswith("KICKBENCH_") or name in {"COLUMNS", "FORCE_COLOR", "LANGUAGE"}:
             monkeypatch.delenv(name)
@@ -72,7 +72,7 @@ def _no_setting_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty history, which is the working folder."""
+    """An empty history, which is the working directory."""
     shutil.copy(CHECKOUT / "asv.conf.json", tmp_path)
     (tmp_path / "kernels.json").write_text('{"schema": 1, "kernels": []}')
     shutil.copytree(CHECKOUT / "benchmarks", tmp_path / "benchmarks")
@@ -82,7 +82,7 @@ def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A runtime folder of the test's own."""
+    """A runtime folder that only this test uses."""
     folder = tmp_path / "runtime"
     monkeypatch.setenv("KICKBENCH_RUNTIME", str(folder))
     return folder

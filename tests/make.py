@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Things that tests are about: records, and what looks like a kernel."""
+"""Records, and files that look like kernels, for tests."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def record(
     seq: int = 1,
     reason: str | None = None,
 ) -> Record:
-    """A plausible record; the latency goes with the outcome."""
+    """A plausible record, which has a latency only if its outcome can have one."""
     has_latency = outcome in {Outcome.RETURNED, Outcome.REFUSED}
     before = thread("S", "handle_userfault", STUCK, Entry.GUP, WaitsFor.USERFAULT)
     after = thread("S", "futex_wait_queue", (), Entry.NONE, WaitsFor.NOTHING, cpu_ns=1000)
@@ -82,7 +82,7 @@ BANNER = f"{RELEASE} (who@where) #1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1 (2025-1
 
 
 def vmlinuz(path: Path, banner: str = BANNER) -> Path:
-    """An image as far as it says which kernel it is."""
+    """Write an x86 kernel image that has no more than its version."""
     setup = bytearray(0x1000)
     setup[0x202:0x206] = b"HdrS"
     struct.pack_into("<H", setup, 0x20E, 0x300)
@@ -93,7 +93,7 @@ def vmlinuz(path: Path, banner: str = BANNER) -> Path:
 
 
 def modules(folder: Path, names: Iterable[str] = NEEDED) -> Path:
-    """A folder lib/modules/RELEASE with empty modules of these names."""
+    """Make a folder lib/modules/RELEASE with empty modules of these names."""
     folder.mkdir(parents=True)
     for name in names:
         (folder / f"{name.replace('_', '-')}.ko").touch()
@@ -105,10 +105,10 @@ def modules(folder: Path, names: Iterable[str] = NEEDED) -> Path:
 def package(
     folder: Path, release: str = RELEASE, *, name: str = "", depends: str = "", packed: str = "xz"
 ) -> Path:
-    """A Debian package of what is in a folder, beside that folder.
+    """Make a Debian package of the files in a folder, beside that folder.
 
-    :param name: of the package; linux-image-RELEASE by default.
-    :param packed: how it is compressed.
+    :param name: the package's name; linux-image-RELEASE by default.
+    :param packed: the compression, as dpkg-deb names it.
     """
     (folder / "DEBIAN").mkdir(parents=True)
     (folder / "DEBIAN" / "control").write_text(
@@ -125,9 +125,9 @@ def package(
 
 
 def rpm(folder: Path, name: str, payload: str = "w3.zstdio") -> Path:
-    """An RPM of what is in a folder, beside that folder.
+    """Make an RPM of the files in a folder, beside that folder.
 
-    :param payload: how it is compressed, as rpmbuild names it.
+    :param payload: the compression, as rpmbuild names it.
     """
     spec = folder.with_name(f"{name}.spec")
     files = "".join(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The pages for people, read as Markdown."""
+"""The documentation, parsed as Markdown."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from tests.conftest import CHECKOUT
 DOCS = CHECKOUT / "docs"
 
 PAGES = sorted([*CHECKOUT.glob("*.md"), *DOCS.rglob("*.md")])
-"""All that is written for people."""
+"""All pages of documentation."""
 
 MARK = re.compile(r"<!-- run( with KVM)?(?:: exits (\d+))? -->")
-"""What stands above a console block that a test runs."""
+"""The comment above a console block that a test runs."""
 
 
 @dataclass(frozen=True)
 class Block:
     """A block of code.
 
-    :ivar exits: the status of its last command, if a test runs it.
-    :ivar kvm: whether that takes KVM and root, so that what it prints depends on the host.
+    :ivar exits: the exit status of its last command; None if no test runs the block.
+    :ivar kvm: whether its commands need KVM and root, so that their output depends on the host.
     """
 
     page: Path
@@ -43,28 +43,31 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """What a reader would type, a line each."""
+        """The lines that a reader would type."""
         if self.language == "console":
             return [line[2:] for line in self.text.splitlines() if line.startswith(("$ ", "> "))]
         return self.text.splitlines() if self.language == "sh" else []
 
     @property
     def output(self) -> list[str]:
-        """What is printed, without empty lines."""
+        """The lines that the commands print, without empty ones."""
         lines = self.text.splitlines()
         return [each.rstrip() for each in lines if each.strip() and not each.startswith("$ ")]
 
 
 @cache
 def tokens(page: Path) -> list[Token]:
-    """A page, as a parser sees it."""
+    """The tokens of a page."""
     parser = MarkdownIt("commonmark").enable("table")
     anchors_plugin(parser, max_level=6)
     return parser.parse(page.read_text())
 
 
 def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the commands of a block in a checkout, as one shell. :param folder: of its history."""
+    """Run the commands of a block in one shell, in the checkout.
+
+    :param folder: the history that the commands use.
+    """
     env = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -93,26 +96,26 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Of its headings, as GitHub and the site make them."""
+    """The anchors of a page's headings, as GitHub and the site make them."""
     found = (token.attrGet("id") for token in tokens(page) if token.type == "heading_open")
     return {str(each) for each in found if each}
 
 
 def links(page: Path) -> list[str]:
-    """Where its links and pictures lead."""
+    """The targets of a page's links and pictures."""
     inner = [child for token in tokens(page) for child in token.children or []]
     found = (token.attrGet("href") or token.attrGet("src") for token in inner)
     return [str(each) for each in found if each]
 
 
 def code(page: Path) -> list[str]:
-    """What stands in backticks."""
+    """The words of a page that are in backticks."""
     inner = [child for token in tokens(page) for child in token.children or []]
     return [token.content for token in inner if token.type == "code_inline"]
 
 
 def first_column(page: Path, head: str) -> list[str]:
-    """The words in backticks of the first cells of the tables whose first cell has this head."""
+    """The words in backticks in the first column of the tables with this head of that column."""
     words: list[str] = []
     for table in _tables(page):
         if re.sub("`", "", table[0][0]) == head:
@@ -121,7 +124,7 @@ def first_column(page: Path, head: str) -> list[str]:
 
 
 def _tables(page: Path) -> Iterator[list[list[str]]]:
-    """Every table: rows of cells, as they are written."""
+    """Every table of a page: rows of cells, as Markdown."""
     table: list[list[str]] = []
     row: list[str] = []
     for token in tokens(page):

@@ -20,14 +20,14 @@ def key() -> Iterator[Signer]:
 
 @pytest.fixture
 def archive(tmp_path: Path, key: Signer, monkeypatch: pytest.MonkeyPatch) -> Archive:
-    """An empty one, whose key is believed."""
+    """An empty archive, whose key kickbench trusts."""
     monkeypatch.setattr(mirror, "KEYS", key.keyring)
     return Archive(tmp_path / "archive", key)
 
 
 @pytest.fixture
 def host(archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """This host, as far as apt is concerned."""
+    """The host whose configuration apt reads."""
     made = Host(tmp_path / "host", archive.key.keyring)
     made.gets_debian_from(f"file:{archive.folder}")
     monkeypatch.setenv("APT_CONFIG", made.environment["APT_CONFIG"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Kernels from packages and archives, made here with the tools that distributions use."""
+"""Kernels from packages and archives, which are made with the tools of distributions."""
 
 from __future__ import annotations
 
@@ -43,13 +43,16 @@ EXTRA = ["9p", "veth"]
 
 @pytest.fixture
 def cache(history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """An empty cache, which commands use as well."""
+    """An empty cache, which the commands use too."""
     monkeypatch.setenv("KICKBENCH_CACHE", str(tmp_path / "cache"))
     return Store.of(Settings.from_environment())
 
 
 def root(folder: Path, *, boot: bool = True, modules: str = "lib/modules") -> Path:
-    """A system with one whole kernel. :param modules: where its modules are; "" for none."""
+    """Make a system with one whole kernel.
+
+    :param modules: the folder of its modules; "" for none.
+    """
     if boot:
         make.vmlinuz(folder / "boot" / f"vmlinuz-{RELEASE}")
     if modules:
@@ -62,7 +65,7 @@ def add(*paths: Path) -> Result:
 
 
 def kept(cache: Store) -> list[str]:
-    """The whole cache, hidden files as well."""
+    """The names of all files in the cache, including hidden ones."""
     return [path.name for path in cache.folder.iterdir()] if cache.folder.exists() else []
 
 
@@ -118,7 +121,7 @@ def test_every_archive_gives_the_same_build(
 
 
 def _split(tmp_path: Path) -> list[Path]:
-    """A kernel in three packages, as Ubuntu has them."""
+    """Make a kernel in three packages, as Ubuntu does."""
     depends = f"kmod, linux-base (>= 4.5), linux-modules-{RELEASE}"
     image = make.package(
         root(tmp_path / "image", modules=""),
@@ -154,7 +157,7 @@ def test_a_kernel_in_several_packages_is_one_build(cache: Store, tmp_path: Path)
         ([1, 2], f"has modules of {RELEASE}, but no kernel image .* linux-image-{RELEASE} or "),
     ],
 )
-def test_the_package_that_is_missing_is_named(
+def test_the_missing_package_is_named(
     cache: Store, tmp_path: Path, passed: list[int], sentence: str
 ) -> None:
     files = _split(tmp_path)
@@ -164,7 +167,7 @@ def test_the_package_that_is_missing_is_named(
 
 
 def test_a_package_that_only_depends_on_others_names_them(cache: Store, tmp_path: Path) -> None:
-    """As Debian 14 has linux-image-RELEASE."""
+    """As linux-image-RELEASE does in Debian 14."""
     parts = [f"linux-{part}-{RELEASE}" for part in ("base", "binary", "modules")]
     depends = ", ".join(["kmod", *(f"{part} (= 1)" for part in parts)])
     (tmp_path / "empty").mkdir()
@@ -177,7 +180,7 @@ def test_a_package_that_only_depends_on_others_names_them(cache: Store, tmp_path
 
 
 def test_the_list_of_what_is_built_in_may_be_missing(cache: Store, tmp_path: Path) -> None:
-    """As it is in Debian 14 without linux-base-RELEASE."""
+    """As in Debian 14, if linux-base-RELEASE is not passed."""
     image = make.package(
         root(tmp_path / "image", modules=""),
         name=f"linux-binary-{RELEASE}",
@@ -244,7 +247,7 @@ def test_a_second_adding_of_a_build_brings_what_the_first_lacked(
     assert (added.modules / "sch_netem.ko").is_file()
 
 
-# What is no kernel, or not one.
+# Archives that do not hold exactly one kernel.
 
 
 def test_a_package_of_something_else_is_refused(cache: Store, tmp_path: Path) -> None:
@@ -285,7 +288,7 @@ def test_an_image_cannot_name_a_file_outside(cache: Store, tmp_path: Path) -> No
     assert not kept(cache)
 
 
-# What is out to do harm.
+# Archives that are meant to do harm.
 
 
 def _member(name: str, data: bytes = b"", link: str = "", kind: bytes = b"") -> tuple[object, ...]:
@@ -338,7 +341,7 @@ def test_names_that_lead_out_of_the_archive_are_refused(
                   and each != cache.folder.parent) == before  # fmt: skip
 
 
-def test_links_that_stay_in_the_archive_are_no_harm(cache: Store, tmp_path: Path) -> None:
+def test_links_within_the_archive_are_harmless(cache: Store, tmp_path: Path) -> None:
     folder = root(tmp_path / "root")
     modules = folder / "lib/modules" / RELEASE
     (modules / "build").symlink_to("/usr/src/linux")
@@ -379,7 +382,7 @@ def test_a_signal_while_something_is_unpacked_leaves_nothing(
     assert not kept(cache)
 
 
-def test_what_a_killed_process_has_left_goes_with_the_next(cache: Store, tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_removed_by_the_next(cache: Store, tmp_path: Path) -> None:
     with cache.new_folder() as alive:
         left = shutil.copytree(root(tmp_path / "root"), cache.folder / ".new-left")
         cache.add_archives([_tar(tmp_path / "root", "kernel.tar")], "a tar")
@@ -387,13 +390,13 @@ def test_what_a_killed_process_has_left_goes_with_the_next(cache: Store, tmp_pat
         assert alive.exists()
 
 
-# Of this host, and off again.
+# Kernels of this host, and their removal.
 
 
 def test_a_build_has_to_be_whole_to_be_found(
     cache: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another process adds it, or after that one was killed."""
+    """Another process may be adding it, or may have been killed while it did."""
     seen: list[Bootable] = []
 
     def finished(*arguments: Any) -> Bootable:
@@ -445,7 +448,7 @@ def test_a_host_without_kernels(
 
 
 @pytest.mark.parametrize("words", [[], ["--installed", "/etc"], ["/etc", "/usr"]])
-def test_what_no_kernel_can_be_is_bad_usage(cache: Store, words: list[str]) -> None:
+def test_arguments_that_cannot_be_a_kernel_are_bad_usage(cache: Store, words: list[str]) -> None:
     assert CliRunner().invoke(main, ["kernels", "add", *words]).exit_code == 2
 
 
@@ -473,7 +476,7 @@ def test_a_kernel_tree_that_was_built(cache: Store, tmp_path: Path) -> None:
     assert not (added.modules / "build").is_symlink()
 
 
-def test_a_folder_that_is_no_kernel_tree_is_told_what_is_missing(
+def test_a_folder_that_is_not_a_built_kernel_tree_is_refused_with_what_to_do(
     cache: Store, tmp_path: Path
 ) -> None:
     done = add(tmp_path)
@@ -484,7 +487,7 @@ def test_a_folder_that_is_no_kernel_tree_is_told_what_is_missing(
 def test_the_cache_has_a_size_and_what_is_removed_is_gone(
     cache: Store, tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # This is not about Debian's kernels, whose lists take a while to read.
+    # Debian's kernels do not matter here, and their lists take a while to read.
     monkeypatch.setattr("bench_lib.cli.kernels._refresh", lambda suites, *, always=False: None)
     folder = root(tmp_path / "root")
     (folder / "lib/modules" / RELEASE / "large.ko").write_bytes(bytes(3 << 20))
@@ -500,7 +503,7 @@ def test_the_cache_has_a_size_and_what_is_removed_is_gone(
     assert again.exit_code == 43
 
 
-def test_nothing_is_removed_while_a_lab_may_read_it(
+def test_a_kernel_is_not_removed_while_a_lab_may_read_it(
     cache: Store, tmp_path: Path, runtime: Path
 ) -> None:
     add(_tar(root(tmp_path / "root"), "kernel.tar"))
@@ -510,9 +513,7 @@ def test_nothing_is_removed_while_a_lab_may_read_it(
     assert cache.find(RELEASE)
 
 
-def test_of_two_builds_none_is_removed_by_their_common_name(
-    cache: Store, tmp_path: Path, runtime: Path
-) -> None:
+def test_a_name_of_two_builds_removes_neither(cache: Store, tmp_path: Path, runtime: Path) -> None:
     for number, banner in enumerate([make.BANNER, make.BANNER.replace("158", "159")]):
         folder = tmp_path / str(number)
         make.vmlinuz(folder / "boot/vmlinuz", banner)
@@ -532,7 +533,7 @@ def test_a_file_that_cannot_be_read_is_named(
     history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KICKBENCH_CACHE", str(tmp_path / "cache"))
-    # As a file that is another user's; root may read those.
+    # Like a file of another user, which root could read.
     done = CliRunner().invoke(main, ["kernels", "add", "/proc/self/mem"])
     assert done.exit_code == FetchFailed.exit_status
     assert "mem could not be unpacked" in done.output
@@ -540,7 +541,7 @@ def test_a_file_that_cannot_be_read_is_named(
 
 @pytest.mark.parametrize("name", [b"modules.builtin", b"caf\xe9.ko"])
 def test_names_of_modules_may_be_in_any_encoding(cache: Store, tmp_path: Path, name: bytes) -> None:
-    """depmod says of the second that it is not an ELF file."""
+    """depmod prints that the second is not an ELF file."""
     folder = root(tmp_path / "root")
     file = Path(os.fsdecode(os.fsencode(folder / "lib/modules" / RELEASE) + b"/" + name))
     file.write_bytes(b"kernel/caf\xe9.ko\n")

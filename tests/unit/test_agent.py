@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How the agent runs commands; here on this host, and with a pipe for its port."""
+"""How the lab's agent runs commands: on this host, with a pipe or a socket as its port."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import pytest
 from bench_lib.lab import agent
 
 LIMIT_S = 60
-"""Only an agent that waits for what does not come takes so long."""
+"""Seconds that a test waits for the agent; only a hang takes as long."""
 
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, IO[bytes]]]:
-    """The agent's end, and what the host reads."""
-    # The agent changes both, and is the only one in its process.
+    """The agent's end of its port, and the file that the host reads."""
+    # The agent changes both, because it is alone in its process.
     monkeypatch.chdir("/")
     monkeypatch.setattr(os, "environb", dict(os.environb))
     reading, writing = os.pipe()
@@ -35,7 +35,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, IO[bytes]]]:
 
 @pytest.fixture
 def fifo(tmp_path: Path) -> Path:
-    """What a command waits for until the test writes to it."""
+    """A FIFO that a command reads, so that it waits until the test writes."""
     path = tmp_path / "fifo"
     os.mkfifo(path)
     return path
@@ -50,14 +50,14 @@ def _started(port: int, script: str, cwd: Path) -> Future[int]:
     return running
 
 
-def test_a_command_that_closes_its_output_is_seen_to_be_alive(
+def test_a_command_that_has_closed_its_output_is_reported_alive(
     port: tuple[int, IO[bytes]], fifo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host gives up a lab that is silent for a minute."""
+    """The host gives up a lab that sends nothing for a minute."""
     monkeypatch.setattr(agent, "ALIVE_S", 0.01)
     ours, host = port
     running = _started(ours, "exec >&- 2>&-; read line <fifo; exit 3", fifo.parent)
-    fd = os.open(fifo, os.O_WRONLY)  # comes back once the command reads, so its output is closed
+    fd = os.open(fifo, os.O_WRONLY)  # returns once the command reads, so its output is closed
     try:
         assert select.select([host], [], [], LIMIT_S)[0]
         assert host.readline() == b"alive \n"
@@ -67,7 +67,7 @@ def test_a_command_that_closes_its_output_is_seen_to_be_alive(
     assert running.result(LIMIT_S) == 3
 
 
-def test_a_command_ends_though_something_that_it_started_keeps_its_output(
+def test_a_command_ends_though_a_process_that_it_started_keeps_its_output(
     port: tuple[int, IO[bytes]], fifo: Path
 ) -> None:
     ours, host = port
@@ -95,7 +95,7 @@ def test_all_that_a_command_wrote_before_its_end_is_sent(
         assert data == bytes(size)
 
 
-def test_a_command_that_cannot_be_started_says_why(
+def test_a_command_that_cannot_be_started_is_reported_with_the_reason(
     port: tuple[int, IO[bytes]], tmp_path: Path
 ) -> None:
     ours, host = port
@@ -111,7 +111,7 @@ def test_a_command_that_cannot_be_started_says_why(
 def test_a_folder_that_the_lab_does_not_have_is_named(
     port: tuple[int, IO[bytes]], tmp_path: Path
 ) -> None:
-    """A lab has no /run of this host's."""
+    """A lab does not have this host's /run."""
     ours, host = port
     nowhere = tmp_path / "nowhere"
     assert agent.run(ours, [os.fsencode(nowhere), b"1", b"true"]) == 127
@@ -119,10 +119,8 @@ def test_a_folder_that_the_lab_does_not_have_is_named(
     assert said.startswith(f"true cannot be started: the lab cannot go to {nowhere} (No such")
 
 
-def test_a_command_dies_of_a_pipe_that_nobody_reads(
-    port: tuple[int, IO[bytes]], tmp_path: Path
-) -> None:
-    """Python ignores SIGPIPE, and what it starts must not."""
+def test_a_command_dies_of_sigpipe(port: tuple[int, IO[bytes]], tmp_path: Path) -> None:
+    """Python ignores SIGPIPE, but the programs that it starts must not."""
     ours, _ = port
     assert _started(ours, "kill -PIPE $$", tmp_path).result(LIMIT_S) == -signal.SIGPIPE
 
@@ -189,7 +187,7 @@ def _request(cwd: Path, script: str, **more: str) -> bytes:
     return b"run " + base64.b64encode(body) + b"\n"
 
 
-def test_an_agent_first_says_what_it_runs_on(host: _Host) -> None:
+def test_the_first_message_of_an_agent_names_what_it_runs_on(host: _Host) -> None:
     word, strings = host.message()
     uname = os.uname()
     assert word == b"ready"
@@ -210,7 +208,7 @@ def test_commands_are_run_in_turn_however_their_requests_are_cut(
 
 
 @pytest.mark.parametrize("cut", [0, 1, len(b"run "), 20, -1])
-def test_a_request_that_the_host_did_not_end_is_not_run(
+def test_a_request_that_the_host_did_not_finish_is_not_run(
     host: _Host, tmp_path: Path, cut: int
 ) -> None:
     host.message()
@@ -223,7 +221,7 @@ def test_a_request_that_the_host_did_not_end_is_not_run(
 def test_an_agent_whose_host_is_gone_ends_at_its_next_message(host: _Host, fifo: Path) -> None:
     host.message()
     host.end.sendall(_request(fifo.parent, "read line <fifo; echo word"))
-    fd = os.open(fifo, os.O_WRONLY)  # comes back once the command runs
+    fd = os.open(fifo, os.O_WRONLY)  # returns once the command runs
     host.hangs_up()
     os.write(fd, b"go on\n")
     os.close(fd)
@@ -246,7 +244,7 @@ def test_an_agent_whose_host_is_gone_ends_at_its_next_message(host: _Host, fifo:
         "empty", "no body", "no base64", "half a group", "binary", "no count", "no number",
     ],
 )  # fmt: skip
-def test_an_agent_ends_at_a_request_that_is_none(host: _Host, sent: bytes) -> None:
+def test_an_agent_ends_at_garbage(host: _Host, sent: bytes) -> None:
     """The kernel panics then, and the host reports a lab that was lost."""
     host.message()
     host.end.sendall(sent)

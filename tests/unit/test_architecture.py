@@ -36,7 +36,7 @@ def test_a_machine_without_guest_images_is_refused_before_anything_else(
 def test_what_does_not_start_a_guest_works_on_every_machine(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Reports and gates are made of records, wherever they come from."""
+    """Reports and gates read records, which may come from any machine."""
     _machine(monkeypatch, name)
     settings = Settings.from_environment({"HOME": "/"})
     assert settings.qemu == f"qemu-system-{name}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What `make bench` does when something is missing, with programs that only play theirs."""
+"""What `make bench` does if something is missing, with fakes of the programs that it runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench_lib.errors import KickbenchError, LabUnavailable, UsageError
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "bench"
 
 PLAYER = """#!/bin/sh
-# Notes how it is called, and exits as the first of the answers says that fits and is not used up.
+# Appends its command line to `calls`, and exits as the first unused answer that fits says.
 echo "${0##*/} $*" >>"$PLAY/calls"
 case "${0##*/} $*" in
 "kickbench kernels list"*) cat "$PLAY/kernels" ;;
@@ -36,7 +36,7 @@ UNKNOWN, FAILED, UNUSABLE, NO_KVM, FULL = 43, 44, 45, 21, 31
 
 
 class Bench:
-    """A checkout with the tool alone."""
+    """A checkout that has nothing but the tool."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -53,8 +53,9 @@ class Bench:
     ) -> subprocess.CompletedProcess[str]:
         """Run the tool.
 
-        :param answers: in turn: part of a call, and its exit status; all others succeed.
-        :param more: kernels that are asked for. :param cached: what `kernels list` prints.
+        :param answers: in turn: a part of a call, and its exit status; all other calls succeed.
+        :param more: the kernels in the tool's arguments.
+        :param cached: the kernels that `kernels list` prints.
         """
         lines = "".join(f"{call}:{status}\n" for call, status in answers)
         (self.folder / "answers").write_text(lines)
@@ -69,7 +70,7 @@ class Bench:
         )
 
     def called(self, part: str) -> int:
-        """How often something was called so."""
+        """The number of calls that contain `part`."""
         calls = (self.folder / "calls").read_text().splitlines()
         return sum(part in call for call in calls)
 
@@ -92,7 +93,7 @@ def test_one_kernel_of_either_side_of_the_flag_is_measured(bench: Bench) -> None
     assert bench.called("kickbench report") == 1
 
 
-def test_the_next_kernel_of_that_side_is_taken_where_one_cannot_be_had(bench: Bench) -> None:
+def test_the_next_kernel_of_that_side_is_taken_if_one_cannot_be_fetched(bench: Bench) -> None:
     done = bench.run(OLD[0], NEW[0])
     assert done.returncode == 0, done.stderr
     assert "bench: debian/6.1 is not available" in done.stdout
@@ -100,7 +101,7 @@ def test_the_next_kernel_of_that_side_is_taken_where_one_cannot_be_had(bench: Be
     assert bench.called("kernel-lab") == 2
 
 
-def test_a_side_of_which_nothing_can_be_had_is_left_out_with_a_sentence(bench: Bench) -> None:
+def test_a_side_without_a_kernel_is_left_out_with_a_sentence(bench: Bench) -> None:
     done = bench.run(*OLD)
     assert done.returncode == 0, done.stderr
     assert "bench: no kernel without FOLL_INTERRUPTIBLE is available" in done.stdout
@@ -108,7 +109,7 @@ def test_a_side_of_which_nothing_can_be_had_is_left_out_with_a_sentence(bench: B
     assert bench.called("kickbench report") == 1
 
 
-def test_without_any_suite_what_is_in_the_cache_is_measured(bench: Bench) -> None:
+def test_without_any_suite_the_cached_kernels_are_measured(bench: Bench) -> None:
     cached = [
         {"release": "5.14.0", "interruptible": "no"},
         {"release": "6.0.12", "interruptible": "no"},
@@ -133,7 +134,7 @@ def test_kernels_that_are_asked_for_are_measured_as_well(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "call", ["fetch debian/6.1", "asv run --record-samples --bench vm_stop\\. -E kernel-lab"]
 )
-def test_any_other_failure_is_one(bench: Bench, call: str) -> None:
+def test_any_other_failure_ends_the_run(bench: Bench, call: str) -> None:
     done = bench.run((call, FULL))
     assert done.returncode == FULL
     assert bench.called("kickbench report") == 0
@@ -145,7 +146,7 @@ def test_a_host_without_kvm_measures_in_the_lab(bench: Bench) -> None:
     assert bench.called("kernel-lab") == 2
 
 
-def test_nothing_measured_is_no_success(bench: Bench) -> None:
+def test_a_run_that_measured_nothing_fails(bench: Bench) -> None:
     done = bench.run(("asv run", NO_KVM), *OLD, *NEW)
     assert done.returncode == UNKNOWN
     assert "nothing was measured" in done.stdout
@@ -170,7 +171,7 @@ def test_a_setting_that_cannot_be_ends_it_with_a_sentence(
     assert done.stderr.count("\n") == 1
 
 
-def test_it_ends_where_it_cannot_say_how_long_it_takes(bench: Bench) -> None:
+def test_it_ends_if_it_cannot_estimate_its_duration(bench: Bench) -> None:
     done = bench.run(("bench_time.py", 2))
     assert done.returncode == 2
     assert "asv" not in (bench.folder / "calls").read_text()

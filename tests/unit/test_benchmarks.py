@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The benchmarks as a whole: each declares one request, and no request is left out."""
+"""All benchmarks together: each declares one request, and no request is missing."""
 
 import importlib
 

@@ -33,7 +33,7 @@ WAITS = thread(PID, "S", FUTEX)
 
 
 def blamed(*after: ThreadState) -> tuple[Outcome, int | None]:
-    """Of threads that have burnt nothing."""
+    """The outcome and the blocker, for threads that have used no CPU time."""
     outcome, blocker = threads.blame(after, after, SECOND)
     return outcome, None if blocker is None else blocker.tid
 
@@ -45,12 +45,12 @@ def test_a_called_vcpu_that_sleeps_in_the_fault_is_to_blame(state: str) -> None:
 
 
 def test_a_vcpu_that_sleeps_interruptibly_and_was_not_called_is_not() -> None:
-    """As in every outage, before anything is asked."""
+    """Every outage looks like this before the request."""
     assert blamed(WAITS, thread(2, "S", GUP)) == (Outcome.UNANSWERED, None)
 
 
-def test_a_vcpu_in_d_is_to_blame_though_nobody_called_it() -> None:
-    """As with kvmclock: QEMU's main thread waits for it before it can ask for anything."""
+def test_a_vcpu_in_d_is_to_blame_though_it_was_not_called() -> None:
+    """As with kvmclock: QEMU's main thread waits for it before it can kick any vCPU."""
     assert blamed(WAITS, thread(2, "D", GUP)) == (Outcome.ASLEEP, 2)
 
 
@@ -66,19 +66,19 @@ def test_threads_in_poll_or_futex_are_never_to_blame(stack: tuple[str, ...]) -> 
 
 
 def test_a_called_thread_in_another_system_call_is_not() -> None:
-    """A signal ends it, or nothing is known of it."""
+    """A signal ends the call, or nothing is known about it."""
     reading = thread(2, "S", ("anon_pipe_read", "vfs_read", "do_syscall_64"), called=True)
     assert blamed(WAITS, reading) == (Outcome.UNANSWERED, None)
 
 
-def test_who_is_called_comes_before_who_is_only_in_d() -> None:
+def test_a_called_thread_is_blamed_before_one_that_is_only_in_d() -> None:
     assert blamed(WAITS, thread(2, "D", FOLIO), thread(3, "S", GUP, called=True)) == (
         Outcome.ASLEEP,
         3,
     )
 
 
-def test_who_waits_for_a_lock_waits_for_another_thread() -> None:
+def test_a_thread_that_waits_for_a_lock_is_blamed_last() -> None:
     assert blamed(thread(PID, "D", LOCK), thread(2, "D", FOLIO)) == (Outcome.ASLEEP, 2)
     assert blamed(thread(PID, "D", LOCK)) == (Outcome.ASLEEP, PID)
 
@@ -101,8 +101,8 @@ def test_called_threads_that_burn_together_spin_and_the_busiest_is_named() -> No
     assert blocker == after[2]
 
 
-def test_one_that_spins_on_a_busy_host_waits_for_a_cpu_most_of_the_time() -> None:
-    """Beside nine others on one CPU it burns a tenth of that."""
+def test_a_thread_that_spins_on_a_busy_host_is_found_by_its_wait_for_a_cpu() -> None:
+    """Beside nine other threads on one CPU, it gets a tenth of the time."""
     spins = replace(
         thread(2, "R", UACCESS, SECOND // 10, called=True), delayed_ns=SECOND - SECOND // 10
     )
@@ -115,6 +115,6 @@ def test_a_vcpu_that_runs_its_guest_does_not_spin() -> None:
     assert threads.blame(before, after, SECOND) == (Outcome.UNANSWERED, None)
 
 
-def test_a_thread_that_is_new_is_not_said_to_spin() -> None:
+def test_a_new_thread_does_not_count_as_spinning() -> None:
     after = [WAITS, thread(2, "R", (), SECOND, called=True)]
     assert threads.blame([WAITS], after, SECOND) == (Outcome.UNANSWERED, None)

@@ -13,7 +13,7 @@ INT, FUNC, FUNC_PROTO = 1, 12, 13
 
 
 def types_of(function: str, parameters: int) -> bytes:
-    """What a kernel shows of a function, after another type; Documentation/bpf/btf.rst."""
+    """The BTF of a kernel with one type and one function; see Documentation/bpf/btf.rst."""
     strings = b"\0int\0" + function.encode() + b"\0"
     types = struct.pack("<IIII", 1, INT << 24, 4, 32)
     types += struct.pack("<III", 0, FUNC_PROTO << 24 | parameters, 1)
@@ -56,10 +56,10 @@ def test_an_image_with_kvm_built_in(
     payload = subprocess.run(
         packed, input=(tmp_path / "vmlinux").read_bytes(), stdout=subprocess.PIPE, check=True
     ).stdout
-    if packed[0] != "gzip":  # which has the size at its own end
+    if packed[0] != "gzip":  # gzip itself ends with the size
         payload += struct.pack("<I", (tmp_path / "vmlinux").stat().st_size)
     image = bytearray(make.vmlinuz(tmp_path / "vmlinuz").read_bytes())
-    # One sector of setup code after the first, and then the payload after whatever is there.
+    # One sector of setup code after the first; the payload follows the present contents.
     image[0x1F1] = 1
     struct.pack_into("<II", image, 0x248, len(image) - 2 * 512, len(payload))
     (tmp_path / "vmlinuz").write_bytes(image + payload)

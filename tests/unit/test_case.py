@@ -15,12 +15,12 @@ from tests.conftest import CHECKOUT
     [Shape(vcpus=0), Shape(vcpus=27), Shape(memory_mib=15), Shape(memory_mib=4096)],
     ids=str,
 )
-def test_guests_that_cannot_be(shape: Shape) -> None:
+def test_guests_that_are_impossible_are_refused(shape: Shape) -> None:
     with pytest.raises(BadShape):
         Case(ScenarioName.IDLE, RequestName.STOP, shape)
 
 
-def test_a_guest_that_does_not_exist_is_refused_with_those_that_do() -> None:
+def test_an_unknown_guest_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ImageError, match="no guest image 'gupp'; the images are gup, "):
         Case(ScenarioName.IDLE, RequestName.STOP, Shape(image="gupp"))
 
@@ -29,7 +29,7 @@ def test_every_guest_image_is_described() -> None:
     assert set(WORKLOADS) == set(image.manifest(CHECKOUT / "guest-images"))
 
 
-def test_a_guest_that_is_lost_for_good_is_not_recovered() -> None:
+def test_a_guest_whose_pages_are_lost_cannot_be_recovered() -> None:
     with pytest.raises(NotRecoverable, match="its missing pages are lost with the source"):
         Case(ScenarioName.DEAD_SOURCE, RequestName.STOP, recover=True)
 
@@ -39,7 +39,7 @@ def test_a_guest_that_runs_where_it_was_started_has_nothing_to_recover() -> None
         Case(ScenarioName.IDLE, RequestName.STOP, recover=True)
 
 
-def test_a_lab_is_told_the_very_same_cases() -> None:
+def test_cases_survive_the_way_into_a_lab() -> None:
     cases = [
         Case(ScenarioName.LINK_DOWN, RequestName.CTRL_C),
         Case(

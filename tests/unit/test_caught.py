@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where threads spin."""
+"""How threads that spin are caught in the page fault."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def vcpu(state: str, stack: tuple[str, ...], *, called: bool = True) -> ThreadSt
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[ThreadState]:
-    """What later looks at the thread show, one after the other."""
+    """What each later look at the thread shows."""
     shown: list[ThreadState] = []
     turn: Iterator[ThreadState] = iter(shown)
     monkeypatch.setattr(catching, "observe", lambda pid, tid: next(turn))
@@ -62,20 +62,20 @@ def test_a_look_is_from_the_threads_own_cpu_and_the_caller_gets_its_cpus_back(
     assert os.sched_getaffinity(0) == OURS
 
 
-def test_one_that_shows_where_it_is_is_looked_at_no_more(looks: list[ThreadState]) -> None:
+def test_a_thread_that_shows_its_stack_is_not_looked_at_again(looks: list[ThreadState]) -> None:
     for state in ("R", "S", "D"):
         assert caught(vcpu(state, FAULT)) == vcpu(state, FAULT)
 
 
-def test_one_that_was_not_called_runs_its_guest(looks: list[ThreadState]) -> None:
+def test_a_thread_that_was_not_called_is_not_looked_at_again(looks: list[ThreadState]) -> None:
     assert caught(vcpu("R", (), called=False)) == vcpu("R", (), called=False)
 
 
-def test_one_that_came_out_meanwhile_is_where_it_is_now(looks: list[ThreadState]) -> None:
+def test_a_thread_that_has_left_the_fault_keeps_its_present_stack(looks: list[ThreadState]) -> None:
     looks.append(vcpu("R", FAULT))
     then = threads.catch([vcpu("R", ())], Deadline.after(3600))
     assert threads.where_caught(vcpu("S", FUTEX), then).stack == FUTEX
 
 
-def test_one_that_is_never_seen_in_a_fault_is_not_waited_for() -> None:
+def test_a_thread_that_is_never_seen_in_a_fault_is_given_up_at_the_deadline() -> None:
     assert threads.catch([vcpu("R", ())], Deadline.after(0)) == {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command line's own text."""
+"""What commands print, and their exit statuses."""
 
 import dataclasses
 import re
@@ -55,7 +55,7 @@ def test_help_fits_into_80_columns(path: tuple[str, ...]) -> None:
     assert not [line for line in listed.splitlines() if line.endswith("...")]
 
 
-def test_damage_is_told_also_where_something_else_ends_the_run(
+def test_damage_is_reported_even_if_something_else_ends_the_run(
     history: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damaged = dataclasses.replace(record(seq=3), recovery=Recovery(None, None, "damaged"))
@@ -88,7 +88,7 @@ SURVIVOR = process.Survivor(4711, "qemu-system-x86", dead=False, wchan="fuse_flu
     "error, status",
     [(Interrupted(signal.SIGINT), 130), (RecordNotWritten("The disk is full."), 31), (None, 28)],
 )
-def test_what_could_not_be_ended_is_told_however_the_run_ends(
+def test_a_process_that_could_not_be_ended_is_reported_however_the_run_ends(
     history: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None, status: int
 ) -> None:
     def run(self: NativeRunner, cases: object, on_record: object) -> None:
@@ -111,7 +111,7 @@ MATRIX = ["matrix", "--kernel", "booted", "--kernel", "another"]
 
 @pytest.fixture
 def damaged(history: Path, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
-    """What the booted kernel gives, of which the guest found damage; another cannot be run."""
+    """The booted kernel's record, whose guest found damage. No lab comes up."""
     made = [dataclasses.replace(record(seq=3), recovery=Recovery(None, None, "damaged"))]
     monkeypatch.setattr(NativeRunner, "run", lambda self, cases, on_record: on_record(made[0]))
     monkeypatch.setattr(preflight, "lacking", lambda request, lab: None)
@@ -125,7 +125,7 @@ def damaged(history: Path, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
 
 
 @pytest.mark.usefixtures("damaged")
-def test_damage_under_one_kernel_is_told_where_the_next_cannot_be_run() -> None:
+def test_damage_under_one_kernel_is_reported_if_the_next_cannot_be_run() -> None:
     shown = CliRunner().invoke(main, MATRIX)
     assert shown.exit_code == MemoryDamaged.exit_status
     assert "MEMORY DAMAGED: the guest of trial 3 " in shown.output
@@ -133,12 +133,12 @@ def test_damage_under_one_kernel_is_told_where_the_next_cannot_be_run() -> None:
 
 
 @pytest.mark.usefixtures("damaged")
-def test_what_is_known_of_one_kernel_is_shown_where_the_next_cannot_be_run() -> None:
+def test_the_results_of_one_kernel_are_shown_if_the_next_cannot_be_run() -> None:
     shown = CliRunner().invoke(main, MATRIX)
     assert "returned 1.00 ms" in shown.stdout
 
 
-def test_a_kernel_that_nobody_knows_is_told_before_any_trial(
+def test_an_unknown_kernel_is_reported_before_any_trial(
     damaged: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def bootable(settings: object, name: str) -> None:
@@ -151,7 +151,7 @@ def test_a_kernel_that_nobody_knows_is_told_before_any_trial(
 
 
 @pytest.mark.usefixtures("damaged")
-def test_a_request_that_lacks_something_is_left_out_with_a_word(
+def test_a_request_that_the_host_cannot_make_is_left_out_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[Case] = []
@@ -174,7 +174,7 @@ def test_a_request_that_lacks_something_is_left_out_with_a_word(
 def test_a_defect_has_a_status_of_its_own_and_no_traceback(
     history: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    """Python's own would be 1, which is a verdict."""
+    """Python would exit with 1, which is a verdict of the gate."""
 
     def broken(path: Path) -> None:
         raise ZeroDivisionError("division by zero")

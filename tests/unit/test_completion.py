@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Completion, as real shells see it."""
+"""Completion in real shells."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ BIN = Path(sys.executable).parent
 
 
 def test_bash_completes_commands_and_names() -> None:
-    """As it does on TAB: the script's function is called with what has been typed."""
+    """As at TAB: bash calls the function of the script with the words that were typed."""
     script = """
         eval "$(kickbench completion bash)"
         function=$(complete -p kickbench | sed 's/.*-F \\([^ ]*\\).*/\\1/')
@@ -65,7 +65,7 @@ def test_kernels_are_completed_from_the_ledger(history: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_take_the_script(shell: str) -> None:
+def test_other_shells_accept_the_script(shell: str) -> None:
     script = CliRunner().invoke(main, ["completion", shell]).output
     assert f"_KICKBENCH_COMPLETE={shell}_complete" in script
     if shutil.which(shell) is not None:

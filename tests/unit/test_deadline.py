@@ -12,7 +12,7 @@ from bench_lib.errors import BadDeadline, DeadlinePassed
 @pytest.mark.parametrize(
     "text", ["0", "-1", "nan", "inf", "-inf", "1e10", "1e300", "", "soon", "1s"]
 )
-def test_a_deadline_that_is_no_positive_number_is_refused(text: str) -> None:
+def test_a_deadline_that_is_not_a_positive_number_is_refused(text: str) -> None:
     with pytest.raises(BadDeadline, match="positive number of seconds"):
         seconds(text)
 
@@ -40,7 +40,7 @@ def test_a_wait_ends_with_its_deadline_and_cancels_what_it_waited_for() -> None:
     assert cancelled
 
 
-def test_polling_gives_the_first_thing_that_is_found() -> None:
+def test_polling_returns_the_first_thing_that_is_found() -> None:
     found = iter([None, None, "it"])
     assert asyncio.run(Deadline.after(60).poll(lambda: next(found), "it", 0)) == "it"
 

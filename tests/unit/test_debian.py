@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Kernels from an archive that goes wrong: apt itself, and an archive of the test's own."""
+"""Kernels from a faulty archive, downloaded by the real apt."""
 
 import shutil
 import signal
@@ -31,7 +31,7 @@ RELEASE = "6.1.0-99-amd64"
 
 @pytest.fixture
 def package(archive: Archive, host: Host, tmp_path: Path) -> Path:
-    """The one package in the archive, which holds nothing; as the archive has it."""
+    """The file, in the archive, of its only package, which is empty."""
     file = made.package(tmp_path, f"linux-image-{RELEASE}", "1")
     archive.suite("stable", "trixie", [file])
     return archive.folder / "debian" / "pool" / file.name
@@ -39,7 +39,7 @@ def package(archive: Archive, host: Host, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def suites(package: Path, tmp_path: Path) -> Suites:
-    """The suites, as they were read from the archive."""
+    """The suites that were read from the archive."""
     found = Suites(tmp_path / "cache" / "suites")
     found.refresh(lambda _: None)
     return found
@@ -51,19 +51,19 @@ def cache(tmp_path: Path) -> Store:
 
 
 class _Mirror(ThreadingHTTPServer):
-    """Gives the archive by HTTP, but of a package only the first byte, or one now and then."""
+    """Serves the archive by HTTP, but packages stall after a byte, or come a byte at a time."""
 
     daemon_threads = True
 
     def __init__(self, folder: Path, pause_s: float | None) -> None:
-        """:param pause_s: seconds between two bytes of a package; None for one byte alone."""
+        """:param pause_s: seconds between two bytes of a package; None to send only one byte."""
         self.asked = threading.Event()
         self.let_go = threading.Event()
         mirror = self
 
         class Handler(SimpleHTTPRequestHandler):
             def log_message(self, *_: object) -> None:
-                """Nothing."""
+                """Log nothing."""
 
             def copyfile(self, source: IO[bytes], outputfile: IO[bytes]) -> None:  # type: ignore[override]
                 if not self.path.endswith(".deb"):
@@ -86,7 +86,7 @@ class _Mirror(ThreadingHTTPServer):
 def mirror(
     archive: Archive, package: Path, host: Host, request: pytest.FixtureRequest
 ) -> Iterator[_Mirror]:
-    """The same archive on a mirror that stalls in the middle of a package."""
+    """A mirror with the same archive, which stalls in the middle of a package."""
     with _Mirror(archive.folder, request.param) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
@@ -124,7 +124,7 @@ def test_a_download_that_is_broken(package: Path, suites: Suites, cache: Store) 
 def test_a_mirror_that_stalls(
     mirror: _Mirror, suites: Suites, cache: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """apt's own limit is on silence alone, and it tries again four times."""
+    """apt's own limit applies only if nothing comes at all, and apt tries again four times."""
     monkeypatch.setattr(apt, "STALL_S", 1)
     with pytest.raises(
         FetchFailed, match=r"could not be downloaded: less than 128 KiB arrived in 1 s"
@@ -155,7 +155,7 @@ def test_a_download_that_is_ended_by_a_signal(
     assert mirror.let_go.wait(30), "something of apt is left"
 
 
-def test_a_slow_download_goes_on_for_as_long_as_something_comes(
+def test_a_slow_download_continues_for_as_long_as_enough_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now_s = 0.0
@@ -166,7 +166,7 @@ def test_a_slow_download_goes_on_for_as_long_as_something_comes(
         now_s += apt.STALL_S - 1
         there += apt.LEAST_BYTES
         assert not progress.stalled(there)
-    # A connection that broke is begun anew.
+    # After a broken connection, apt starts again from the first byte.
     now_s += apt.STALL_S - 1
     assert not progress.stalled(0)
     now_s += apt.STALL_S - 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a suite's list of packages says of kernels."""
+"""The kernels in a suite's list of packages."""
 
 from bench_lib.kernel.packages import Package, kernels
 
@@ -45,7 +45,7 @@ def test_kernels_are_found_with_the_packages_that_they_are_made_of() -> None:
     assert sorted(found) == [ONE, SPLIT]
     assert found[ONE].version == "6.1.192-2"
     assert found[ONE].packages == (Package(f"linux-image-{ONE}", "6.1.192-2", 70),)
-    # Its modules are there in another version only, and one package is not there at all.
+    # The list has another version of its modules, and lacks one of its packages.
     assert {(each.name, each.size) for each in found[SPLIT].packages} == {
         (f"linux-image-{SPLIT}", 5),
         (f"linux-binary-{SPLIT}", 3),
@@ -54,5 +54,5 @@ def test_kernels_are_found_with_the_packages_that_they_are_made_of() -> None:
     assert defaults == {"": ONE, "rt": SPLIT}
 
 
-def test_kernels_of_another_architecture_are_none() -> None:
+def test_kernels_of_another_architecture_are_not_listed() -> None:
     assert kernels(LIST, "arm64") == ({}, {})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What becomes of what gdb says; real ones are in tests/host."""
+"""What is made of gdb's output, and of threads that are traced; real trials are in tests/host."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from bench_lib.process import Child
         (b"^error", "gdb: an error without a message."),
     ],
 )
-def test_an_error_of_gdb_is_told_as_gdb_words_it(line: bytes, sentence: str) -> None:
+def test_an_error_of_gdb_is_reported_in_gdbs_words(line: bytes, sentence: str) -> None:
     async def attach() -> None:
         output, gdb_writes = os.pipe()
         child = Child(subprocess.Popen(["true"], start_new_session=True))
@@ -47,7 +47,7 @@ def test_an_error_of_gdb_is_told_as_gdb_words_it(line: bytes, sentence: str) -> 
 
 
 ANSWER = b'^done\n(gdb) \n*stopped,reason="signal-received",signal-name="0"\n'
-"""What gdb says to an attach that succeeds."""
+"""What gdb prints after an attach that succeeds."""
 
 NO_CHILD: Any = None
 """Only output is read in these tests."""
@@ -55,7 +55,7 @@ NO_CHILD: Any = None
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, IO[bytes]]]:
-    """What gdb's output is read from, and what gdb writes to."""
+    """The descriptor that gdb's output is read from, and the file that gdb writes to."""
     reading, writing = os.pipe2(os.O_NONBLOCK)
     with os.fdopen(writing, "wb", buffering=0) as gdb:
         yield reading, gdb
@@ -118,7 +118,7 @@ def test_an_error_in_two_pieces_is_an_error_once_it_is_whole(
     ],
     ids=["binary", "empty", "streams", "other records", "prose", "long"],
 )
-def test_what_else_gdb_says_is_no_answer(pipe: tuple[int, IO[bytes]], other: bytes) -> None:
+def test_other_output_of_gdb_is_not_an_answer(pipe: tuple[int, IO[bytes]], other: bytes) -> None:
     output, writes = pipe
     gdb = Gdb(NO_CHILD, output)
     writes.write(other)
@@ -132,7 +132,7 @@ FakeGdb = Callable[[str], AbstractAsyncContextManager[Gdb]]
 
 @pytest.fixture
 def fake_gdb(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGdb:
-    """Starts a script of a shell in place of gdb."""
+    """Starts a shell script in place of gdb."""
     program = tmp_path / "bin" / "gdb"
     program.parent.mkdir()
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
@@ -178,7 +178,7 @@ def test_a_gdb_that_ends_or_fails_before_it_is_up_has_failed(
 @pytest.mark.parametrize(
     ("version", "told"), [(VERSION, "GNU gdb 13.1"), ("echo ^done; ", "gdb")], ids=["told", "not"]
 )
-def test_a_gdb_that_is_up_is_told_what_to_do(fake_gdb: FakeGdb, version: str, told: str) -> None:
+def test_a_gdb_attaches_and_detaches(fake_gdb: FakeGdb, version: str, told: str) -> None:
     stopped = "read command; echo ^done; echo '*stopped'; "
     detached = """read command; [ "$command" = -target-detach ] && echo ^done; read end"""
 
@@ -194,7 +194,7 @@ def test_a_gdb_that_is_up_is_told_what_to_do(fake_gdb: FakeGdb, version: str, to
     asyncio.run(main())
 
 
-def test_a_gdb_that_has_ended_takes_no_command(fake_gdb: FakeGdb) -> None:
+def test_a_gdb_that_has_ended_accepts_no_command(fake_gdb: FakeGdb) -> None:
     async def main() -> None:
         async with fake_gdb(PROMPT + VERSION + "exit 0") as gdb:
             with pytest.raises(DebuggerFailed, match="gdb ended"):
@@ -243,7 +243,7 @@ def test_a_tracer_of_a_thread_that_is_gone_has_failed() -> None:
     asyncio.run(main())
 
 
-def test_a_tracer_that_was_not_asked_has_no_answer(sleeper: int) -> None:
+def test_a_tracer_that_was_not_asked_to_interrupt_stops_nothing(sleeper: int) -> None:
     async def main() -> None:
         tracer = Tracer([sleeper])
         assert await tracer.stopped(Deadline.after(0)) is None

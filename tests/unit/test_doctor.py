@@ -18,7 +18,7 @@ def _rows(**statuses: Status) -> list[Finding]:
     ]
 
 
-def test_degraded_is_good_enough() -> None:
+def test_trials_and_labs_run_on_a_degraded_host() -> None:
     rows = _rows(outages=Status.DEGRADED, lab_disk=Status.DEGRADED)
     assert doctor.native_runs(rows)
     assert doctor.lab_runs(rows)
@@ -46,19 +46,19 @@ def _links(**answers: str | None) -> list[Finding]:
     return list(links.of_survey(found))
 
 
-def test_any_mechanism_cuts_as_well() -> None:
+def test_one_mechanism_that_cuts_is_enough() -> None:
     cuts, slow = _links(netem="Unknown qdisc.")
     assert (cuts.status, slow.status) == (Status.FINE, Status.FINE)
     assert cuts.found == "clsact-bpf, tbf (netem does not work: Unknown qdisc.)"
 
 
-def test_a_link_that_is_only_slow_is_told() -> None:
+def test_a_link_that_can_only_be_slow_is_degraded() -> None:
     _, slow = _links(netem_degraded="Unknown qdisc.")
     assert slow.status is Status.DEGRADED
     assert "has no delay and no loss" in slow.means
 
 
-def test_a_module_that_nests_is_not_reloaded_for_want_of_its_device(
+def test_a_module_that_nests_is_not_reloaded_because_its_device_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A container sees the module of its host, and has no /dev/kvm unless it is given one."""
@@ -69,7 +69,7 @@ def test_a_module_that_nests_is_not_reloaded_for_want_of_its_device(
     assert row.fix is None
 
 
-def test_no_mechanism_at_all() -> None:
+def test_without_any_mechanism_no_link_can_be_cut() -> None:
     cuts, slow = _links(
         netem="no", clsact_bpf="no", tbf="no", netem_degraded="no", tbf_degraded="no"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What an operator is told, and what is done about processes that cannot be looked at."""
+"""What `explain` prints, and how it treats processes that it cannot look at."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_the_kernels_own_access_spins_at_the_first_signal() -> None:
     assert after.sentence.startswith("spins (98% of a CPU) with SIGUSR1 waiting")
 
 
-def test_a_main_loop_that_waits_takes_the_monitor_with_it() -> None:
+def test_a_main_loop_that_waits_answers_no_monitor_command() -> None:
     clock = ("handle_userfault", "hva_to_pfn", "__kvm_gpc_refresh")
     (only,) = told(WAITING_LOOP, vcpu("D", clock, Entry.GPC, WaitsFor.USERFAULT))
     assert any(each.startswith("query-status") for each in only.hangs)
@@ -113,7 +113,7 @@ def test_a_main_loop_that_waits_takes_the_monitor_with_it() -> None:
     assert any("out-of-band" in each for each in only.works)
 
 
-def test_a_fuse_read_in_state_s_is_lost_at_the_first_signal() -> None:
+def test_a_fuse_read_in_state_s_goes_into_state_d_at_the_first_signal() -> None:
     stack = ("request_wait_answer", "fuse_read_folio", "filemap_fault", "hva_to_pfn")
     on_fuse = OpenFile("/mnt/memory", "fuse.sshfs", 51)
     (only,) = told(IDLE_LOOP, vcpu("S", stack, Entry.GUP, WaitsFor.FUSE), files=(on_fuse,))
@@ -122,7 +122,7 @@ def test_a_fuse_read_in_state_s_is_lost_at_the_first_signal() -> None:
     assert any("/sys/fs/fuse/connections/51/abort" in step for step in only.free)
 
 
-def test_the_file_system_of_a_page_that_does_not_come_is_named() -> None:
+def test_the_file_system_of_a_missing_page_is_named() -> None:
     stack = ("folio_wait_bit_common", "filemap_fault", "hva_to_pfn")
     stuck = vcpu("D", stack, Entry.GUP, WaitsFor.PAGE_CACHE)
     (nfs,) = told(IDLE_LOOP, stuck, files=(OpenFile("/nfs/memory", "nfs4", 60),))
@@ -151,7 +151,7 @@ def test_the_thread_that_holds_a_lock_is_named() -> None:
     assert "is not known" in alone.free[0]
 
 
-def test_vcpus_that_are_stuck_alike_are_told_once() -> None:
+def test_vcpus_that_are_stuck_in_the_same_way_are_explained_once() -> None:
     vcpus = [vcpu("D", GUP, Entry.GUP, WaitsFor.USERFAULT, number) for number in (0, 1, 2, 5)]
     (only,) = told(IDLE_LOOP, *vcpus)
     assert only.who == "vCPUs 0-2, 5"
@@ -173,7 +173,7 @@ def test_without_stacks_nothing_is_claimed() -> None:
     assert "Nothing is stuck" not in text
 
 
-def test_without_stacks_state_d_is_all_that_is_said() -> None:
+def test_without_stacks_only_state_d_is_explained() -> None:
     main = Seen(1, Role.MAIN, None, "qemu", "S", "0", None, None, WaitsFor.NOTHING, still=True)
     hidden = Seen(2, Role.VCPU, 0, "CPU 0/KVM", "D", "0", None, None, WaitsFor.NOTHING, still=True)
     (only,) = told(main, hidden)
@@ -182,7 +182,7 @@ def test_without_stacks_state_d_is_all_that_is_said() -> None:
     assert not any("query-status" in each or "SIGKILL" in each for each in only.works + only.hangs)
 
 
-def test_json_says_what_its_description_says() -> None:
+def test_the_json_has_the_keys_that_its_description_lists() -> None:
     seen = Vmm(7, "web", "qemu", 0, (vcpu("D", GUP, Entry.GUP, WaitsFor.USERFAULT),))
     (read,) = json.loads(show.as_json([seen], ["something"]))["vmms"]
     text = CliRunner().invoke(main, ["explain", "--help"]).output
@@ -194,7 +194,7 @@ def test_json_says_what_its_description_says() -> None:
         (thread_keys, read["threads"][0]),
         (meaning_keys.partition("\n\n")[0], read["meanings"][0]),
     ):
-        # What a key means follows in parentheses.
+        # The meaning of a key follows in parentheses.
         assert set(re.findall(r"\w+", re.sub(r"\([^)]*\)|\band\b", "", told))) == set(keys)
 
 
@@ -224,7 +224,7 @@ def test_a_reader_that_the_kernel_keeps_waiting_is_given_up_and_the_next_is_read
 
 @pytest.fixture
 def sees_vcpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every process looks like one with a vCPU."""
+    """Makes every process look like one that has a vCPU."""
     monkeypatch.setattr(vmm, "_links", lambda folder: {"9": "anon_inode:kvm-vcpu:0"})
 
 
@@ -237,15 +237,15 @@ def _fails(pid: int | str, error: type[errors.ExplainError]) -> str:
     return sentence
 
 
-def test_a_process_that_is_not_there() -> None:
+def test_a_process_that_does_not_exist_is_refused() -> None:
     assert _fails(2**22, errors.ProcessGone) == "kickbench: There is no process 4194304."
 
 
-def test_a_process_that_runs_no_vcpu() -> None:
+def test_a_process_without_a_vcpu_is_refused() -> None:
     assert "runs no vCPU" in _fails(os.getpid(), errors.NotAVmm)
 
 
-def test_a_process_of_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_of_another_user_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(folder: Path) -> dict[str, str]:
         raise PermissionError(13, "Permission denied")
 
@@ -256,7 +256,7 @@ def test_a_process_of_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "error", [ProcessLookupError("no process"), OSError(22, "Invalid argument")]
 )
-def test_a_process_that_ends_while_it_is_looked_at(
+def test_a_process_that_ends_during_the_look_is_reported(
     sees_vcpus: None, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
     def ended(*_: object) -> None:
@@ -266,7 +266,7 @@ def test_a_process_that_ends_while_it_is_looked_at(
     assert "ended while" in _fails(os.getpid(), errors.ProcessEnded)
 
 
-def test_a_process_that_the_kernel_does_not_show(
+def test_a_process_that_the_kernel_does_not_show_is_given_up(
     sees_vcpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vmm, "_on_servers", lambda *_: time.sleep(3600))
@@ -278,7 +278,7 @@ def _guests(monkeypatch: pytest.MonkeyPatch, *found: Vmm) -> None:
     monkeypatch.setattr(find, "all_of_them", lambda: (list(found), []))
 
 
-def test_a_name_that_no_guest_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_guest_is_refused_with_the_running_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     unread = Vmm(8, None, "qemu", 0, (), hidden=(find.NO_NAME,))
     _guests(monkeypatch, Vmm(7, "web", "qemu", 0, ()), unread)
     sentence = _fails("db", errors.NoSuchGuest)
@@ -286,7 +286,9 @@ def test_a_name_that_no_guest_has(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "The guest name of process 8 cannot be read" in sentence
 
 
-def test_a_name_that_two_guests_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_of_two_guests_is_refused_with_their_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     _guests(monkeypatch, Vmm(7, "web", "qemu", 0, ()), Vmm(8, "web", "qemu", 0, ()))
     assert "processes 7, 8" in _fails("web", errors.GuestNameAmbiguous)
 
@@ -304,7 +306,7 @@ def test_a_name_that_cannot_be_read_does_not_hide_the_threads(
 
 @pytest.mark.parametrize("program", ["while True: pass", "time.sleep(1000)"])
 def test_a_thread_that_its_tracer_lets_run_is_not_called(sees_vcpus: None, program: str) -> None:
-    """A guest that works under strace does not spin."""
+    """A guest that runs under strace does not spin."""
     with traced(program) as target:
         seen = find.by_pid(target.pid)
         assert threads.observe(target.pid, target.pid).called
@@ -312,17 +314,17 @@ def test_a_thread_that_its_tracer_lets_run_is_not_called(sees_vcpus: None, progr
     assert not meaning.explain(seen)
 
 
-def test_the_number_of_a_thread_stands_for_its_process(sees_vcpus: None) -> None:
-    begun, end = threading.Event(), threading.Event()
+def test_a_thread_id_is_accepted_for_its_process(sees_vcpus: None) -> None:
+    waits, end = threading.Event(), threading.Event()
 
     def wait() -> None:
-        begun.set()
+        waits.set()
         end.wait()
 
     waiting = threading.Thread(target=wait)
     waiting.start()
     try:
-        begun.wait()
+        waits.wait()
         assert waiting.native_id is not None
         seen = find.by_pid(waiting.native_id)
     finally:
@@ -334,8 +336,8 @@ def test_the_number_of_a_thread_stands_for_its_process(sees_vcpus: None) -> None
 
 
 @pytest.mark.parametrize("state, free", [("T", "kill -CONT 77"), ("t", "Let the debugger go on")])
-def test_a_vmm_that_is_stopped_says_what_continues_it(state: str, free: str) -> None:
-    """As the source of a migration whose destination waits for pages."""
+def test_a_stopped_vmm_is_explained_with_what_continues_it(state: str, free: str) -> None:
+    """Like the source of a migration, whose destination waits for pages."""
     stopped = [thread(role, state, (), Entry.NONE) for role in (Role.MAIN, Role.VCPU)]
     (found,) = meaning.explain(Vmm(77, "web-1", "qemu", 0, tuple(stopped)))
     assert "every thread" in found.who
@@ -345,7 +347,7 @@ def test_a_vmm_that_is_stopped_says_what_continues_it(state: str, free: str) -> 
     assert found.free[0].startswith(free)
 
 
-def test_five_hundred_threads_are_seen_and_not_all_listed(sees_vcpus: None) -> None:
+def test_of_five_hundred_threads_all_are_counted_and_few_listed(sees_vcpus: None) -> None:
     program = (
         "import threading, time\n"
         "for _ in range(499):\n"

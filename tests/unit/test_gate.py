@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The gate: what it lets pass, what not, and what it refuses to compare."""
+"""What the gate passes, fails, and refuses to compare."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def boots(
     boot: str = "",
     **changes: object,
 ) -> list[Record]:
-    """A boot for each sequence, with a trial for each latency; None for one that hung.
+    """A boot for each sequence, with a trial for each latency; None is a trial that hung.
 
-    :param boot: what its boots are named after.
+    :param boot: a part of the boots' ids.
     """
     return [
         dataclasses.replace(
@@ -64,7 +64,7 @@ def boots(
 
 
 def steady(kernel: Kernel, count: int, level_ms: float = 1.0, **options: object) -> list[Record]:
-    """Boots that differ by a few per cent."""
+    """Boots whose latencies differ by a few per cent."""
     rows = [[level_ms * (1 + number % 3 / 100)] * 2 for number in range(count)]
     return boots(kernel, *rows, **options)  # type: ignore[arg-type]
 
@@ -77,7 +77,7 @@ def judged(records: Sequence[Record], terms: Terms = DEFAULT_TERMS, **options: b
     return gate.compare(records, OLD, NEW, terms, **options)
 
 
-def test_alike_passes_by_evidence() -> None:
+def test_kernels_that_are_alike_pass() -> None:
     found = judged([*steady(OLD, 6), *steady(NEW, 6)])
     assert found.verdict is Verdict.PASS
     (row,) = found.rows
@@ -90,14 +90,14 @@ def test_alike_passes_by_evidence() -> None:
     )
 
 
-def test_too_few_boots_are_no_evidence_and_it_says_how_many_would_be() -> None:
+def test_too_few_boots_are_inconclusive_and_the_needed_number_is_named() -> None:
     found = judged([*steady(OLD, 2), *steady(NEW, 2)])
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.boots_needed == 5
     assert found.sentence.endswith("5 boots per kernel would settle it.")
 
 
-def test_a_hang_fails_and_is_named_first() -> None:
+def test_more_hangs_fail_and_are_the_first_reason() -> None:
     found = judged([*steady(OLD, 5), *hanging(NEW, 5)])
     assert found.verdict is Verdict.FAIL
     (row,) = found.rows
@@ -106,12 +106,12 @@ def test_a_hang_fails_and_is_named_first() -> None:
     assert math.isinf(row.ratio.high)
 
 
-def test_what_no_longer_hangs_never_fails() -> None:
+def test_a_candidate_that_no_longer_hangs_passes() -> None:
     found = judged([*hanging(OLD, 5), *steady(NEW, 5)])
     assert found.verdict is Verdict.PASS
 
 
-def test_a_limit_holds_whatever_the_baseline_does() -> None:
+def test_a_limit_holds_even_if_the_baseline_exceeds_it() -> None:
     records = [*hanging(OLD, 5), *hanging(NEW, 5)]
     found = judged(records)
     assert found.verdict is Verdict.FAIL
@@ -145,28 +145,28 @@ def test_emulated_milliseconds_are_not_judged() -> None:
     assert found.verdict is Verdict.PASS
     assert found.emulated
     assert found.rows[0].ratio is None
-    # Ten times a second, but no longer than anybody waited.
+    # Ten times one second, but not longer than the deadline.
     assert found.rows[0].limit_ns == 5 * NS_PER_S
     hangs = judged([*steady(OLD, 5, host=EMULATED), *hanging(NEW, 5, host=EMULATED)])
     assert hangs.verdict is Verdict.FAIL
 
 
-def test_many_lost_trials_are_no_verdict() -> None:
+def test_many_lost_trials_are_inconclusive() -> None:
     lost = [dataclasses.replace(make(Outcome.LOST, kernel=NEW), host=NATIVE)] * 2
     found = judged([*steady(OLD, 6), *steady(NEW, 6), *lost])
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.rows[0].reasons == ("2 of 14 trials of the candidate measured nothing",)
 
 
-def test_only_lost_trials_are_no_verdict() -> None:
+def test_only_lost_trials_are_inconclusive() -> None:
     lost = [dataclasses.replace(make(Outcome.LOST, kernel=NEW), host=NATIVE)] * 4
     found = judged([*steady(OLD, 6), *lost])
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.boots_needed is None
 
 
-def test_more_questions_take_more_evidence() -> None:
-    """Holm: what rejects alone may not reject among ten."""
+def test_more_comparisons_need_more_evidence() -> None:
+    """Holm's adjustment: a result that rejects alone may not reject among ten."""
     one = judged([*steady(OLD, 4), *hanging(NEW, 4)], Terms(limits_ns={}))
     assert one.verdict is Verdict.FAIL
     records = [*steady(OLD, 4), *hanging(NEW, 4)]
@@ -185,7 +185,9 @@ def test_more_questions_take_more_evidence() -> None:
         ({"setup": Setup(governor="powersave")}, "different settings of governor: performance, p"),
     ],
 )
-def test_what_differs_is_not_compared_unless_told_to(changes: dict[str, object], what: str) -> None:
+def test_records_with_different_conditions_are_compared_only_if_asked_to(
+    changes: dict[str, object], what: str
+) -> None:
     as_before = {"setup": Setup(governor="performance"), "image_sha256": "ab"}
     old = [
         dataclasses.replace(each, **as_before)  # type: ignore[arg-type]
@@ -200,7 +202,7 @@ def test_what_differs_is_not_compared_unless_told_to(changes: dict[str, object],
     assert judged([*old, *new], whatever_differs=True).verdict is Verdict.PASS
 
 
-def test_what_is_missing_on_one_side_is_not_compared() -> None:
+def test_keys_that_one_kernel_lacks_are_not_compared() -> None:
     more = steady(OLD, 5, scenario=ScenarioName.PAUSED)
     with pytest.raises(CannotCompare, match=r"lacks trials that .* has: stop in paused"):
         judged([*steady(OLD, 5), *more, *steady(NEW, 5)])
@@ -211,8 +213,8 @@ def test_what_is_missing_on_one_side_is_not_compared() -> None:
         judged([*steady(OLD, 5), *steady(NEW, 5), *more])
 
 
-def test_an_answer_in_four_that_comes_late_is_no_pass() -> None:
-    """Medians do not see it, nor do ranks beyond the tolerance."""
+def test_one_late_answer_in_four_does_not_pass() -> None:
+    """Neither medians nor ranks beyond the tolerance show it."""
     late = [[0.5, 0.5, 0.5, 900.0]] * 8
     found = judged([*boots(OLD, *[[0.5] * 4] * 8), *boots(NEW, *late)])
     assert found.verdict is Verdict.FAIL
@@ -222,7 +224,7 @@ def test_an_answer_in_four_that_comes_late_is_no_pass() -> None:
     assert found.rows[0].reasons[0].startswith("4 of 8 boots had an answer after more than 10 ")
 
 
-def test_stalls_that_were_there_before_pass() -> None:
+def test_stalls_that_the_baseline_has_too_pass() -> None:
     late = [[0.5, 0.5, 0.5, 900.0]] * 8
     assert judged([*boots(OLD, *late), *boots(NEW, *late)]).verdict is Verdict.PASS
 
@@ -235,14 +237,14 @@ def test_damaged_memory_fails_whatever_the_times() -> None:
     assert found.rows[0].reasons == ("1 of its guests found their memory damaged",)
 
 
-def test_what_hangs_where_the_baseline_was_not_measured_is_no_pass() -> None:
+def test_hangs_on_a_host_without_the_baseline_do_not_pass() -> None:
     elsewhere = Host("native", "kvm", "elsewhere")
     records = [*steady(OLD, 6), *steady(NEW, 6)]
     assert judged([*records, *steady(NEW, 6, host=elsewhere)]).verdict is Verdict.PASS
     found = judged([*records, *hanging(NEW, 6, host=elsewhere)])
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "12 of its 12 trials on other hosts hung" in found.sentence
-    # Neither may a reader of the file take it for one.
+    # The file must not look like a pass either.
     (suite,) = ElementTree.fromstring(junit.document(found))
     assert suite.attrib["errors"] == "1"
 
@@ -262,14 +264,14 @@ def test_settings_that_a_kernel_may_bring_are_noted() -> None:
     assert judged([*old, *new]).notes == ("thp: always -> never",)
 
 
-def test_guests_that_are_no_test_of_the_flag_are_held_to_no_limit() -> None:
+def test_guests_that_do_not_test_the_flag_have_no_limit() -> None:
     shape = Shape(image="uaccess")
     records = [*hanging(OLD, 6, shape=shape), *hanging(NEW, 6, shape=shape)]
     assert judged(records).verdict is Verdict.PASS
 
 
-def test_a_hang_that_the_baseline_never_had_is_no_pass() -> None:
-    """Too few to reject, but no evidence of sameness either."""
+def test_a_few_hangs_that_the_baseline_never_had_do_not_pass() -> None:
+    """They are too few to fail, but they are not evidence of sameness either."""
     few = [*steady(NEW, 12)[:24], *boots(NEW, *[[None, None]] * 3)]
     few = [dataclasses.replace(each, boot_id=str(number // 2)) for number, each in enumerate(few)]
     found = judged([*steady(OLD, 15), *few], Terms(limits_ns={}))
@@ -330,7 +332,7 @@ def test_a_refusal_is_no_worse_than_a_hang_and_a_hang_is_worse_than_a_refusal() 
     assert found.rows[0].reasons == ("hangs more often",)
 
 
-def test_a_few_refusals_that_were_not_there_before_are_no_pass() -> None:
+def test_a_few_refusals_that_the_baseline_never_had_do_not_pass() -> None:
     found = judged([*steady(OLD, 6), *steady(NEW, 5), *refusing(NEW, 1, boot="last")])
     assert found.verdict is Verdict.INCONCLUSIVE
     (row,) = found.rows
@@ -343,8 +345,8 @@ def test_a_refusal_that_takes_longer_than_the_limit_is_late() -> None:
     assert found.rows[0].reasons == ("has no answer within 1 s",)
 
 
-def test_no_refusal_costs_no_evidence() -> None:
-    """There is one test less to adjust for, so what was settled before still is."""
+def test_without_refusals_there_is_no_test_of_them() -> None:
+    """So there is one test less to adjust for, and earlier verdicts stay."""
     found = judged([*steady(OLD, 6), *steady(NEW, 6)])
     assert found.rows[0].p_refusals is None
 
@@ -360,7 +362,7 @@ def test_a_death_of_qemu_is_judged_as_a_hang() -> None:
     assert found.verdict is Verdict.PASS
 
 
-def test_a_hang_that_nothing_explains_is_judged_as_any_other() -> None:
+def test_an_unexplained_hang_is_judged_like_any_other() -> None:
     silent = [dataclasses.replace(each, outcome=Outcome.UNANSWERED) for each in hanging(NEW, 6)]
     assert judged([*steady(OLD, 6), *silent]).verdict is Verdict.FAIL
 
@@ -372,7 +374,7 @@ def of_schema_1(records: Sequence[Record]) -> list[Record]:
 def test_schemas_are_compared_where_their_outcomes_mean_the_same() -> None:
     assert judged([*of_schema_1(steady(OLD, 6)), *steady(NEW, 6)]).verdict is Verdict.PASS
     assert judged([*of_schema_1(hanging(OLD, 6)), *steady(NEW, 6)]).verdict is Verdict.PASS
-    # Half of one kernel's boots were made before kickbench was updated.
+    # kickbench was updated after half of one kernel's boots.
     mixed = [*of_schema_1(steady(NEW, 3)), *steady(NEW, 3, boot="new")]
     assert judged([*steady(OLD, 6), *mixed]).verdict is Verdict.PASS
 
@@ -387,12 +389,12 @@ def test_what_an_older_schema_lost_or_refused_is_not_compared_with_a_newer(
         judged([*old, *steady(NEW, 12)])
     assert judged([*old, *steady(NEW, 12)], whatever_differs=True).verdict is Verdict.PASS
     assert judged([*old, *of_schema_1(steady(NEW, 12))]).verdict is Verdict.PASS
-    # Today's lost trials are lost for certain.
+    # In the present schema, lost has one meaning.
     new = [*steady(NEW, 12), dataclasses.replace(one[0], kernel=NEW, outcome=Outcome.LOST)]
     assert judged([*of_schema_1(steady(OLD, 12)), *new]).verdict is Verdict.PASS
 
 
-def test_refusals_of_schema_1_measure_nothing_as_ever() -> None:
+def test_refusals_of_schema_1_still_count_as_lost() -> None:
     found = judged(of_schema_1([*steady(OLD, 6), *steady(NEW, 6), *refusing(NEW, 2, boot="r")]))
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.rows[0].candidate.lost == 4
@@ -415,7 +417,7 @@ def test_a_limit_beyond_the_deadline_cannot_be_judged() -> None:
 
 
 def test_deadlines_that_differ_do_not_make_a_hang() -> None:
-    """Two seconds is an answer where five were waited, and none where one was."""
+    """An answer after two seconds is in time for a deadline of five, and not for one of one."""
     old = steady(OLD, 6, 2000.0)
     new = [dataclasses.replace(each, deadline_ns=NS_PER_S) for each in hanging(NEW, 6)]
     found = judged([*old, *new], Terms(limits_ns={}), whatever_differs=True)
@@ -423,8 +425,8 @@ def test_deadlines_that_differ_do_not_make_a_hang() -> None:
     assert found.verdict is not Verdict.FAIL
 
 
-def test_what_differs_within_a_side_is_seen() -> None:
-    """A QEMU that was upgraded half-way, after which the other kernel was measured."""
+def test_a_difference_within_the_records_of_one_kernel_is_seen() -> None:
+    """QEMU was upgraded between the boots of each kernel."""
     mixed = [
         *steady(OLD, 5),
         *steady(OLD, 1, boot="last", qemu="10.0.0"),
@@ -440,7 +442,7 @@ def test_a_kernel_is_not_compared_with_itself() -> None:
         gate.compare(steady(OLD, 6), OLD, OLD)
 
 
-def test_hosts_of_one_kernel_alone_are_left_out_and_named() -> None:
+def test_hosts_that_measured_only_one_kernel_are_left_out_and_named() -> None:
     """The booted kernel was also measured natively, the candidate only in the lab."""
     records = [
         *steady(OLD, 6),
@@ -452,22 +454,22 @@ def test_hosts_of_one_kernel_alone_are_left_out_and_named() -> None:
     assert found.left_out == (NATIVE,)
 
 
-def test_a_native_baseline_and_a_candidate_of_the_lab() -> None:
+def test_native_records_are_not_compared_with_records_of_the_lab() -> None:
     records = [*steady(OLD, 6), *steady(NEW, 6, host=EMULATED)]
     with pytest.raises(CannotCompare, match=r"never compared, .* measure both kernels in one way"):
         judged(records)
 
 
-def test_a_latency_of_nothing_is_no_accident() -> None:
+def test_latencies_of_zero_can_be_judged() -> None:
     assert judged([*steady(OLD, 6, 0.0), *steady(NEW, 6, 0.0)]).verdict is Verdict.PASS
 
 
-def test_no_records_of_a_kernel() -> None:
+def test_a_kernel_without_records_is_refused() -> None:
     with pytest.raises(CannotCompare, match=r"no records of 6\.1\.0-56"):
         judged(steady(OLD, 5))
 
 
-def test_junit_has_a_case_a_row_and_its_verdict() -> None:
+def test_junit_has_a_case_with_a_verdict_per_row() -> None:
     records = [*steady(OLD, 5), *hanging(NEW, 5)]
     records += [
         *steady(OLD, 5, scenario=ScenarioName.IDLE),
@@ -484,7 +486,7 @@ def test_junit_has_a_case_a_row_and_its_verdict() -> None:
     assert fine.attrib["classname"] == "kickbench.somewhere.native-kvm.idle"
 
 
-def test_junit_tells_guests_apart_and_holds_nothing_that_is_no_xml() -> None:
+def test_junit_names_the_guests_and_is_well_formed_xml() -> None:
     evil = dataclasses.replace(NEW, release="6.1\x01\x1b]<&>")
     records = [*steady(OLD, 5), *steady(evil, 5)]
     larger = Shape(vcpus=4)
@@ -497,7 +499,7 @@ def test_junit_tells_guests_apart_and_holds_nothing_that_is_no_xml() -> None:
 
 
 class TestCommand:
-    """The command, on a record file."""
+    """The command `gate`, on a record file."""
 
     @pytest.fixture
     def records(self, history: Path) -> Path:
@@ -535,7 +537,7 @@ class TestCommand:
             ([OLD.release, NEW.release, "--junit", "/nowhere/gate.xml"], "/nowhere/gate.xml"),
         ],
     )
-    def test_what_is_no_verdict_has_a_status_of_its_own(
+    def test_an_error_has_another_status_than_a_verdict(
         self, records: Path, words: list[str], why: str
     ) -> None:
         record.append(records, *steady(OLD, 6), *steady(NEW, 6))
@@ -572,7 +574,7 @@ class TestCommand:
         assert output.count("left out") == 5
         assert "5 lines of the record file could not be read" in output
 
-    def test_records_of_a_later_version_may_be_what_decides(self, records: Path) -> None:
+    def test_nothing_is_judged_beside_records_of_a_newer_schema(self, records: Path) -> None:
         record.append(records, *steady(OLD, 6), *steady(NEW, 6))
         with records.open("a") as file:
             file.write('{"schema": 99}\n')
@@ -588,14 +590,14 @@ class TestCommand:
         words = " ".join(row.split())
         assert "1.01 ms (6 boots) refused (6 boots) - 0/12 -> 0/12, < 39%;" in words
 
-    def test_a_limit_that_nothing_is_held_to_is_no_pass(self, records: Path) -> None:
+    def test_a_limit_for_a_request_without_records_is_refused(self, records: Path) -> None:
         record.append(records, *steady(OLD, 6), *steady(NEW, 6))
         code, output = self.invoke(OLD.release, NEW.release, "--limit", "quit=2s")
         assert code == CannotCompare.exit_status
         assert "--limit names quit, and there are no records of quit" in output
         assert self.invoke(OLD.release, NEW.release, "--limit", "quit=none")[0] == 0
 
-    def test_a_limit_that_no_guest_tests_is_no_pass(self, records: Path) -> None:
+    def test_a_limit_that_applies_to_no_guest_is_refused(self, records: Path) -> None:
         shape = Shape(image="uaccess")
         record.append(records, *steady(OLD, 6, shape=shape), *steady(NEW, 6, shape=shape))
         assert self.invoke(OLD.release, NEW.release)[0] == 0

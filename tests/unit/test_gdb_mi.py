@@ -40,7 +40,7 @@ def test_all_results_that_are_strings_are_read_up_to_a_list_or_tuple() -> None:
 
 
 @pytest.mark.parametrize("line", [b"(gdb) ", b"", b"^", b'~"^done"', b'&"attach 1\\n"'])
-def test_what_is_no_record_is_none(line: bytes) -> None:
+def test_a_line_that_is_not_a_record_is_none(line: bytes) -> None:
     assert gdb_mi.record(line) is None
 
 
@@ -56,11 +56,13 @@ def test_what_is_no_record_is_none(line: bytes) -> None:
         (b'^error,msg="\xff\xfe"', {"msg": "\N{REPLACEMENT CHARACTER}" * 2}),
     ],
 )
-def test_of_a_damaged_record_what_is_whole_is_read(line: bytes, strings: dict[str, str]) -> None:
+def test_the_whole_results_of_a_damaged_record_are_read(
+    line: bytes, strings: dict[str, str]
+) -> None:
     assert gdb_mi.record(line) == Record("^error", strings)
 
 
-def test_what_gdb_shows_to_people() -> None:
+def test_console_output_is_read() -> None:
     assert (
         gdb_mi.console(rb'~"GNU gdb (Debian 13.1-3) \"13.1\"\n"')
         == 'GNU gdb (Debian 13.1-3) "13.1"'

@@ -95,11 +95,11 @@ def test_a_connection_that_breaks_has_failed(stub: Stub) -> None:
         b"x" * 10_000,
     ],
 )
-def test_what_is_no_stop_reply_is_no_answer_and_the_reply_after_it_is(
+def test_other_data_is_not_an_answer_and_the_stop_reply_after_it_is(
     stub: Stub, other: bytes
 ) -> None:
     stub.qemu.sendall(other)
-    # A part of it at a time is read.
+    # Each call reads one chunk.
     for _ in range(4):
         assert stub.stopped(NOW) is None
     stub.qemu.sendall(REPLY)
@@ -112,7 +112,7 @@ def test_what_is_no_stop_reply_is_no_answer_and_the_reply_after_it_is(
     ids=["without a thread", "by SIGINT", "with a wrong checksum", "twice"],
 )
 def test_every_stop_reply_is_an_answer(stub: Stub, reply: bytes) -> None:
-    """The checksum is not looked at: bytes do not change on the way through a socket."""
+    """The checksum is not checked, because a socket does not change bytes."""
     stub.qemu.sendall(reply)
     assert stub.stopped() is not None
 

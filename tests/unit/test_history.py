@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Beginning a history. `git` is the real one."""
+"""`history init`, with the real git."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ def begun(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_new_history_has_all_that_asv_needs(begun: Path) -> None:
+def test_a_new_history_has_everything_that_asv_needs(begun: Path) -> None:
     made = contents(begun)
     for path in [CHECKOUT / "asv.conf.json", *(CHECKOUT / "benchmarks").glob("*.py")]:
         assert made.pop(str(path.relative_to(CHECKOUT))) == path.read_text()
@@ -42,12 +42,14 @@ def test_a_new_history_has_all_that_asv_needs(begun: Path) -> None:
     assert set(made) == {".gitattributes", ".gitignore"}
 
 
-def test_it_is_found_from_within(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_history_is_found_from_a_folder_within(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(begun / "benchmarks")
     assert Settings.from_environment().history == begun
 
 
-def test_git_merges_the_records_of_two_hosts_and_ignores_what_can_be_made_again(
+def test_git_merges_the_records_of_two_hosts_and_ignores_what_asv_can_make_again(
     begun: Path,
 ) -> None:
     def git(*words: str) -> str:
@@ -66,7 +68,7 @@ def test_git_merges_the_records_of_two_hosts_and_ignores_what_can_be_made_again(
     assert git("check-ignore", *ignored).splitlines() == ignored
 
 
-def test_what_a_history_has_is_left_and_what_it_lacks_is_added(begun: Path) -> None:
+def test_files_of_a_history_are_kept_and_missing_ones_added(begun: Path) -> None:
     (begun / "kernels.json").write_text("of this history")
     (begun / "benchmarks" / "vm_stop.py").write_text("changed")
     (begun / "benchmarks" / "own.py").write_text("own")
@@ -81,16 +83,14 @@ def test_what_a_history_has_is_left_and_what_it_lacks_is_added(begun: Path) -> N
     assert "own.py" not in done.output
 
 
-def test_in_a_repository_no_other_is_made(tmp_path: Path) -> None:
+def test_no_repository_is_made_inside_another(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     assert init(tmp_path / "history").exit_code == 0
     assert not (tmp_path / "history" / ".git").exists()
 
 
 @pytest.mark.parametrize("configuration", [b'{"project": "numpy"}', b"\xff\xfe"])
-def test_the_folder_of_another_project_of_asvs_is_refused(
-    tmp_path: Path, configuration: bytes
-) -> None:
+def test_a_folder_of_another_asv_project_is_refused(tmp_path: Path, configuration: bytes) -> None:
     (tmp_path / "asv.conf.json").write_bytes(configuration)
     done = init(tmp_path)
     assert done.exit_code == HistoryNotBegun.exit_status
@@ -99,14 +99,14 @@ def test_the_folder_of_another_project_of_asvs_is_refused(
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/history"])
-def test_where_nothing_can_be_written_no_history_is_begun(tmp_path: Path, place: str) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
     done = init(tmp_path / place)
     assert done.exit_code == HistoryNotBegun.exit_status
     assert "No history can be started in " in done.output
 
 
-def test_without_git_it_is_said_what_installs_it(
+def test_without_git_the_error_names_what_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -116,7 +116,7 @@ def test_without_git_it_is_said_what_installs_it(
     assert not contents(tmp_path)
 
 
-def test_a_benchmark_that_is_not_text_is_one_that_differs(tmp_path: Path) -> None:
+def test_a_benchmark_that_is_not_text_differs_from_ours(tmp_path: Path) -> None:
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "vm_stop.py").write_bytes(b"\xff")
     done = init(tmp_path)

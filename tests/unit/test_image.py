@@ -14,7 +14,7 @@ FOLDER = CHECKOUT / "guest-images"
 
 
 @pytest.mark.parametrize("name", image.manifest(FOLDER))
-def test_every_image_is_what_its_source_builds(name: str, tmp_path: Path) -> None:
+def test_every_committed_image_is_what_its_source_builds(name: str, tmp_path: Path) -> None:
     built = tmp_path / image.manifest(FOLDER)[name].file
     make = ["make", "-s", "-C", str(FOLDER), f"OUT={tmp_path}", str(built)]
     subprocess.run(make, check=True, capture_output=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The statistics, against closed forms, textbooks, scipy's tests, and their own promises."""
+"""The statistics, compared with closed forms, textbooks, scipy's tests and error rates."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ DEADLINE = 5_000
 
 
 def boot(waits: Sequence[int], hung: Sequence[bool] = (), refused: Sequence[bool] = ()) -> Boot:
-    """A boot whose trials were all answered, unless it says otherwise."""
+    """A boot whose trials were all answered, unless `hung` or `refused` are given."""
     none = (False,) * len(waits)
     return Boot(tuple(waits), tuple(hung) or none, tuple(refused) or none)
 
@@ -29,7 +29,7 @@ def boots(*medians: int, hung: bool = False) -> list[Boot]:
 
 
 def ratio(base: Sequence[Boot], candidate: Sequence[Boot]) -> Ratio:
-    """The ratio of kernels of which both answer."""
+    """The ratio of two kernels that both answer."""
     found = effect.ratio(base, candidate)
     assert found is not None
     return found
@@ -42,7 +42,7 @@ HANGING = boots(*[DEADLINE] * 4, hung=True)
 FINE = boots(10, 11, 12, 13)
 
 
-def test_all_against_none_is_the_most_extreme_of_all_arrangements() -> None:
+def test_hangs_in_all_boots_of_one_kernel_are_the_most_extreme_permutation() -> None:
     assert inference.more_hangs(FINE, HANGING) == pytest.approx(1 / math.comb(8, 4))
     assert inference.slower(FINE, HANGING) == pytest.approx(1 / math.comb(8, 4))
     assert inference.more_hangs(HANGING, FINE) == 1
@@ -50,7 +50,7 @@ def test_all_against_none_is_the_most_extreme_of_all_arrangements() -> None:
 
 
 @given(st.integers(0, 5), st.integers(0, 5))
-def test_with_a_trial_a_boot_hangs_are_tested_as_fisher_does(base: int, candidate: int) -> None:
+def test_with_one_trial_per_boot_the_test_of_hangs_is_fishers(base: int, candidate: int) -> None:
     def sample(hung: int) -> list[Boot]:
         return [boot((DEADLINE,), (number < hung,)) for number in range(5)]
 
@@ -60,13 +60,13 @@ def test_with_a_trial_a_boot_hangs_are_tested_as_fisher_does(base: int, candidat
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=10, max_size=10, unique=True))
-def test_with_a_trial_a_boot_ranks_are_tested_as_mann_and_whitney_do(waits: list[int]) -> None:
+def test_with_one_trial_per_boot_the_test_of_ranks_is_mann_and_whitneys(waits: list[int]) -> None:
     base, candidate = ([boot((wait,)) for wait in half] for half in (waits[:5], waits[5:]))
     expected = stats.mannwhitneyu(waits[5:], waits[:5], alternative="greater", method="exact")
     assert inference.slower(base, candidate) == pytest.approx(expected.pvalue)
 
 
-def test_what_is_within_the_tolerance_is_not_slower() -> None:
+def test_a_slowdown_within_the_tolerance_is_not_slower() -> None:
     twice = boots(20, 21, 22, 23)
     assert inference.slower(FINE, twice) == pytest.approx(1 / 70)
     assert inference.slower(FINE, twice, 2.0) > 0.05
@@ -74,12 +74,12 @@ def test_what_is_within_the_tolerance_is_not_slower() -> None:
 
 
 def test_trials_of_one_boot_count_no_more_than_one() -> None:
-    """Ten times the trials are no more evidence where all that varies is the boot."""
+    """Ten times the trials are not more evidence if only boots vary."""
     many = [boot(each.waits_ns * 10, each.hung * 10) for each in HANGING]
     assert inference.more_hangs(FINE, many) == inference.more_hangs(FINE, HANGING)
 
 
-def test_one_boot_tells_nothing() -> None:
+def test_one_boot_is_no_evidence() -> None:
     assert inference.more_hangs(FINE, HANGING[:1]) == 1
     assert inference.slower(FINE[:1], HANGING) == 1
 
@@ -91,7 +91,7 @@ def test_no_answer_is_later_than_every_answer() -> None:
 
 
 @pytest.mark.parametrize("boots_", range(1, 30))
-def test_what_none_of_a_number_of_boots_still_allows(boots_: int) -> None:
+def test_the_bound_without_a_hanging_boot_has_a_closed_form(boots_: int) -> None:
     bound = 1 - 0.05 ** (1 / boots_)
     assert inference.bound_above(0, boots_) == pytest.approx(bound)
     assert inference.boots_to_bound(bound + 1e-9) == boots_
@@ -113,7 +113,7 @@ def test_a_bound_on_boots_counts_boots_not_trials() -> None:
 
 
 @pytest.mark.parametrize("hanging", [0.0, 0.1, 0.25, 0.4])
-def test_the_boots_that_bound_a_share_do_and_one_fewer_does_not(hanging: float) -> None:
+def test_the_number_of_boots_that_bound_a_share_is_the_smallest(hanging: float) -> None:
     boots_ = inference.boots_to_bound(0.5, hanging=hanging)
     assert isinstance(boots_, int)
     before, after = (
@@ -123,17 +123,17 @@ def test_the_boots_that_bound_a_share_do_and_one_fewer_does_not(hanging: float) 
     assert inference.boots_to_bound(hanging, hanging=0.5) == math.inf
 
 
-def test_a_tail_that_medians_do_not_see_is_seen() -> None:
+def test_a_tail_that_medians_do_not_show_is_seen() -> None:
     tailed = [boot((10, 10, 10, 9_000))] * 5
     plain = [boot((10, 10, 10, 11))] * 5
     assert inference.slower(plain, tailed, 1.25) > 0.05
     assert inference.more_stalls(plain, tailed, 100) == pytest.approx(1 / 252)
     assert by_boot.stalling_boots(tailed, 100) == 5
-    # What never came is a hang, and counted as that.
+    # A trial without an answer counts as a hang instead.
     assert by_boot.stalling_boots(HANGING, 100) == 0
 
 
-def test_boots_that_are_tested_against_each_other_are_of_one_size() -> None:
+def test_boots_are_cut_to_the_same_number_of_trials() -> None:
     many, few = [boot((1,) * 8)] * 3, [*boots(1, 1, 1), boot((1,))]
     ours, theirs = by_boot.even(many, few)
     assert {len(each) for each in ours} == {2}
@@ -141,8 +141,8 @@ def test_boots_that_are_tested_against_each_other_are_of_one_size() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(8, 2), (2, 8), (8, 8)])
-def test_boots_of_differing_sizes_are_rarely_told_apart(sizes: tuple[int, int]) -> None:
-    """With hangs in most trials of either kernel, which one boot shows better than another."""
+def test_boots_of_different_sizes_are_rarely_found_different(sizes: tuple[int, int]) -> None:
+    """Most trials of both kernels hang, and larger boots show that better."""
     random = np.random.default_rng(2)
 
     def draw(size: int) -> list[Boot]:
@@ -163,7 +163,7 @@ def test_a_refusal_in_the_place_of_an_answer_is_worse_and_one_in_the_place_of_a_
     assert inference.more_refusals(REFUSING, FINE) == 1
     assert inference.more_refusals(REFUSING, REFUSING) == 1
     assert inference.more_hangs(FINE, REFUSING) == 1
-    # And a hang in the place of a refusal is a hang more.
+    # A hang in the place of a refusal is one more hang.
     assert inference.more_hangs(REFUSING, HANGING) == pytest.approx(1 / math.comb(8, 4))
 
 
@@ -178,17 +178,17 @@ def test_the_times_of_refusals_are_never_among_those_of_answers() -> None:
     mixed = [boot((*each.waits_ns, 9_000), refused=(False, False, True)) for each in FINE]
     assert effect.ratio(FINE, mixed) == effect.ratio(FINE, FINE)
     assert by_boot.stalling_boots(mixed, 100) == 0
-    # But an operator who waits long for a refusal waits long.
+    # But a late refusal is late for the operator too.
     assert by_boot.late_boots(mixed, 100) == 4
 
 
-def test_a_limit_is_exceeded_by_what_never_came() -> None:
+def test_a_hang_exceeds_every_limit() -> None:
     assert inference.beyond(HANGING, 10 * DEADLINE, 0.05) == pytest.approx(0.05**4)
     assert inference.beyond(FINE, 100, 0.05) == 1
     assert inference.beyond(FINE, 12, 0.05) == pytest.approx(0.05 * 4, rel=0.1)
 
 
-# Mann and Whitney's critical values at 5 %, two-sided, and one more; as in every textbook's table.
+# The two-sided critical values of Mann and Whitney at 5 %, plus one, from textbooks' tables.
 @pytest.mark.parametrize(
     ("base", "candidate", "outside"),
     [(3, 3, 0), (4, 4, 1), (5, 5, 3), (6, 6, 6), (7, 7, 9), (8, 8, 14), (10, 10, 24), (4, 8, 5)],
@@ -200,7 +200,7 @@ def test_how_many_pairs_lie_outside(base: int, candidate: int, outside: int) -> 
     assert found.high == (pairs[-outside] if outside else math.inf)
 
 
-def test_a_ratio_is_bounded_from_one_side_where_there_was_no_answer() -> None:
+def test_a_ratio_without_answers_of_one_kernel_has_one_bound() -> None:
     hangs_now = ratio(FINE, HANGING)
     assert hangs_now.low == pytest.approx(5000 / 13)
     assert hangs_now.at_least == pytest.approx(5000 / 11.5, rel=0.01)
@@ -226,7 +226,7 @@ waits = st.lists(
 
 
 @given(waits, waits)
-def test_whatever_is_measured_what_is_said_makes_sense(
+def test_bounds_are_in_order_and_p_values_are_probabilities(
     base: list[Boot], candidate: list[Boot]
 ) -> None:
     found = ratio(base, candidate)
@@ -249,18 +249,18 @@ def test_holm_by_hand() -> None:
 
 
 def test_the_least_number_of_boots_with_which_a_test_can_reject() -> None:
-    assert inference.boots_to_reject(1, 0.05) == 4  # with 3 it is 1 in 20, and not below that
+    assert inference.boots_to_reject(1, 0.05) == 4  # with 3 the smallest p value is 1/20
     assert inference.boots_to_reject(9, 0.05) == 5
 
 
 @pytest.mark.parametrize("hanging", [0.0, 0.3])
-def test_kernels_that_refuse_alike_are_rarely_told_apart(hanging: float) -> None:
-    """With refusals that some boots have more of than others, and with and without hangs."""
+def test_kernels_that_refuse_equally_often_are_rarely_found_different(hanging: float) -> None:
+    """Some boots refuse more often than others, with and without hangs."""
     random = np.random.default_rng(3)
 
     def draw() -> list[Boot]:
         found = []
-        for share in random.beta(1, 1, 5):  # a boot's own
+        for share in random.beta(1, 1, 5):  # one per boot
             hung = [bool(each) for each in random.random(4) < hanging]
             refused = [bool(each) for each in random.random(4) < share]
             none = [not a and b for a, b in zip(hung, refused, strict=True)]
@@ -272,12 +272,12 @@ def test_kernels_that_refuse_alike_are_rarely_told_apart(hanging: float) -> None
     assert rejected <= 71
 
 
-def test_kernels_that_are_alike_are_rarely_told_apart() -> None:
-    """A thousand times two samples of the same: the p value keeps its promise."""
+def test_equal_kernels_are_rarely_found_different() -> None:
+    """A thousand pairs of samples from one distribution: at most 5 % reject."""
     random = np.random.default_rng(1)
 
     def draw() -> list[Boot]:
-        level = 1e6 * random.lognormal(0, 0.5, 5)  # a boot's own
+        level = 1e6 * random.lognormal(0, 0.5, 5)  # one per boot
         return [
             boot(tuple(int(each * noise) for noise in random.lognormal(0, 0.1, 2)))
             for each in level

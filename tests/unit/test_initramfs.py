@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a lab boots, made of builds that only look like kernels."""
+"""The kernel and initramfs of a lab, made from builds that only look like kernels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BUILTIN = "kernel/drivers/char/virtio_console.ko\n"
 
 @pytest.fixture
 def kernel(tmp_path: Path) -> Bootable:
-    """A build with the modules of NEEDS; each contains its own path."""
+    """A build with the modules of NEEDS, each of which contains its own path."""
     build = Bootable(describe(make.KERNEL), "somewhere", tmp_path / "build")
     for path in NEEDS:
         file = build.modules / path
@@ -58,7 +58,7 @@ def _order(kernel: Bootable, *names: str, optional: bool = False) -> list[str]:
     return [path.name for path in found]
 
 
-def test_a_module_comes_after_what_it_needs_and_once(kernel: Bootable) -> None:
+def test_a_module_comes_once_and_after_the_modules_that_it_needs(kernel: Bootable) -> None:
     assert _order(kernel, "9p", "9pnet_virtio") == [
         "netfs.ko",
         "9pnet.ko",
@@ -71,7 +71,7 @@ def test_a_driver_that_is_built_in_is_not_loaded(kernel: Bootable) -> None:
     assert _order(kernel, "virtio_console", "veth") == ["veth.ko"]
 
 
-def test_a_module_that_is_nowhere_is_named_or_left_out(kernel: Bootable) -> None:
+def test_a_missing_module_is_an_error_or_left_out(kernel: Bootable) -> None:
     with pytest.raises(KernelUnusable, match="has no module sch_netem"):
         _order(kernel, "veth", "sch_netem")
     assert _order(kernel, "veth", "sch_netem", optional=True) == ["veth.ko"]
@@ -131,10 +131,10 @@ def test_an_initramfs_that_cannot_be_made_leaves_nothing(
     assert not list((kernel.folder / "lab").iterdir())
 
 
-def test_what_a_killed_process_has_left_goes_when_the_next_is_made(
+def test_what_a_killed_process_left_is_removed_when_the_next_is_made(
     kernel: Bootable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For it is as big as a kernel."""
+    """It is as large as a kernel."""
 
     def killed(*_: object) -> bool:
         os._exit(9)
@@ -151,7 +151,7 @@ def test_what_a_killed_process_has_left_goes_when_the_next_is_made(
 
 
 @pytest.mark.parametrize("what", ["nothing", "a script", "a program with libraries"])
-def test_only_a_static_busybox_will_do(
+def test_a_busybox_that_is_not_static_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     program = tmp_path / "busybox"
@@ -168,7 +168,7 @@ def test_only_a_static_busybox_will_do(
 
 
 def _elf(*notes: tuple[bytes, int]) -> bytes:
-    """A 64-bit ELF file with nothing but notes, by owner and type."""
+    """A 64-bit ELF file that has only notes, given by owner and type."""
     body = b""
     for owner, kind in notes:
         name = owner + b"\0"
@@ -183,14 +183,14 @@ def _elf(*notes: tuple[bytes, int]) -> bytes:
 
 
 def _damaged() -> bytes:
-    """One whose notes are behind the end of every file."""
+    """An ELF file whose notes are far behind its end."""
     kernel = bytearray(_elf((b"Xen", 18)))
     struct.pack_into("<Q", kernel, 64 + 8, 1 << 63)
     return bytes(kernel)
 
 
 def _image(path: Path, payload: bytes) -> Path:
-    """An image that holds a compressed kernel behind one setup sector."""
+    """Write an image with a compressed kernel behind one setup sector."""
     setup = bytearray(2 * 512)
     setup[0x1F1] = 1
     struct.pack_into("<II", setup, 0x248, 16, len(payload))
@@ -205,7 +205,9 @@ def _with_size(packed: bytes) -> bytes:
 @pytest.mark.parametrize(
     "pack", [gzip.compress, lambda data: _with_size(lzma.compress(data))], ids=["gzip", "xz"]
 )
-def test_a_kernel_is_taken_out_of_its_image(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+def test_a_kernel_is_extracted_from_its_image(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
     kernel = _elf((b"GNU", 3), (b"Xen", 18))
     to = tmp_path / "vmlinux"
     assert vmlinux.extract(_image(tmp_path / "vmlinuz", pack(kernel)), to)
@@ -221,16 +223,16 @@ def test_a_kernel_is_taken_out_of_its_image(tmp_path: Path, pack: Callable[[byte
         pytest.param(b"\x02\x21\x4c\x18 something else", id="an unknown packing"),
     ],
 )
-def test_a_kernel_that_does_not_start_alone_is_booted_from_its_image(
+def test_a_kernel_that_cannot_start_without_its_image_is_booted_from_it(
     kernel: Bootable, payload: bytes
 ) -> None:
     _image(kernel.vmlinuz, payload)
-    for _ in range(2):  # the second time from what was found the first time
+    for _ in range(2):  # the second call uses the result of the first
         assert initramfs.files(kernel, unpacked=True).kernel == kernel.vmlinuz
     assert not (kernel.folder / "lab" / "vmlinux").exists()
 
 
-def test_a_kernel_that_starts_alone_is_unpacked_once(kernel: Bootable) -> None:
+def test_a_kernel_that_can_start_without_its_image_is_unpacked_once(kernel: Bootable) -> None:
     _image(kernel.vmlinuz, gzip.compress(_elf((b"Xen", 18))))
     made = initramfs.files(kernel, unpacked=True).kernel
     assert made == kernel.folder / "lab" / "vmlinux"
@@ -238,10 +240,10 @@ def test_a_kernel_that_starts_alone_is_unpacked_once(kernel: Bootable) -> None:
     assert initramfs.files(kernel, unpacked=True).kernel == made
 
 
-def test_the_lab_finds_modules_whose_cache_is_behind_a_link(
+def test_the_lab_finds_modules_if_the_cache_is_a_symbolic_link(
     kernel: Bootable, tmp_path: Path
 ) -> None:
-    """An absolute link leads elsewhere in the initramfs."""
+    """In the initramfs, an absolute link has another target."""
     link = tmp_path / "link"
     link.symlink_to(kernel.folder)
     through = dataclasses.replace(kernel, folder=link)
@@ -253,7 +255,9 @@ def test_the_lab_finds_modules_whose_cache_is_behind_a_link(
     assert modules == str(kernel.modules)
 
 
-def test_a_path_that_the_kernel_would_cut_is_refused(kernel: Bootable, tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_for_the_kernels_command_line_is_refused(
+    kernel: Bootable, tmp_path: Path
+) -> None:
     folder = tmp_path / ("ü" * 100) / ("ü" * 100)
     long = dataclasses.replace(kernel, folder=folder)
     with pytest.raises(LabUnavailable, match="too long for the command line of a lab's kernel"):

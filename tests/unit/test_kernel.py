@@ -29,11 +29,25 @@ def test_the_date_of_a_build_is_read_from_its_version(version: str, date: str | 
     assert (found.date().isoformat() if found else None) == date
 
 
-def test_streams_are_told_apart() -> None:
-    assert stream(Kernel("6.1.0-41-amd64", DEBIAN)) == "debian/6.1"
-    assert stream(Kernel("6.12.95+deb13-rt-amd64", DEBIAN)) == "debian/6.12-rt"
-    assert stream(Kernel("6.1.0-41-cloud-amd64", DEBIAN)) == "debian/6.1-cloud"
-    assert stream(Kernel("6.18.44-custom", "#1 SMP")) == "other/6.18"
+@pytest.mark.parametrize(
+    ("release", "version", "name"),
+    [
+        ("5.10.0-46-amd64", DEBIAN, "debian/5.10"),
+        ("6.1.0-41-amd64", DEBIAN, "debian/6.1"),
+        ("6.1.0-41-cloud-amd64", DEBIAN, "debian/6.1-cloud"),
+        ("6.12.95+deb13-rt-amd64", DEBIAN, "debian/6.12-rt"),
+        ("6.12.95+deb13-amd64", DEBIAN, "debian/6.12"),
+        ("6.12~rc7-amd64", DEBIAN, "debian/6.12"),
+        ("6.18.44-custom", "#1 SMP", "other/6.18"),
+        ("6.8.0-31-generic", "#31-Ubuntu SMP PREEMPT_DYNAMIC", "other/6.8"),
+        ("6.18", "#1 SMP", "other/6.18"),
+        ("next-20260101", "#1 SMP", "other/next-20260101"),
+    ],
+)
+def test_a_build_has_the_stream_of_its_series_and_flavour(
+    release: str, version: str, name: str
+) -> None:
+    assert stream(Kernel(release, version)) == name
 
 
 def _ledger(path: Path, *releases: str) -> Ledger:
@@ -43,7 +57,7 @@ def _ledger(path: Path, *releases: str) -> Ledger:
     return ledger
 
 
-def test_builds_are_kept_in_the_order_of_their_versions(tmp_path: Path) -> None:
+def test_builds_are_sorted_by_version(tmp_path: Path) -> None:
     releases = [
         "6.2.0-rc7",
         "6.12.9-amd64",
@@ -68,7 +82,7 @@ def test_a_build_is_added_once_and_keeps_its_date(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "kernels.json").builds == [first]
 
 
-def test_two_writers_lose_nothing(tmp_path: Path) -> None:
+def test_two_writers_do_not_lose_each_others_builds(tmp_path: Path) -> None:
     one, other = _ledger(tmp_path), _ledger(tmp_path)
     one.add(describe(Kernel("6.1.0", DEBIAN)))
     other.add(describe(Kernel("6.2.0", DEBIAN)))
@@ -95,7 +109,7 @@ def test_the_same_build_has_the_same_id_everywhere() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"schema": 1}', '{"schema": 1, "kernels": [{}]}'])
-def test_a_file_that_is_no_ledger_is_refused_and_kept(tmp_path: Path, text: str) -> None:
+def test_a_damaged_ledger_is_refused_and_kept(tmp_path: Path, text: str) -> None:
     path = tmp_path / "kernels.json"
     path.write_text(text)
     with pytest.raises(LedgerError, match="restore it"):
@@ -110,8 +124,8 @@ def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
         Ledger(path)
 
 
-def test_a_ledger_makes_its_folder(tmp_path: Path) -> None:
-    """The user's own, of those who have no checkout and no history yet."""
+def test_adding_to_a_ledger_makes_its_folder(tmp_path: Path) -> None:
+    """As for users who have neither a checkout nor a history yet."""
     path = tmp_path / "share" / "kickbench" / "kernels.json"
     Ledger(path).add(describe(booted()))
     assert Ledger(path).find(booted()) is not None

@@ -22,20 +22,22 @@ from tests import make
 from tests.make import record
 
 
-def test_an_image_says_itself_which_kernel_it_is(tmp_path: Path) -> None:
+def test_the_release_of_a_kernel_is_read_from_its_image(tmp_path: Path) -> None:
     kernel = image.identity(make.vmlinuz(tmp_path / "vmlinuz"))
     assert kernel == Kernel(make.RELEASE, make.BANNER[make.BANNER.index("#") :])
 
 
 @pytest.mark.parametrize("data", [b"", b"\x7fELF" + b"\0" * 0x1000])
-def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_an_image_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "vmlinuz"
     path.write_bytes(data)
     with pytest.raises(KernelUnusable, match="not an x86 kernel image"):
         image.identity(path)
 
 
-def test_a_kernel_without_what_trials_need_is_refused_and_not_kept(tmp_path: Path) -> None:
+def test_a_kernel_without_the_modules_that_trials_need_is_refused_and_not_kept(
+    tmp_path: Path,
+) -> None:
     cache = Store(tmp_path / "cache")
     some = [name for name in NEEDED if name not in {"veth", "9p", "virtio_console"}]
     with pytest.raises(KernelUnusable, match=r"no 9p \(to mount this host's userland\), veth"):
@@ -64,7 +66,9 @@ def test_a_build_is_kept_whole_and_found_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["lib/modules", "usr/lib/modules"])
-def test_modules_are_in_one_place_wherever_the_package_has_them(tmp_path: Path, place: str) -> None:
+def test_modules_are_kept_in_one_place_whatever_the_packages_layout(
+    tmp_path: Path, place: str
+) -> None:
     root = tmp_path / "root"
     make.vmlinuz(root / "boot" / f"vmlinuz-{make.RELEASE}")
     make.modules(root / place / make.RELEASE)
@@ -123,12 +127,12 @@ def test_a_package_that_cannot_be_unpacked_leaves_the_cache_as_it_was(tmp_path: 
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_modules_that_depmod_fails_on_are_not_kept(
+def test_modules_are_not_kept_if_depmod_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     depmod = tmp_path / "bin" / "depmod"
     depmod.parent.mkdir()
-    # As tar does on a full disk: one line for each file.
+    # Like tar on a full disk: one line per file.
     depmod.write_text("#!/bin/sh\necho no room >&2; seq 9000 >&2; echo gave up >&2; exit 1\n")
     depmod.chmod(0o755)
     monkeypatch.setenv("PATH", str(depmod.parent), prepend=os.pathsep)
@@ -160,7 +164,7 @@ def _made_here(slot: Slot | None) -> Record:
     return dataclasses.replace(record(), slot=slot, host=Host("lab", "tcg", platform.node()))
 
 
-def test_a_campaign_goes_on_where_it_was() -> None:
+def test_a_campaign_continues_with_its_missing_boots() -> None:
     campaign = _campaign()
     assert [number for number, _ in campaign.missing([])] == [0, 1, 2, 3]
     kept = [
@@ -174,7 +178,7 @@ def test_a_campaign_goes_on_where_it_was() -> None:
     assert [kernel.build.release for _, kernel in left] == ["6.12.0", "6.1.0"]
 
 
-def test_a_campaign_of_another_host_with_the_same_history_is_not_this_host_s() -> None:
+def test_boots_of_another_host_do_not_count_for_this_hosts_campaign() -> None:
     campaign = _campaign()
     here = _made_here(Slot(campaign.id, 0))
     others = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is made of what labs do. They only play labs: processes that talk as its agent does."""
+"""Trials, campaigns and commands in labs that are fakes: processes that talk like the agent."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ for word, body in json.loads(script):
     if word == "exit":
         lines.readline()
 """
-"""Does what its script says once it is told to run a command, and then dies, unless the last was
-an exit, after which it waits to be ended. `raw` is sent as it is, `console`
-is printed, and MANY stands for more than fits into an argument."""
+"""Plays its script once it receives a command, and then dies. After an `exit` it waits to be ended.
+`raw` is sent unencoded, `console` is printed, and MANY stands for 4 MiB, which would not fit into
+an argument."""
 
 
 def _out(text: str) -> Message:
@@ -72,7 +72,7 @@ def _line(made: Record) -> Message:
 
 @pytest.fixture
 def boots(history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
-    """Sets what the labs do that are booted, one after another; gives the settings."""
+    """Sets the scripts of the labs that are booted one after another, and returns the settings."""
     monkeypatch.setenv("KICKBENCH_LAB_MEMORY", "1")
     monkeypatch.setattr(vm, "CONSOLE_END_S", 0.1)
     monkeypatch.setattr(qemu, "accelerator", lambda: "tcg")
@@ -105,7 +105,7 @@ def test_a_lab_that_dies_after_its_last_record_has_lost_nothing(
     assert [(each.qemu, each.lab_qemu) for each in kept] == [("7.2.22", "11.1.3")] * 2
 
 
-def test_a_campaign_keeps_a_boot_whose_lab_dies_after_its_last_record(
+def test_a_campaign_keeps_the_boot_of_a_lab_that_dies_after_its_last_record(
     boots: Callable[..., Settings],
 ) -> None:
     settings = boots([_line(made) for made in MADE])
@@ -132,7 +132,7 @@ def test_a_lab_that_dies_before_has_lost_the_trial_that_ran(
     assert last.scenario is ScenarioName.BLACKHOLE
 
 
-def test_trials_that_no_lab_was_left_for_are_counted(
+def test_trials_that_were_not_made_because_labs_died_are_counted(
     boots: Callable[..., Settings], caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = boots([], [], [])
@@ -144,7 +144,7 @@ def test_trials_that_no_lab_was_left_for_are_counted(
     assert "1 of 4 trials were not made" in caplog.text
 
 
-def test_trials_that_a_signal_ends_have_lost_the_one_that_ran_and_go_on_in_a_new_lab(
+def test_if_a_signal_ends_trials_one_is_lost_and_the_rest_run_in_a_new_lab(
     boots: Callable[..., Settings],
 ) -> None:
     settings = boots([KILLED], [_line(MADE[1]), FINE])
@@ -155,7 +155,7 @@ def test_trials_that_a_signal_ends_have_lost_the_one_that_ran_and_go_on_in_a_new
     assert made.outcome is Outcome.RETURNED
 
 
-def test_trials_that_cannot_be_run_are_an_error_with_their_last_word(
+def test_trials_that_cannot_be_run_are_an_error_with_the_last_line_of_their_output(
     boots: Callable[..., Settings],
 ) -> None:
     settings = boots([("err", "some log\nQEMU is not installed.\n"), ("exit", "23\0")])
@@ -187,14 +187,14 @@ def test_a_lab_that_sends_garbage_is_lost_and_the_next_trial_is_made_in_a_new_on
     assert made.outcome is Outcome.RETURNED
 
 
-def test_a_console_may_print_without_an_end(boots: Callable[..., Settings]) -> None:
+def test_a_console_may_print_a_line_without_an_end(boots: Callable[..., Settings]) -> None:
     settings = boots([("console", "MANY\n the last\n"), KILLED], [_line(MADE[1])])
     lost, _ = _run(settings)
     assert lost.reason is not None
     assert lost.reason.endswith("Its console printed: the last")
 
 
-def test_what_making_an_initramfs_takes_is_not_counted_as_the_lab_s(
+def test_the_time_to_make_an_initramfs_is_not_the_labs_boot_time(
     boots: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = boots([*map(_line, MADE), FINE])
@@ -211,7 +211,7 @@ def test_what_making_an_initramfs_takes_is_not_counted_as_the_lab_s(
     assert [each.boot_s for each in facts] == [0]
 
 
-def test_a_lab_that_came_up_at_the_second_try_says_so(
+def test_the_failure_before_a_lab_that_came_up_is_reported(
     boots: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = boots([*map(_line, MADE), FINE])
@@ -227,7 +227,7 @@ def test_a_lab_that_came_up_at_the_second_try_says_so(
 def test_a_lab_that_gives_up_is_lost_with_its_reason(
     history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not with what the kernel says while it restarts."""
+    """The reason is not what the kernel prints while it restarts."""
     said = "echo kickbench: 9p cannot be loaded; echo reboot: Restarting system"
     monkeypatch.setenv("KICKBENCH_LAB_MEMORY", "1")
     monkeypatch.setattr(qemu, "accelerator", lambda: "kvm")
@@ -236,7 +236,7 @@ def test_a_lab_that_gives_up_is_lost_with_its_reason(
         _run(Settings.from_environment())
 
 
-def test_a_probe_that_a_signal_ends_is_a_lost_lab_with_a_sentence(
+def test_if_a_signal_ends_the_probe_the_lab_is_lost(
     boots: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boots([_out("healthy ...\n"), KILLED])
@@ -246,7 +246,7 @@ def test_a_probe_that_a_signal_ends_is_a_lost_lab_with_a_sentence(
     assert "ended by SIGKILL" in done.output
 
 
-def test_a_command_that_a_signal_ends_gives_the_status_that_a_shell_gives(
+def test_a_command_that_a_signal_ends_has_the_exit_status_of_a_shell(
     boots: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boots([KILLED])
@@ -255,7 +255,7 @@ def test_a_command_that_a_signal_ends_gives_the_status_that_a_shell_gives(
     assert done.exit_code == 128 + 9
 
 
-def test_a_lab_that_runs_on_something_else_than_was_found_out_is_refused(
+def test_a_lab_with_another_accelerator_than_expected_is_refused(
     boots: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = boots([FINE], accelerator="tcg")
@@ -269,10 +269,10 @@ def test_a_lab_that_runs_on_something_else_than_was_found_out_is_refused(
     ("nests", "usable", "expected"),
     [(True, True, "kvm"), (True, False, "tcg"), (False, True, "tcg"), (None, True, "tcg")],
 )
-def test_a_lab_has_kvm_where_it_nests_and_may_be_used(
+def test_a_lab_runs_on_kvm_if_kvm_works_and_nests(
     monkeypatch: pytest.MonkeyPatch, nests: bool | None, usable: bool, expected: str
 ) -> None:
-    """A container may see in /sys that the module nests, and have no /dev/kvm."""
+    """In a container, /sys may show that the module nests though there is no /dev/kvm."""
 
     def check() -> None:
         if not usable:

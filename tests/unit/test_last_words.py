@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What QEMU wrote last is part of why a trial was lost."""
+"""The last lines that QEMU wrote, which are part of the reason of a lost trial."""
 
 from __future__ import annotations
 

@@ -10,12 +10,12 @@ from bench_lib.errors import MigratedWhole, MigrationFailed, MonitorFailed
 from bench_lib.migration import Endpoint, Phase
 
 
-def test_a_state_that_qemu_adds_is_no_reason_to_stop() -> None:
+def test_an_unknown_migration_state_is_not_a_failure() -> None:
     assert Phase("postcopy-recover-setup") is Phase.OTHER
 
 
 class _Guest:
-    """A guest that sends these events and no more."""
+    """A guest that sends these events, and no others."""
 
     name = "the guest"
     incoming = False
@@ -49,7 +49,7 @@ def _reach(side: Endpoint, phase: Phase) -> None:
 
 
 def _states(*names: str) -> Endpoint:
-    """A side that goes through these states."""
+    """A side of a migration that goes through these states."""
     events: list[dict[str, object]] = [
         {"event": "MIGRATION", "data": {"status": each}} for each in names
     ]
@@ -57,13 +57,13 @@ def _states(*names: str) -> Endpoint:
     return Endpoint(guest)
 
 
-def test_an_event_that_is_not_understood_is_raised_where_the_side_is_waited_for() -> None:
+def test_an_event_without_a_status_fails_the_wait() -> None:
     guest: Any = _Guest({"event": "MIGRATION", "data": {}})
     with pytest.raises(MonitorFailed, match=r"the guest sent an event that lacks .*'status'"):
         _reach(Endpoint(guest), Phase.POSTCOPY)
 
 
-def test_a_side_that_goes_where_there_is_no_way_back_is_reported() -> None:
+def test_a_side_that_cannot_reach_the_phase_any_more_fails_the_wait() -> None:
     guest: Any = _Guest({"event": "MIGRATION", "data": {"status": "failed"}})
     with pytest.raises(MigrationFailed, match="the guest entered state failed instead of"):
         _reach(Endpoint(guest), Phase.POSTCOPY)
@@ -73,8 +73,8 @@ async def _for_ever() -> None:
     await asyncio.Event().wait()
 
 
-def test_a_guest_that_arrives_whole_is_told_from_a_migration_that_fails() -> None:
-    """Where the guest was starved it has dirtied nothing, and QEMU completes the migration."""
+def test_a_migration_that_completes_early_has_another_error_than_one_that_fails() -> None:
+    """A guest that got no CPU time has dirtied nothing, so QEMU completes the migration."""
     for status, error in (("completed", MigratedWhole), ("failed", MigrationFailed)):
         side = _states("active", status)
         with pytest.raises(
@@ -84,7 +84,7 @@ def test_a_guest_that_arrives_whole_is_told_from_a_migration_that_fails() -> Non
         assert type(said.value) is error
 
 
-def test_work_in_precopy_ends_with_its_own_end() -> None:
+def test_work_in_precopy_is_done_while_the_side_is_active() -> None:
     done = []
 
     async def work() -> None:
@@ -95,7 +95,7 @@ def test_work_in_precopy_ends_with_its_own_end() -> None:
     assert done
 
 
-def test_what_fails_in_precopy_is_raised() -> None:
+def test_an_error_of_the_work_in_precopy_is_raised() -> None:
     async def work() -> None:
         raise MonitorFailed("its own failure")
 
@@ -104,7 +104,7 @@ def test_what_fails_in_precopy_is_raised() -> None:
         _wait(side, lambda deadline: side.in_precopy(work()))
 
 
-def test_a_side_reaches_what_its_events_say() -> None:
+def test_a_side_reaches_the_phase_of_its_events() -> None:
     guest: Any = _Guest(
         {"event": "MIGRATION", "data": {"status": "active"}},
         {"event": "MIGRATION", "data": {"status": "postcopy-active"}},
@@ -127,5 +127,5 @@ def test_a_source_that_fails_at_the_switch_is_reported() -> None:
 
 
 @pytest.mark.parametrize("phase", [Phase.POSTCOPY, Phase.PAUSED])
-def test_a_side_goes_on_when_the_destination_has_loaded_the_state(phase: Phase) -> None:
+def test_a_side_continues_once_the_destination_has_loaded_the_state(phase: Phase) -> None:
     _reach(_states("postcopy-device", "postcopy-active", phase.value), phase)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What kernels are called, over the kernels that there are."""
+"""Names of kernels, and the kernels that they mean."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_name_means_the_same_everywhere(name: str, found: Sequence[Build]) -> 
     assert meant(name, ALL, SUITES) == found
 
 
-def test_a_name_that_is_nearly_right_is_told_the_nearest() -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_ones() -> None:
     text = str(unknown("v6.1.0-9-amd46", ALL, "at apt"))
     assert text.startswith("There is no kernel 'v6.1.0-9-amd46' at apt. Similar names: 6.1.0-9")
     text = str(unknown("debian/5.10", ALL, "at apt"))
@@ -79,7 +79,7 @@ def test_a_name_that_is_nearly_right_is_told_the_nearest() -> None:
     assert f"no kernel of debian/5.10 at apt; there are kernels of {streams}" in text
 
 
-def test_digits_that_begin_several_ids_are_no_name() -> None:
+def test_the_first_digits_of_several_ids_are_ambiguous() -> None:
     one, other = SimpleNamespace(**vars(OLD), id="0123" * 10), SimpleNamespace(id="01239" * 8)
     both = [one, SimpleNamespace(**{**vars(NEW), **vars(other)})]
     assert meant("0123", both) == []
@@ -105,7 +105,7 @@ Have = Callable[[Sequence[Build], Sequence[str] | None], Settings]
 
 @pytest.fixture
 def have(history: Path, monkeypatch: pytest.MonkeyPatch) -> Have:
-    """A cache of builds, and suites with releases; None for a mirror that cannot be reached."""
+    """Makes a cache of builds, and suites with releases; None is a mirror that does not answer."""
 
     def fetch(store: Store, suites: Suites, offer: debian.Offer, _: object) -> Bootable:
         if suites.problem:
@@ -130,22 +130,22 @@ def have(history: Path, monkeypatch: pytest.MonkeyPatch) -> Have:
     return prepare
 
 
-def test_what_is_fetched_is_booted_without_asking_a_mirror(have: Have) -> None:
+def test_a_fetched_kernel_is_booted_without_asking_a_mirror(have: Have) -> None:
     settings = have([OLD, NEW], None)
     assert command.bootable(settings, f"v{OLD.release}").build == OLD
     assert command.bootable(settings, OLD.id[:8]).build == OLD
-    # No mirror can be asked, so the newest here is the newest known.
+    # No mirror answers, so the newest in the cache is the newest that is known.
     assert command.bootable(settings, "debian/6.1").build == NEW
 
 
-def test_a_stream_is_the_newest_that_the_suites_have(have: Have) -> None:
+def test_a_stream_means_the_newest_kernel_in_the_suites(have: Have) -> None:
     settings = have([OLD], [OLD.release, NEW.release])
     found = command.bootable(settings, "debian/6.1")
     assert (found.build.release, found.source) == (NEW.release, "trixie")
     assert command.bootable(have([OLD], []), "debian/6.1").build == OLD
 
 
-def test_without_a_network_an_older_kernel_that_is_here_is_used(
+def test_without_a_network_an_older_cached_kernel_is_used(
     have: Have, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = have([OLD], [OLD.release, NEW.release])
@@ -156,14 +156,14 @@ def test_without_a_network_an_older_kernel_that_is_here_is_used(
         command.bootable(settings, NEW.release)
 
 
-def test_a_kernel_that_nobody_has(have: Have) -> None:
+def test_an_unknown_kernel_is_refused(have: Have) -> None:
     with pytest.raises(UnknownKernel, match="in the cache or in Debian's suites"):
         command.bootable(have([OLD], [NEW.release]), "6.1.0-99-amd64")
     with pytest.raises(FetchFailed, match="There is no mirror"):
         command.bootable(have([OLD], None), "debian/6.12")
 
 
-def test_a_kernel_that_may_be_in_a_suite_that_is_left_out(
+def test_for_an_unknown_kernel_the_suites_that_were_left_out_are_named(
     have: Have, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = have([], [OLD.release])

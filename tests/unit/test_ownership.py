@@ -26,7 +26,7 @@ def _home(runtime: Path) -> str:
 
 
 def test_another_folder_of_the_same_path_is_another_home(tmp_path: Path) -> None:
-    """As in a container or a chroot: what is dead in one may live in the other."""
+    """As in a container or a chroot: a run that is dead there may live here."""
     path = tmp_path / "run" / "kickbench"
     before = _home(path)
     (tmp_path / "run").rename(tmp_path / "of-another-root")
@@ -46,7 +46,7 @@ def test_a_folder_by_another_path_is_the_same_home(tmp_path: Path) -> None:
     assert _home(tmp_path / "runtime") == _home(tmp_path / "link" / "runtime")
 
 
-def test_every_id_is_a_limit_that_nobody_sets(tmp_path: Path) -> None:
+def test_every_id_is_a_limit_that_is_never_set_otherwise(tmp_path: Path) -> None:
     with ownership.measuring(tmp_path / "runtime") as run:
         assert ownership.RUN_ID.fullmatch(run.id)
         assert int(run.id, 16) >= 1 << 47
@@ -165,7 +165,7 @@ def test_of_many_that_start_at_once_one_measures(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_locked_yet_is_not_taken_for_a_dead_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever looks for the dead holds the registry, which is held until the folder is locked."""
+    """dead_folders() needs the registry, which `measuring` holds until it has locked the folder."""
     take = lock.take
     free: list[bool] = []
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is to be installed where a program is missing, on systems of several kinds."""
+"""The commands that install a missing program on several systems."""
 
 import platform
 import shutil
@@ -17,7 +17,7 @@ RED_HAT = {"ID": "centos", "ID_LIKE": "rhel fedora"}
 
 @pytest.fixture
 def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system that the test is about; seen by root, who needs no sudo."""
+    """The system of the test's parameter; as root, who needs no sudo."""
     monkeypatch.setattr(platform, "freedesktop_os_release", lambda: request.param)
     monkeypatch.setattr("os.geteuid", lambda: 0)
 
@@ -36,18 +36,18 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     ],
     indirect=["system"],
 )
-def test_each_system_has_names_of_its_own(command: str | None) -> None:
+def test_each_system_has_its_own_package_names(command: str | None) -> None:
     assert packages.install("ip", "tc", "gdb") == command
 
 
 @pytest.mark.usefixtures("system")
 @pytest.mark.parametrize("system", [FEDORA], indirect=True)
 @pytest.mark.parametrize("program", ["qemu-system-sparc64", "mmdebstrap"])
-def test_what_no_package_is_known_to_hold_is_not_to_be_installed(program: str) -> None:
+def test_there_is_no_command_for_a_program_without_a_known_package(program: str) -> None:
     assert packages.install(program) is None
 
 
-def test_a_system_that_does_not_tell_its_name_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_os_release_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     def nameless() -> None:
         raise FileNotFoundError
 
@@ -66,7 +66,7 @@ def test_every_program_that_trials_need_is_in_the_list() -> None:
 
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="needs dpkg")
 def test_the_packages_of_debian_are_those_that_hold_the_programs() -> None:
-    """As far as they are installed here, which they are where all tests run."""
+    """Checks the programs that are installed here; on a host for all tests, that is every one."""
     checked = set()
     for line in (CHECKOUT / "tools" / "packages").read_text().splitlines():
         program, debian, *_ = [*line.split(), "", ""]

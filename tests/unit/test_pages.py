@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""README.md, CONTRIBUTING.md and docs/: what they name exists, and what they show is so."""
+"""README.md, CONTRIBUTING.md and docs/: what they name exists, and their examples are right."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RUN = [block for block in BLOCKS if block.exits is not None and not block.kvm]
 
 
 def name(value: Path | Block) -> str:
-    """Of a case of a test."""
+    """The id of a test's case."""
     return str((value.page if isinstance(value, Block) else value).relative_to(CHECKOUT))
 
 
@@ -75,7 +75,7 @@ def test_a_file_that_does_not_exist_would_be_seen() -> None:
 
 
 def _words(line: str) -> list[str]:
-    """A command of ours in a line of a shell, without what is around it."""
+    """The arguments of kickbench in a line of shell; none if the line does not run it."""
     words = shlex.split(line, comments=True)
     starts = [at for at, word in enumerate(words) if Path(word).name == "kickbench"]
     if not starts or words[0] == "git":
@@ -86,7 +86,7 @@ def _words(line: str) -> list[str]:
 
 
 def _unknown(line: str) -> list[str]:
-    """The words of a line that the command line does not know."""
+    """The commands and options in a line that kickbench does not have."""
     command: click.Command = main
     unknown = []
     for word in _words(line):
@@ -119,7 +119,7 @@ EXCERPTS = [block for block in BLOCKS if block.language == "python"]
 
 
 @pytest.mark.parametrize("block", EXCERPTS, ids=name)
-def test_an_excerpt_is_what_the_code_has(block: Block) -> None:
+def test_an_excerpt_is_in_the_code(block: Block) -> None:
     sources = (path.read_text() for path in (CHECKOUT / "bench_lib").rglob("*.py"))
     assert block.text.strip()
     assert any(block.text in source for source in sources)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Records of several labs at once come as if there had been one lab after the other."""
+"""Several labs at once; their records come as if one lab had run after the other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT_S = 60
 
 
 class _Works:
-    """Works that each make two records, when the test lets them."""
+    """Works that each make two records, the second when the test lets them."""
 
     def __init__(self, count: int) -> None:
         self.running: set[int] = set()
@@ -67,7 +67,7 @@ class _Works:
 
 
 async def _settled() -> None:
-    """Let every task go as far as it can without the test."""
+    """Let every task run until it waits for the test."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -106,7 +106,7 @@ def test_records_of_a_lab_that_is_ahead_wait_for_those_before() -> None:
 
 
 def test_a_record_follows_the_boot_that_it_was_made_in() -> None:
-    """A line for a trial does not name the kernel; that for the boot before it does."""
+    """A trial's line does not name the kernel; only the line of its boot does."""
 
     async def scene() -> None:
         works = _Works(2)
@@ -123,7 +123,7 @@ def test_a_record_follows_the_boot_that_it_was_made_in() -> None:
     asyncio.run(scene())
 
 
-def test_the_first_failure_in_order_ends_all_and_keeps_what_came_before_it() -> None:
+def test_the_first_failure_in_order_ends_all_and_keeps_the_records_before_it() -> None:
     async def scene() -> None:
         works = _Works(4)
         running = asyncio.create_task(works.run(4))
@@ -179,7 +179,7 @@ def test_there_are_as_many_labs_as_there_is_room_for(
     assert parallel.jobs(Settings.from_environment()) == expected
 
 
-def test_more_or_fewer_labs_may_be_asked_for(
+def test_a_setting_gives_the_number_of_labs(
     history: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench_lib.host.setup.memory_mib", lambda name: 3 * 2048 + 512)
@@ -216,7 +216,7 @@ def _cycle(count: int) -> list[ScenarioName]:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "junk", "1.5", "²", "1" * 5000])
-def test_a_number_of_labs_that_is_none_is_refused(
+def test_a_number_of_labs_that_is_not_a_positive_integer_is_refused(
     history: object, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setenv("KICKBENCH_JOBS", text)
@@ -227,6 +227,6 @@ def test_a_number_of_labs_that_is_none_is_refused(
 def test_a_number_may_be_larger_than_any_host_has(
     history: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What does not fit is said where it is known how much does."""
+    """The check against the host's memory comes later."""
     monkeypatch.setenv("KICKBENCH_LAB_MEMORY", str(1 << 30))
     assert Settings.from_environment().lab_memory_mib == 1 << 30

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What each case needs of a host, and no more."""
+"""What each case needs of a host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTINGS = Settings.from_environment({"HOME": "/"})
 
 
 def _lacks(monkeypatch: pytest.MonkeyPatch, lacks: Collection[Need], error: HostError) -> None:
-    """A host that has everything else."""
+    """Make a host that lacks these needs and has all others."""
 
     def check(need: Need, settings: Settings) -> str:
         if need in lacks:
@@ -48,7 +48,9 @@ def test_every_migration_needs_a_link(
         preflight.check(SETTINGS, cases)
 
 
-def test_cases_that_are_not_known_yet_may_be_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cases_the_needs_of_a_migration_are_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     _lacks(monkeypatch, {Need.NETWORK}, ProgramMissing("tc is not installed."))
     with pytest.raises(ProgramMissing):
         preflight.check(SETTINGS)
@@ -62,7 +64,7 @@ def test_cases_that_are_not_known_yet_may_be_migrations(monkeypatch: pytest.Monk
         (RequestName.PTRACE_INTERRUPT, Need.PTRACE),
     ],
 )
-def test_debuggers_need_what_they_are_made_with(
+def test_requests_of_debuggers_need_their_programs_and_rights(
     monkeypatch: pytest.MonkeyPatch, request_: RequestName, need: Need
 ) -> None:
     _lacks(monkeypatch, {need}, HostError("It is not there."))
@@ -71,7 +73,7 @@ def test_debuggers_need_what_they_are_made_with(
     preflight.check(SETTINGS, [Case(ScenarioName.IDLE, RequestName.STOP)])
 
 
-def test_a_lab_has_the_programs_of_its_host_and_rights_of_its_own(
+def test_a_lab_needs_the_programs_of_its_host_but_not_its_rights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _lacks(monkeypatch, {Need.PTRACE_SIBLING}, PtraceForbidden("No process may be traced."))
@@ -81,7 +83,7 @@ def test_a_lab_has_the_programs_of_its_host_and_rights_of_its_own(
     assert preflight.lacking(RequestName.GDB_ATTACH, lab=True) == "gdb is not installed."
 
 
-def test_a_host_that_lacks_several_things_is_told_the_first(
+def test_needs_are_checked_in_their_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[Need] = []

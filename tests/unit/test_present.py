@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Records and sums of them, as people read them."""
+"""Records and summaries as people read them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_trial_in_one_line(made: Record, line: str) -> None:
     assert present.trial_line(made) == f"#1 stop in blackhole: {line}"
 
 
-def test_a_row_tells_how_long_refusals_took_apart_from_answers() -> None:
+def test_a_row_shows_the_times_of_refusals_apart_from_answers() -> None:
     refused = [record(Outcome.REFUSED, ms) for ms in (10.0, 30.0)]
     (row,) = summary.rows([record(latency_ms=2.0), *refused])
     assert present.outcomes(row) == "1 of 3 returned, 2 refused (median 20 ms, worst 30 ms)"
@@ -65,7 +65,7 @@ def test_a_row_tells_how_long_refusals_took_apart_from_answers() -> None:
     assert present.outcomes(row) == "2 of 2 refused (median 20 ms, worst 30 ms)"
 
 
-def test_the_matrix_has_a_column_for_each_guest_too() -> None:
+def test_the_matrix_has_a_column_per_guest() -> None:
     other = dataclasses.replace(record(Outcome.DIED), shape=Shape(vcpus=4))
     console = Console(file=io.StringIO(), width=200)
     present.matrix(console, summary.rows([record(), other]))

@@ -12,7 +12,7 @@ def _result(
     return Result(case, outcome, None, "S", "handle_userfault", path, wakes_ns)
 
 
-def test_no_name_is_every_case() -> None:
+def test_without_names_all_cases_are_probed() -> None:
     assert named([]) == list(CASES)
 
 
@@ -25,11 +25,11 @@ def test_an_unknown_case_is_told_the_known_ones() -> None:
         named(["gup"])
 
 
-def test_names_tell_cases_apart() -> None:
+def test_no_two_cases_have_the_same_name() -> None:
     assert len({each.name for each in CASES}) == len(CASES)
 
 
-def test_the_verdict_is_by_path() -> None:
+def test_the_verdict_has_an_answer_per_path() -> None:
     results = [
         _result("healthy", Outcome.RETURNED, Entry.NONE),
         _result("gup-read", Outcome.RETURNED, Entry.GUP),
@@ -50,7 +50,7 @@ def test_one_case_that_hangs_is_a_no() -> None:
     assert verdict(results).endswith("memory: no (gup)")
 
 
-def test_what_sigkill_does_and_what_measured_nothing_is_no_answer() -> None:
+def test_sigkill_and_lost_cases_do_not_count_for_the_verdict() -> None:
     results = [
         _result("gup-write-sigkill", Outcome.RETURNED, Entry.GUP),
         _result("gup-write", Outcome.LOST, Entry.GUP),

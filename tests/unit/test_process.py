@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How children start and end. Those that not even root can end are in tests/host."""
+"""How child processes start and end. Those that SIGKILL does not end are in tests/host."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _gone(pidfd: int) -> bool:
 
 
 def _run(tmp_path: Path, *argv: str, **options: Any) -> tuple[int, str]:
-    """The exit status of a program and what it wrote."""
+    """Run a program, and return its exit status and what it wrote."""
     log = tmp_path / "log"
     with process.started(argv, env=ENV, output=log, **options) as child:
         assert child.reaped_within(PATIENCE_S)
@@ -60,7 +60,7 @@ def test_arguments_arrive_as_they_are(tmp_path: Path) -> None:
     assert text == f"{arguments}\n"
 
 
-def test_a_process_and_what_it_starts_carry_the_mark_of_their_run(tmp_path: Path) -> None:
+def test_a_process_and_its_children_have_the_mark_of_their_run(tmp_path: Path) -> None:
     with process.started(
         ["sh", "-c", "sleep 1000 & echo $!; wait"], env=ENV, output=tmp_path / "log"
     ) as child:
@@ -107,7 +107,7 @@ def test_a_terminal_of_another_session_is_refused_in_one_sentence(tmp_path: Path
         os.close(screen)
 
 
-def test_a_network_namespace_that_is_none_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_network_namespace_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with (
         (tmp_path / "file").open("w") as file,
         pytest.raises(NotStarted, match=r"true cannot be started: .+ \(setns\)\."),
@@ -123,9 +123,7 @@ def test_a_mark_that_cannot_be_set_is_refused_in_one_sentence(tmp_path: Path) ->
         pass
 
 
-def test_a_way_to_the_start_that_is_not_installed_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_setpriv_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "program").write_text("#!/bin/sh\n")
     (tmp_path / "program").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -173,8 +171,8 @@ def test_a_child_dies_with_its_parent() -> None:
             os.close(pidfd)
 
 
-def test_nothing_starts_for_a_parent_that_died_before_the_kernel_knew(tmp_path: Path) -> None:
-    """The parent is another by the time that it is looked at, as after an adoption."""
+def test_nothing_starts_if_the_parent_died_before_the_death_signal_was_set(tmp_path: Path) -> None:
+    """The parent has another pid than expected, as after the child was reparented."""
     mark = tmp_path / "started"
     dead = subprocess.Popen(["true"])
     dead.wait()
@@ -190,7 +188,7 @@ def test_nothing_starts_for_a_parent_that_died_before_the_kernel_knew(tmp_path: 
 
 
 def test_no_code_of_ours_runs_between_fork_and_exec(tmp_path: Path) -> None:
-    """With another thread there, it could wait for ever for a lock of that thread."""
+    """If there are other threads, it could wait for a lock of one of them for ever."""
     forks: list[str] = []
     os.register_at_fork(
         after_in_child=lambda: forks.append("child"), before=lambda: forks.append("before")
@@ -207,7 +205,7 @@ def test_no_code_of_ours_runs_between_fork_and_exec(tmp_path: Path) -> None:
     assert not forks
 
 
-def test_a_tool_that_fails_is_told_with_its_words() -> None:
+def test_a_tool_that_fails_is_reported_with_its_output() -> None:
     with pytest.raises(ToolFailed, match=r"`sh -c echo no >&2; exit 3` failed \(3\): no"):
         process.run_tool(["sh", "-c", "echo no >&2; exit 3"])
     assert process.run_tool(["cat"], stdin="täxt") == "täxt"
@@ -220,7 +218,7 @@ def test_a_tool_that_does_not_end_is_ended() -> None:
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
-    """A process that cannot be reaped, because another traces it and does not look."""
+    """A process that cannot be reaped, because its tracer does not wait for it."""
     monkeypatch.setattr("bench_lib.process.child.DEATH_LIMIT_S", 0.1)
     with traced("time.sleep(1000)") as target:
         yield Child(target)
@@ -240,7 +238,7 @@ def test_a_process_that_cannot_be_reaped_is_reported_and_not_waited_for(
     assert caplog.messages == [f"Left to `kickbench clean`: {held.survivor}."]
 
 
-def test_a_process_that_ends_is_no_survivor(tmp_path: Path) -> None:
+def test_a_process_that_ends_is_not_a_survivor(tmp_path: Path) -> None:
     with process.started(["sleep", "1000"], env=ENV, output=tmp_path / "log") as child:
         assert process.lives(child.pid)
     assert child.survivor is None
@@ -248,7 +246,7 @@ def test_a_process_that_ends_is_no_survivor(tmp_path: Path) -> None:
     assert child.pid not in {each.pid for each in process.survivors()}
 
 
-def test_nothing_is_begun_with_a_process_that_has_ended(tmp_path: Path) -> None:
+def test_no_work_starts_with_a_process_that_has_ended(tmp_path: Path) -> None:
     begun = []
 
     async def work() -> None:
@@ -263,7 +261,7 @@ def test_nothing_is_begun_with_a_process_that_has_ended(tmp_path: Path) -> None:
     assert not begun
 
 
-def test_of_tools_side_by_side_all_have_ended_when_one_has_failed(tmp_path: Path) -> None:
+def test_all_parallel_tools_have_ended_when_one_has_failed(tmp_path: Path) -> None:
     done = tmp_path / "done"
     late = f"while [ ! -e {tmp_path}/go ]; do :; done; touch {done}"
     first = f"touch {tmp_path}/go; echo no >&2; exit 3"

@@ -24,7 +24,7 @@ def _thread(state: str, stack: tuple[str, ...]) -> ThreadState:
 @pytest.mark.parametrize(
     "stack, path", [(GUP, Entry.GUP), (STEAL_TIME, Entry.UACCESS), (HALTED, Entry.ASYNC_PF)]
 )
-def test_a_vcpu_is_stuck_on_its_path_and_so_anywhere(
+def test_a_vcpu_that_is_stuck_on_its_path_is_stuck(
     state: str, stack: tuple[str, ...], path: Entry
 ) -> None:
     assert proof.is_stuck(_thread(state, stack), path)
@@ -37,7 +37,7 @@ def test_a_vcpu_that_is_stuck_elsewhere_is_not_stuck_on_the_path() -> None:
 
 @pytest.mark.parametrize("path", [None, Entry.GUP])
 @pytest.mark.parametrize("state, stack", [("R", GUP), ("S", SYSCALL), ("S", ()), ("S", KVM)])
-def test_a_thread_that_runs_or_waits_for_no_page_is_not_stuck(
+def test_a_thread_that_runs_or_does_not_wait_for_a_page_is_not_stuck(
     state: str, stack: tuple[str, ...], path: Entry | None
 ) -> None:
     assert not proof.is_stuck(_thread(state, stack), path)
@@ -52,7 +52,7 @@ POLL = ("poll_schedule_timeout", "do_sys_poll", "__x64_sys_ppoll", "do_syscall_6
     [
         ([SYSCALL, SYSCALL], SYSCALL, True),
         ([], SYSCALL, True),
-        # The loop is idle, or a vCPU runs, or waits for something else.
+        # The main loop is idle, or a vCPU runs or waits for something else.
         ([SYSCALL], POLL, False),
         ([()], SYSCALL, False),
         ([POLL], SYSCALL, False),

@@ -22,7 +22,7 @@ KEYS = {
 }  # fmt: skip
 
 
-def test_a_record_comes_back_as_it_went(tmp_path: Path) -> None:
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "new" / "records.jsonl"
     written = [make(Outcome.RETURNED, 1.5), make(Outcome.LOST, reason="gone", seq=2)]
     for each in written:
@@ -30,7 +30,7 @@ def test_a_record_comes_back_as_it_went(tmp_path: Path) -> None:
     assert record.read(path) == (written, [])
 
 
-# No JSON has any other.
+# JSON has no others.
 st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
 st.register_type_strategy(int, st.integers(-(2**63), 2**63 - 1))
 
@@ -55,7 +55,7 @@ def test_the_keys_of_a_record_are_those_that_readers_rely_on() -> None:
     assert set(after) == set(before)
 
 
-def test_no_record_is_damaged_by_a_line_that_was_cut_off(tmp_path: Path) -> None:
+def test_a_line_that_was_cut_off_damages_no_record_after_it(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     record.append(path, make(seq=1))
     whole = path.read_bytes()
@@ -93,7 +93,7 @@ def test_a_record_of_a_newer_schema_is_named_as_such(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["[]", "{}", '{"schema": 1}', '{"schema": "x"}', "\x80"])
-def test_a_line_that_is_no_record_costs_only_itself(tmp_path: Path, line: str) -> None:
+def test_a_line_that_is_not_a_record_costs_only_itself(tmp_path: Path, line: str) -> None:
     path = tmp_path / "records.jsonl"
     path.write_text(line + "\n", encoding="latin-1")
     record.append(path, make())
@@ -101,7 +101,7 @@ def test_a_line_that_is_no_record_costs_only_itself(tmp_path: Path, line: str) -
     assert (len(records), len(damaged)) == (1, 1)
 
 
-def test_no_file_is_no_records(tmp_path: Path) -> None:
+def test_a_missing_file_has_no_records(tmp_path: Path) -> None:
     assert record.read(tmp_path / "none") == ([], [])
 
 
@@ -143,7 +143,7 @@ def test_a_record_of_schema_1_is_still_read(tmp_path: Path) -> None:
         ("outcome", Outcome.ASLEEP, "asleep cannot have a latency"),
     ],
 )
-def test_a_line_is_refused_with_what_is_wrong_with_it(
+def test_an_impossible_record_is_refused_with_the_reason(
     tmp_path: Path, field: str, value: object, why: str
 ) -> None:
     path = tmp_path / "records.jsonl"
@@ -153,7 +153,7 @@ def test_a_line_is_refused_with_what_is_wrong_with_it(
 
 
 @pytest.mark.parametrize("evidence", [None, [], 3, {"before": None}, {"after": 3}])
-def test_odd_evidence_of_schema_1_costs_only_its_line(tmp_path: Path, evidence: object) -> None:
+def test_damaged_evidence_of_schema_1_costs_only_its_line(tmp_path: Path, evidence: object) -> None:
     (data,) = json.loads(record.to_json([make()]))
     path = tmp_path / "records.jsonl"
     path.write_text(json.dumps({**data, "schema": 1, "evidence": evidence}) + "\n")
@@ -163,7 +163,7 @@ def test_odd_evidence_of_schema_1_costs_only_its_line(tmp_path: Path, evidence: 
 
 
 @pytest.mark.parametrize("schema", [0, -1])
-def test_a_schema_that_never_was_is_no_record(tmp_path: Path, schema: int) -> None:
+def test_a_schema_that_never_existed_is_refused(tmp_path: Path, schema: int) -> None:
     path = tmp_path / "records.jsonl"
     record.append(path, dataclasses.replace(make(), schema=schema))
     _, (damage,) = record.read(path)
@@ -172,9 +172,7 @@ def test_a_schema_that_never_was_is_no_record(tmp_path: Path, schema: int) -> No
 
 @pytest.mark.parametrize("schema", [1, SCHEMA])
 @pytest.mark.parametrize("field", ["deadline_ns", "latency_ns"])
-def test_a_time_that_no_trial_can_take_costs_only_its_line(
-    tmp_path: Path, field: str, schema: int
-) -> None:
+def test_an_impossible_time_costs_only_its_line(tmp_path: Path, field: str, schema: int) -> None:
     (data,) = json.loads(record.to_json([make()]))
     path = tmp_path / "records.jsonl"
     path.write_text(json.dumps({**data, "schema": schema, field: 10**400}) + "\n")

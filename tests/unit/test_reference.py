@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""docs/reference: what is generated is what the code gives, and what is written is complete."""
+"""docs/reference: the generated parts are up to date, and the written ones are complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench_lib.settings import Settings
 from tests import pages
 from tests.pages import DOCS
 
-# A program, which mypy knows by another name.
+# mypy checks this program under another name, so it cannot be imported as usual.
 reference = importlib.import_module("tools.reference")
 
 REFERENCE = DOCS / "reference"
@@ -24,8 +24,8 @@ AGAIN = "run .venv/bin/python tools/reference.py"
 
 
 @pytest.mark.parametrize("name", reference.GENERATED)
-def test_a_generated_file_is_what_the_code_gives(name: str) -> None:
-    # In a process of its own, because click keeps options of commands that another test has run.
+def test_a_generated_file_is_up_to_date(name: str) -> None:
+    # In another process, because click keeps the options of commands that another test has run.
     code = f"from tools import reference; print(reference.GENERATED[{name!r}](), end='')"
     made = subprocess.run(
         [sys.executable, "-c", code], cwd=DOCS.parent, capture_output=True, text=True, check=True
@@ -72,7 +72,7 @@ def test_a_key_that_is_new_in_the_code_appears_without_a_meaning() -> None:
 
 
 class _Read(Mapping[str, str]):
-    """An environment that is empty but for HOME, and keeps which names were looked up."""
+    """An environment that has only HOME, and records the names that are read."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -102,7 +102,7 @@ def test_the_page_of_settings_has_the_defaults() -> None:
     text = (REFERENCE / "settings.md").read_text()
     listed = dict(re.findall(r"^\| `(\w+)` \| .* \| `([^`|]+)` \|$", text, re.MULTILINE))
     settings = Settings.from_environment(_Read())
-    # Where it depends on the host or the folder there is more than a value in the cell.
+    # If a default depends on the host or the folder, its cell has more than a value.
     assert listed == {
         "KICKBENCH_TRIALS": str(settings.trials),
         "KICKBENCH_SET": "full" if settings.full else "core",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What holds for the files of the repository as a whole."""
+"""Rules for all files of the repository."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench_lib import __version__
 from tests.conftest import CHECKOUT
 
 SUFFIXES = {".py", ".c", ".S", ".ld", ".css", ".js", ".html"}
-"""What source files end with; scripts are told by their first line."""
+"""Suffixes of source files; scripts are recognized by their first line."""
 
 LICENSE = "SPDX-License-Identifier: BSD-3-Clause"
 
@@ -28,7 +28,7 @@ def test_every_source_file_names_its_license() -> None:
     # Empty files mark packages.
     sources = [path for path in paths if path.exists() and path.stat().st_size and _is_source(path)]
     assert sources
-    # The first line may be a shell's or a browser's.
+    # The first line may be `#!` or a doctype.
     without = [path for path in sources if LICENSE not in "".join(_head(path))]
     assert not without
 
@@ -38,5 +38,5 @@ def _head(path: Path) -> list[str]:
         return [file.readline(), file.readline()]
 
 
-def test_the_change_log_tells_of_this_version() -> None:
+def test_the_change_log_has_this_version() -> None:
     assert f"\n## {__version__}\n" in (CHECKOUT / "CHANGELOG.md").read_text()

@@ -25,9 +25,9 @@ def attentive(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def _ask(
     peer: Callable[[socket.socket], None], limit_s: float = 60.0, times: int = 1
 ) -> Answer | None:
-    """Make a request of a QEMU that behaves like `peer` once it has greeted; the last answer.
+    """Make requests to a QEMU that behaves like `peer` after its greeting; the last answer.
 
-    In a thread of its own: the line may keep its own from doing anything else.
+    QEMU is in a thread of its own, because the line may block its thread.
     """
     ours, theirs = socket.socketpair()
 
@@ -66,7 +66,7 @@ def _says(stream: bytes) -> Callable[[socket.socket], None]:
 
 @pytest.mark.usefixtures("attentive")
 @pytest.mark.parametrize("stream", [REPLY, EVENT + REPLY, EVENT + EVENT + REPLY])
-def test_the_reply_is_told_from_events(stream: bytes) -> None:
+def test_events_before_the_reply_are_skipped(stream: bytes) -> None:
     begin_ns = time.monotonic_ns()
     answer = _ask(_says(stream))
     assert answer is not None
@@ -87,7 +87,7 @@ def test_no_reply_before_the_deadline_is_none() -> None:
 
 
 @pytest.mark.usefixtures("attentive")
-def test_a_line_that_has_failed_is_of_no_more_use() -> None:
+def test_no_request_is_sent_after_one_without_an_answer() -> None:
     with pytest.raises(MonitorFailed, match="not answered before the deadline"):
         _ask(_says(EVENT), limit_s=0.01, times=2)
 
@@ -95,7 +95,7 @@ def test_a_line_that_has_failed_is_of_no_more_use() -> None:
 @pytest.mark.usefixtures("attentive")
 def test_a_qemu_that_closes_after_the_request_is_a_broken_connection() -> None:
     def peer(end: socket.socket) -> None:
-        end.recv(1)  # the rest stays unread, so that the other side sees a reset
+        end.recv(1)  # the rest stays unread, so that the connection is reset
         end.close()
 
     with pytest.raises(MonitorFailed, match="connection"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which thread does what."""
+"""The roles of QEMU's threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench_lib.record import Role
 from bench_lib.threads import Part, ThreadState
 
 PID = 2**22 + 1
-"""No process: nothing is read of it."""
+"""The pid of no process, so that nothing is read from /proc."""
 
 
 def thread(tid: int, name: str, stack: tuple[str, ...] = ()) -> ThreadState:
@@ -39,20 +39,20 @@ def test_threads_are_known_by_the_names_that_qemu_gives_them() -> None:
     }
 
 
-def test_what_qemu_has_answered_comes_first() -> None:
+def test_the_thread_ids_that_qemu_reports_come_first() -> None:
     parts = threads.roles(PID, QEMU, {14: 0, 12: 1})
     assert parts[14] == Part(Role.VCPU, 0)
     assert parts[11] == Part(Role.OTHER)
 
 
-def test_a_thread_in_kvm_run_is_a_vcpu_also_without_a_name() -> None:
+def test_a_thread_in_kvm_run_is_a_vcpu_even_without_a_name() -> None:
     plain = [thread(PID, "qemu"), thread(11, "qemu", ("kvm_vcpu_ioctl", "__x64_sys_ioctl"))]
     assert threads.roles(PID, plain)[11] == Part(Role.VCPU, None)
 
 
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What stands for /proc."""
+    """The folder of the process in a fake /proc."""
     module = importlib.import_module("bench_lib.threads.roles")
     monkeypatch.setattr(module, "PROC", tmp_path)
     (tmp_path / f"{PID}/fd").mkdir(parents=True)
@@ -65,7 +65,7 @@ def _in_ioctl(proc: Path, tid: int, fd: int, request: int) -> None:
     (proc / f"task/{tid}/syscall").write_text(line)
 
 
-def test_a_thread_is_known_by_the_vcpu_that_it_waits_in(proc: Path) -> None:
+def test_a_thread_is_known_by_the_vcpu_of_its_ioctl(proc: Path) -> None:
     (proc / "fd/28").symlink_to("anon_inode:kvm-vcpu:3")
     (proc / "fd/9").symlink_to("anon_inode:kvm-vm")
     _in_ioctl(proc, 11, 28, 0xAE80)
@@ -75,7 +75,7 @@ def test_a_thread_is_known_by_the_vcpu_that_it_waits_in(proc: Path) -> None:
     assert [parts[tid] for tid in (11, 12, 13)] == [Part(Role.VCPU, 3), *[Part(Role.OTHER)] * 2]
 
 
-def test_a_thread_of_kvm_itself_is_no_vcpu(proc: Path) -> None:
+def test_a_kernel_thread_of_kvm_is_not_a_vcpu(proc: Path) -> None:
     (proc / "fd/28").symlink_to("anon_inode:kvm-vcpu:0")
     for tid in (11, 12, 13):
         _in_ioctl(proc, tid, 28, 0xAE80)
@@ -85,7 +85,7 @@ def test_a_thread_of_kvm_itself_is_no_vcpu(proc: Path) -> None:
     assert [parts[tid].role for tid in (11, 12, 13)] == [Role.VCPU, Role.OTHER, Role.OTHER]
 
 
-def test_the_one_vcpu_that_is_left_is_the_one_that_has_no_number(proc: Path) -> None:
+def test_a_vcpu_without_a_number_gets_the_only_one_left(proc: Path) -> None:
     for number in range(2):
         (proc / f"fd/{number + 20}").symlink_to(f"anon_inode:kvm-vcpu:{number}")
     named, running = thread(11, "CPU 0/KVM"), thread(12, "qemu", ("kvm_vcpu_ioctl",))

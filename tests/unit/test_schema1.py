@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Records of schema 1: what is said of them is what the release said that wrote them.
+"""Records of schema 1 give the same results as in the release that wrote them.
 
-`data/schema1.jsonl` was written by that release: a campaign of six boots of two kernels in the lab,
-and trials by hand. To keep it small, the records of the lab have lost some stages and all
-mitigations. Every expectation here is what that release printed for this file.
+That release wrote `data/schema1.jsonl`: a campaign of six boots of two kernels in the lab, and
+single trials. To keep the file small, some stages and all mitigations were removed from the lab's
+records. Every expectation here is what that release printed for this file.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def test_every_record_is_read(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("path")
-def test_the_report_says_what_it_said() -> None:
+def test_the_report_is_the_same_as_then() -> None:
     found = said("report", status=0)
     rows = [
         (
@@ -96,7 +96,7 @@ def test_the_report_says_what_it_said() -> None:
 
 
 @pytest.mark.usefixtures("path")
-def test_the_gate_passes_what_it_passed() -> None:
+def test_the_gate_passes_as_then() -> None:
     found = said("gate", "debian/6.1", "debian/6.12", status=0)
     assert found["sentence"] == (
         f"{NEW} may follow {OLD}: in 3 of 3 comparisons it is no worse; hangs in up to 39% of "
@@ -112,7 +112,7 @@ def test_the_gate_passes_what_it_passed() -> None:
 
 
 @pytest.mark.usefixtures("path")
-def test_the_gate_fails_what_it_failed() -> None:
+def test_the_gate_fails_as_then() -> None:
     found = said("gate", "debian/6.12", "debian/6.1", status=1)
     assert found["sentence"] == (
         f"{OLD} must not follow {NEW}: stop in blackhole: hangs more often; has no answer within "
@@ -122,21 +122,21 @@ def test_the_gate_fails_what_it_failed() -> None:
     assert [(row["verdict"], row["reasons"]) for row in found["rows"]] == [
         ("pass", []), ("fail", hung), ("fail", hung),
     ]  # fmt: skip
-    # As exact as they were: a new question to ask would have changed what they are adjusted for.
+    # Exactly equal: with one more test per comparison the adjusted p values would differ.
     assert [(row["p_hangs"], row["p_late"]) for row in found["rows"]] == [
         (1.0, 1.0), *[(0.004329004329004329, 9.375000000000003e-08)] * 2,
     ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("path")
-def test_the_gate_refuses_what_it_refused() -> None:
+def test_the_gate_refuses_as_then() -> None:
     done = CliRunner().invoke(main, ["gate", OLD, NATIVE])
     assert done.exit_code == 3
     assert "measured on different hosts: vm1 (lab, tcg) and vm1 (native, kvm)" in done.stderr
 
 
-def test_what_was_lost_or_refused_still_measures_nothing(path: Path) -> None:
-    """Two trials of the newer kernel in a blackhole, edited to have ended so."""
+def test_lost_and_refused_trials_still_measure_nothing(path: Path) -> None:
+    """The outcomes of two trials of the newer kernel in `blackhole` are edited."""
     lines = path.read_text().splitlines()
     places = [
         number
@@ -155,7 +155,7 @@ def test_what_was_lost_or_refused_still_measures_nothing(path: Path) -> None:
     assert found["rows"][1]["candidate"]["lost"] == 2
 
 
-def test_the_page_has_a_cell_for_each_row(path: Path, tmp_path: Path) -> None:
+def test_the_page_has_a_cell_per_row(path: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
     kernels.write(site, record.read(path)[0], history=False)

@@ -7,7 +7,7 @@ from bench_lib.guest.serial import Marks, MemoryDamage
 LINE = b"\n!damage vcpu=01 page=0000000000000400 expected=0000000000000007 found=00000000abcdef12\n"
 
 
-def test_marks_are_counted_for_each_vcpu() -> None:
+def test_marks_are_counted_per_vcpu() -> None:
     marks = Marks()
     marks.feed(b"ABAABC")
     assert marks.passes == {0: 3, 1: 2, 2: 1}
@@ -15,7 +15,7 @@ def test_marks_are_counted_for_each_vcpu() -> None:
 
 
 @given(st.data())
-def test_damage_is_read_however_it_is_cut_and_whatever_marks_stand_in_it(
+def test_damage_is_read_however_it_is_cut_and_whatever_marks_are_in_it(
     data: st.DataObject,
 ) -> None:
     stream = LINE
@@ -32,7 +32,7 @@ def test_damage_is_read_however_it_is_cut_and_whatever_marks_stand_in_it(
 
 
 @given(st.integers(1, len(LINE) - 2))
-def test_a_report_of_damage_that_is_cut_is_an_alarm_all_the_same(length: int) -> None:
+def test_a_report_of_damage_that_is_cut_off_is_an_alarm_too(length: int) -> None:
     marks = Marks()
     marks.feed(LINE[: length + 1] + b"A")
     assert marks.alarm

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which boots are made, until it is settled."""
+"""Which boots `gate --boots-until-settled` makes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BUILDS = [Bootable(describe(kernel), "somewhere", Path("/nowhere")) for kernel i
 
 
 class Lab:
-    """Boots nothing; of the second kernel every trial hangs, if it is to."""
+    """Makes records without booting anything. If `hangs`, the second kernel's trials hang."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, hangs: bool = True) -> None:
         self.made: list[list[tuple[str, int]]] = []
@@ -64,7 +64,9 @@ def test_looks_are_few(most: int, looks: list[int]) -> None:
     assert settling.looks(most) == looks
 
 
-def test_both_are_booted_together(history: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_kernels_are_booted_in_one_campaign(
+    history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab = Lab(monkeypatch)
     settings = Settings.from_environment()
     for boots in (2, 2, 5):
@@ -72,7 +74,9 @@ def test_both_are_booted_together(history: Path, monkeypatch: pytest.MonkeyPatch
     assert lab.made == [[("6.1", 2), ("6.12", 2)], [("6.1", 3), ("6.12", 3)]]
 
 
-def test_who_has_fewer_catches_up_first(history: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_with_fewer_boots_catches_up_first(
+    history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab = Lab(monkeypatch)
     settings = Settings.from_environment()
     settling.boot(settings, BUILDS[:1], 2, lambda _: None, lambda _: None)
@@ -81,7 +85,7 @@ def test_who_has_fewer_catches_up_first(history: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("names", "status"), [(["6.1", "6.12"], 1), (["6.12", "6.1"], 0)])
-def test_it_ends_with_the_verdict(
+def test_no_boots_are_made_after_a_verdict(
     history: Path, monkeypatch: pytest.MonkeyPatch, names: Sequence[str], status: int
 ) -> None:
     lab = Lab(monkeypatch)
@@ -93,8 +97,10 @@ def test_it_ends_with_the_verdict(
     assert len(lab.made) == 1
 
 
-def test_at_most_so_often(history: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three boots of each settle nothing, and more are not allowed."""
+def test_no_more_boots_are_made_than_allowed(
+    history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three boots of each kernel settle nothing, and no more are allowed."""
     lab = Lab(monkeypatch, hangs=False)
     builds = dict(zip(["6.1", "6.12"], BUILDS, strict=True))
     monkeypatch.setattr(command, "bootable", lambda _, name: builds[name])
@@ -103,7 +109,7 @@ def test_at_most_so_often(history: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert lab.made == [[("6.1", 3), ("6.12", 3)]]
 
 
-def test_a_limit_for_what_will_not_be_measured_is_refused_before_any_boot(
+def test_a_limit_for_a_request_that_will_not_be_made_is_refused_before_any_boot(
     history: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab = Lab(monkeypatch)
@@ -127,7 +133,7 @@ def test_a_limit_for_what_will_not_be_measured_is_refused_before_any_boot(
         ),
     ],
 )
-def test_records_that_no_more_can_be_added_to_are_refused_before_any_boot(
+def test_records_that_differ_from_new_ones_are_refused_before_any_boot(
     history: Path,
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, object],
@@ -154,7 +160,7 @@ def test_records_that_no_more_can_be_added_to_are_refused_before_any_boot(
 
 @pytest.fixture
 def no_mirror(history: Path, monkeypatch: pytest.MonkeyPatch) -> list[Bootable]:
-    """A mirror of Debian that must not be asked; what is in the cache."""
+    """The builds in the cache, to be filled; Debian's mirror must not be asked."""
 
     def asked(*_: object) -> None:
         raise AssertionError("the mirror was asked")
@@ -174,7 +180,7 @@ def of_stream(*releases: str) -> list[Bootable]:
 def test_a_stream_means_the_newest_recorded_kernel_with_more_boots_too(
     history: Path, monkeypatch: pytest.MonkeyPatch, no_mirror: list[Bootable]
 ) -> None:
-    """Though a newer one is in the cache, and Debian may have a newer one still."""
+    """A newer kernel is in the cache, and Debian may have an even newer one."""
     lab = Lab(monkeypatch, hangs=False)
     old, new, other = of_stream("6.1.0-9-amd64", "6.1.0-10-amd64", "6.12.94+deb12-amd64")
     no_mirror += [old, new, other]

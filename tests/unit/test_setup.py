@@ -8,7 +8,7 @@ from bench_lib.host import setup
 
 @pytest.fixture
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What a kernel shows of its CPUs, empty to begin with."""
+    """An empty folder in place of /sys/devices/system/cpu."""
     monkeypatch.setattr(setup, "SYSTEM", tmp_path)
     monkeypatch.setattr(setup, "MODULES", tmp_path / "module")
     return tmp_path
@@ -20,13 +20,13 @@ def write(path: Path, text: str) -> None:
 
 
 @pytest.mark.usefixtures("system")
-def test_what_the_kernel_does_not_tell_is_none() -> None:
+def test_facts_that_the_kernel_does_not_show_are_none() -> None:
     found = setup.of_this_machine()
     assert (found.kvm, found.nested, found.governor, found.turbo, found.smt) == (None,) * 5
     assert found.mitigations == {}
 
 
-def test_governors_are_told_once_each(system: Path) -> None:
+def test_each_governor_is_listed_once(system: Path) -> None:
     for cpu, governor in enumerate(["powersave", "performance", "powersave"]):
         write(system / f"cpu{cpu}/cpufreq/scaling_governor", governor)
     assert setup.of_this_machine().governor == "performance,powersave"
@@ -41,13 +41,17 @@ def test_governors_are_told_once_each(system: Path) -> None:
         ("cpufreq/boost", "0", False),
     ],
 )
-def test_turbo_has_a_file_for_each_driver(system: Path, name: str, text: str, on: bool) -> None:
+def test_turbo_is_read_from_the_file_of_the_driver(
+    system: Path, name: str, text: str, on: bool
+) -> None:
     write(system / name, text)
     assert setup.turbo() is on
 
 
 @pytest.mark.parametrize(("text", "on"), [("Y", True), ("1", True), ("N", False), ("0", False)])
-def test_nesting_is_a_switch_of_the_module(system: Path, text: str, on: bool) -> None:
+def test_nesting_is_read_from_the_parameter_of_the_module(
+    system: Path, text: str, on: bool
+) -> None:
     write(system / "module/kvm_amd/parameters/nested", text)
     assert setup.nested() is on
     assert setup.kvm_module() == "kvm_amd"

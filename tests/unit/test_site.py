@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The site that Sphinx makes of docs/: whole, and without a network."""
+"""The site that Sphinx makes of docs/: it is complete, and needs no network."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 from tests.pages import DOCS
 
 LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
-"""Elements for which a browser loads something, by the attribute that says what."""
+"""The attribute with the address that a browser loads, by element."""
 
 
 class Page(HTMLParser):
-    """A page of the site. :ivar loads: what a browser loads for it, unasked."""
+    """A page of the site. :ivar loads: the addresses that a browser loads to show it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
-    """The pages of a site that was made without a warning."""
+    """The pages of the site; Sphinx must make it without a warning."""
     folder = tmp_path_factory.mktemp("site")
     options = ["-q", "-W", "--keep-going", "--nitpicky", "-d", str(folder / "cache")]
     done = subprocess.run(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What kernel stacks mean."""
+"""The meaning of kernel stacks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ READAHEAD = FUSE + " < fuse_readahead < read_pages < page_cache_ra_unbounded"
 FAULT = " < exc_page_fault < asm_exc_page_fault"
 
 SEEN = [
-    # vCPU threads of trials.
+    # Seen in vCPU threads of trials.
     ("gup on 6.18", Entry.GUP, WaitsFor.USERFAULT,
      USERFAULT + GUP + " < __kvm_faultin_pfn < kvm_mmu_faultin_pfn < paging64_page_fault"
      " < kvm_mmu_do_page_fault < kvm_mmu_page_fault < pvm_handle_native_exit" + PVM),
@@ -67,7 +67,7 @@ SEEN = [
      "futex_do_wait < __futex_wait < futex_wait < do_futex < __x64_sys_futex" + SYSCALL),
     ("stopped on 6.1", Entry.SYSCALL, WaitsFor.NOTHING,
      "futex_wait_queue < futex_wait < do_futex < __x64_sys_futex" + SYSCALL),
-    # Threads of a process of our own on 6.18; first those that wait for nothing of these.
+    # Seen in threads of a test process on 6.18; the first of them wait for no page.
     ("sleep", Entry.SYSCALL, WaitsFor.NOTHING,
      "hrtimer_nanosleep < common_nsleep_timens < __x64_sys_clock_nanosleep" + SYSCALL),
     ("select", Entry.SYSCALL, WaitsFor.NOTHING,
@@ -83,7 +83,7 @@ SEEN = [
      " < __x64_sys_recvfrom" + SYSCALL),
     ("sigwait", Entry.SYSCALL, WaitsFor.NOTHING,
      "do_sigtimedwait.isra.0 < __x64_sys_rt_sigtimedwait" + SYSCALL),
-    # A mapped file on FUSE, read ahead and not; its server does not answer.
+    # A mapped file on FUSE, with and without read-ahead; its server does not answer.
     ("user mode, FUSE, asynchronous", Entry.USER, WaitsFor.PAGE_CACHE,
      FOLIO + " < handle_mm_fault" + FAULT),
     ("user mode, FUSE, synchronous", Entry.USER, WaitsFor.FUSE,
@@ -103,7 +103,7 @@ SEEN = [
      + SYSCALL),
     ("pread, synchronous", Entry.SYSCALL, WaitsFor.FUSE,
      READAHEAD + " < filemap_get_pages < filemap_read < vfs_read < __x64_sys_pread64" + SYSCALL),
-    # One thread holds mmap_lock: it unmaps a page of that file that has to be written first.
+    # One thread holds mmap_lock: it unmaps a page of that file that must be written first.
     ("the holder", Entry.SYSCALL, WaitsFor.FUSE,
      "folio_wait_bit < folio_wait_writeback < __filemap_fdatawait_range < filemap_fdatawait_range"
      " < __writeback_single_inode < writeback_single_inode < write_inode_now < fuse_vma_close"
@@ -127,7 +127,7 @@ SEEN = [
 
 @pytest.mark.parametrize("entry, waits_for, text", [each[1:] for each in SEEN],
                          ids=[each[0] for each in SEEN])  # fmt: skip
-def test_a_stack_tells_how_the_thread_got_in_and_what_it_waits_for(
+def test_a_stack_shows_the_entry_and_what_the_thread_waits_for(
     entry: Entry, waits_for: WaitsFor, text: str
 ) -> None:
     stack = text.split(" < ")
@@ -136,7 +136,7 @@ def test_a_stack_tells_how_the_thread_got_in_and_what_it_waits_for(
 
 
 READ = [
-    # Read in the source, for what could not be provoked here.
+    # Taken from the kernel's source, because they could not be provoked.
     (Entry.GUP, WaitsFor.SWAP,
      "folio_lock_or_retry < do_swap_page < __handle_mm_fault" + GUP + RUN),
     (Entry.GUP, WaitsFor.SWAP,
@@ -153,7 +153,7 @@ READ = [
     (Entry.USER, WaitsFor.LOCK, "do_user_addr_fault" + FAULT),
     (Entry.GUP, WaitsFor.LOCK, "hva_to_pfn < __kvm_faultin_pfn" + RUN),
     (Entry.GPC, WaitsFor.USERFAULT, USERFAULT + GUP + " < hva_to_pfn_retry < kvm_xen_set_evtchn"),
-    # Kernels that do not leave out the scheduler's.
+    # Kernels whose stacks include the scheduler's functions.
     (Entry.SYSCALL, WaitsFor.LOCK,
      "__schedule < schedule < schedule_preempt_disabled < rwsem_down_write_slowpath < down_write"
      " < vm_mmap_pgoff" + SYSCALL),
@@ -162,7 +162,9 @@ READ = [
 
 
 @pytest.mark.parametrize("entry, waits_for, text", READ)
-def test_what_was_only_read_in_the_source(entry: Entry, waits_for: WaitsFor, text: str) -> None:
+def test_a_stack_from_the_kernels_source_has_its_meaning(
+    entry: Entry, waits_for: WaitsFor, text: str
+) -> None:
     stack = [frame for frame in text.split(" < ") if frame]
     assert threads.entry(stack, X86) is entry
     assert threads.waits_for(stack, X86) is waits_for
@@ -184,18 +186,18 @@ def test_what_was_only_read_in_the_source(entry: Entry, waits_for: WaitsFor, tex
          " < el0t_64_sync"),
     ],
 )  # fmt: skip
-def test_arm_differs_in_how_faults_come_in(entry: Entry, text: str) -> None:
+def test_arm_has_its_own_frames_of_faults(entry: Entry, text: str) -> None:
     assert threads.entry(text.split(" < "), ARCHITECTURES["aarch64"]) is entry
 
 
-def test_compilers_rename_what_they_clone() -> None:
+def test_suffixes_of_cloned_functions_are_ignored() -> None:
     for suffix in (".isra.0", ".constprop.0", ".part.0", ".cold", ".isra.0.cold"):
         stack = [f"handle_userfault{suffix}", f"hva_to_pfn{suffix}"]
         assert threads.entry(stack, X86) is Entry.GUP
         assert threads.waits_for(stack, X86) is WaitsFor.USERFAULT
 
 
-def test_the_loop_that_polls_and_the_thread_in_a_futex_are_known() -> None:
+def test_poll_and_futex_are_recognized() -> None:
     polls = [name for name, _, _, text in SEEN if stacks.polls(text.split(" < "))]
     futex = [name for name, _, _, text in SEEN if stacks.in_futex(text.split(" < "))]
     assert polls == ["select", "poll", "epoll"]

@@ -39,7 +39,7 @@ def test_a_hang_is_stored_at_its_deadline_and_counted() -> None:
     assert Suite().track_lost(records, "blackhole") == 0
 
 
-def test_a_lost_trial_is_counted_and_scored_nowhere() -> None:
+def test_a_lost_trial_is_counted_and_never_scored() -> None:
     records = _of(RETURNED, LOST, RETURNED)
     latency = Suite().track_latency(records, "blackhole")
     assert latency == {"samples": [0.002, 0.002], "number": 1}
@@ -47,18 +47,18 @@ def test_a_lost_trial_is_counted_and_scored_nowhere() -> None:
     assert Suite().track_lost(records, "blackhole") == 1
 
 
-def test_refusals_are_a_number_of_their_own_and_no_sample() -> None:
+def test_refusals_are_counted_apart_and_are_not_samples() -> None:
     refused = record(Outcome.REFUSED, 30.0)
     records = _of(RETURNED, refused, refused)
     assert Suite().track_latency(records, "blackhole") == 0.002
     assert Suite().track_refused(records, "blackhole") == 2
     assert Suite().track_lost(records, "blackhole") == 0
     assert Suite().track_hung(records, "blackhole") == 0
-    # asv's own word for a number that does not apply; the other numbers tell why.
+    # NaN means in asv that a number does not apply; the other numbers show why.
     assert math.isnan(Suite().track_latency(_of(refused), "blackhole"))  # type: ignore[arg-type]
 
 
-def test_a_death_is_stored_as_a_hang_is() -> None:
+def test_a_death_is_stored_like_a_hang() -> None:
     records = _of(RETURNED, record(Outcome.DIED), record(Outcome.UNANSWERED))
     latency = Suite().track_latency(records, "blackhole")
     assert latency == {"samples": [0.002, 5.0, 5.0], "number": 1}
@@ -78,7 +78,7 @@ def test_one_sample_is_a_number_without_an_interval() -> None:
     assert math.isfinite(latency)
 
 
-def test_trials_that_are_all_lost_are_a_failure_that_leaves_word(
+def test_if_all_trials_are_lost_the_benchmark_fails_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     word = tmp_path / "failure"
@@ -110,7 +110,7 @@ def test_trials_are_interleaved_over_scenarios_and_as_many_as_asked_for(
     assert {name: len(group) for name, group in records.items()} == {"idle": 3, "paused": 3}
 
 
-def test_guests_have_trials_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_guest_has_its_own_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(self: NativeRunner, cases: list[Case], on_record: object) -> list[Record]:
         assert {case.scenario for case in cases} == {ScenarioName.BLACKHOLE}
         return [dataclasses.replace(record(), shape=case.shape) for case in cases]
@@ -142,10 +142,10 @@ def test_a_request_that_this_host_cannot_make_is_left_out(
 @pytest.mark.parametrize(
     ("which", "count"), [("core", len(CORE_SCENARIOS)), ("full", len(ScenarioName))]
 )
-def test_of_all_values_that_are_listed_the_set_is_measured(
+def test_of_all_listed_values_only_those_of_the_set_are_measured(
     history: Path, monkeypatch: pytest.MonkeyPatch, which: str, count: int
 ) -> None:
-    """They are listed so that asv keeps what it has of the others."""
+    """All are listed so that asv keeps its results of the others."""
     monkeypatch.setenv("KICKBENCH_LISTED", "full")
     monkeypatch.setenv("KICKBENCH_SET", which)
     monkeypatch.setenv("KICKBENCH_TRIALS", "1")
@@ -163,7 +163,7 @@ def test_of_all_values_that_are_listed_the_set_is_measured(
     assert len(All().measure()) == len(seen) == count
 
 
-def test_a_benchmark_with_values_of_its_own_has_all_of_them_measured(history: Path) -> None:
+def test_values_that_are_not_of_the_set_are_all_measured(history: Path) -> None:
     settings = Settings.from_environment()
     assert suite.measured(("postcopy", "degraded"), settings) == ("postcopy", "degraded")
     assert suite.measured(tuple(suite.GUESTS), settings) == suite.CORE_GUESTS
@@ -179,7 +179,7 @@ def test_a_benchmark_with_values_of_its_own_has_all_of_them_measured(history: Pa
         (["frozen-source, gup", "dead-source, gup"], True),
     ],
 )
-def test_a_history_with_results_of_the_full_set_is_known_by_them(
+def test_a_history_of_the_full_set_is_recognized_by_its_results(
     tmp_path: Path, values: list[str], full: bool
 ) -> None:
     assert not selection.holds_full(tmp_path / "not there yet")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Debian's suites: apt itself, and an archive of the test's own, on good days and bad ones."""
+"""Debian's suites, read by the real apt from a good archive and from faulty ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mirror(archive: Archive, tmp_path: Path) -> Archive:
-    """An archive with four suites, one of them by -security."""
+    """An archive with four suites, one of which is a -security suite."""
     debs = tmp_path / "debs"
     archive.suite("oldoldstable", "bullseye", [made.kernel(debs / "a", OLD)])
     archive.suite(
@@ -64,7 +64,7 @@ def _remark(suites: Suites, name: str) -> str:
     return found
 
 
-def test_every_suite_is_looked_into_and_the_hosts_apt_is_untouched(
+def test_every_suite_is_read_and_the_hosts_apt_is_untouched(
     mirror: Archive, host: Host, folder: Path
 ) -> None:
     suites = _read(folder)
@@ -107,7 +107,7 @@ def test_a_kernel_in_several_packages_is_fetched_whole(
     assert debian.find(store, debian.offers(suites)[0]) is None
 
 
-def test_a_host_without_a_mirror_of_security_is_told_so(
+def test_a_missing_mirror_of_security_is_remarked(
     mirror: Archive, host: Host, folder: Path
 ) -> None:
     host.gets_debian_from(f"file:{mirror.folder}", security=False)
@@ -116,11 +116,11 @@ def test_a_host_without_a_mirror_of_security_is_told_so(
     assert "no mirror of debian-security" in _remark(suites, "This host's apt")
 
 
-def test_what_a_mirror_does_not_have_is_named(mirror: Archive, host: Host, folder: Path) -> None:
+def test_suites_that_a_mirror_lacks_are_remarked(mirror: Archive, host: Host, folder: Path) -> None:
     suites = _read(folder)
     assert _remark(suites, "trixie-updates: left out: ")
     assert _remark(suites, "unstable cannot be read from the mirror file:")
-    # A suite that was there once stays in use.
+    # A suite that was read before stays in use.
     mirror.dists("testing").unlink()
     suites = _read(folder)
     assert _remark(suites, "testing cannot be read from the mirror file:")
@@ -145,7 +145,7 @@ def test_a_suite_whose_release_file_has_expired_is_named_and_left_out(
         _read(folder)
 
 
-def test_lists_of_suites_that_are_no_longer_looked_into_are_deleted(
+def test_lists_of_suites_that_are_no_longer_read_are_deleted(
     mirror: Archive, host: Host, folder: Path
 ) -> None:
     _read(folder)
@@ -156,7 +156,7 @@ def test_lists_of_suites_that_are_no_longer_looked_into_are_deleted(
     assert (folder / "trixie" / "lists").is_dir()
 
 
-def test_nothing_is_kept_whose_signature_does_not_match(
+def test_a_list_with_a_wrong_signature_is_not_kept(
     mirror: Archive, host: Host, folder: Path, tmp_path: Path
 ) -> None:
     with signer() as other:
@@ -166,7 +166,7 @@ def test_nothing_is_kept_whose_signature_does_not_match(
     assert not list((folder / "forky" / "lists").glob("*forky*"))
 
 
-def test_a_changed_list_is_not_believed_and_the_last_one_stays_in_use(
+def test_a_list_with_a_wrong_hash_is_refused_and_the_last_one_stays_in_use(
     mirror: Archive, host: Host, folder: Path, tmp_path: Path
 ) -> None:
     _read(folder)
@@ -199,7 +199,7 @@ def test_without_a_mirror_the_last_lists_are_used_and_their_age_is_shown(
 
 
 @pytest.mark.parametrize("uri", ["file:/nothing/here", "http://127.0.0.1:1"])
-def test_without_a_network_and_without_lists_there_is_a_reason(
+def test_without_a_network_and_without_lists_the_reason_is_reported(
     host: Host, folder: Path, uri: str
 ) -> None:
     host.gets_debian_from(uri)
@@ -210,7 +210,7 @@ def test_without_a_network_and_without_lists_there_is_a_reason(
     assert "the cache has none" in Suites(folder).remarks()[0]
 
 
-def test_a_cache_that_apt_cannot_be_told_of_is_named(
+def test_a_cache_whose_name_apt_cannot_read_is_refused(
     mirror: Archive, host: Host, tmp_path: Path
 ) -> None:
     suites = Suites(tmp_path / 'a"quote')
@@ -232,14 +232,14 @@ def test_lists_are_old_after_six_hours(mirror: Archive, host: Host, folder: Path
     assert Suites(folder).age() == "6 hours ago"
 
 
-def test_a_file_that_is_damaged_is_made_again(mirror: Archive, host: Host, folder: Path) -> None:
+def test_a_damaged_file_of_suites_is_made_again(mirror: Archive, host: Host, folder: Path) -> None:
     _read(folder)
     (folder / "suites.json").write_text("{")
     assert Suites(folder).stale
     assert _releases(_read(folder)) == ALL
 
 
-def test_a_host_that_does_not_get_debian_anywhere(host: Host, folder: Path) -> None:
+def test_a_host_without_a_mirror_of_debian_is_refused(host: Host, folder: Path) -> None:
     (host.folder / "sources.list").write_text("")
     with pytest.raises(FetchFailed, match=r"names no mirror of Debian.*kernels add"):
         _read(folder)
@@ -277,7 +277,7 @@ def test_a_user_sees_the_newest_of_each_stream_or_all(
 
 
 def _age_by(folder: Path, age: timedelta) -> None:
-    """Have it that everything was done so much earlier."""
+    """Move every time in the file of suites into the past."""
     file = folder / "suites.json"
     data = json.loads(file.read_text())
 

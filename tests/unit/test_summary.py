@@ -18,7 +18,7 @@ def test_a_row_counts_every_outcome() -> None:
     assert row.entries == (Entry.GUP,)
 
 
-def test_kernels_and_scenarios_have_rows_of_their_own() -> None:
+def test_each_kernel_and_scenario_has_its_own_row() -> None:
     other = Kernel("6.12", "#1")
     rows = summary.rows(
         [record(), record(kernel=other), record(scenario=ScenarioName.PAUSED), record()]
@@ -26,7 +26,7 @@ def test_kernels_and_scenarios_have_rows_of_their_own() -> None:
     assert [row.trials for row in rows] == [2, 1, 1]
 
 
-def test_the_median_is_a_bound_once_half_of_the_trials_hang() -> None:
+def test_the_median_is_a_lower_bound_if_half_of_the_trials_hang() -> None:
     returned, hung = record(latency_ms=2.0), record(Outcome.ASLEEP)
 
     def median(*records: object) -> Wait | None:
@@ -43,7 +43,7 @@ def test_the_worst_is_a_hang_if_there_is_one() -> None:
     assert row.worst == HUNG
 
 
-def test_no_more_is_claimed_than_deadlines_that_differ_support() -> None:
+def test_with_different_deadlines_a_bound_is_the_lower_one() -> None:
     early = dataclasses.replace(record(Outcome.ASLEEP), deadline_ns=1_000 * MS)
     (row,) = summary.rows([early, record(latency_ms=4_000.0)])
     assert row.worst == Wait(4_000 * MS, censored=True)
@@ -57,7 +57,7 @@ def test_lost_trials_are_never_scored() -> None:
     assert row.states == ()
 
 
-def test_refusals_are_summed_up_apart_from_answers() -> None:
+def test_refusals_are_summarized_apart_from_answers() -> None:
     refused = [record(Outcome.REFUSED, ms) for ms in (10.0, 30.0)]
     (row,) = summary.rows([record(latency_ms=2.0), *refused])
     assert row.median == row.worst == Wait(2 * MS, censored=False)
@@ -68,13 +68,13 @@ def test_refusals_are_summed_up_apart_from_answers() -> None:
 
 
 @pytest.mark.parametrize("outcome", sorted(FAILED))
-def test_whatever_ends_without_an_answer_is_known_of_up_to_its_deadline(outcome: Outcome) -> None:
+def test_a_trial_without_an_answer_is_censored_at_its_deadline(outcome: Outcome) -> None:
     (row,) = summary.rows([record(outcome)])
     assert row.median == row.worst == HUNG
     assert row.failed == 1
 
 
-def test_a_row_in_json_has_the_parts_of_its_key_beside_the_others() -> None:
+def test_a_row_in_json_has_the_parts_of_its_key_as_keys() -> None:
     (row,) = summary.rows([record()])
     found = summary.flat(row)
     assert set(found) == {
@@ -95,19 +95,19 @@ def test_the_pace_leaves_out_lost_trials() -> None:
     ]
 
 
-def test_guest_images_that_differ_are_told() -> None:
+def test_different_guest_images_are_reported() -> None:
     first, other = (dataclasses.replace(record(), image_sha256=sha) for sha in ("ab", "cd"))
     (found,) = summary.differences([record(), first, other])
     assert (found.name, found.values) == ("sha256 of the image gup", ("ab", "cd"))
 
 
-def test_qemus_that_differ_are_told_those_of_labs_as_well() -> None:
+def test_different_qemus_of_labs_are_reported() -> None:
     first, other = (dataclasses.replace(record(), lab_qemu=each) for each in ("7.2.22", "11.1.3"))
     (found,) = summary.differences([record(), first, other])
     assert (found.name, found.values) == ("QEMU of the lab", ("7.2.22", "11.1.3"))
 
 
-def test_set_ups_that_differ_are_told_and_the_load_is_none_of_it() -> None:
+def test_different_set_ups_are_reported_but_not_different_loads() -> None:
     def made(**facts: object) -> Record:
         return dataclasses.replace(record(), setup=Setup(**facts))  # type: ignore[arg-type]
 

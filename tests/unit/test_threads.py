@@ -40,11 +40,11 @@ def test_a_sleeping_thread_is_seen_asleep() -> None:
     assert looks[-1].tid == tid[0]
 
 
-def test_a_thread_that_burns_cpu_time_is_seen_to() -> None:
+def test_the_cpu_time_of_a_running_thread_is_seen() -> None:
     tid = threading.get_native_id()
     limit = Deadline.after(HANG_S)
     before = after = threads.observe(os.getpid(), tid)
-    # The kernel adds up the time of a thread that runs at its ticks, which are some time apart.
+    # The kernel adds the time of a running thread at its ticks, which are some time apart.
     while after.cpu_ns == before.cpu_ns:
         assert not limit.passed
         after = threads.observe(os.getpid(), tid)
@@ -53,7 +53,7 @@ def test_a_thread_that_burns_cpu_time_is_seen_to() -> None:
     assert evidence.cpu_ns > 0
 
 
-def test_a_thread_that_is_signalled_is_called_until_it_takes_it() -> None:
+def test_a_thread_is_called_until_it_takes_its_signal() -> None:
     tid = threading.get_native_id()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
@@ -68,7 +68,7 @@ def test_a_thread_that_is_signalled_is_called_until_it_takes_it() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def test_a_kernel_without_stacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_without_stacks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(self: Path, errors: str | None = None) -> str:
         raise FileNotFoundError(2, "No such file or directory", str(self))
 
@@ -82,7 +82,7 @@ def test_a_thread_that_is_gone_is_an_error() -> None:
         threads.observe(os.getpid(), 2**22)
 
 
-def test_a_signal_to_the_process_calls_the_threads_that_do_not_block_it() -> None:
+def test_a_thread_that_blocks_a_signal_to_its_process_is_not_called() -> None:
     blocked, open_to_it = threading.get_native_id(), []
     begun, end = threading.Event(), threading.Event()
 
@@ -135,7 +135,7 @@ def test_a_process_that_is_gone_is_an_error() -> None:
 
 
 def test_a_process_whose_main_thread_has_ended_is_seen() -> None:
-    """It is a zombie until its last thread has ended."""
+    """The process is a zombie until its last thread has ended."""
     program = (
         "import ctypes, threading, time\n"
         "def other():\n"
@@ -151,7 +151,7 @@ def test_a_process_whose_main_thread_has_ended_is_seen() -> None:
             limit = Deadline.after(10)
             while threads.observe_all(child.pid)[0].state != "Z":
                 assert not limit.passed
-            # The files are read one after the other, and only now do all of them show a zombie.
+            # A look reads several files in turn, and only from now on all of them show a zombie.
             seen = threads.observe_all(child.pid)
             assert len(seen) == 2
             assert seen[0].entry is Entry.NONE
