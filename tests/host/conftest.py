@@ -25,15 +25,15 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 GUEST = "qemu-system-x86"
 WORKER = "python"
-"""The names of guests and of the probe's workers in /proc/PID/comm, which has room for 15 bytes."""
+"""The names of guests and of the probe's workers in /proc/PID/comm, which has at most 15 bytes."""
 
 
 def processes(runtime: Path, *names: str) -> list[int]:
     """The processes with these names that a test with this runtime folder has started.
 
-    Found without the code that is tested: by their working folder and their output, which are in
-    the test's own folder. Runs beside the tests have others. To read these links takes no lock of
-    the process, unlike its command line and environment.
+    They are found without the code under test: by their working directory and their output, which
+    are in the test's folder. Other runs on this host have other folders. Reading these links takes
+    no lock of the process, unlike reading its command line and environment.
     """
     ours = runtime.parent
     found = []
@@ -43,13 +43,13 @@ def processes(runtime: Path, *names: str) -> list[int]:
                 (folder / link).readlink().is_relative_to(ours) for link in ("cwd", "fd/1")
             ):
                 found.append(int(folder.name))
-        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
             continue
     return found
 
 
 def all_that_is_left(runtime: Path) -> list[str]:
-    """What there is of any run with this runtime folder, living processes included."""
+    """Everything that runs with this runtime folder left, including living processes."""
     found = leftovers.find(runtime).lines() if runtime.exists() else []
     return [
         *found,
@@ -59,7 +59,7 @@ def all_that_is_left(runtime: Path) -> list[str]:
 
 @contextmanager
 def more_huge_pages(count: int) -> Iterator[None]:
-    """Reserve so many more, and give them back."""
+    """Reserve `count` more huge pages, and free them at the end."""
     reserved = Path("/proc/sys/vm/nr_hugepages")
     before = int(reserved.read_text())
     reserved.write_text(str(before + count))
@@ -73,7 +73,7 @@ def more_huge_pages(count: int) -> Iterator[None]:
 
 @pytest.fixture
 def clean_host(history: Path, runtime: Path) -> Iterator[Path]:
-    """A history and a runtime folder of the test's own; afterwards nothing may be left."""
+    """A history and a runtime folder of this test alone; nothing may be left at its end."""
     yield history
     assert not all_that_is_left(runtime)
 
@@ -101,13 +101,13 @@ def kickbench(clean_host: Path) -> Command:
 
 @pytest.fixture
 def run(clean_host: Path, runtime: Path) -> Iterator[Run]:
-    """A run, for what is to be named after one."""
+    """A run, for tests that start things in its name."""
     with ownership.measuring(runtime) as owner:
         yield owner
 
 
 def run_driver(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run one of the scripts beside this file, which change the code under test."""
+    """Run a script beside this file that changes the code under test."""
     path = Path(__file__).with_name(script)
     return subprocess.run(
         [sys.executable, path, *arguments],

@@ -3,10 +3,10 @@
 
     python driver.py SCENARIO STAGE ACTION [SECONDS] [ARGUMENT...]
 
-Runs as a process of its own, for ACTION may be its end: `killed`, `interrupted`, `terminated`. The
-others are about a QEMU: `killed-source`, `stopped-destination`, `held-destination`; one that is
-held is not even ended by SIGKILL, until our stdin ends. SECONDS above 0: how long whatever is
-waited for may take once that has been done. Every ARGUMENT is one more of `kickbench trial`.
+It is a process of its own, because ACTION may end it: `killed`, `interrupted`, `terminated`. Other
+actions are done to a QEMU: `killed-source`, `stopped-destination`, `held-destination`. A QEMU that
+is held survives even SIGKILL, until the stdin of this program ends. If SECONDS is above 0, every
+wait after the action ends after that time. Every ARGUMENT is passed to `kickbench trial`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _done = False
 
 
 def _qemu(role: str) -> int:
-    """The guest of that role. Only our own processes are looked at: others may block who does."""
+    """The guest with this role. Only our children are read, because reading others may block."""
     tasks = Path("/proc/self/task").glob("*/children")
     for pid in " ".join(task.read_text() for task in tasks).split():
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -49,19 +49,19 @@ def _qemu(role: str) -> int:
 
 
 def _kill(pid: int) -> None:
-    """Until the kernel says that it is dead."""
+    """Kill the process, and wait until it is dead."""
     os.kill(pid, signal.SIGKILL)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 def _stop(pid: int) -> None:
-    """Until the kernel says that all of its threads stand still."""
+    """Stop the process, and wait until all of its threads are stopped."""
     os.kill(pid, signal.SIGSTOP)
     os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
 
 
 def _hold(pid: int) -> None:
-    """Until the end of our stdin, which may be later than ours."""
+    """Keep the process from dying until the end of our stdin, which may be later than our end."""
     child.DEATH_LIMIT_S = 0.5
     holder = subprocess.Popen(
         [sys.executable, "-S", HOLDER, str(pid)],
@@ -86,7 +86,7 @@ TO_QEMU: dict[str, Callable[[int], None]] = {
 
 
 def act() -> None:
-    """Do it, once; from then on nothing is waited for any longer than that."""
+    """Do the action once; from then on no wait takes longer than LEFT_S."""
     global _done
     if _done:
         return
@@ -103,7 +103,7 @@ def act() -> None:
 
 
 def after(duration_s: float) -> Deadline:
-    """The deadline, which is remembered; once it has been done, it is no later than allowed."""
+    """Make a deadline and remember it. After the action it is at most LEFT_S away."""
     made = _after(min(duration_s, LEFT_S) if LEFT_S and _done else duration_s)
     _deadlines.append(made)
     return made
@@ -111,7 +111,7 @@ def after(duration_s: float) -> Deadline:
 
 @contextmanager
 def stage(timeline: Timeline, name: str) -> Iterator[None]:
-    """The stage, with the action just after its begin."""
+    """Enter a stage, and do the action if this is its stage."""
     with _stage(timeline, name):
         if name == STAGE:
             act()
@@ -120,7 +120,7 @@ def stage(timeline: Timeline, name: str) -> Iterator[None]:
 
 @contextmanager
 def started(argv: list[str], **options: object) -> Iterator[Child]:
-    """The process, with the action just after the first guest's start."""
+    """Start a process, and do the action if it is the first guest and the action is for that."""
     with _started(argv, **options) as made:  # type: ignore[arg-type]
         if STAGE == "first-guest" and any("loader" in word for word in argv):
             act()
@@ -129,7 +129,7 @@ def started(argv: list[str], **options: object) -> Iterator[Child]:
 
 Timeline.stage = stage  # type: ignore[method-assign, assignment]
 Deadline.after = after  # type: ignore[method-assign]
-# Programs that do run may take as long to start and to end as always.
+# Starting and ending programs may take as long as usual.
 for module in (child, start, tool):
     module.Deadline = SimpleNamespace(after=_after)  # type: ignore[attr-defined]
 process.started = started  # type: ignore[assignment]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A file on a file system that can be told not to answer, and processes that wait for it.
 
-Whoever waits for it may not be ended by anything but its answer: give that before anything is
-killed, unless the kill is what is tested.
+Only an answer ends such a wait for certain, so tests let the file system answer before they kill a
+process, unless the kill is what they test.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIZE_MIB = 64
 
 
 class FuseServer:
-    """The file system of fuse_server.py, on a folder. :ivar file: the only file of it."""
+    """The file system of fuse_server.py, mounted on a folder. :ivar file: its only file."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "memory"
@@ -38,15 +38,15 @@ class FuseServer:
         self._heard("up")
 
     def hold(self) -> None:
-        """Keep back, from now on, all that opens, reads or writes the file."""
+        """Leave all requests to open, read or write the file unanswered from now on."""
         self._tell("hold")
 
     def has_kept(self) -> None:
-        """Wait until something is kept back; from then on not even SIGKILL takes it back."""
+        """Wait until a request is unanswered; from then on even SIGKILL does not end its wait."""
         self._tell("kept")
 
     def answer(self) -> None:
-        """Answer what was kept back, and all that comes later."""
+        """Answer the unanswered requests, and all later ones."""
         self._tell("answer")
 
     def _tell(self, word: str) -> None:
@@ -60,13 +60,13 @@ class FuseServer:
         assert self._process.stdout.readline() == f"{word}\n"
 
     def end(self) -> None:
-        """Answer everything, and unmount."""
+        """Answer all requests, and unmount the file system."""
         self._process.communicate(timeout=HANG_S)
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[FuseServer]:
-    """Mount it there; the file system answers and is gone when the context is left."""
+    """Mount the file system on a new folder; at the end it answers and is unmounted."""
     folder.mkdir()
     server = FuseServer(folder)
     try:
@@ -115,7 +115,7 @@ def locked(server: FuseServer, prefix: Sequence[str] = ()) -> Iterator[subproces
 
 
 def until_one_waits_for(waits_for: WaitsFor, pid: int) -> None:
-    """Wait until a thread of a process does."""
+    """Wait until a thread of a process waits for this."""
     limit = Deadline.after(HANG_S)
     while waits_for not in {each.waits_for for each in threads.observe_all(pid)}:
         assert not limit.passed

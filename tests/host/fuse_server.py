@@ -3,10 +3,10 @@
 
     python fuse_server.py FOLDER SIZE
 
-A line `hold` on stdin keeps back all that opens, reads or writes the file from now on, `answer`
-answers it and all that comes later, and `kept` waits until something is kept back, which not even
-SIGKILL takes back from then on. Each is repeated on stdout once it is so. At the end of stdin the
-server answers what it has kept, unmounts and ends.
+After a line `hold` on stdin the server keeps all requests to open, read or write the file. After
+`answer` it answers them and all later ones. `kept` waits until a request is kept, whose sender not
+even SIGKILL ends from then on. The server repeats each word on stdout once it is done. At the end
+of stdin it answers the requests that it keeps, unmounts the file system and ends.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 class Server:
     """The file system.
 
-    :ivar kept: requests that wait for an answer; None while it answers.
-    :ivar asked: whether something is to be told once there is one.
+    :ivar kept: the requests that wait for an answer; None while the server answers.
+    :ivar asked: whether to print `kept` once there is one.
     """
 
     def __init__(self, folder: str, size: int) -> None:
@@ -68,7 +68,7 @@ class Server:
             self._answer(unique, *self._simple(kind, node, body))
 
     def obey(self, word: str) -> None:
-        """Do what a line on stdin says, and repeat it once it is so."""
+        """Do what a word on stdin says, and repeat the word once it is done."""
         if word == "kept":
             self.asked = True
             self._tell_if_asked()
@@ -136,7 +136,7 @@ def main(folder: str, size: int) -> None:
 
 
 def serve(server: Server) -> None:
-    """Answer requests, and do what stdin says."""
+    """Answer requests, and do what the words on stdin say."""
     poll = select.poll()
     for fd in (server.fd, 0):
         poll.register(fd, select.POLLIN)

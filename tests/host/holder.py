@@ -3,9 +3,9 @@
 
     python holder.py PID
 
-It traces the process's first thread, which therefore stops when it exits, while it still has its
-memory and its descriptors. From there only its tracer lets it go on. Before, it runs as always, but
-for signals that its first thread takes; QEMU's reads them from a descriptor.
+It traces the first thread of the process. That thread therefore stops when it exits, while it still
+has its memory and its descriptors, and only its tracer can continue it. Until then the process runs
+as usual, except that signals stop its first thread; QEMU's reads them from a descriptor.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Has a vCPU and a page of a mapped file that has to be written; unmaps that page when told to.
+"""Has a vCPU and a dirty page of a mapped file; unmaps that page when told to.
 
     python locked.py FILE
 
@@ -26,7 +26,7 @@ memory = mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 1 << 20)
 address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
 memory[0] = 1
 
-# Threads that are there already, for a new one needs the lock itself.
+# The threads start now, because starting a thread takes the lock.
 begins = [os.pipe() for _ in range(2)]
 
 

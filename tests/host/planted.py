@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Runs a trial with a recovery, and changes a page of the guest as soon as it has completed."""
+"""Runs a trial with a recovery, and changes a page of the guest once the migration completes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""asv as its users use it, on a history of the test's own."""
+"""asv as its users run it, on a history of this test alone."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ OTHER = Kernel("5.10.0-1-amd64", "#1 SMP Debian 5.10.1-1 (2021-01-01)")
 
 @pytest.fixture
 def asv(clean_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs asv in the history, with a machine file of the test's own.
+    """Runs asv in the history, with a machine file of this test alone.
 
-    Of the benchmarks only one is left, for all are made alike.
+    Only one benchmark is left, because all are made in the same way.
     """
     for module in Path("benchmarks").glob("*.py"):
         if module.name not in {"__init__.py", "vm_stop.py"}:
@@ -51,13 +51,13 @@ def _results() -> list[Path]:
     )
 
 
-def test_the_main_job(asv: Command, kickbench: Command) -> None:
-    """Run twice, compare, show and publish: the booted kernel's point is on the graph."""
+def test_asv_runs_compares_shows_and_publishes(asv: Command, kickbench: Command) -> None:
+    """After two runs, the point of the booted kernel is on the graph."""
     shutil.copy(CHECKOUT / PROBE, PROBE)
     for _ in range(2):
         done = asv("run")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "6/6" in done.stderr  # progress reaches whoever runs asv, as it is made
+        assert "6/6" in done.stderr  # progress is printed while trials are made
 
     (result,) = _results()
     data = json.loads(result.read_text())
@@ -90,7 +90,7 @@ def test_the_main_job(asv: Command, kickbench: Command) -> None:
 
 
 def _latencies() -> dict[str, float]:
-    """What is kept of `stop`, by scenario."""
+    """The latencies of `stop` in asv's result, by scenario."""
     (result,) = _results()
     data = json.loads(result.read_text())
     columns = data["results"]["vm_stop.Stop.track_latency"]
@@ -100,7 +100,7 @@ def _latencies() -> dict[str, float]:
 
 
 def _refuse(constant: str) -> None:
-    """NaN and Infinity are no JSON, and pages that read them fail."""
+    """NaN and Infinity are not JSON, and pages fail to read them."""
     raise ValueError(constant)
 
 
@@ -113,7 +113,7 @@ def test_a_plain_run_keeps_what_a_full_one_measured_before(asv: Command) -> None
 
     done = asv("run", "--bench", "track_latency")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6/6" in done.stderr  # of the three scenarios of the core set, and of no others
+    assert "6/6" in done.stderr  # only of the three scenarios of the core set
     after = _latencies()
     again = {repr(each.value) for each in CORE_SCENARIOS}
     assert list(after) == list(before)
@@ -124,8 +124,8 @@ def test_a_plain_run_keeps_what_a_full_one_measured_before(asv: Command) -> None
     assert "KICKBENCH_SET=full" in done.stdout + done.stderr
     assert _latencies() == after
 
-    # As under another kernel, of which nothing is known yet: asv notes that the others were
-    # skipped, and its commands take that for what it is.
+    # As under a new kernel without results: asv records that the others were skipped, and its
+    # commands understand that.
     (result,) = _results()
     result.unlink()
     assert asv("run", "--bench", "track_latency").returncode == 0
@@ -138,10 +138,10 @@ def test_a_plain_run_keeps_what_a_full_one_measured_before(asv: Command) -> None
 
 
 @pytest.mark.parametrize("words", [("run", "--bench", "vm_stop"), ("publish",)])
-def test_another_history_than_that_of_asv_is_refused(
+def test_a_setting_for_another_history_than_asvs_is_refused(
     asv: Command, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    """Or its records would be kept there, and its kernels and results here."""
+    """Otherwise the records would be kept there, and the kernels and results here."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     done = asv(*words, env={**os.environ, "KICKBENCH_HISTORY": str(elsewhere)})
@@ -151,7 +151,7 @@ def test_another_history_than_that_of_asv_is_refused(
     assert not _results()
 
 
-def test_records_are_kept_beside_a_list_of_kernels_that_is_begun_anew(
+def test_a_missing_list_of_kernels_is_made_again_beside_the_records(
     asv: Command, tmp_path: Path
 ) -> None:
     Path("kernels.json").unlink()
@@ -208,7 +208,7 @@ def test_a_host_that_cannot_measure_keeps_its_good_results(asv: Command) -> None
 
 
 def test_trials_that_fail_keep_the_good_results(asv: Command) -> None:
-    """What goes wrong only inside the benchmark's process."""
+    """This QEMU fails only inside the benchmark's process."""
     assert asv("run").returncode == 0
     (result,) = _results()
     good = result.read_text()
@@ -220,7 +220,7 @@ def test_trials_that_fail_keep_the_good_results(asv: Command) -> None:
 
 @pytest.fixture
 def without_end(asv: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More trials than are made before whatever a test does to them."""
+    """Sets so many trials that they are not all made before the test ends them."""
     monkeypatch.setenv("KICKBENCH_TRIALS", "100000")
 
 
@@ -231,7 +231,7 @@ def test_ctrl_c_ends_asv_with_a_sentence_and_in_order() -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell lets what it starts in the background ignore Ctrl-C, and that is inherited.
+        # A shell makes background processes ignore SIGINT, and their children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         assert running.stderr is not None
@@ -251,5 +251,5 @@ def test_the_end_of_asv_is_the_end_of_its_trials(runtime: Path) -> None:
         assert running.stderr is not None
         assert any("1/300000" in line for line in running.stderr)
         running.kill()
-    # Its benchmark process ends in order on its own; whoever takes its lock next sees it gone.
+    # Its benchmark process ends in order by itself, and holds the lock until then.
     subprocess.run(["flock", str(runtime / "measuring.lock"), "true"], check=True, timeout=HANG_S)

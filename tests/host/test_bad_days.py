@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Whatever happens to a run or to its guests, nothing is left and nothing is damaged."""
+"""Runs and guests that are killed, stopped or held: nothing is left, and nothing is damaged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RECORDS = Path(".asv/records.jsonl")
 def _drive(
     scenario: str, stage: str, action: str, left_s: float = 0
 ) -> subprocess.CompletedProcess[str]:
-    """:param left_s: how long what is waited for may take after the action; 0 for as always."""
+    """:param left_s: the seconds that a wait may take after the action; 0 for the usual limits."""
     return subprocess.run(
         [sys.executable, DRIVER, scenario, stage, action, str(left_s)],
         capture_output=True,
@@ -46,7 +46,7 @@ def test_after_a_kill_in_any_stage_clean_leaves_nothing(
     clean_host: Path, runtime: Path, scenario: str, stage: str
 ) -> None:
     if scenario == "idle" and stage in {"postcopy", "outage", "recovery"}:
-        stage = "guest-up"  # idle has no such stage; twice is no harm
+        stage = "guest-up"  # idle has no such stage, so this one is tested twice
     done = _drive(scenario, stage, "killed")
     assert done.returncode == -9, done.stderr
     left = leftovers.find(runtime)
@@ -77,7 +77,7 @@ def test_a_guest_that_dies_in_any_stage_is_a_lost_trial(
     clean_host: Path, stage: str, role: str
 ) -> None:
     if stage == "first-guest":
-        role = "source"  # the destination is not there yet
+        role = "source"  # the destination has not been started yet
     done = _drive("blackhole", stage, f"killed-{role}")
     assert done.returncode == 4, done.stderr + done.stdout
     made = _only_record()
@@ -89,8 +89,8 @@ def test_a_guest_that_dies_in_any_stage_is_a_lost_trial(
 
 
 WAITED_S = 1
-"""How long a guest that stands still is waited for. It never answers, so this is never too short;
-the time that the trial may take until then is what it always is."""
+"""Seconds that a stopped guest is waited for. It never answers, so this is never too short. The
+limits before the guest is stopped are the usual ones."""
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_guest_that_is_stopped_before_the_request_is_a_lost_trial(
 
 
 def test_a_guest_that_is_stopped_gives_no_answer(clean_host: Path) -> None:
-    """It is a hang like any other, for which none of its threads is to blame."""
+    """It is a hang like any other, and no thread of it is to blame."""
     done = _drive("blackhole", "request", "stopped-destination", WAITED_S)
     assert done.returncode == 0, done.stderr + done.stdout
     made = _only_record()
@@ -131,12 +131,12 @@ def test_a_guest_that_is_stopped_gives_no_answer(clean_host: Path) -> None:
 @pytest.mark.parametrize(
     "role, stage",
     [
-        # What the destination has to do needs no source that runs.
+        # From then on the destination does not need a running source.
         *(("source", stage) for stage in ("outage", "proof", "request", "evidence", "release")),
         *(("destination", stage) for stage in ("evidence", "release")),
     ],
 )
-def test_a_guest_that_is_stopped_when_it_has_no_more_to_do_changes_nothing(
+def test_a_guest_that_is_stopped_when_it_is_not_needed_any_more_changes_nothing(
     clean_host: Path, role: str, stage: str
 ) -> None:
     done = _drive("blackhole", stage, f"stopped-{role}")
@@ -146,7 +146,7 @@ def test_a_guest_that_is_stopped_when_it_has_no_more_to_do_changes_nothing(
 
 
 @pytest.mark.parametrize("role", ["source", "destination"])
-def test_a_guest_that_is_stopped_before_its_recovery_has_been_measured(
+def test_a_guest_that_is_stopped_before_its_recovery_keeps_its_measurement(
     clean_host: Path, role: str
 ) -> None:
     done = _drive("blackhole", "recovery", f"stopped-{role}", WAITED_S)
@@ -163,7 +163,7 @@ def test_a_guest_that_is_stopped_before_its_recovery_has_been_measured(
 def _held(
     folder: Path, role: str, stage: str, *arguments: str, left_s: float = 0
 ) -> Iterator[subprocess.CompletedProcess[str]]:
-    """A run with a QEMU that SIGKILL does not end for as long as the context lasts."""
+    """A finished run with a QEMU that SIGKILL does not end until the context is left."""
     output = folder / "stdout", folder / "stderr"
     with (
         output[0].open("w") as stdout,
@@ -201,7 +201,7 @@ def test_a_guest_that_cannot_be_ended_is_reported_and_left_to_clean(
     with _held(tmp_path, role, stage, "-n", "2") as done:
         records, damaged = record.read(RECORDS)
         assert not damaged
-        # It is in nobody's way.
+        # The next trial is made all the same.
         assert [each.outcome for each in records] == [Outcome.RETURNED] * 2, done.stdout
         assert [len(each.survivors) for each in records] == [1, 0]
         (survivor,) = records[0].survivors
@@ -230,7 +230,7 @@ def test_a_sigkill_that_ends_nothing_is_a_hang(
     _until_nothing_is_left(runtime)
 
 
-def test_that_a_trial_was_lost_is_more_than_that_a_guest_cannot_be_ended(
+def test_the_exit_status_of_a_lost_trial_comes_before_that_of_a_survivor(
     clean_host: Path, runtime: Path, tmp_path: Path
 ) -> None:
     with _held(tmp_path, "destination", "guest-up", left_s=0.001) as done:
@@ -241,7 +241,7 @@ def test_that_a_trial_was_lost_is_more_than_that_a_guest_cannot_be_ended(
 
 
 def _until_nothing_is_left(runtime: Path) -> None:
-    """A guest that is held no more ends because it was killed, by and by."""
+    """Wait for the end of a guest that was killed and is not held any more."""
     deadline = Deadline.after(HANG_S)
     while leftovers.end(runtime).lines():
         assert not deadline.passed
@@ -296,9 +296,7 @@ def test_clean_leaves_alone_what_belongs_to_a_living_run_or_another_runtime_fold
                 assert {end.namespace for end in ends.ends} <= set(link.existing())
 
 
-def test_clean_says_first_what_it_would_end(
-    clean_host: Path, runtime: Path, kickbench: Command
-) -> None:
+def test_clean_shows_what_it_would_end(clean_host: Path, runtime: Path, kickbench: Command) -> None:
     _drive("blackhole", "proof", "killed")
     would = kickbench("clean", "--dry-run").stdout
     assert would.count("would end network namespace") == 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Each bad input gets one sentence and an exit status of its own."""
+"""Each bad input is refused with one sentence and its own exit status."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRIAL = ("trial", "--scenario", "blackhole", "--request", "stop")
 
 
 def _refused(done: subprocess.CompletedProcess[str], kind: type[KickbenchError]) -> str:
-    """Assert that it was refused as `kind`, in one sentence; that sentence."""
+    """Assert that a command was refused with one sentence as `kind`, and return the sentence."""
     assert done.returncode == kind.exit_status, done.stderr
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -46,13 +46,13 @@ def test_a_deadline_that_is_not_positive(kickbench: Command, text: str) -> None:
     _refused(kickbench(*TRIAL, f"--deadline={text}"), errors.BadDeadline)
 
 
-def test_settings_that_make_no_sense(kickbench: Command) -> None:
+def test_a_setting_that_is_not_a_number(kickbench: Command) -> None:
     env = {**os.environ, "KICKBENCH_TRIALS": "none"}
     assert "KICKBENCH_TRIALS" in _refused(kickbench(*TRIAL, env=env), errors.UsageError)
 
 
 def _in_mount_namespace(script: str) -> subprocess.CompletedProcess[str]:
-    """Run a trial after `script`, whose mounts nobody else sees."""
+    """Run a trial after `script`, in a mount namespace of its own."""
     command = f"{script}; exec {KICKBENCH} {' '.join(TRIAL)}"
     return subprocess.run(
         ["unshare", "--mount", "sh", "-c", command], capture_output=True, text=True, check=False
@@ -64,7 +64,7 @@ def test_no_kvm_device(clean_host: Path) -> None:
     assert "There is no /dev/kvm" in _refused(done, errors.KvmUnavailable)
 
 
-def test_a_kvm_device_that_is_none(clean_host: Path) -> None:
+def test_a_kvm_device_that_is_another_device(clean_host: Path) -> None:
     done = _in_mount_namespace("mount --bind /dev/null /dev/kvm")
     assert "cannot create a virtual machine" in _refused(done, errors.KvmUnavailable)
 
@@ -81,7 +81,7 @@ def test_not_root(clean_host: Path, tmp_path: Path) -> None:
 
 
 def _drop_root(script: str) -> subprocess.CompletedProcess[str]:
-    """Run a trial as nobody. The code is loaded first, for nobody may not read root's home."""
+    """Run a trial as nobody, who may not read root's home; so modules are loaded before."""
     code = (
         "import os, sys; from bench_lib import cli; import bench_lib.trial.batch; "
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
@@ -109,7 +109,7 @@ def test_root_that_may_not_make_namespaces(clean_host: Path) -> None:
 
 @pytest.fixture
 def path_without(tmp_path: Path) -> Path:
-    """A folder with links to all the programs that a trial needs, to take some from."""
+    """A folder with links to all programs that a trial needs; tests remove some."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("ip", "tc", "ss", "qemu-system-x86_64", "sh", "setpriv"):
@@ -137,7 +137,7 @@ def test_idle_runs_on_a_host_without_any_program_that_makes_links(
     assert "stop in idle: returned" in done.stdout
 
 
-def test_a_tc_that_cuts_nothing(kickbench: Command, path_without: Path) -> None:
+def test_a_tc_that_cannot_cut_a_link(kickbench: Command, path_without: Path) -> None:
     (path_without / "tc").unlink()
     (path_without / "tc").write_text("#!/bin/sh\nexit 0\n")
     (path_without / "tc").chmod(0o755)

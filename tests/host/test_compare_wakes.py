@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The tool that compares the probe's clock with one in C. Its ratio is for readers to judge."""
+"""The tool that compares the probe's clock with one in C. No test judges its ratio."""
 
 from __future__ import annotations
 

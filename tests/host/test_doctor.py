@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The doctor, on this host and on less."""
+"""The doctor, on this host and on hosts that lack something."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def huge_pages_as_before() -> Iterator[None]:
 
 
 def test_this_host_can_run_trials(kickbench: Command) -> None:
-    """As it does in the other tests here."""
+    """The other tests in this folder run trials too."""
     done = kickbench("doctor", "--json")
     assert done.returncode == 0, done.stdout
     said = json.loads(done.stdout)
@@ -44,18 +44,20 @@ def test_this_host_can_run_trials(kickbench: Command) -> None:
         assert bool(row["means"]) is (row["status"] != "fine")
 
 
-def test_what_is_not_fine_says_what_mends_it_and_that_does(
+def test_the_recommended_command_fixes_what_is_degraded(
     kickbench: Command, huge_pages_as_before: None
 ) -> None:
     Path("/proc/sys/vm/nr_hugepages").write_text("0")
     row = _rows(kickbench("doctor", "--json"))["huge pages"]
     assert row["status"] == "degraded"
-    # As it is pasted into a shell, like all of them.
+    # In a shell, into which users paste it.
     subprocess.run(["sh", "-ec", row["fix"]], check=True, capture_output=True)
     assert _rows(kickbench("doctor", "--json"))["huge pages"]["status"] == "fine"
 
 
-def test_leftovers_of_killed_runs(kickbench: Command, runtime: Path) -> None:
+def test_leftovers_of_killed_runs_are_found_and_the_fix_ends_them(
+    kickbench: Command, runtime: Path
+) -> None:
     with ownership.measuring(runtime) as run:
         dead = run.id
     (runtime / dead).mkdir()
@@ -66,7 +68,7 @@ def test_leftovers_of_killed_runs(kickbench: Command, runtime: Path) -> None:
     assert _rows(kickbench("doctor", "--json"))["leftovers"]["status"] == "fine"
 
 
-def test_beside_a_run_it_breaks_no_link(kickbench: Command, runtime: Path) -> None:
+def test_beside_a_run_the_doctor_does_not_try_outages(kickbench: Command, runtime: Path) -> None:
     with ownership.measuring(runtime):
         done = kickbench("doctor", "--json")
     assert done.returncode == 0
@@ -74,7 +76,7 @@ def test_beside_a_run_it_breaks_no_link(kickbench: Command, runtime: Path) -> No
     assert (row["status"], row["found"]) == ("degraded", "not tried")
 
 
-def test_without_kvm_the_lab_is_left(clean_host: Path) -> None:
+def test_without_kvm_only_the_lab_can_be_used(clean_host: Path) -> None:
     no_kvm = "mount -t tmpfs t /dev && mknod /dev/null c 1 3 && mkdir /dev/shm"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", f"{no_kvm} && exec {KICKBENCH} doctor --json"],
@@ -85,13 +87,13 @@ def test_without_kvm_the_lab_is_left(clean_host: Path) -> None:
     assert done.returncode == 1, done.stdout
     row = _rows(done)["kvm"]
     assert row["status"] == "missing"
-    # What there is to load depends on the processor; a virtual one may have nothing.
+    # The module to load depends on the processor; a virtual one may have none.
     flags = set(Path("/proc/cpuinfo").read_text().split())
     assert (row["fix"] is not None) == bool(flags & {"vmx", "svm"})
 
 
 def test_a_host_before_the_set_up(kickbench: Command, tmp_path: Path) -> None:
-    """With nothing but what finds programs and traces processes."""
+    """PATH has only the programs that the doctor itself runs."""
     few = tmp_path / "bin"
     few.mkdir()
     for name in ("sleep", "true"):
@@ -111,9 +113,9 @@ def test_a_host_before_the_set_up(kickbench: Command, tmp_path: Path) -> None:
         assert rows[name]["fix"].endswith(f" {package}")
 
 
-def test_an_ordinary_user_is_told_what_takes_root(clean_host: Path, tmp_path: Path) -> None:
-    # The interpreter may be where an ordinary user cannot start it, so it becomes one later, and
-    # imports before what would be imported then.
+def test_an_ordinary_user_is_shown_what_needs_root(clean_host: Path, tmp_path: Path) -> None:
+    # An ordinary user may not be able to read the interpreter's folder. So root starts it, and
+    # it changes its user after the imports.
     code = (
         "import libarchive, os; from bench_lib.cli import main; os.setgroups([]); os.setgid(65534);"
         "os.setuid(65534); main(['doctor', '--json'])"
@@ -124,7 +126,7 @@ def test_an_ordinary_user_is_told_what_takes_root(clean_host: Path, tmp_path: Pa
     assert rows["root"]["status"] == "missing"
     assert rows["root"]["fix"].startswith("sudo ")
     assert rows["outages"]["status"] == "missing"
-    # Trials take root, who needs no such thing.
+    # Trials need root, and root may always use userfaultfd.
     assert rows["userfaultfd"]["fix"] is None
 
 
@@ -152,7 +154,7 @@ def test_a_kernel_that_hides_stacks_is_a_row(
     assert not doctor.native_runs(list(rows.values()))
 
 
-def test_a_closed_pipe_is_no_traceback(clean_host: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(clean_host: Path) -> None:
     done = subprocess.run(
         ["sh", "-c", f"{KICKBENCH} doctor --json | true"],
         capture_output=True,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What an operator is told about guests that are stuck."""
+"""What `explain` prints about real guests that are stuck."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LIMIT_S = 20
 
 
 class Qemu:
-    """A guest of the image `gup` that has not begun to run."""
+    """A guest with the image `gup` that does not run yet."""
 
     def __init__(self, name: str, memory: Path, program: str = "qemu-system-x86_64") -> None:
         backend = f"memory-backend-file,id=memory,size={SIZE_MIB}M,share=on,mem-path={memory}"
@@ -83,7 +83,7 @@ def stranded(fuse: FuseServer) -> Iterator[Qemu]:
         qemu.execute("cont")
         yield qemu
     finally:
-        # First the stall, for what is in the kernel because of it may not be killed.
+        # The stall ends first, because threads that wait for it cannot be killed.
         fuse.answer()
         qemu.end()
 
@@ -108,7 +108,7 @@ def vcpu_of(text: str) -> dict[str, Any]:
 
 
 def stuck(pid: int) -> str:
-    """What is told once vCPU 0 is seen to be stuck."""
+    """The JSON of `explain` once it shows that vCPU 0 is stuck."""
     limit = Deadline.after(LIMIT_S)
     while not limit.passed:
         done = explain(str(pid), "--json")
@@ -118,7 +118,7 @@ def stuck(pid: int) -> str:
     pytest.fail(f"vCPU 0 was not seen stuck: {done.stdout}")
 
 
-def test_a_guest_whose_memory_is_on_a_file_system_that_does_not_answer(stranded: Qemu) -> None:
+def test_a_guest_on_a_file_system_that_does_not_answer_is_explained(stranded: Qemu) -> None:
     told = stuck(stranded.process.pid)
     vcpu = vcpu_of(told)
     assert (vcpu["state"], vcpu["entry"], vcpu["waits_for"]) == ("D", "gup", "page-cache")
@@ -135,7 +135,7 @@ def test_a_guest_whose_memory_is_on_a_file_system_that_does_not_answer(stranded:
     assert f"echo 1 > /sys/fs/fuse/connections/{number}/abort" in meaning["free"][-1]
 
 
-def test_a_guest_is_found_by_its_name_and_without_any(stranded: Qemu) -> None:
+def test_a_guest_is_found_by_its_name_and_without_an_argument(stranded: Qemu) -> None:
     pid = stranded.process.pid
     stuck(pid)
     named = explain(f"explained-{os.getpid()}")
@@ -148,7 +148,7 @@ def test_a_guest_is_found_by_its_name_and_without_any(stranded: Qemu) -> None:
     assert f"explained-{os.getpid()}" in gone.stderr
 
 
-def test_another_user_is_told_what_could_not_be_seen(stranded: Qemu) -> None:
+def test_another_user_is_shown_what_could_not_be_seen(stranded: Qemu) -> None:
     stuck(stranded.process.pid)
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     done = explain(str(stranded.process.pid), prefix=nobody)
@@ -188,7 +188,7 @@ os.write(1, b"up\\n")
 os.read(0, 1)
 os.execvp("sleep", ["sleep", "60"])
 """
-"""As it executes the other program its memory is unmapped, and that page is written first."""
+"""exec unmaps the memory of the process, and the kernel writes the dirty page first."""
 
 
 def test_explain_waits_for_no_process_that_the_kernel_does_not_show(fuse: FuseServer) -> None:
@@ -209,8 +209,8 @@ def _child_of(parent: int) -> int | None:
     return int(children[0]) if children else None
 
 
-def test_a_vcpu_that_spins_is_caught_where_it_does(clean_host: Path, runtime: Path) -> None:
-    """Its stack is empty most of the time; this vCPU's thread has no name that tells, either."""
+def test_a_vcpu_that_spins_is_caught_in_its_page_fault(clean_host: Path, runtime: Path) -> None:
+    """Its stack is empty most of the time, and its name does not show that it is a vCPU."""
     probe = subprocess.Popen(
         [KICKBENCH, "probe", "--case", "uaccess", "-n", "1", "--deadline", "60"],
         stdout=subprocess.PIPE,
@@ -234,7 +234,7 @@ def test_a_vcpu_that_spins_is_caught_where_it_does(clean_host: Path, runtime: Pa
         probe.communicate(timeout=LIMIT_S)
 
 
-def test_a_guest_that_is_stuck_in_postcopy(
+def test_a_guest_that_is_stuck_in_postcopy_is_explained(
     clean_host: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The guest's own check of its memory, on real KVM."""
+"""The guest's check of its own memory, on real KVM."""
 
 from __future__ import annotations
 

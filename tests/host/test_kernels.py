@@ -28,10 +28,10 @@ def _rpm(kernel: Path) -> tuple[Path, str]:
     return make.rpm(kernel, "kernel"), "unpacking 1 archive"
 
 
-# With the least room, a Debian package does not even fit in as it is.
+# The smallest disk does not even have room for the Debian package itself.
 @pytest.mark.parametrize("room_kib", [8, 64, 1024])
 @pytest.mark.parametrize("made", [_image, _package, _rpm])
-def test_a_full_disk_leaves_nothing_half_filled(
+def test_a_full_disk_leaves_no_partial_build(
     kickbench: Command,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

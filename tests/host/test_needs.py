@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Preflight and the doctor answer alike: what one refuses, the other shows, in the same words."""
+"""Preflight refuses and the doctor shows the same lacks of a host, in the same words."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ BREAK: dict[Need, Break] = {
     Need.PTRACE: lambda patch: patch.setattr(ptrace, "ptrace", _forbid),
     Need.PTRACE_SIBLING: lambda patch: patch.setattr(ptrace, "check", _forbid_siblings),
 }
-"""What makes a host lack it."""
+"""What makes this host lack a need."""
 
 ROWS = {Need.NAMESPACES: "outages", Need.PTRACE_SIBLING: "ptrace"}
-"""Where the row has another name than the need."""
+"""The doctor's rows that are not named after their need."""
 
 REQUESTS = {
     Need.GDB: RequestName.GDB_ATTACH,
     Need.PTRACE: RequestName.PTRACE_INTERRUPT,
     Need.PTRACE_SIBLING: RequestName.GDB_ATTACH,
 }
-"""What needs it, where not every trial with a migration does."""
+"""A request with this need, if a migration alone does not have it."""
 
 
 @pytest.mark.usefixtures("history", "runtime")
 @pytest.mark.parametrize("need", Need)
-def test_what_preflight_refuses_the_doctor_shows_by_the_same_sentence(
+def test_the_doctor_shows_the_sentence_with_which_preflight_refuses(
     monkeypatch: pytest.MonkeyPatch, need: Need
 ) -> None:
     BREAK[need](monkeypatch)
@@ -83,10 +83,10 @@ def test_what_preflight_refuses_the_doctor_shows_by_the_same_sentence(
 
 
 @pytest.mark.usefixtures("history", "runtime")
-def test_a_debugger_that_may_only_trace_its_children_costs_one_request(
+def test_if_only_children_may_be_traced_one_request_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Yama's scope 1, for a user who may not override it."""
+    """ptrace_scope 1 of Yama, for a user without CAP_SYS_PTRACE."""
     monkeypatch.setattr(ptrace, "check", _forbid_siblings)
     settings = Settings.from_environment()
     preflight.check(settings, [Case(ScenarioName.IDLE, RequestName.PTRACE_INTERRUPT)])
@@ -98,7 +98,7 @@ def test_a_debugger_that_may_only_trace_its_children_costs_one_request(
 def test_a_gdb_that_does_not_start_is_refused_before_the_first_trial(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As one whose libraries are not there, which is found on PATH all the same."""
+    """Like a gdb whose libraries are missing: it is on PATH all the same."""
     broken = tmp_path / "gdb"
     broken.write_text("#!/bin/sh\necho 'gdb: error while loading shared libraries' >&2\nexit 127\n")
     broken.chmod(0o755)

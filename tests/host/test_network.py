@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Links and outages, for real."""
+"""Links and outages, with real namespaces and qdiscs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_mechanism_either_cuts_or_is_refused_by_tc(run: Run, mechanism: Me
     asyncio.run(main())
 
 
-def test_what_the_destination_has_not_read_is_seen(run: Run) -> None:
+def test_unread_data_of_the_destination_is_seen(run: Run) -> None:
     port = 4000
     with link.joined(run, 0) as ends, ExitStack() as stack:
         address = (ends.destination.address, port)
@@ -66,7 +66,7 @@ def test_what_the_destination_has_not_read_is_seen(run: Run) -> None:
         sender.sendall(b"state")
         assert tcp.unread(ends, port)
         reader.recv(64)
-        while tcp.unread(ends, port):  # until the acknowledgement has come
+        while tcp.unread(ends, port):  # until the source has received the acknowledgement
             pass
 
 
@@ -96,10 +96,10 @@ def test_a_link_that_is_cut_one_way_is_not_proved_cut_nor_open(run: Run) -> None
     asyncio.run(main())
 
 
-def test_mechanisms_that_only_exit_well_are_not_chosen(
+def test_a_mechanism_that_does_not_cut_is_not_chosen(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """tc is satisfied with these commands, and nothing is cut."""
+    """tc accepts these commands, but they cut nothing."""
     idle = Mechanism("idle", ("qdisc add dev veth0 clsact",), ("qdisc del dev veth0 clsact",))
     monkeypatch.setattr(outage, "MECHANISMS", (idle,))
 
@@ -113,7 +113,7 @@ def test_mechanisms_that_only_exit_well_are_not_chosen(
     asyncio.run(main())
 
 
-def test_nothing_of_a_link_is_seen_outside_and_nothing_stays(run: Run) -> None:
+def test_a_link_adds_only_its_two_namespaces_and_removes_them(run: Run) -> None:
     before = set(link.existing())
     with link.joined(run, 7) as ends:
         names = {end.namespace for end in ends.ends}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Commands of the pages that take KVM: they work as they are written. What they print differs."""
+"""Commands of the pages that need KVM: only their exit status is checked."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def test_a_command_works_as_its_page_shows_it(block: Block, clean_host: Path) ->
     assert done.returncode == block.exits, done.stdout
 
 
-def test_there_are_such_commands() -> None:
+def test_there_are_commands_that_need_kvm() -> None:
     assert len(BLOCKS) == 2

@@ -36,7 +36,7 @@ FEW = ("-n", "20")
 
 @pytest.fixture
 def huge_pages() -> Iterator[None]:
-    """As many as one worker needs, and one more, for the kernel may be late to free one."""
+    """The huge page that a worker needs, and another because the kernel may free one late."""
     with more_huge_pages(2):
         yield
 
@@ -46,7 +46,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def start(clean_host: Path) -> Iterator[Start]:
-    """Starts a probe, which ends with the test whatever that finds."""
+    """Starts probes, which are killed at the end of the test."""
     with ExitStack() as stack:
 
         def started(
@@ -77,13 +77,13 @@ def test_every_case_takes_the_path_that_it_is_named_after(kickbench: Command) ->
         assert case["fault_path"] == path
         assert (case["median_us"] is not None) == (case["outcome"] == Outcome.RETURNED)
         assert case["n"] == len(case["wakes_ns"])
-    # What no kernel may fail, and what every kernel does.
+    # No kernel may hang in these, and every kernel spins in `uaccess`.
     for name in ("healthy", "async-pf", "gup-write-sigkill", "uaccess-sigkill"):
         assert cases[name]["outcome"] == Outcome.RETURNED
     assert cases["uaccess"]["outcome"] == Outcome.SPINNING
 
 
-def test_it_is_told_in_a_table_and_a_sentence(kickbench: Command) -> None:
+def test_the_results_are_a_table_and_a_sentence(kickbench: Command) -> None:
     done = kickbench("probe", *FEW, "--case", "healthy", "--case", "gup-write")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -113,7 +113,7 @@ def test_a_userfaultfd_that_lacks_something(clean_host: Path) -> None:
 
 
 def test_userfaultfd_is_forbidden(clean_host: Path) -> None:
-    """To nobody, unless the sysctl allows it."""
+    """The user nobody may not use it, unless the sysctl allows it."""
     code = (
         "import os; from bench_lib.host import userfaultfd; os.setuid(65534);\n"
         "try: userfaultfd.open_descriptor()\n"
@@ -127,7 +127,7 @@ def test_userfaultfd_is_forbidden(clean_host: Path) -> None:
         assert done.stdout == ""
 
 
-def test_a_closed_pipe_is_no_traceback(clean_host: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(clean_host: Path) -> None:
     done = subprocess.run(
         ["sh", "-c", f"{KICKBENCH} probe -n 1 --case healthy --json | true"],
         capture_output=True,
@@ -137,10 +137,12 @@ def test_a_closed_pipe_is_no_traceback(clean_host: Path) -> None:
     assert done.stderr == ""
 
 
-def test_a_storm_of_signals_is_told_and_not_scored(start: Start, runtime: Path) -> None:
-    """Signals from elsewhere would pass for wakes, and swallow the probe's own."""
+def test_signals_from_another_process_are_reported_and_not_scored(
+    start: Start, runtime: Path
+) -> None:
+    """They would look like wakes, and merge with the probe's own signals."""
     running = start("-n", "1000000", "--case", "gup-write", "--json", stdout=subprocess.PIPE)
-    # Not before it has blocked them, or the first would end it.
+    # The worker must have blocked the signal, or the first one would end it.
     worker = _stuck_worker(runtime)
     storm = subprocess.Popen(
         ["sh", "-c", f"while kill -USR1 {worker} 2>/dev/null; do :; done"],
@@ -181,7 +183,7 @@ def test_a_worker_that_was_stopped_for_a_while_measures_on(
     assert min(result.wakes_ns) > 0
 
 
-def test_what_this_kernel_lacks_is_left_out_with_the_reason(
+def test_a_case_that_this_kernel_cannot_run_is_left_out_with_the_reason(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(userfault.FEATURES, ("minor", Backing.MEMFD), 1 << 63)
@@ -191,7 +193,7 @@ def test_what_this_kernel_lacks_is_left_out_with_the_reason(
     assert "lacks a feature that kickbench needs" in result.reason
 
 
-def test_a_wake_after_the_deadline_is_no_hang(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wake_after_the_deadline_is_not_a_hang(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def called_and_given_up(
         worker: WorkerProcess, number: signal.Signals, deadline_s: float
     ) -> None:
@@ -221,7 +223,7 @@ def test_a_probe_that_is_killed_leaves_nothing(start: Start, runtime: Path, case
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_probe_that_is_interrupted_undoes_all_itself(
+def test_a_probe_that_is_interrupted_leaves_nothing(
     start: Start, runtime: Path, number: signal.Signals
 ) -> None:
     running = start("-n", "1000000", "--case", "gup-write", stderr=subprocess.PIPE)
@@ -234,7 +236,7 @@ def test_a_probe_that_is_interrupted_undoes_all_itself(
 
 
 def _worker(runtime: Path) -> int:
-    """The worker, once there is one."""
+    """Wait for a worker, and return its pid."""
     deadline = Deadline.after(HANG_S)
     while not (workers := processes(runtime, WORKER)):
         assert not deadline.passed
@@ -242,7 +244,7 @@ def _worker(runtime: Path) -> int:
 
 
 def _stuck_worker(runtime: Path) -> int:
-    """The worker, once its vCPU is stuck."""
+    """Wait for a worker whose vCPU is stuck, and return its pid."""
     worker = _worker(runtime)
     deadline = Deadline.after(HANG_S)
     while Path(f"/proc/{worker}/wchan").read_text() != "handle_userfault":
@@ -251,7 +253,7 @@ def _stuck_worker(runtime: Path) -> int:
 
 
 def _spinning_worker(runtime: Path) -> int:
-    """The worker, once it was called and has burnt CPU time for it since."""
+    """Wait for a worker that was called and then used CPU time, and return its pid."""
     worker = _worker(runtime)
     deadline = Deadline.after(HANG_S)
     while not (called := threads.observe(worker, worker)).called:

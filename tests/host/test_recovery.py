@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What becomes of the guest after the request: its migration, its run, its memory."""
+"""The guest after the request: it is migrated, runs, and its memory is whole."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _is_whole(made: Record) -> None:
     assert made.recovery.completed_ns >= 0
     assert made.recovery.next_pass_ns is not None
     assert made.recovery.next_pass_ns > 0
-    # A gdb that hung was ended, for it keeps QEMU from everything.
+    # A gdb that hung was ended, because QEMU can do nothing while it is attached.
     waited = made.outcome is not Outcome.RETURNED and made.request is not RequestName.GDB_ATTACH
     assert (made.recovery.answered_ns is not None) == waited
 
@@ -76,24 +76,24 @@ def test_a_guest_is_whole_after_every_request_that_it_survives(request_: Request
     _is_whole(trial(Case(ScenarioName.PAUSED, request_, recover=True)))
 
 
-def test_a_recovery_is_summed_up(kickbench: Command) -> None:
+def test_a_recovery_is_summarized(kickbench: Command) -> None:
     done = kickbench("trial", "--scenario", "paused", "--request", "stop", "--recover")
     assert done.returncode == 0, done.stderr
     assert "recovered after stop in paused: 1 of 1 whole, " in done.stdout
     assert "1 of 1 whole" in kickbench("report").stdout
 
 
-def test_a_page_that_was_changed_from_outside_is_said_first(clean_host: Path) -> None:
+def test_a_page_that_was_changed_from_outside_is_reported_as_damage(clean_host: Path) -> None:
     done = run_driver("planted.py")
     assert done.returncode == MemoryDamaged.exit_status, done.stderr
     assert "MEMORY DAMAGED: the guest of trial 1" in done.stderr
     assert "1 of 1 DAMAGED" in done.stdout
 
 
-def test_damage_is_told_that_was_found_before_any_recovery(
+def test_damage_that_was_found_before_any_recovery_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A guest that has found some is stuck no more, but that is not what there is to say."""
+    """A guest that finds damage is not stuck any more, but the damage is the reason to report."""
 
     async def damaged(self: Blackhole, scene: MigrationScene) -> str | None:
         number = "0" * 16
@@ -110,7 +110,7 @@ def test_damage_is_told_that_was_found_before_any_recovery(
 
 
 @pytest.mark.parametrize("request_", [each for each in RequestName if each not in SURVIVED])
-def test_what_ends_the_guest_leaves_nothing_to_recover(
+def test_a_request_that_ends_the_guest_leaves_nothing_to_recover(
     kickbench: Command, request_: RequestName
 ) -> None:
     done = kickbench("trial", "--scenario", "blackhole", "--request", request_, "--recover")
@@ -119,7 +119,7 @@ def test_what_ends_the_guest_leaves_nothing_to_recover(
     assert not Path(".asv/records.jsonl").exists()
 
 
-def test_a_guest_that_dies_in_its_recovery_takes_no_measurement_with_it(
+def test_a_guest_that_dies_in_its_recovery_keeps_its_measurement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def kill(self: Stop, deadline: Deadline) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Every request, every failure, every guest: for real, on the booted kernel.
+"""Every request, every scenario and every guest, on the booted kernel.
 
-What a kernel does with a stuck vCPU is what is measured, so no test here says that it returns.
+kickbench measures whether a kernel lets go of a stuck vCPU, so no test here requires that it does.
 """
 
 from __future__ import annotations
@@ -78,20 +78,20 @@ def test_every_request_to_a_stuck_guest_is_measured(request_: RequestName) -> No
 
 
 @pytest.mark.parametrize("scenario", STUCK)
-def test_vcpus_are_stuck_in_every_failure(scenario: ScenarioName) -> None:
+def test_vcpus_are_stuck_in_every_scenario_that_proves_it(scenario: ScenarioName) -> None:
     made = trial(Case(scenario, RequestName.STOP))
     assert made.outcome in SCORED, made.reason
     assert {each.entry for each in made.evidence.vcpus} == {Entry.GUP}
     assert made.outage
 
 
-def test_a_healthy_migration_is_no_outage() -> None:
+def test_a_healthy_migration_has_no_outage() -> None:
     made = trial(Case(ScenarioName.POSTCOPY, RequestName.STOP))
     assert made.outcome in SCORED, made.reason
     assert made.outage is None
 
 
-def test_paused_reset_is_paused(kickbench: Command) -> None:
+def test_paused_reset_is_another_name_of_paused(kickbench: Command) -> None:
     done = kickbench("trial", "--scenario", "paused-reset", "--request", "stop")
     assert "stop in paused:" in done.stdout
 
@@ -106,7 +106,7 @@ def test_paused_reset_is_paused(kickbench: Command) -> None:
     ],
     ids=str,
 )
-def test_guests_of_other_shapes_get_stuck_as_well(shape: Shape) -> None:
+def test_guests_of_other_shapes_get_stuck_too(shape: Shape) -> None:
     made = trial(Case(ScenarioName.BLACKHOLE, RequestName.STOP, shape))
     assert made.outcome in SCORED, made.reason
     assert made.shape == shape
@@ -132,19 +132,19 @@ HUGE = Case(ScenarioName.BLACKHOLE, RequestName.STOP, Shape(backing=Backing.HUGE
 
 @pytest.fixture
 def huge_pages() -> Iterator[None]:
-    """As many as two guests need."""
+    """The huge pages that two guests need."""
     with more_huge_pages(HUGE.huge_pages):
         yield
 
 
 @pytest.mark.usefixtures("huge_pages")
-def test_a_guest_of_huge_pages_gets_stuck_as_well() -> None:
+def test_a_guest_on_huge_pages_gets_stuck_too() -> None:
     made = trial(HUGE)
     assert made.outcome in SCORED, made.reason
 
 
 def test_too_few_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that others have stay theirs."""
+    """The huge pages that others use stay reserved."""
     monkeypatch.setattr(setup, "huge_pages", lambda: 40)
     monkeypatch.setattr(setup, "free_huge_pages", lambda: 3)
     with pytest.raises(HugepagesMissing, match=r"need 16 .* has 3: `echo 53 \| tee /sys/.*2048kB"):
@@ -165,7 +165,7 @@ def test_an_emulated_guest_spins_and_one_that_is_not_emulated_is_lost(
     if Path("/sys/module/kvm_pvm").exists():
         assert made.outcome is Outcome.SPINNING, made.reason
         assert {each.entry for each in made.evidence.vcpus} == {Entry.UACCESS}
-        # Also at the end, where most looks at it show no stack.
+        # Also at the end, when most looks at it show no stack.
         blocker = next(each for each in made.evidence.after if each.tid == made.evidence.blocker)
         assert blocker.entry is Entry.UACCESS
     else:
@@ -186,7 +186,7 @@ def test_ptrace_is_forbidden(monkeypatch: pytest.MonkeyPatch, request_: RequestN
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(ptrace, "ptrace", refuse)
-    # What a sibling runs to trace: gdb's position, in a process of its own.
+    # The program that a sibling process, like gdb, runs to trace.
     monkeypatch.setattr(ptrace, "_SEIZE", "raise SystemExit(1)")
     with pytest.raises(PtraceForbidden, match="CAP_SYS_PTRACE"):
         trial(Case(ScenarioName.IDLE, request_))
@@ -199,7 +199,7 @@ def test_a_qemu_without_preempt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _guests_of(monkeypatch: pytest.MonkeyPatch, machine: str) -> None:
-    """Have guests of another of QEMU's machines."""
+    """Start guests with another machine of QEMU."""
     other = dataclasses.replace(architecture.for_trials(), machine=machine)
     monkeypatch.setattr(architecture, "for_trials", lambda: other)
 
@@ -213,7 +213,7 @@ def test_more_vcpus_than_the_machine_takes(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_kick_that_is_not_taken_is_seen_pending(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As on a kernel without the flag, where nothing else differs for sigusr1."""
+    """As on a kernel without the flag, which for sigusr1 differs in nothing else."""
     monkeypatch.setattr(look, "_own_pending", lambda status: 1 << (signal.SIGUSR1 - 1))
     made = trial(Case(ScenarioName.BLACKHOLE, RequestName.SIGUSR1))
     assert made.outcome is Outcome.ASLEEP
@@ -227,16 +227,16 @@ ANSWERED_BEFORE_DEATH = {RequestName.SIGKILL, RequestName.CTRL_C, RequestName.SI
 @pytest.mark.parametrize(
     "request_", [each for each in RequestName if each not in ANSWERED_BEFORE_DEATH]
 )
-def test_a_guest_that_dies_after_it_was_asked_has_died(
+def test_a_guest_that_dies_after_the_request_has_died(
     monkeypatch: pytest.MonkeyPatch, request_: RequestName
 ) -> None:
-    """That is neither an answer, for requests that ask for its end, nor a lost trial."""
+    """This is not an answer, even to requests that end the guest, and not a lost trial."""
     maker = MAKERS[request_]
     send = maker.send
 
     async def and_dies(self: Request) -> None:
-        # It can answer nothing meanwhile, whatever it is asked. Of all signals only SIGKILL ends it
-        # before its threads take what else waits for them.
+        # A stopped QEMU cannot answer, and only SIGKILL ends it before its threads take their
+        # other pending signals.
         os.kill(self.guest.child.pid, signal.SIGSTOP)
         await send(self)
         os.kill(self.guest.child.pid, signal.SIGKILL)
@@ -257,7 +257,7 @@ def test_an_answer_that_is_first_seen_after_the_deadline_is_a_hang(
     answer = maker.answer
 
     async def late(self: Request, deadline: Deadline) -> Reply | None:
-        # As when another process has the only CPU.
+        # As if another process had the only CPU.
         await asyncio.sleep(deadline.remaining_s)
         return await answer(self, deadline)
 
@@ -273,7 +273,7 @@ def test_an_answer_that_is_first_seen_after_the_deadline_is_a_hang(
 def test_a_guest_that_dies_before_a_debugger_holds_it_has_died(
     monkeypatch: pytest.MonkeyPatch, request_: RequestName
 ) -> None:
-    """The debugger fails because of that, and a tool that fails makes a trial lost."""
+    """The debugger fails because of that, but this does not make the trial lost."""
     maker = MAKERS[request_]
     send = maker.send
 
@@ -287,7 +287,9 @@ def test_a_guest_that_dies_before_a_debugger_holds_it_has_died(
     assert made.latency_ns is None
 
 
-def test_a_gdb_that_has_not_asked_yet_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gdb_that_has_not_interrupted_every_thread_is_not_a_hang(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("KICKBENCH_DEADLINE", "0.5")
     monkeypatch.setattr(debugger.Gdb, "attach", lambda self, pid: time.monotonic_ns())
     made = trial(Case(ScenarioName.BLACKHOLE, RequestName.GDB_ATTACH))

@@ -27,12 +27,12 @@ STOP = ("--request", "stop")
 
 
 def vcpus(threads: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of them that run a vCPU."""
+    """The threads that run a vCPU."""
     return [each for each in threads if each["role"] == Role.VCPU]
 
 
 @pytest.mark.parametrize("scenario", [ScenarioName.BLACKHOLE, ScenarioName.PAUSED])
-def test_stop_is_asked_of_a_guest_that_is_stuck_in_gup(
+def test_stop_is_requested_while_the_guest_is_stuck_in_gup(
     kickbench: Command, scenario: ScenarioName
 ) -> None:
     done = kickbench("trial", "--scenario", scenario, *STOP, "-n", "2", "--json")
@@ -46,7 +46,7 @@ def test_stop_is_asked_of_a_guest_that_is_stuck_in_gup(
         assert before["wchan"] == "handle_userfault"
         assert before["entry"] == Entry.GUP
         names = [stage["name"] for stage in each["stages"]]
-        # The last of them, if it had to be staged again.
+        # The last stages, because the trial may have been staged more than once.
         assert names[-9:] == [
             "start", "guest-up", "prepare", "postcopy", "outage", "proof", "request", "evidence",
             "release",
@@ -64,7 +64,7 @@ def test_stop_is_asked_of_a_guest_that_is_stuck_in_gup(
 def test_a_trial_whose_guest_arrives_whole_is_staged_again(
     clean_host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A guest that gets no CPU dirties nothing; this one is stopped, the first time."""
+    """A guest that gets no CPU time dirties nothing; this one is stopped at the first staging."""
     starts_pass = Endpoint.starts_pass
     starved: list[Endpoint] = []
 
@@ -114,12 +114,12 @@ def test_several_vcpus_are_all_proved_stuck(clean_host: Path, runtime: Path) -> 
     assert {each.entry for each in made.evidence.vcpus} == {Entry.GUP}
 
 
-def test_the_deadline_is_the_one_asked_for(kickbench: Command) -> None:
+def test_the_option_sets_the_deadline(kickbench: Command) -> None:
     done = kickbench("trial", "--scenario", "idle", *STOP, "--deadline", "1.5", "--json")
     assert json.loads(done.stdout)[0]["deadline_ns"] == 1_500_000_000
 
 
-def test_trials_are_shown_a_line_each_and_summed_up(kickbench: Command) -> None:
+def test_trials_are_shown_a_line_each_and_summarized(kickbench: Command) -> None:
     done = kickbench("trial", "--scenario", "idle", *STOP, "-n", "2")
     assert [line.split(" ")[0] for line in done.stdout.splitlines()] == ["#1", "#2"]
     report = json.loads(kickbench("report", "--json").stdout)
@@ -129,11 +129,11 @@ def test_trials_are_shown_a_line_each_and_summed_up(kickbench: Command) -> None:
 
 
 def _images_with(tmp_path: Path, code: bytes) -> Path:
-    """A folder of images in which `gup` runs `code` in real mode instead."""
+    """Make a folder of images in which `gup` runs `code` in real mode."""
     folder = tmp_path / "images"
     shutil.copytree(CHECKOUT / "guest-images", folder)
     firmware = bytearray(65536)
-    # At the reset vector there is room for a jump to the begin of its page (jmp -0xff3).
+    # The reset vector has room for a jump to the start of its page (jmp -0xff3).
     firmware[0xFFF0:0xFFF3] = b"\xe9\x0d\xf0"
     firmware[0xF000 : 0xF000 + len(code)] = code
     (folder / "gup.bin").write_bytes(firmware)
@@ -144,7 +144,7 @@ def _images_with(tmp_path: Path, code: bytes) -> Path:
 
 
 SILENT = bytes.fromhex("f4ebfd")
-"""hlt, jump back to it."""
+"""hlt, and a jump back to it."""
 
 RESETTING = bytes.fromhex(
     "b000e670e471"  # mov $0, %al; out %al, $0x70; in $0x71, %al: the clock's seconds
@@ -152,11 +152,11 @@ RESETTING = bytes.fromhex(
     "88c3e47138d874fa"  # once more
     "b006baf90ceef4"  # mov $6, %al; mov $0xcf9, %dx; out %al, (%dx); hlt
 )
-"""A reset when the seconds have changed twice: QEMU 7.2 can hang at one just after its start."""
+"""A reset once the seconds have changed twice: QEMU 7.2 can hang at one just after its start."""
 
 
 def _lost(images: Path) -> str:
-    """Why a trial was lost whose guest runs one of these images."""
+    """Run a trial whose guest runs one of these images, and return why it was lost."""
     settings = dataclasses.replace(Settings.from_environment(), images=images)
     case = Case(ScenarioName.IDLE, RequestName.STOP)
     (made,) = NativeRunner(settings).run([case], lambda record: None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Processes that SIGKILL does not end, or that may not be looked into, hang nothing of ours."""
+"""Processes that SIGKILL does not end, or whose memory lock is held, do not hang kickbench."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPENS = """
 import os, sys, threading
 threading.Thread(target=os.open, args=[sys.argv[1], os.O_RDONLY]).start()
 """
-"""Its second thread opens a file, and so outlives its first."""
+"""The second thread opens a file, and so outlives the first."""
 
 
 @pytest.fixture
@@ -75,14 +75,14 @@ def test_clean_reports_what_cannot_be_killed_and_ends_the_rest(
             f"This could not be ended: process {stuck.pid} ({name}) survives SIGKILL; "
             "it sleeps in request_wait_answer." in done.stderr
         )
-        # It is found again, by itself.
+        # It is found again, alone.
         assert leftovers.find(runtime).lines() == [f"process {stuck.pid} ({name})"]
         server.answer()
         assert stuck.reaped_within(HANG_S)
         assert _clean().stdout == "Nothing is left of any run.\n"
 
 
-def test_a_run_leaves_what_cannot_be_killed_to_clean_and_says_so(
+def test_a_run_reports_what_cannot_be_killed_and_leaves_it_to_clean(
     clean_host: Path,
     runtime: Path,
     tmp_path: Path,
@@ -113,7 +113,7 @@ def test_a_qemu_that_sleeps_where_no_signal_ends_it_hangs_its_request_and_nothin
     server: FuseServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In place of the first `stop` its main loop is asked to read a file that does not answer."""
+    """Instead of the first `stop`, QEMU's main loop reads a file that does not answer."""
     monkeypatch.setattr(process, "DEATH_LIMIT_S", 0.5)
     monkeypatch.setattr(leftovers, "LAST_BREATH_S", 0.5)
     server.hold()
@@ -153,7 +153,7 @@ def test_a_qemu_that_sleeps_where_no_signal_ends_it_hangs_its_request_and_nothin
 def test_clean_does_not_wait_for_the_memory_lock_of_a_process(
     clean_host: Path, server: FuseServer, kickbench: Command
 ) -> None:
-    """It is no run's, but `clean` has to look at it to know."""
+    """The process belongs to no run, but `clean` must look at it to know that."""
     with locked(server) as child, _who_waits_for_the_lock_of(child.pid) as waiting:
         assert kickbench("clean").stdout == "Nothing is left of any run.\n"
         assert waiting.poll() is None
@@ -174,7 +174,7 @@ def test_clean_reports_a_process_whose_memory_lock_is_held(
 
 @contextmanager
 def _who_waits_for_the_lock_of(pid: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Reads the command line of a process, which is in its memory."""
+    """Start a process that reads another one's command line, for which it needs the lock."""
     with subprocess.Popen(["cat", f"/proc/{pid}/cmdline"], stdout=subprocess.DEVNULL) as reader:
         until_one_waits_for(WaitsFor.LOCK, reader.pid)
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The tool that unpacks another suite's QEMU, with packages made of this host's own."""
+"""The tool that unpacks another suite's QEMU, with packages made of this host's QEMU."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Unpack = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def unpack(tmp_path: Path) -> Iterator[Unpack]:
-    """Runs the tool on a host that gets QEMU and its libraries from an archive, in two packages."""
+    """Runs the tool on a host whose archive has QEMU and its libraries in two packages."""
     program, libraries = tmp_path / "program", tmp_path / "libraries"
     lib = Path("usr/lib/x86_64-linux-gnu")
     _copy(Path(str(shutil.which(PROGRAM))), program / "usr" / "bin")
@@ -83,7 +83,7 @@ def _copy(path: Path, folder: Path) -> None:
     shutil.copy(path, folder)
 
 
-def test_an_unpacked_qemu_runs_trials_and_looks_like_any_other(
+def test_an_unpacked_qemu_runs_trials_and_is_found_by_explain(
     unpack: Unpack, kickbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "another"

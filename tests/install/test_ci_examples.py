@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The examples of docs/ci, run as they are in a fresh Debian tree with a container's rights."""
+"""The examples of docs/ci, run unchanged in a fresh Debian tree with a container's rights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HANG_S = 1500
 """Seconds that a step may take: only a hang takes as long."""
 
 SUITES = {"debian:12": "bookworm", "debian:13": "trixie"}
-"""What the images of containers are made of."""
+"""The suite of each container image."""
 
 REPOSITORY = "repository.git"
 
@@ -35,18 +35,19 @@ CHOICES = {
     "BOOTS": "1",
     "KICKBENCH": f"file:///{REPOSITORY}",
 }
-"""What the examples leave to their users. One boot of each kernel settles nothing, but all runs."""
+"""The choices that the examples leave to their users. One boot per kernel settles nothing, but
+runs everything."""
 
 INCONCLUSIVE = 2
 
 RUNNER = {**tree.PATIENCE, "KICKBENCH_JOBS": "2", "KICKBENCH_DEADLINE": "2"}
-"""What a runner's own settings add: both kernels are booted at once, even on two CPUs, and a hang
-takes no longer than needed."""
+"""The settings of the runner: both kernels are booted at once, even on two CPUs, and a hang takes
+only two seconds."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one shell runs. :ivar env: beside the container's own."""
+    """A script for one shell. :ivar env: what it has beside the container's environment."""
 
     script: str
     env: dict[str, str]
@@ -56,7 +57,7 @@ class Step:
 class Example:
     """An example.
 
-    :ivar image: of its container.
+    :ivar image: the image of its container.
     :ivar artifacts: the files that it keeps.
     """
 
@@ -66,7 +67,7 @@ class Example:
 
 
 def _gitlab() -> Example:
-    """All lines of a job are one script, which ends with the first that fails."""
+    """GitLab runs all lines of a job as one script, which ends at the first line that fails."""
     job = _read("gitlab.yml")["kernel gate"]
     assert set(job["variables"]) == set(CHOICES)
     kept = job["artifacts"]
@@ -78,7 +79,7 @@ def _gitlab() -> Example:
 
 
 def _github() -> Example:
-    """Each step has a shell of its own, and what is in `${{ }}` is replaced before that."""
+    """GitHub runs each step in its own shell, after it has replaced what is in `${{ }}`."""
     job = _read("github.yml")["jobs"]["gate"]
 
     def replaced(text: str) -> str:
@@ -103,7 +104,7 @@ EXAMPLES = {"gitlab": _gitlab, "github": _github}
 
 @pytest.fixture(scope="module")
 def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
-    """One for all examples, as a runner that is used again."""
+    """One tree for all examples, like a runner that is used again."""
     (image,) = {example().image for example in EXAMPLES.values()}
     with tree.fresh(SUITES[image], tmp_path_factory.mktemp("ci") / "tree", CONTAINER) as made:
         subprocess.run(
@@ -129,5 +130,5 @@ def test_the_example_judges_a_kernel_in_a_container(container: Tree, name: str) 
     made, damaged = record.read(records)
     assert not damaged
     assert {each.kernel.release.split(".")[1] for each in made} == {"1", "12"}
-    # The modules of a KVM that nests are in /sys, but there is no device.
+    # /sys has the modules of a KVM that nests, but there is no device.
     assert {(each.host.kind, each.host.accelerator) for each in made} == {("lab", "tcg")}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The first command of README.md, in a fresh tree of the Debian that this host does not run."""
+"""The first command of README.md, in a fresh tree of another Debian than this host's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HANG_S = 1500
 """Seconds that `make bench` may take: only a hang takes as long."""
 
 SUITES = ("bookworm", "trixie")
-"""Every Debian that is supported, oldest first."""
+"""The supported releases of Debian, oldest first."""
 
 FIRST = """
 apt-get update
@@ -40,7 +40,7 @@ all trials of a scenario are lost."""
 
 
 def _other_suite() -> str:
-    """The newest that is not this host's."""
+    """The newest suite that this host does not run."""
     here = platform.freedesktop_os_release().get("VERSION_CODENAME")
     return next(suite for suite in reversed(SUITES) if suite != here)
 
@@ -69,7 +69,7 @@ def test_make_bench_shows_a_hang_and_a_return(tmp_path: Path) -> None:
 
 
 def _kinds() -> set[str]:
-    """Where trials can be made: on a host without KVM only in the lab, and the same in the tree."""
+    """Where trials can be made, in the tree as on the host: without KVM only in the lab."""
     try:
         device.check()
     except HostError:

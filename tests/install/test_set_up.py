@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import CHECKOUT
 
 TOOLS = ("sh", "cat", "dirname", "id", "sha256sum", "sort", "rm")
-"""What the script itself calls."""
+"""The programs that the script itself runs."""
 
 KICKBENCH = Path(sys.executable).with_name("kickbench")
 
@@ -28,7 +28,7 @@ ARCH = "ID=arch\n"
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A folder of all programs that there are."""
+    """A folder with all programs of the system; tests add some."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in TOOLS:
@@ -41,10 +41,10 @@ def programs(tmp_path: Path) -> Path:
 def _run(
     command: list[str | Path], programs: Path, os_release: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command on a system that calls itself so and has only these programs."""
+    """Run a command on a system with this os-release and only these programs."""
     release = programs.with_name("os-release")
     release.write_text(os_release)
-    # The script looks into these folders, too.
+    # The script looks into /usr/sbin too.
     mounts = (
         f"mount --bind {release} /etc/os-release && mount -t tmpfs none /usr/sbin && exec "
         f"env PATH={programs} {shlex.join(map(str, command))}"
@@ -83,7 +83,7 @@ def test_without_apt_it_names_what_to_install(
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"set-up: {sentence}\n")
 
 
-def test_without_apt_programs_that_are_there_are_not_named(programs: Path) -> None:
+def test_without_apt_installed_programs_are_not_named(programs: Path) -> None:
     for name in ("ip", "tc", "ss", "gdb", "setpriv", "modprobe", "busybox", "bsdtar", "git"):
         (programs / name).write_text("")
         (programs / name).chmod(0o755)
@@ -94,7 +94,7 @@ def test_without_apt_programs_that_are_there_are_not_named(programs: Path) -> No
 
 
 def test_without_apt_python_is_set_up_nevertheless(programs: Path, tmp_path: Path) -> None:
-    """With nothing to install, because that would take a minute: an empty list of packages."""
+    """The list of Python packages is empty, because installing them would take a minute."""
     checkout = tmp_path / "checkout"
     (checkout / "tools").mkdir(parents=True)
     for name in ("tools/set-up", "tools/packages"):
@@ -109,7 +109,7 @@ def test_without_apt_python_is_set_up_nevertheless(programs: Path, tmp_path: Pat
     assert (checkout / ".venv" / "bin" / "python").exists()
 
 
-def test_where_there_is_no_python_it_names_the_one_that_is_needed(programs: Path) -> None:
+def test_without_python_the_needed_version_is_named(programs: Path) -> None:
     done = _run([CHECKOUT / "tools" / "set-up", "--python"], programs, ARCH)
     assert done.returncode == 1
     assert "no Python 3.11 or later with venv was found" in done.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What tests that use trees leave behind when they are killed: nothing that runs."""
+"""Tests that use trees leave no process behind when they are killed."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def test_a_command_ends_when_what_started_it_is_killed() -> None:
         assert starter.stdout is not None
         assert starter.stdout.readline() == "up\n"
         starter.kill()
-        # Each process of the command holds the other end.
+        # Every process of the command has the other end of the pipe.
         assert starter.stdout.read() == ""

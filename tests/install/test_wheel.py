@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What somebody has who installs a wheel into an empty environment, and has no checkout."""
+"""A wheel that is installed into an empty environment, without a checkout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with nothing but the wheel and what that asks for."""
+    """A virtual environment that has only the wheel and its dependencies."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run(
@@ -44,8 +44,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = folder.glob("kickbench-*.whl")
     subprocess.run([sys.executable, "-m", "venv", folder / "environment"], check=True)
     python = folder / "environment" / "bin" / "python"
-    # The versions of the lock, so that what is released tomorrow changes nothing here. Its hashes
-    # would have to include the wheel's.
+    # With the versions of the lock, new releases change nothing here. Its hashes cannot be used,
+    # because the wheel has none.
     locked = re.findall(
         r"^(\S+==.*?) *\\$", (CHECKOUT / "requirements.lock").read_text(), re.MULTILINE
     )
@@ -57,7 +57,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def installed(environment: Path, tmp_path: Path) -> Command:
-    """Runs a program of the environment, for a user who has nothing else of kickbench's."""
+    """Runs a program of the environment, as a user who has nothing else of kickbench."""
     home = tmp_path / "home"
     home.mkdir()
 
@@ -83,7 +83,7 @@ def installed(environment: Path, tmp_path: Path) -> Command:
     return run
 
 
-def test_a_history_is_begun_measured_and_published(installed: Command, tmp_path: Path) -> None:
+def test_a_history_is_started_measured_and_published(installed: Command, tmp_path: Path) -> None:
     try:
         device.check()
     except HostError as error:
@@ -92,7 +92,7 @@ def test_a_history_is_begun_measured_and_published(installed: Command, tmp_path:
     begun = installed("kickbench", "history", "init", "history")
     assert begun.returncode == 0, begun.stderr
 
-    # One of the benchmarks, because all are made alike.
+    # One of the benchmarks, because all are made in the same way.
     run = installed("asv", "run", "--record-samples", "--bench", r"vm_stop\.", cwd=history)
     assert run.returncode == 0, run.stdout + run.stderr
     published = installed("asv", "publish", cwd=history)
@@ -104,26 +104,30 @@ def test_a_history_is_begun_measured_and_published(installed: Command, tmp_path:
     assert leftovers.find(tmp_path / "runtime").lines() == []
 
 
-def test_everything_of_it_is_in_the_environment(installed: Command, environment: Path) -> None:
+def test_the_guest_images_are_in_the_environment(installed: Command, environment: Path) -> None:
     code = "from bench_lib.settings import Settings; print(Settings.from_environment().images)"
     images = Path(installed("python", "-c", code).stdout.strip())
     assert images.is_relative_to(environment)
     assert (images / "manifest.json").is_file()
 
 
-def test_outside_of_histories_records_are_the_users(installed: Command, tmp_path: Path) -> None:
+def test_outside_of_histories_records_are_in_the_users_folder(
+    installed: Command, tmp_path: Path
+) -> None:
     said = installed("kickbench", "report").stdout
     assert f"No records yet in {tmp_path}/home/.local/share/kickbench/.asv/records.jsonl" in said
 
 
-def test_set_up_finds_nothing_to_do_where_all_is_installed(installed: Command) -> None:
-    """As it is where all tests run."""
+def test_set_up_has_nothing_to_do_if_everything_is_installed(installed: Command) -> None:
+    """On a host for all tests, it is."""
     done = installed("kickbench", "set-up")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_all_that_the_doctor_recommends_can_be_run(installed: Command, tmp_path: Path) -> None:
-    """Where every program is missing, so that it recommends much."""
+def test_every_command_that_the_doctor_recommends_can_be_run(
+    installed: Command, tmp_path: Path
+) -> None:
+    """Every program is missing, so the doctor recommends many commands."""
     empty = {"PATH": str(tmp_path / "nothing"), "HOME": str(tmp_path / "home")}
     rows = json.loads(installed("kickbench", "doctor", "--json", env=empty).stdout)["rows"]
     fixes = {row["name"]: row["fix"] for row in rows if row["fix"]}

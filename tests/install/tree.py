@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Fresh trees of Debian, and commands in them, with a container's rights or with a machine's.
+"""Fresh trees of Debian, and commands in them with the rights of a container or of a machine.
 
-A tree is made with mmdebstrap from the host's own mirror. Commands have mounts, process ids and
-devices of their own. These are gone when the commands end, and the commands end with the process
-that started them, even if it is killed.
+mmdebstrap makes a tree from the host's mirror. Commands have their own mounts, process ids and
+devices, which are gone when the commands end. The commands end with the process that started them,
+even if it is killed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from bench_lib.settings import Settings
 PASSED_ON = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-"""Those that the host trusts; its network may have an authority of its own."""
+"""The certificates that the host trusts; its network may have its own authority."""
 
 THEIRS = "/etc/certificates-of-the-host.crt"
 
 KERNELS = Store.of(Settings.from_environment()).folder
-"""The host's cache, which all trees share, so that a kernel is downloaded once. Each tree still
-asks its own apt which kernels there are."""
+"""The host's cache, which all trees share so that a kernel is downloaded once. Each tree still asks
+its own apt which kernels exist."""
 
 PATIENCE = {"KICKBENCH_LAB_BOOT": "600", "KICKBENCH_STAGING": "90"}
-"""Beside other work an emulated machine takes several times as long."""
+"""Longer limits, because an emulated machine is several times slower beside other work."""
 
 ISOLATED = (
     *("setpriv", "--pdeathsig", "KILL", "--"),
@@ -39,7 +39,7 @@ ISOLATED = (
 )
 """Starts a command whose processes and mounts end with it."""
 
-# A root that is a mount point is what `ip netns` needs.
+# `ip netns` needs a root that is a mount point.
 INSIDE = """
 mount --bind "$TREE" "$TREE"
 cd "$TREE"
@@ -68,8 +68,9 @@ exec chroot . "$@"
 class Rights:
     """What root may do in a tree.
 
-    :ivar devices: those in /dev, if the host has them. :ivar script: what is run last in the tree's
-        folder. :ivar prefix: what starts every command.
+    :ivar devices: the devices in /dev, if the host has them.
+    :ivar script: run in the tree's folder, just before the command.
+    :ivar prefix: the start of every command line.
     """
 
     devices: tuple[str, ...]
@@ -82,7 +83,7 @@ MACHINE = Rights(
     script="",
     prefix=(),
 )
-"""What root may do on the host itself, whose network it is as well."""
+"""The rights of root on the host itself, including its network."""
 
 _CAPABILITIES = (
     "audit_write", "chown", "dac_override", "fowner", "fsetid", "kill", "mknod",
@@ -108,13 +109,13 @@ done
         "--",
     ),
 )
-"""What Docker and Podman leave to root unless told otherwise, on a host whose KVM nests: /sys shows
-the modules, and there is no /dev/kvm."""
+"""The rights that Docker and Podman leave to root by default, on a host whose KVM nests: /sys shows
+the modules, but there is no /dev/kvm."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree. :ivar variables: the environment of all commands."""
+    """A tree. :ivar variables: part of the environment of all commands."""
 
     root: Path
     rights: Rights
@@ -123,7 +124,7 @@ class Tree:
     def run(
         self, *command: str, env: Mapping[str, str] | None = None, timeout_s: float
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command, in /builds; stdout and stderr come together."""
+        """Run a command in /builds; its stdout has its stderr too."""
         inner = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
         inner |= {"HOME": "/root", **self.variables, **(env or {})}
         words = [f"{name}={value}" for name, value in inner.items()]
@@ -153,9 +154,9 @@ class Tree:
 
 @contextmanager
 def fresh(suite: str, folder: Path, rights: Rights) -> Iterator[Tree]:
-    """A tree of a suite, such as a container image is; deleted at the end.
+    """Make a tree of a suite, like a container image, and delete it at the end.
 
-    :param folder: is made.
+    :param folder: where to make it; it does not exist yet.
     """
     sources = "".join(f"{line}\n" for line in _sources(suite))
     try:
@@ -178,7 +179,7 @@ def fresh(suite: str, folder: Path, rights: Rights) -> Iterator[Tree]:
 
 
 def _sources(suite: str) -> list[str]:
-    """The host's own sources, for another suite."""
+    """The host's apt sources, changed for another suite."""
     here = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)", "Created-By: Packages"],
         capture_output=True,

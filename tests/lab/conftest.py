@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Kernels and commands for tests that boot labs. These never skip: emulation is everywhere."""
+"""Kernels and commands for tests that boot labs. These need no KVM, so they are never skipped."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from tests.host.conftest import GUEST, KICKBENCH, Command, processes, runner
 HANG_S = 1500
 """Seconds that a test waits for a command that boots labs: only a hang takes as long."""
 
-# The cache is shared with whoever runs the tests: what is in it is fetched once, and checked by
-# its signature.
+# The tests use the cache of the user who runs them, so that kernels are fetched once.
 CACHE = Settings.from_environment().cache
 
 
 @pytest.fixture(scope="session", autouse=True)
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The newest of either side of the flag."""
+    """Fetch the newest kernel without the flag and the newest with it."""
     done = subprocess.run(
         [KICKBENCH, "kernels", "fetch", "debian/6.1", "debian/6.12"],
         capture_output=True,
@@ -36,9 +35,9 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def clean_host(history: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A history and runtime folder of the test's own; afterwards nothing may be left."""
+    """A history and a runtime folder of this test alone; no lab may be left at its end."""
     monkeypatch.setenv("KICKBENCH_CACHE", str(CACHE))
-    # Some 4 s and 3 s under emulation, and several times as long beside other work.
+    # Emulated, a boot takes 4 s and a staging 3 s, and several times as long beside other work.
     monkeypatch.setenv("KICKBENCH_LAB_BOOT", "600")
     monkeypatch.setenv("KICKBENCH_STAGING", "90")
     yield history

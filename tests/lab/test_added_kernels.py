@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Kernels as other distributions pack them, added, booted and measured.
+"""Kernels in packages of other distributions, which are added, booted and measured.
 
-Each package is made here, by the distribution's own tool, from the files of a Debian kernel.
+Each package is made with the distribution's own tool, from the files of a Debian kernel.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from tests.lab.conftest import HANG_S
 pytestmark = pytest.mark.timeout(HANG_S + 300)
 
 TRIALS = 3
-"""Emulated trials are seldom lost by themselves, beside much other load a little more often."""
+"""Few emulated trials are lost by themselves, but more of them are beside other load."""
 
 EXTRA = ("9p.ko", "veth.ko", "sch_netem.ko")
-"""What the package with the rarer modules has."""
+"""The modules in the package of the rarer modules."""
 
 
 def _bindeb_pkg(kernel: Bootable, folder: Path) -> list[Path]:
-    """One package, as `make bindeb-pkg` makes it."""
+    """Make one package, as `make bindeb-pkg` does."""
     release = kernel.build.release
     shutil.copytree(kernel.modules, folder / "image/lib/modules" / release, symlinks=True)
     (folder / "image/boot").mkdir()
@@ -41,7 +41,7 @@ def _bindeb_pkg(kernel: Bootable, folder: Path) -> list[Path]:
 
 
 def _ubuntu(kernel: Bootable, folder: Path) -> list[Path]:
-    """Three packages, whose modules are compressed by zstd."""
+    """Make three packages, with modules compressed by zstd."""
     release = kernel.build.release
     inside = Path("lib/modules", release)
     (folder / "image/boot").mkdir(parents=True)
@@ -62,7 +62,7 @@ def _ubuntu(kernel: Bootable, folder: Path) -> list[Path]:
 
 
 def _fedora(kernel: Bootable, folder: Path) -> list[Path]:
-    """Two RPMs; the image is beside the modules, which are compressed by xz."""
+    """Make two RPMs; the image is under lib/modules, as in Fedora."""
     inside = Path("lib/modules", kernel.build.release)
     (folder / "core" / inside).mkdir(parents=True)
     shutil.copy(kernel.vmlinuz, folder / "core" / inside / "vmlinuz")

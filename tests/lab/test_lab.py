@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Other kernels, really booted. Emulated, a lab takes 20 s until its first trial has ended."""
+"""Other kernels, booted in labs. An emulated lab takes 20 s until the end of its first trial."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ from tests.lab.conftest import HANG_S
 pytestmark = pytest.mark.timeout(HANG_S + 300)
 
 LOST = 62
-"""Exit status when a lab has died."""
+"""The exit status of a command whose lab has died."""
 
 RECORDS = Path(".asv/records.jsonl")
 
 TRIALS = 4
-"""Emulated trials are seldom lost by themselves, beside much other load a little more often."""
+"""Few emulated trials are lost by themselves, but more of them are beside other load."""
 
 
 def steadily(kickbench: Command, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command again if its lab dies, as emulated ones may do by themselves.
+    """Run a command again if its lab dies, as an emulated lab may do by itself.
 
-    `kickbench trial` does so itself; a command that is not known to bear it is run only once.
+    `kickbench trial` boots a new lab itself. Other commands do not, because kickbench cannot know
+    whether they may be run twice.
     """
     for _ in range(BOOTS_AT_MOST):
         done = kickbench(*arguments)
@@ -47,7 +48,7 @@ def steadily(kickbench: Command, *arguments: str) -> subprocess.CompletedProcess
 
 
 HANGS_S, ANSWERS_S = "10", "300"
-"""Deadlines: one that hangs is waited for so long each time, and an answer may take its time."""
+"""Deadlines in seconds: short for requests that hang, and long for those that are answered."""
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_stop_hangs_without_the_flag_and_returns_with_it(
     )  # fmt: skip
     trials = json.loads(done.stdout)
     assert len(trials) == TRIALS, done.stderr
-    # A trial that is lost under emulation says nothing of the kernel.
+    # A trial that is lost under emulation shows nothing about the kernel.
     scored = [made for made in trials if made["outcome"] != Outcome.LOST]
     assert scored, done.stderr
     assert done.returncode == (0 if len(scored) == TRIALS else 4)
@@ -123,7 +124,7 @@ def test_a_lab_that_does_not_come_up_in_time_is_lost(kickbench: Command) -> None
 def test_the_path_of_the_runtime_folder_may_be_long_and_odd(
     kickbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has more than the 107 bytes of a socket's path, and a comma ends an option of QEMU's."""
+    """A socket's path has at most 107 bytes, and a comma ends an option of QEMU."""
     runtime = tmp_path / ("long, 'odd' " * 12).strip()
     monkeypatch.setenv("KICKBENCH_RUNTIME", str(runtime))
     done = steadily(kickbench, "lab", "run", "debian/6.12", "--", "true")
@@ -131,14 +132,14 @@ def test_the_path_of_the_runtime_folder_may_be_long_and_odd(
     assert sorted(path.name for path in runtime.iterdir()) == ["measuring.lock", "registry.lock"]
 
 
-def test_too_little_memory_is_said_before_anything_is_booted(kickbench: Command) -> None:
+def test_too_little_memory_is_reported_before_anything_is_booted(kickbench: Command) -> None:
     env = {**os.environ, "KICKBENCH_LAB_MEMORY": str(1 << 30)}
     done = kickbench("lab", "run", "debian/6.12", "--", "true", env=env)
     assert done.returncode == 61
     assert "MiB of memory" in done.stderr
 
 
-def test_an_unknown_kernel_is_told_the_nearest(kickbench: Command) -> None:
+def test_an_unknown_kernel_is_refused_with_the_nearest(kickbench: Command) -> None:
     done = kickbench("lab", "run", "6.1.0-5600-amd64", "--", "true")
     assert done.returncode == 43
     assert "Similar names: 6.1.0-" in done.stderr
@@ -155,7 +156,7 @@ def _kill_labs(runtime: Path) -> None:
 
 
 def test_a_lab_that_is_killed_in_mid_trial_is_a_lost_trial(clean_host: Path, runtime: Path) -> None:
-    """And the trials after it are made in a new lab."""
+    """The trials after it are made in a new lab."""
     with _start(
         "trial",
         "--kernel",
@@ -181,7 +182,7 @@ def test_a_lab_that_is_killed_in_mid_trial_is_a_lost_trial(clean_host: Path, run
     assert Outcome.RETURNED in {made.outcome for made in records}
 
 
-def test_a_lab_dies_with_whoever_booted_it(clean_host: Path, runtime: Path) -> None:
+def test_a_lab_dies_with_the_process_that_booted_it(clean_host: Path, runtime: Path) -> None:
     with _start("lab", "run", "debian/6.1", "--", "sleep", "100") as running:
         assert running.stdout is not None
         assert any("runs on" in line for line in running.stdout)
@@ -193,7 +194,7 @@ def test_a_lab_dies_with_whoever_booted_it(clean_host: Path, runtime: Path) -> N
     leftovers.end(runtime)
 
 
-def test_a_campaign_that_is_interrupted_goes_on_where_it_was(
+def test_a_campaign_that_was_interrupted_continues_with_its_missing_boots(
     clean_host: Path, kickbench: Command
 ) -> None:
     arguments = [
@@ -224,7 +225,7 @@ def test_a_campaign_that_is_interrupted_goes_on_where_it_was(
     assert "2 of 2 boots are recorded" in again.stderr
     assert record.read(RECORDS)[0] == records
 
-    # One boot of each settles nothing, in either direction.
+    # One boot of each kernel settles nothing, in either direction.
     for names in (["debian/6.1", "debian/6.12"], ["debian/6.12", "debian/6.1"]):
         judged = kickbench("gate", *names, "--json")
         assert judged.returncode == 2, judged.stdout + judged.stderr
@@ -242,7 +243,7 @@ def test_the_static_label_agrees_with_what_the_kernels_do(kickbench: Command) ->
 def test_a_probe_that_is_killed_while_its_vcpu_cannot_be_leaves_nothing(
     kickbench: Command,
 ) -> None:
-    """On 6.1 the stuck thread takes no signal but SIGKILL, which it gets as its parent dies."""
+    """On 6.1 the stuck thread takes only SIGKILL, which the kernel sends when its parent dies."""
     script = f"""
         {KICKBENCH} probe --case gup-write --deadline {HANG_S} & probe=$!
         worker() {{ pgrep -f '[b]ench_lib.kvm.worker'; }}  # not this shell, which has the word too
@@ -271,17 +272,17 @@ ENDS_OR_STOPS = [
     RequestName.SIGUSR1,
     RequestName.REGISTERS,
 ]
-"""Requests that need the vCPU; `stop` has tests of its own."""
+"""Requests that need the vCPU, except `stop`, which has its own tests."""
 
 
 def _needs_the_flag(case: Case) -> bool:
-    """Whether the request is answered only by a kernel that has it."""
+    """Whether only a kernel with the flag answers the request."""
     stuck = case.scenario is not ScenarioName.DEGRADED and case.shape.image != "async-pf"
     return stuck and case.request in {*ENDS_OR_STOPS, RequestName.STOP}
 
 
 @pytest.mark.parametrize("kernel, flag", [("debian/6.1", False), ("debian/6.12", True)])
-def test_what_operators_ask_hangs_without_the_flag_and_the_guest_survives_that(
+def test_requests_hang_without_the_flag_and_the_guest_survives_that(
     clean_host: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch, kernel: str, flag: bool
 ) -> None:
     cases = [
@@ -307,13 +308,13 @@ def test_what_operators_ask_hangs_without_the_flag_and_the_guest_survives_that(
         runner = trials.LabRunner(build, settings, lambda facts: None)
         records = runner.run(alike, lambda record: None)
         made_of |= dict(zip(alike, records, strict=True))
-    # A trial that is lost under emulation says nothing of the kernel.
-    # One in twelve does, so half of them do once in a hundred thousand times.
+    # A trial that is lost under emulation shows nothing about the kernel.
+    # One in twelve is lost, so half of them are lost once in 100,000 runs.
     scored = {case: made for case, made in made_of.items() if made.outcome is not Outcome.LOST}
     assert 2 * len(scored) > len(cases), [made.reason for made in made_of.values()]
     for case, made in scored.items():
         if case.scenario is ScenarioName.DEGRADED:
-            # Pages come, each after a while; how long that is depends on the kernel.
+            # Pages come slowly, and how slowly depends on the kernel.
             assert made.outage == "netem-degraded"
             continue
         hangs = not flag and _needs_the_flag(case)
@@ -323,7 +324,7 @@ def test_what_operators_ask_hangs_without_the_flag_and_the_guest_survives_that(
         if case.recover:
             assert made.recovery is not None
             assert made.recovery.memory == "whole"
-            # A gdb that hangs is ended, for it keeps QEMU from everything.
+            # A gdb that hangs is ended, because QEMU can do nothing while it is attached.
             waited = hangs and case.request is RequestName.STOP
             assert (made.recovery.answered_ns is not None) == waited
 

@@ -26,7 +26,7 @@ ASV = Path(sys.executable).parent / "asv"
 PROGRAMS = ("chromium", "chromedriver")
 
 EVIL = "<img src=x onerror=window.hacked=1>'\"`</script><script>window.hacked=1</script>&amp;"
-"""What a kernel, a host or QEMU might call itself."""
+"""A hostile name of a kernel, a host or QEMU."""
 
 KERNELS = (
     Kernel("6.1.0-55-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.190-1 (2026-10-01)"),
@@ -38,7 +38,7 @@ LOST = f"The guest was never stuck: {EVIL}"
 
 
 def records() -> list[Record]:
-    """Two boots of each kernel: 6.1 hangs, 6.12 does not, and the last is nasty."""
+    """Two boots of each kernel: 6.1 hangs, 6.12 does not, and the last has a hostile name."""
     made = []
     for number, kernel in enumerate(KERNELS):
         for boot in range(2):
@@ -86,7 +86,7 @@ def publish(history: Path) -> Publish:
 
 @pytest.fixture
 def site(history: Path, publish: Publish) -> Path:
-    """A site of `records()` and of what asv would have kept of them."""
+    """The site of `records()` and of the results that asv would have of them."""
     record.append(history / ".asv" / "records.jsonl", *records())
     add_asv_results(history, KERNELS[:2])
     done = publish()
@@ -95,7 +95,7 @@ def site(history: Path, publish: Publish) -> Path:
 
 
 def add_asv_results(history: Path, kernels: Sequence[Kernel]) -> None:
-    """What `asv run` leaves: its benchmarks, a machine, and a result a kernel."""
+    """Write what `asv run` leaves: its benchmarks, a machine, and a result per kernel."""
     from bench_lib.kernel.ledger import Ledger, describe
 
     ledger = Ledger(history / "kernels.json")
@@ -130,7 +130,7 @@ def add_asv_results(history: Path, kernels: Sequence[Kernel]) -> None:
 
 
 class Browser:
-    """Chromium, of which all that goes wrong is kept."""
+    """Chromium, with the errors and requests that it logs."""
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
@@ -142,7 +142,7 @@ class Browser:
         )
 
     def requests(self) -> list[str]:
-        """Everything that was asked for since the last call."""
+        """The addresses that were requested since the last call."""
         return [
             message["params"]["request"]["url"]
             for message in self._messages()
@@ -150,7 +150,7 @@ class Browser:
         ]
 
     def complaints(self) -> list[str]:
-        """Errors and warnings of the console, since the last call."""
+        """The errors and warnings of the console since the last call."""
         return [str(entry) for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
     def run(self, script: str, *arguments: object) -> Any:
@@ -165,7 +165,7 @@ class Browser:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[webdriver.Chrome]:
-    """One for all tests, for it takes a second to start."""
+    """One Chromium for all tests, because it takes a second to start."""
     paths = {name: shutil.which(name) for name in PROGRAMS}
     if missing := [name for name, path in paths.items() if path is None]:
         pytest.skip(f"needs {', '.join(missing)}: `tools/set-up --tests` installs it")
@@ -176,7 +176,7 @@ def chromium() -> Iterator[webdriver.Chrome]:
         "--disable-gpu",
         "--disable-component-update",
         "--disable-background-networking",
-        # Nothing but this machine can be reached.
+        # Only this machine can be reached.
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
         *(["--no-sandbox"] if os.geteuid() == 0 else []),
     ):
@@ -189,7 +189,7 @@ def chromium() -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture
 def browser(chromium: webdriver.Chrome) -> Iterator[Browser]:
-    """The browser; afterwards it must have nothing to complain of, and asked nobody else."""
+    """The browser. The test must leave no error in its console, and no request to another host."""
     browser = Browser(chromium)
     browser.size(1280)
     yield browser

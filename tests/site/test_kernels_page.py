@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The page Kernels, in a real browser, from files and from a server."""
+"""The page Kernels in a real browser, from files and from a server."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_cell_leads_to_its_trials_and_these_to_their_evidence(
     lost.click()
     assert LOST in one(browser, "#evidence").text
     assert LOST in one(browser, "#reasons").text
-    # Against the kernel before it, of which nobody was ever answered.
+    # By default it is compared with the kernel before it, whose requests all hung.
     assert Select(one(browser, "#against")).first_selected_option.text.startswith(HUNG)
     wait(browser, lambda: len(every(browser, "#survival .line")) == 2)
 
@@ -109,7 +109,7 @@ def test_a_cell_leads_to_its_trials_and_these_to_their_evidence(
     assert "handle_userfault\n__get_user_pages\nhva_to_pfn" in evidence
 
 
-def test_hung_trials_stand_on_the_line_of_their_deadline(browser: Browser, site: Path) -> None:
+def test_hung_trials_are_on_the_line_of_their_deadline(browser: Browser, site: Path) -> None:
     open_page(browser, site.as_uri() + "/index.html")
     cell(browser, HUNG, "blackhole").click()
     wait(browser, lambda: every(browser, "#dots .dot.hung"))
@@ -121,7 +121,7 @@ def test_hung_trials_stand_on_the_line_of_their_deadline(browser: Browser, site:
 def test_no_trial_of_a_boot_hides_another(
     browser: Browser, history: Path, publish: Publish
 ) -> None:
-    """Eight, as asv makes, all of which hung at the same time."""
+    """Eight trials, as many as asv makes, which all hung until the same deadline."""
     record.append(history / ".asv" / "records.jsonl", *[make(Outcome.ASLEEP)] * 8)
     assert publish().returncode == 0
     open_page(browser, (history / ".asv" / "html" / "index.html").as_uri())
@@ -133,10 +133,10 @@ def test_no_trial_of_a_boot_hides_another(
     assert min(gaps) >= max(heights) - 1
 
 
-def test_who_gave_up_early_waits_no_longer(
+def test_a_trial_with_a_short_deadline_is_censored_there(
     browser: Browser, history: Path, publish: Publish
 ) -> None:
-    """Kaplan and Meier: of three the second is known of for two milliseconds only."""
+    """Kaplan and Meier: the second of three trials is censored after two milliseconds."""
     trials = [make(latency_ms=1.0), make(Outcome.ASLEEP), make(latency_ms=4.0)]
     trials[1] = dataclasses.replace(trials[1], deadline_ns=2_000_000)
     record.append(history / ".asv" / "records.jsonl", *trials)
@@ -154,13 +154,13 @@ def test_who_gave_up_early_waits_no_longer(
 
 
 def publish_alone(history: Path, publish: Publish, *made: Record) -> str:
-    """A site of these records; the address of its page."""
+    """Publish a site of these records, and return the address of its page."""
     record.append(history / ".asv" / "records.jsonl", *made)
     assert publish().returncode == 0
     return (history / ".asv" / "html" / "index.html").as_uri()
 
 
-def test_what_was_refused_is_shown_apart(browser: Browser, history: Path, publish: Publish) -> None:
+def test_refusals_are_shown_apart(browser: Browser, history: Path, publish: Publish) -> None:
     refused = make(Outcome.REFUSED, 30.0, reason="The lock is held.")
     alone = dataclasses.replace(refused, scenario=ScenarioName.PAUSED)
     open_page(browser, publish_alone(history, publish, make(), refused, alone))
@@ -172,7 +172,7 @@ def test_what_was_refused_is_shown_apart(browser: Browser, history: Path, publis
     (dot,) = every(browser, "#dots .dot.refused")
     dot.click()
     assert "refused after 30 ms: The lock is held." in one(browser, "#evidence").text
-    # Of the two only the answer is among those that still waited.
+    # The curve has only the answer, not the refusal.
     wait(browser, lambda: every(browser, "#survival .line"))
     assert (one(browser, "#survival .line").get_attribute("d") or "").count("V") == 1
 
@@ -204,7 +204,7 @@ def test_the_thread_that_blocks_an_answer_is_marked(
     assert "QEMU 4711" in text
 
 
-def test_a_lab_that_was_lost_before_it_was_up_is_no_boot(
+def test_a_lab_that_did_not_come_up_does_not_count_as_a_boot(
     browser: Browser, history: Path, publish: Publish
 ) -> None:
     lost = dataclasses.replace(make(Outcome.LOST, reason="It did not come up."), boot_id="")
@@ -218,7 +218,7 @@ def test_a_lab_that_was_lost_before_it_was_up_is_no_boot(
     assert labels[-2:] == ["boot 1", "no boot"]
 
 
-def test_all_can_be_done_with_keys(browser: Browser, site: Path) -> None:
+def test_the_page_can_be_used_with_the_keyboard_alone(browser: Browser, site: Path) -> None:
     open_page(browser, site.as_uri() + "/index.html")
 
     def press(*keys: str) -> None:
@@ -242,7 +242,7 @@ def test_all_can_be_done_with_keys(browser: Browser, site: Path) -> None:
     assert "returned after" in one(browser, "#evidence").text
 
 
-def test_the_filter_leaves_what_has_all_words(browser: Browser, site: Path) -> None:
+def test_the_filter_keeps_the_kernels_with_all_its_words(browser: Browser, site: Path) -> None:
     open_page(browser, site.as_uri() + "/index.html")
     one(browser, "#filter").send_keys("debian 6.12")
     wait(browser, lambda: one(browser, "#count").text == "1 of 3 kernels")
@@ -251,7 +251,7 @@ def test_the_filter_leaves_what_has_all_words(browser: Browser, site: Path) -> N
     ]
 
 
-def test_nothing_that_is_measured_becomes_markup(browser: Browser, site: Path) -> None:
+def test_no_text_of_a_record_becomes_markup(browser: Browser, site: Path) -> None:
     open_page(browser, site.as_uri() + "/index.html")
     assert NASTY in [each.text.partition("\n")[0] for each in every(browser, "#matrix tbody th")]
     cell(browser, NASTY, "blackhole").click()
@@ -264,7 +264,7 @@ def test_nothing_that_is_measured_becomes_markup(browser: Browser, site: Path) -
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-def test_the_page_is_no_wider_than_its_window(browser: Browser, site: Path, width: int) -> None:
+def test_the_page_is_not_wider_than_its_window(browser: Browser, site: Path, width: int) -> None:
     browser.size(width)
     open_page(browser, site.as_uri() + "/index.html")
     cell(browser, HUNG, "blackhole").click()
@@ -275,8 +275,8 @@ def test_the_page_is_no_wider_than_its_window(browser: Browser, site: Path, widt
 
 
 @pytest.mark.usefixtures("browser")
-def test_pictures_are_taken(site: Path, tmp_path: Path) -> None:
-    """Those of the README, by the tool that takes them."""
+def test_the_tool_takes_the_pictures_of_the_documentation(site: Path, tmp_path: Path) -> None:
+    """The pictures of docs/, which README.md shows too."""
     tool = CHECKOUT / "tools" / "picture.py"
     subprocess.run([sys.executable, tool, site, tmp_path], check=True, timeout=HANG_S)
     for width in (1280, 400):
@@ -291,14 +291,16 @@ def test_the_history_works_without_a_network(browser: Browser, server: str) -> N
     wait(browser, lambda: "vm_stop" in one(browser, "body").text)
 
 
-def test_from_a_file_the_history_says_what_it_needs(browser: Browser, site: Path) -> None:
+def test_from_a_file_the_page_says_that_the_history_needs_a_server(
+    browser: Browser, site: Path
+) -> None:
     open_page(browser, site.as_uri() + "/index.html")
     assert "asv preview" in one(browser, "nav").text
     assert not every(browser, "nav a")
 
 
 def test_records_alone_make_a_site(browser: Browser, history: Path, publish: Publish) -> None:
-    """Those of a campaign, before asv has run anything."""
+    """Like the records of a campaign, before asv has run anything."""
     record.append(history / ".asv" / "records.jsonl", *records())
     done = publish()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -307,7 +309,9 @@ def test_records_alone_make_a_site(browser: Browser, history: Path, publish: Pub
     assert "asv run starts one" in one(browser, "nav").text
 
 
-def test_no_records_at_all(browser: Browser, history: Path, publish: Publish) -> None:
+def test_without_records_the_page_says_so(
+    browser: Browser, history: Path, publish: Publish
+) -> None:
     assert publish().returncode == 0
     browser.driver.get((history / ".asv" / "html" / "index.html").as_uri())
     wait(browser, lambda: one(browser, "#count").text == "No trials are recorded yet.")

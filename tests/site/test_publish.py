@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`asv publish`: whole or not at all."""
+"""`asv publish`: it replaces the site as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.make import record as make
 from tests.site.conftest import ASV, KERNELS, Publish, add_asv_results, records
 
 LEFT = ".html.kickbench-publish-"
-"""How the folders begin that a publish works in."""
+"""The prefix of the folders in which a publish works."""
 
 
 def _contents(folder: Path) -> dict[str, object]:
-    """What is in each file, but for the order of keys and the files that have the time."""
+    """The contents of each file, without the order of keys and without files that have the time."""
     return {
         str(path.relative_to(folder)): (
             json.loads(path.read_text()) if path.suffix == ".json" else path.read_bytes()
@@ -32,7 +32,7 @@ def _contents(folder: Path) -> dict[str, object]:
     }
 
 
-def test_what_was_left_of_the_old_site_goes(site: Path, publish: Publish) -> None:
+def test_files_of_the_old_site_are_removed(site: Path, publish: Publish) -> None:
     (site / "trials" / "of a kernel that is no more.js").touch()
     assert publish().returncode == 0
     assert not (site / "trials" / "of a kernel that is no more.js").exists()
@@ -46,7 +46,7 @@ def test_a_full_disk_leaves_the_old_site_whole(site: Path, history: Path) -> Non
         capture_output=True,
         text=True,
         check=False,
-        # No file may be larger: the same error as that of a full disk, but for its text.
+        # No file may be larger, which is the same error as a full disk, except for its text.
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )
     assert done.returncode != 0
@@ -56,7 +56,7 @@ def test_a_full_disk_leaves_the_old_site_whole(site: Path, history: Path) -> Non
     assert not list(site.parent.glob(".html*"))
 
 
-def test_what_a_killed_publish_left_goes(site: Path, publish: Publish) -> None:
+def test_folders_of_a_killed_publish_are_removed(site: Path, publish: Publish) -> None:
     (site.parent / f"{LEFT}1" / "html").mkdir(parents=True)
     (site.parent / ".html.somebody's").mkdir()
     assert publish().returncode == 0
@@ -64,7 +64,7 @@ def test_what_a_killed_publish_left_goes(site: Path, publish: Publish) -> None:
     assert (site.parent / ".html.somebody's").exists()
 
 
-def test_the_old_site_comes_back_if_it_is_all_that_a_killed_publish_has_left(site: Path) -> None:
+def test_the_old_site_is_restored_if_a_killed_publish_left_only_that(site: Path) -> None:
     folder = site.parent / f"{LEFT}1"
     folder.mkdir()
     before = _contents(site)
@@ -74,7 +74,7 @@ def test_the_old_site_comes_back_if_it_is_all_that_a_killed_publish_has_left(sit
     assert not folder.exists()
 
 
-def test_where_folders_cannot_be_exchanged(
+def test_if_folders_cannot_be_exchanged_the_old_site_is_moved_away(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on many network file systems."""
@@ -86,7 +86,7 @@ def test_where_folders_cannot_be_exchanged(
     assert (folder / "old" / "index.html").exists()
 
 
-def test_where_they_cannot_be_exchanged_and_the_new_one_cannot_be_moved(
+def test_if_the_new_site_cannot_be_moved_the_old_one_is_put_back(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publishing, "_exchange", lambda new, site: False)
@@ -97,8 +97,10 @@ def test_where_they_cannot_be_exchanged_and_the_new_one_cannot_be_moved(
     assert _contents(site) == before
 
 
-def test_a_site_behind_a_link(site: Path, history: Path, publish: Publish, tmp_path: Path) -> None:
-    """As in a web server's folder: the link stays, and where it leads is published."""
+def test_a_site_that_is_a_link_stays_a_link(
+    site: Path, history: Path, publish: Publish, tmp_path: Path
+) -> None:
+    """As in the folder of a web server: the site is published to the target of the link."""
     elsewhere = tmp_path / "www"
     site.rename(elsewhere)
     site.symlink_to(elsewhere)
@@ -109,7 +111,7 @@ def test_a_site_behind_a_link(site: Path, history: Path, publish: Publish, tmp_p
     assert (elsewhere / "index.html").exists()
 
 
-def test_two_at_once_make_one_site(site: Path, history: Path) -> None:
+def test_two_publishes_at_once_make_one_site(site: Path, history: Path) -> None:
     before = _contents(site)
     both = [subprocess.Popen([ASV, "publish"], stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [each.wait(timeout=HANG_S) for each in both] == [0, 0]
@@ -117,11 +119,11 @@ def test_two_at_once_make_one_site(site: Path, history: Path) -> None:
     assert not list(site.parent.glob(".html*"))
 
 
-def test_one_waits_for_another(site: Path) -> None:
+def test_a_publish_waits_for_another(site: Path) -> None:
     with publishing._locked(site.parent):
         second = subprocess.Popen([ASV, "publish"], stdout=subprocess.DEVNULL)
         lock = str((site.parent / "publish.lock").stat().st_ino)
-        # The kernel lists who waits for a lock with an arrow; see proc(5), locks.
+        # The kernel marks waiters for a lock with an arrow; see proc_locks(5).
         while not any("->" in line and f":{lock} " in line for line in _locks()):
             assert second.poll() is None, "it has not waited"
         assert not list(site.parent.glob(f"{LEFT}*"))
@@ -158,18 +160,18 @@ def _points(site: Path) -> dict[str, int]:
     }
 
 
-def test_what_a_lab_measured_has_a_graph_of_its_own(site: Path) -> None:
+def test_results_of_a_lab_have_their_own_graph(site: Path) -> None:
     assert _points(site) == {"environment-kernel-host": 1, "environment-kernel-lab-tcg": 1}
 
 
-def test_nothing_is_asked_of_the_web(site: Path) -> None:
-    """asv's own pages, which do, are not there."""
+def test_no_page_refers_to_the_web(site: Path) -> None:
+    """asv's own pages, which do, are removed."""
     texts = {path.name: path.read_text() for path in site.glob("*.html")}
     assert {"index.html", "history.html"} <= set(texts)
     assert not [name for name, text in texts.items() if "https://" in text]
 
 
-def test_what_never_ran_is_not_listed(history: Path, publish: Publish) -> None:
+def test_benchmarks_that_never_ran_are_not_listed(history: Path, publish: Publish) -> None:
     record.append(history / ".asv" / "records.jsonl", *records())
     add_asv_results(history, KERNELS[:2])
     for path in (history / ".asv" / "results" / "somewhere").glob("*-kernel-host.json"):
@@ -178,7 +180,9 @@ def test_what_never_ran_is_not_listed(history: Path, publish: Publish) -> None:
     assert '"benchmarks":{}' in (history / ".asv" / "html" / "index.json").read_text()
 
 
-def test_a_newer_record_is_left_out_with_a_word(history: Path, publish: Publish) -> None:
+def test_a_record_of_a_newer_schema_is_left_out_with_a_warning(
+    history: Path, publish: Publish
+) -> None:
     path = history / ".asv" / "records.jsonl"
     record.append(path, *records())
     with path.open("a") as file:
