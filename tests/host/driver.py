@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Runs `kickbench trial` and does something to it when a stage of its first trial begins.
+"""Runs `kickbench trial` and does something to it at the start of a stage of its first trial.
 
     python driver.py SCENARIO STAGE ACTION [SECONDS] [ARGUMENT...]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Keeps a process from dying until the end of stdin, as a wait that SIGKILL does not end would.
+"""Keeps a process from dying until the end of stdin, like a wait that SIGKILL does not end.
 
     python holder.py PID
 

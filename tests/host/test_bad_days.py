@@ -280,7 +280,7 @@ def test_clean_ends_a_process_that_outlived_its_run(
         assert sleeper.exit_status == -9
 
 
-def test_clean_leaves_alone_what_belongs_to_a_living_run_or_another_runtime_folder(
+def test_clean_ends_nothing_of_a_living_run_or_of_another_runtime_folder(
     clean_host: Path, runtime: Path, tmp_path: Path, kickbench: Command
 ) -> None:
     with ownership.measuring(runtime) as alive, ownership.measuring(tmp_path / "other") as other:

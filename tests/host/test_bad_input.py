@@ -81,7 +81,7 @@ def test_not_root(clean_host: Path, tmp_path: Path) -> None:
 
 
 def _drop_root(script: str) -> subprocess.CompletedProcess[str]:
-    """Run a trial as nobody, who may not read root's home; so modules are loaded before."""
+    """Run a trial as the user `nobody`, who may not read root's home: modules are loaded before."""
     code = (
         "import os, sys; from bench_lib import cli; import bench_lib.trial.batch; "
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
@@ -210,7 +210,7 @@ def test_a_damaged_last_line_costs_only_itself(kickbench: Command) -> None:
     assert "line 2: not a whole record" in done.stderr
 
 
-def test_a_report_without_records_says_so(kickbench: Command) -> None:
+def test_a_report_without_records_is_a_sentence(kickbench: Command) -> None:
     done = kickbench("report")
     assert done.returncode == 0
     assert "No records yet" in done.stdout

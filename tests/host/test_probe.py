@@ -159,7 +159,7 @@ def test_signals_from_another_process_are_reported_and_not_scored(
 def test_a_worker_that_was_stopped_for_a_while_measures_on(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stop and its end call the vCPU back too, but nobody has asked for that wake.
+    """A stop and its end call the vCPU back too, but the probe must not count that as its wake.
 
     It is one that every kernel lets go of, or it could not be stopped.
     """

@@ -6,7 +6,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ import pytest
 from bench_lib import record
 from bench_lib.deadline import Deadline
 from bench_lib.guest.serial import SerialLine
-from bench_lib.host import identity
 from bench_lib.migration import Endpoint
 from bench_lib.record import Entry, Outcome, RequestName, Role, ScenarioName
 from bench_lib.settings import CHECKOUT, Settings
@@ -93,13 +94,18 @@ def test_stop_of_a_healthy_guest_returns(kickbench: Command) -> None:
     assert vcpus(made["evidence"]["before"])[0]["entry"] == Entry.NONE
 
 
-def test_a_record_says_where_it_comes_from(kickbench: Command) -> None:
+def test_a_record_names_its_kernel_host_and_qemu(kickbench: Command) -> None:
     kickbench("trial", "--scenario", "idle", *STOP)
     ((made,), _) = record.read(Path(".asv/records.jsonl"))
-    assert made.kernel == identity.booted()
-    assert made.boot_id == identity.boot_id()
-    assert made.host == identity.this_host(None)
+    uname = os.uname()
+    assert made.kernel == record.Kernel(uname.release, uname.version)
+    assert made.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert made.host == record.Host("native", "kvm", uname.nodename)
+    qemu = subprocess.run(
+        ["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True
+    ).stdout
     assert made.qemu is not None
+    assert f" version {made.qemu}\n" in qemu
     ledger = json.loads(Path("kernels.json").read_text())
     assert [each["release"] for each in ledger["kernels"]] == [made.kernel.release]
 

@@ -48,7 +48,7 @@ def _clean() -> Result:
     return CliRunner().invoke(cli.main, ["clean"])
 
 
-def test_clean_reports_what_cannot_be_killed_and_ends_the_rest(
+def test_clean_reports_a_process_that_cannot_be_killed_and_ends_the_rest(
     clean_host: Path,
     runtime: Path,
     tmp_path: Path,
@@ -82,7 +82,7 @@ def test_clean_reports_what_cannot_be_killed_and_ends_the_rest(
         assert _clean().stdout == "Nothing is left of any run.\n"
 
 
-def test_a_run_reports_what_cannot_be_killed_and_leaves_it_to_clean(
+def test_a_run_reports_a_process_that_cannot_be_killed_and_leaves_it_to_clean(
     clean_host: Path,
     runtime: Path,
     tmp_path: Path,

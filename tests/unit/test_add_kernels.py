@@ -179,7 +179,7 @@ def test_a_package_that_only_depends_on_others_names_them(cache: Store, tmp_path
         cache.add_archives([file], "a package")
 
 
-def test_the_list_of_what_is_built_in_may_be_missing(cache: Store, tmp_path: Path) -> None:
+def test_a_missing_list_of_built_in_modules_is_named(cache: Store, tmp_path: Path) -> None:
     """As in Debian 14, if linux-base-RELEASE is not passed."""
     image = make.package(
         root(tmp_path / "image", modules=""),
@@ -235,9 +235,7 @@ def test_modules_may_be_compressed(cache: Store, tmp_path: Path, packed: str) ->
         assert not list(added.modules.glob(f"*.{packed}"))
 
 
-def test_a_second_adding_of_a_build_brings_what_the_first_lacked(
-    cache: Store, tmp_path: Path
-) -> None:
+def test_adding_a_build_again_replaces_it(cache: Store, tmp_path: Path) -> None:
     folder = root(tmp_path / "root")
     cache.add_archives([_tar(folder, "first.tar")], "first")
     (folder / "lib/modules" / RELEASE / "sch_netem.ko").touch()
@@ -411,7 +409,7 @@ def test_a_build_has_to_be_whole_to_be_found(
     assert cache.all() == [made]
 
 
-def test_a_build_that_is_removed_meanwhile_is_not_found(
+def test_a_build_that_is_removed_during_the_listing_is_not_found(
     cache: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = cache.add_archives([_tar(root(tmp_path / "root"), "kernel.tar")], "kernel.tar")
@@ -421,7 +419,7 @@ def test_a_build_that_is_removed_meanwhile_is_not_found(
     assert cache.all() == []
 
 
-def test_what_is_installed_is_added_and_the_rest_is_named(
+def test_installed_kernels_are_added_and_the_unusable_ones_named(
     cache: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = root(tmp_path / "system")
@@ -484,7 +482,7 @@ def test_a_folder_that_is_not_a_built_kernel_tree_is_refused_with_what_to_do(
     assert "run `make` in it first" in done.output
 
 
-def test_the_cache_has_a_size_and_what_is_removed_is_gone(
+def test_the_cache_has_a_size_and_a_removed_kernel_is_gone(
     cache: Store, tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Debian's kernels do not matter here, and their lists take a while to read.

@@ -44,6 +44,6 @@ def test_stop_is_measured_at_the_switch_as_well() -> None:
 
 
 @pytest.mark.parametrize("which, count", [("core", 3), ("full", len(ScenarioName))])
-def test_the_set_says_which_scenarios(which: str, count: int) -> None:
+def test_the_set_chooses_the_scenarios(which: str, count: int) -> None:
     settings = Settings.from_environment({"HOME": "/", "KICKBENCH_SET": which})
     assert len(suite.scenarios(settings)) == count

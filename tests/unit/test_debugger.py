@@ -176,15 +176,17 @@ def test_a_gdb_that_ends_or_fails_before_it_is_up_has_failed(
 
 
 @pytest.mark.parametrize(
-    ("version", "told"), [(VERSION, "GNU gdb 13.1"), ("echo ^done; ", "gdb")], ids=["told", "not"]
+    ("script", "version"),
+    [(VERSION, "GNU gdb 13.1"), ("echo ^done; ", "gdb")],
+    ids=["with a version", "without one"],
 )
-def test_a_gdb_attaches_and_detaches(fake_gdb: FakeGdb, version: str, told: str) -> None:
+def test_a_gdb_attaches_and_detaches(fake_gdb: FakeGdb, script: str, version: str) -> None:
     stopped = "read command; echo ^done; echo '*stopped'; "
     detached = """read command; [ "$command" = -target-detach ] && echo ^done; read end"""
 
     async def main() -> None:
-        async with fake_gdb(PROMPT + version + stopped + detached) as gdb:
-            assert gdb.version == told
+        async with fake_gdb(PROMPT + script + stopped + detached) as gdb:
+            assert gdb.version == version
             sent_ns = gdb.attach(4711)
             stopped_ns = await gdb.attached(Deadline.after(60))
             assert stopped_ns is not None
@@ -199,6 +201,8 @@ def test_a_gdb_that_has_ended_accepts_no_command(fake_gdb: FakeGdb) -> None:
         async with fake_gdb(PROMPT + VERSION + "exit 0") as gdb:
             with pytest.raises(DebuggerFailed, match="gdb ended"):
                 await gdb.attached(Deadline.after(60))
+            # Its descriptors are closed for certain once it is a zombie.
+            await asyncio.to_thread(os.waitid, os.P_PID, gdb.pid, os.WEXITED | os.WNOWAIT)
             with pytest.raises(DebuggerFailed):
                 gdb.attach(4711)
 

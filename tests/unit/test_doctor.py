@@ -34,7 +34,9 @@ def test_trials_and_labs_run_on_a_degraded_host() -> None:
         ("root", False, False),
     ],
 )
-def test_what_is_missing_decides_what_runs(name: str, native: bool, lab: bool) -> None:
+def test_a_missing_need_decides_whether_trials_and_labs_run(
+    name: str, native: bool, lab: bool
+) -> None:
     rows = _rows(**{name: Status.MISSING})
     assert doctor.native_runs(rows) is native
     assert doctor.lab_runs(rows) is lab

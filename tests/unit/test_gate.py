@@ -316,7 +316,7 @@ def test_a_candidate_that_no_longer_refuses_is_no_worse() -> None:
     assert judged([*refusing(OLD, 6), *steady(NEW, 6)]).verdict is Verdict.PASS
 
 
-def test_what_is_always_refused_passes_after_itself_given_enough_boots() -> None:
+def test_a_request_that_both_kernels_refuse_passes_with_enough_boots() -> None:
     found = judged([*refusing(OLD, 6), *refusing(NEW, 6)])
     assert found.verdict is Verdict.PASS
     found = judged([*refusing(OLD, 2), *refusing(NEW, 2)])
@@ -400,7 +400,7 @@ def test_refusals_of_schema_1_still_count_as_lost() -> None:
     assert found.rows[0].candidate.lost == 4
 
 
-def test_one_late_trial_among_very_many_passes_and_among_few_says_how_many_it_takes() -> None:
+def test_one_late_trial_passes_among_many_and_among_few_the_needed_number_is_named() -> None:
     def once_late(count: int) -> list[Record]:
         return [*steady(NEW, count - 1), *boots(NEW, [1500.0], boot="late")]
 

@@ -21,7 +21,7 @@ def test_every_committed_image_is_what_its_source_builds(name: str, tmp_path: Pa
     assert built.read_bytes() == image.load(FOLDER, name).path.read_bytes()
 
 
-def test_the_guest_is_told_its_span_and_vcpus() -> None:
+def test_the_guest_gets_its_span_and_vcpus_through_loader_devices() -> None:
     loaded = image.load(FOLDER, "gup")
     assert loaded.pages(64) == (64 * MIB - loaded.entry.span_start) // PAGE
     arguments = loaded.qemu_arguments(64, 3)

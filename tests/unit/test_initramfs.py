@@ -109,7 +109,7 @@ def test_the_initramfs_holds_modules_unpacked_and_in_order(
     assert (root / "bin" / "busybox").read_bytes() == initramfs.busybox().read_bytes()
 
 
-def test_an_initramfs_is_made_once_until_what_is_in_it_changes(
+def test_an_initramfs_is_made_once_until_its_contents_change(
     kernel: Bootable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = initramfs.files(kernel, unpacked=False).initramfs

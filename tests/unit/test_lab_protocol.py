@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the host makes of a lab that dies or sends garbage, at each message of the protocol.
+"""The host's side of the protocol with a lab that dies or sends garbage at each message.
 
 The lab is a fake QEMU, which plays a script on the descriptor of the agent.
 """
@@ -56,7 +56,7 @@ for what, *more in steps:
             pass
 os._exit(3)
 """
-"""Does one step after the other, and exits with status 3."""
+"""Does the steps of the script in turn, and exits with status 3."""
 
 UP = ["6.1.0", "#1 SMP", "ACCELERATOR"]
 """The strings of a good first message."""
@@ -68,7 +68,7 @@ READY: Step = ["ready", UP, None]
 REQUEST: Step = ["read request"]
 LIVE_ON: list[Step] = [["live on"]]
 CLOSE_CONSOLE: Step = ["close console"]
-"""The end of the console is waited for where a lab is lost, so one that lives on closes it."""
+"""The host waits for the end of a lost lab's console, so a lab that lives on closes it."""
 
 
 def _send(text: str, count: int | None = None) -> Step:
@@ -78,7 +78,7 @@ def _send(text: str, count: int | None = None) -> Step:
 
 @pytest.fixture
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
-    """Sets the steps of the lab that is booted next."""
+    """Sets the steps of the lab that the test boots."""
     script = tmp_path / "script"
     qemu = tmp_path / "bin" / "qemu-system-x86_64"
     qemu.parent.mkdir()
@@ -91,7 +91,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
         "files",
         lambda kernel, *, unpacked: initramfs.Files(Path("/nowhere"), Path("/nowhere")),
     )
-    # Nothing is waited for that the script does not do.
+    # A fake that lives on does not exit, so the host need not wait for that.
     monkeypatch.setattr(sys.modules[Child.__module__], "DEATH_S", 0.01)
 
     def prepare(*steps: Step) -> None:
@@ -166,7 +166,7 @@ def test_a_lab_whose_first_message_is_not_a_good_one_did_not_come_up(
     runtime: Path, play: Play, monkeypatch: pytest.MonkeyPatch, first: Step
 ) -> None:
     half = first == ["ready", UP, -1]
-    # Only for the rest of half a message is there anything to wait for.
+    # Only the rest of half a message is waited for until the limit of the boot.
     monkeypatch.setenv("KICKBENCH_LAB_BOOT", "0.5" if half else "600")
     play(CLOSE_CONSOLE, first, *LIVE_ON)
     with pytest.raises(LabLost, match="did not come up"):
@@ -183,7 +183,7 @@ WRITTEN = [("out", b"one"), ("err", b"two"), ("out", b"three")]
 @pytest.mark.parametrize(
     "dies_at", range(len(MESSAGES)), ids=[each.split()[0] for each in MESSAGES]
 )
-def test_a_lab_that_dies_in_a_command_is_lost_and_every_later_use_says_the_same(
+def test_a_lab_that_dies_in_a_command_is_lost_and_every_later_use_raises_the_same_error(
     runtime: Path, play: Play, dies_at: int, count: int
 ) -> None:
     play(READY, REQUEST, *map(_send, MESSAGES[:dies_at]), _send(MESSAGES[dies_at], count))
@@ -197,7 +197,7 @@ def test_a_lab_that_dies_in_a_command_is_lost_and_every_later_use_says_the_same(
         assert again.value is lost.value
 
     _in_lab(runtime, use)
-    # What came whole has been passed on, and nothing else.
+    # Only whole messages have been passed on.
     assert output.got == WRITTEN[: sum(not each.startswith("alive") for each in MESSAGES[:dies_at])]
 
 
@@ -291,7 +291,7 @@ def test_a_message_may_be_as_long_as_the_agent_sends_them(runtime: Path, play: P
     assert output.got == [("out", data)]
 
 
-def test_an_error_of_the_caller_is_no_loss_of_the_lab(runtime: Path, play: Play) -> None:
+def test_an_error_of_the_caller_does_not_make_the_lab_lost(runtime: Path, play: Play) -> None:
     play(READY, REQUEST, *map(_send, MESSAGES))
 
     def broken(stream: str, data: bytes) -> None:

@@ -20,7 +20,7 @@ def test_cases_are_found_by_their_names() -> None:
     assert [each.name for each in named(["uaccess", "healthy"])] == ["uaccess", "healthy"]
 
 
-def test_an_unknown_case_is_told_the_known_ones() -> None:
+def test_an_unknown_case_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownCase, match=r"no case 'gup'; the cases are healthy, gup-read, "):
         named(["gup"])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""asv's ranges of kernels, over a ledger."""
+"""asv's ranges of kernels in a ledger."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench_lib.kernel.ledger import Build, Ledger, describe
 from bench_lib.record import Kernel
 
 RELEASES = ["5.10.0-46-amd64", "6.1.0-9-amd64", "6.1.0-10-amd64", "6.12.94+deb13-amd64"]
-"""Oldest first; by the letters 6.1.0-10 would come before 6.1.0-9, and 6.12 before both."""
+"""Oldest first; as strings, 6.1.0-10 would sort before 6.1.0-9."""
 
 BOOTED = Kernel("7.0.0-booted", "#1 SMP Debian 7.0.0-1 (2026-02-01)")
 """Newer than the others, and not in the ledger."""
@@ -124,7 +124,7 @@ def test_places_on_graphs_are_in_the_order_of_versions(repo: KernelRepo) -> None
         repo.get_revisions(["0" * 40])
 
 
-def test_what_asv_asks_for_by_name_is_kept_but_not_what_it_looks_up_by_itself(
+def test_builds_that_asv_asks_for_by_name_are_remembered(
     repo: KernelRepo,
 ) -> None:
     named = repo.get_hash_from_name(FIRST)
