@@ -15,6 +15,7 @@ compares them with docs/reference/exit-statuses.md.
     │   ├── UnknownCase
     │   ├── NotRecoverable
     │   ├── NothingSelected
+    │   ├── NotOffered
     │   ├── OtherHistory
     │   └── HistoryNotBegun
     ├── HostError                   this host cannot run trials
@@ -31,6 +32,7 @@ compares them with docs/reference/exit-statuses.md.
     │   ├── HugepagesMissing
     │   ├── UserfaultfdForbidden
     │   ├── EvidenceHidden
+    │   ├── LibvirtMissing
     │   └── UnknownArchitecture
     ├── StoreError                  records cannot be written or read
     │   └── RecordNotWritten
@@ -59,6 +61,7 @@ compares them with docs/reference/exit-statuses.md.
     ├── Interrupted                 a signal ended the run
     ├── ProbeFailed                 a case of the probe measured nothing
     └── TrialLost                   a trial gave no measurement; it is counted, never scored
+        ├── LibvirtFailed
         ├── DeadlinePassed
         ├── ToolFailed
         ├── GuestDied
@@ -130,6 +133,12 @@ class NotRecoverable(UsageError):
     """The scenario leaves no guest or no migration that could be recovered."""
 
     exit_status = 14
+
+
+class NotOffered(UsageError):
+    """A request that the guest's manager cannot make."""
+
+    exit_status = 19
 
 
 class OtherHistory(UsageError):
@@ -239,6 +248,12 @@ class EvidenceHidden(HostError):
     """The kernel does not show the stacks or times of threads, which evidence consists of."""
 
     exit_status = 34
+
+
+class LibvirtMissing(HostError):
+    """libvirtd or libvirt-python is not installed, or does not start."""
+
+    exit_status = 39
 
 
 class UnknownArchitecture(HostError):
@@ -429,6 +444,10 @@ class TrialLost(KickbenchError):
     """A trial ended without a measurement."""
 
     exit_status = 4
+
+
+class LibvirtFailed(TrialLost):
+    """libvirtd ended, or refused something that a scenario needs."""
 
 
 class DeadlinePassed(TrialLost):

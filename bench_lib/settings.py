@@ -94,6 +94,8 @@ class Settings:
     """KICKBENCH_TRIALS: the number of trials per scenario in `asv run`."""
     deadline_s: float
     """KICKBENCH_DEADLINE: seconds until a trial stops waiting for the answer."""
+    deadline_given: bool
+    """Whether the user has set it; if not, some requests have a default of their own."""
     full: bool
     """KICKBENCH_SET: whether `asv run` measures every scenario (`full`), or only the few most
     informative ones (`core`)."""
@@ -157,6 +159,7 @@ class Settings:
             full=chosen == "full",
             lists_full="full" in {chosen, environ.get("KICKBENCH_LISTED")},
             deadline_s=duration("KICKBENCH_DEADLINE", "5"),
+            deadline_given="KICKBENCH_DEADLINE" in environ,
             staging_s=duration("KICKBENCH_STAGING", "30"),
             lab_memory_mib=_positive(
                 "KICKBENCH_LAB_MEMORY", environ.get("KICKBENCH_LAB_MEMORY", "2048")
@@ -183,6 +186,13 @@ class Settings:
                 "that folder, or unset KICKBENCH_HISTORY."
             )
         return cls.from_environment({**environ, "KICKBENCH_HISTORY": str(folder)})
+
+    def deadline_of(self, own_s: float | None) -> float:
+        """Seconds until a trial stops waiting.
+
+        :param own_s: the default of its request, where that has one of its own.
+        """
+        return self.deadline_s if self.deadline_given or own_s is None else own_s
 
     def exported(self) -> dict[str, str]:
         """The paths as environment variables, for a process in another working folder."""

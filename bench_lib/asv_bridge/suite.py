@@ -16,6 +16,7 @@ from bench_lib.record import (
     FAILED,
     SCORED,
     Backing,
+    ManagerName,
     Outcome,
     Record,
     RequestName,
@@ -26,6 +27,7 @@ from bench_lib.settings import Settings
 from bench_lib.trial import case, preflight
 from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import AT_SWITCH, CORE_SCENARIOS, PV_IMAGES, Case
+from bench_lib.trial.requests.description import REQUESTS
 from bench_lib.trial.runner import Runner
 from bench_lib.units import NS_PER_S
 
@@ -98,7 +100,8 @@ def silence_limit_s(settings: Settings) -> float:
 
     A trial prints a line when it ends, and a lab when it is up. Either is given up earlier.
     """
-    return 300 + settings.lab_boot_s + 2 * (settings.staging_s + settings.deadline_s)
+    longest_s = max(settings.deadline_of(each.deadline_s) for each in REQUESTS.values())
+    return 300 + settings.lab_boot_s + 2 * (settings.staging_s + longest_s)
 
 
 def requested_kernel(settings: Settings) -> Bootable | None:
@@ -137,6 +140,9 @@ class RequestSuite:
     """
 
     request: RequestName
+    manager = ManagerName.QEMU
+    most_trials: int | None = None
+    """Trials of a scenario, at the most, where each takes very long; None for KICKBENCH_TRIALS."""
     params: Sequence[str] = scenarios(Settings.from_environment())
     param_names = ("scenario",)
     version = "2"
@@ -164,7 +170,7 @@ class RequestSuite:
 
         :param value: the value of the parameter.
         """
-        return Case(ScenarioName(value), self.request)
+        return Case(ScenarioName(value), self.request, manager=self.manager)
 
     def setup(self, records: dict[str, list[Record]], value: str) -> None:
         """Skip what cannot be measured here. asv expects NotImplementedError for that."""
@@ -172,11 +178,12 @@ class RequestSuite:
             raise NotImplementedError(self._lacking(Settings.from_environment()))
 
     def _lacking(self, settings: Settings) -> str | None:
-        return preflight.lacking(self.request, lab=settings.kernel is not None)
+        return preflight.lacking(self.request, self.manager, lab=settings.kernel is not None)
 
     def _measure(self, settings: Settings) -> dict[str, list[Record]]:
         by_value = {value: self.case(value) for value in measured(self.params, settings)}
-        cases = case.interleaved(list(by_value.values()), settings.trials)
+        trials = min(settings.trials, self.most_trials or settings.trials)
+        cases = case.interleaved(list(by_value.values()), trials)
         progress = Progress(settings.progress, len(cases))
         try:
             records = _run(cases, settings, progress)
@@ -233,6 +240,12 @@ class RequestSuite:
         return len(records[value]) - len(scored(records[value]))
 
     track_lost.unit = "trials"  # type: ignore[attr-defined]
+
+
+class VirtSuite(RequestSuite):
+    """The same for guests that libvirt runs."""
+
+    manager = ManagerName.LIBVIRT
 
 
 class GuestSuite(RequestSuite):

@@ -19,7 +19,7 @@ from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, trials, vm
 from bench_lib.lab.qemu import SHARE
 from bench_lib.lab.vm import Facts
-from bench_lib.record import Record, RequestName, ScenarioName, Shape
+from bench_lib.record import ManagerName, Record, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import case
 from bench_lib.trial.case import CORE_SCENARIOS
@@ -95,6 +95,7 @@ def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path |
 @options.scenario("scenarios", multiple=True, default=[each.value for each in CORE_SCENARIOS])
 @options.request(default=RequestName.STOP.value)
 @options.image(default=Shape().image)
+@options.manager()
 @options.jobs()
 @click.option(
     "--name",
@@ -109,6 +110,7 @@ def campaign_command(
     scenarios: tuple[ScenarioName, ...],
     request: RequestName,
     image: str,
+    manager: ManagerName,
     jobs: int | None,
     name: str,
 ) -> None:
@@ -125,7 +127,11 @@ def campaign_command(
     """
     settings = options.with_jobs(Settings.from_environment(), jobs)
     cases = case.interleaved(
-        [case.Case(scenario, request, Shape(image=image)) for scenario in scenarios], count
+        [
+            case.Case(scenario, request, Shape(image=image), manager=manager)
+            for scenario in scenarios
+        ],
+        count,
     )
     plan = campaign.Campaign([bootable(settings, each) for each in names], boots, cases, name)
     total = boots * len(names)

@@ -13,7 +13,7 @@ from bench_lib import deadline as deadlines
 from bench_lib.cli.names import Named, completing, completing_kernels, named
 from bench_lib.errors import KickbenchError, UnknownRequest, UnknownScenario
 from bench_lib.guest.workloads.description import WORKLOADS
-from bench_lib.record import RequestName, ScenarioName
+from bench_lib.record import ManagerName, RequestName, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.trial import case
 
@@ -32,6 +32,18 @@ def scenario(*names: str, **attributes: Any) -> Callable[[Command], Command]:
 def request(*names: str, **attributes: Any) -> Callable[[Command], Command]:
     """The option --request; parameters as of `scenario`."""
     return _member("--request", RequestName, UnknownRequest, names, attributes)
+
+
+def then() -> Callable[[Command], Command]:
+    """The option --then."""
+    text = "A second request, made after the first one was answered or had hung."
+    return _option(
+        "--then",
+        metavar="NAME",
+        type=lambda value: named(RequestName, value, UnknownRequest),
+        shell_complete=completing(RequestName),
+        help=text,
+    )
 
 
 def image(*names: str, **attributes: Any) -> Callable[[Command], Command]:
@@ -59,6 +71,17 @@ def kernel(*names: str, **attributes: Any) -> Callable[[Command], Command]:
     )
 
 
+def manager() -> Callable[[Command], Command]:
+    """The option --manager."""
+    return _option(
+        "--manager",
+        type=click.Choice([each.value for each in ManagerName]),
+        default=ManagerName.QEMU.value,
+        callback=lambda context, parameter, value: ManagerName(value),
+        help="What runs the guests: QEMU by itself, or libvirt.",
+    )
+
+
 def count(default: int, most: int | None = case.MOST) -> Callable[[Command], Command]:
     """The option -n. :param most: the highest value that is accepted."""
     return _option(
@@ -78,7 +101,7 @@ def deadline(default: str | None = None) -> Callable[[Command], Command]:
         "limit",
         metavar="SECONDS",
         default=default,
-        show_default=default is not None or "KICKBENCH_DEADLINE, or 5",
+        show_default=default is not None or "KICKBENCH_DEADLINE, or 5; 60 for virt-*",
         help="How long to wait for an answer.",
     )
 
@@ -145,4 +168,5 @@ def with_deadline(settings: Settings, value: str | None) -> Settings:
     """
     if value is None:
         return settings
-    return dataclasses.replace(settings, deadline_s=deadlines.seconds(value))
+    limit_s = deadlines.seconds(value)
+    return dataclasses.replace(settings, deadline_s=limit_s, deadline_given=True)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import click
 
@@ -14,15 +15,18 @@ SCRIPT = DATA / "tools" / "set-up"
 
 
 @click.command("set-up")
-def set_up() -> None:
+@click.option("--libvirt", is_flag=True, help="Also install what `--manager libvirt` needs.")
+def set_up(libvirt: bool) -> None:
     """Install the programs that trials and labs need.
 
-    These are QEMU, gdb and a few others. On Debian, Ubuntu and their derivatives this command
-    installs those that are missing with apt, as root or with sudo. On other systems it prints what
-    to install, and exits 1.
+    These are QEMU, gdb and a few others; libvirt is optional. On Debian, Ubuntu and their
+    derivatives this command installs those that are missing with apt, as root or with sudo. On
+    other systems it prints what to install, and exits 1.
 
     \b
-    Example:
+    Examples:
       kickbench set-up && kickbench doctor
+      kickbench set-up --libvirt
     """
-    os.execvp("sh", ["sh", str(SCRIPT), "--programs"])  # noqa: S606 # an argument list is meant
+    argv = ["sh", str(SCRIPT), "--programs", *(["--libvirt"] if libvirt else [])]
+    os.execvpe("sh", argv, {**os.environ, "PYTHON": sys.executable})  # noqa: S606 # a list is meant

@@ -20,11 +20,12 @@ from bench_lib.errors import (
 from bench_lib.kernel.names import BOOTED
 from bench_lib.lab.trials import LabRunner
 from bench_lib.lab.vm import Facts
-from bench_lib.record import Backing, Outcome, Record, RequestName, ScenarioName, Shape
+from bench_lib.record import Backing, ManagerName, Outcome, Record, RequestName, ScenarioName, Shape
 from bench_lib.settings import SETS, Settings
 from bench_lib.trial import case, preflight
 from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import AT_SWITCH, CORE_SCENARIOS, PV_IMAGES, Case
+from bench_lib.trial.requests.description import offered_by
 from bench_lib.trial.runner import Runner
 from bench_lib.verdict import summary
 
@@ -72,6 +73,8 @@ MATRIX_CORE = (
 )
 @click.option("--preempt", is_flag=True, help="Migrate with the capability postcopy-preempt.")
 @options.image(default=Shape().image)
+@options.then()
+@options.manager()
 @options.as_json()
 @options.kernel(default=BOOTED)
 def trial(
@@ -85,6 +88,8 @@ def trial(
     backing: str,
     preempt: bool,
     image: str,
+    then: RequestName | None,
+    manager: ManagerName,
     as_json: bool,
     kernel: str,
 ) -> None:
@@ -100,6 +105,8 @@ def trial(
       kickbench trial --scenario paused --request ctrl-c --kernel debian/6.1
       kickbench trial --scenario link-down --request stop --recover --vcpus 4
       kickbench trial --scenario frozen-source --request stop --image pv-kvmclock
+      kickbench trial --manager libvirt --scenario idle --request virt-suspend
+      kickbench trial --scenario frozen-source --request stop --then sigkill
 
     Exits 0 if every trial gave a measurement, which may be a hang, a refusal or QEMU's death; 4 if
     a trial was lost or a guest could not be recovered; 5 if a guest found its memory damaged; 28
@@ -111,6 +118,8 @@ def trial(
         request,
         Shape(vcpus, memory, Backing(backing), preempt, image),
         recover,
+        manager,
+        then,
     )
     stderr = Console(stderr=True)
     with present.progress(stderr, count, "trials") as done:
@@ -140,9 +149,15 @@ def trial(
 @options.kernel("names", multiple=True, default=(BOOTED,))
 @options.count(1)
 @options.deadline()
+@options.manager()
 @options.as_json()
 def matrix(
-    which: str, names: tuple[str, ...], count: int, limit: str | None, as_json: bool
+    which: str,
+    names: tuple[str, ...],
+    count: int,
+    limit: str | None,
+    manager: ManagerName,
+    as_json: bool,
 ) -> None:
     """Make every request in many scenarios.
 
@@ -159,12 +174,13 @@ def matrix(
       kickbench matrix
       kickbench matrix --kernel booted --kernel debian/6.1 --kernel debian/6.12
       kickbench matrix --set full -n 4 --json >matrix.json
+      kickbench matrix --manager libvirt
 
     Exits like `kickbench trial`.
     """
     settings = options.with_deadline(Settings.from_environment(), limit)
     scenarios = tuple(ScenarioName) if which == "full" else MATRIX_CORE
-    requests = [each for each in RequestName if not _leave_out(each, names)]
+    requests = [each for each in offered_by(manager) if not _leave_out(each, manager, names)]
     places = [(scenario, Shape()) for scenario in scenarios] + [
         (scenario, Shape(image=image))
         for scenario in scenarios
@@ -172,7 +188,11 @@ def matrix(
         for image in PV_IMAGES
     ]
     cases = case.interleaved(
-        [Case(scenario, request, shape) for request in requests for scenario, shape in places],
+        [
+            Case(scenario, request, shape, manager=manager)
+            for request in requests
+            for scenario, shape in places
+        ],
         count,
     )
     made: list[Record] = []
@@ -194,9 +214,9 @@ def matrix(
     sys.exit(exit_status(made))
 
 
-def _leave_out(request: RequestName, names: Sequence[str]) -> bool:
+def _leave_out(request: RequestName, manager: ManagerName, names: Sequence[str]) -> bool:
     """Whether this host lacks something that a request needs. If so, print what."""
-    why = preflight.lacking(request, lab=BOOTED not in names)
+    why = preflight.lacking(request, manager, lab=BOOTED not in names)
     if why is not None:
         click.echo(f"kickbench: {request} is left out: {why}", err=True)
     return why is not None

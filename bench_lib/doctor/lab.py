@@ -7,12 +7,11 @@ import shutil
 
 from bench_lib import architecture
 from bench_lib.doctor.finding import Finding, Status
-from bench_lib.errors import HostError, KernelError, LabUnavailable, ProgramMissing, ToolFailed
+from bench_lib.errors import KernelError, LabUnavailable, ProgramMissing
 from bench_lib.host import device, packages, setup, shell
 from bench_lib.kernel import archive
 from bench_lib.kernel.store import Store
 from bench_lib.lab import initramfs, qemu
-from bench_lib.process import run_tool
 from bench_lib.record import Setup
 from bench_lib.settings import Settings
 
@@ -57,15 +56,6 @@ def nesting(facts: Setup) -> Finding:
         f"labs show which requests hang, but not how many milliseconds an answer takes{keep}",
         fix,
     )
-
-
-def libvirt() -> Finding:
-    """Check whether libvirt is installed."""
-    try:
-        found = f"libvirt {run_tool(['virsh', '--version']).strip()} is installed"
-    except (ToolFailed, HostError):
-        found = "libvirt is not installed"
-    return Finding("libvirt", Status.FINE, f"{found}; no trial uses it")
 
 
 def programs() -> Finding:

@@ -169,7 +169,11 @@ class Guest:
 
 def last_words(log: Path) -> str:
     """Return the last lines that QEMU wrote, as the end of a sentence; "" if it wrote none."""
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    try:
+        lines = log.read_text(errors="replace").split("\n")
+    except OSError:
+        # QEMU has not started, or the log was in a mount namespace that has ended.
+        return ""
     written = [line.strip().rstrip(".") for line in lines if line.strip()]
     return f": {'; '.join(written[-LAST_LINES:])}" if written else ""
 

@@ -35,8 +35,10 @@ class Need(StrEnum):
     """The right of a process to trace its children."""
     PTRACE_SIBLING = "ptrace of a sibling"
     """The right of a process to trace another child of its parent, as gdb does with QEMU."""
+    LIBVIRT = "libvirt"
+    """libvirtd, and a libvirt-python that kickbench's Python can import."""
 
 
-PROGRAMS = frozenset({Need.QEMU, Need.NETWORK, Need.GDB})
+PROGRAMS = frozenset({Need.QEMU, Need.NETWORK, Need.GDB, Need.LIBVIRT})
 """The needs that a lab shares with its host, because it runs the host's programs. The other needs
 depend on the kernel and its rights, and a lab has a kernel of its own."""

@@ -9,6 +9,7 @@ checked by the code that uses them.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import shlex
 import shutil
@@ -20,7 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_lib import architecture, ptrace, threads
-from bench_lib.errors import NamespacesUnavailable, NotRoot, ProgramMissing, ToolFailed
+from bench_lib.errors import (
+    LibvirtMissing,
+    NamespacesUnavailable,
+    NotRoot,
+    ProgramMissing,
+    ToolFailed,
+)
 from bench_lib.host import device, packages, setup, shell, userfaultfd
 from bench_lib.host.need import Need
 from bench_lib.process import CLONE_NEWNET, run_tool
@@ -29,6 +36,7 @@ from bench_lib.settings import Settings
 
 TOOLS = ("ip", "tc", "ss")
 GDB = "gdb"
+LIBVIRTD = "libvirtd"
 
 PTRACE_NEVER = 3
 """The value of kernel.yama.ptrace_scope that forbids all tracing until the next boot."""
@@ -190,6 +198,27 @@ def _allow_ptrace(settings: Settings) -> str | None:
 
 _NO_LINK = "no network link can be made or broken, so no migration can be tested"
 
+
+def _libvirt(settings: Settings) -> str:
+    missing = []
+    if shutil.which(LIBVIRTD) is None:
+        missing.append(LIBVIRTD)
+    if importlib.util.find_spec("libvirt") is None:
+        missing.append("libvirt-python")
+    if missing:
+        are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        raise LibvirtMissing(
+            f"{' and '.join(missing)} {are} not installed; `kickbench set-up --libvirt` installs "
+            f"{them}."
+        )
+    return run_tool([LIBVIRTD, "--version"]).strip()
+
+
+def _install_libvirt(settings: Settings) -> str | None:
+    kickbench = Path(sys.executable).parent / "kickbench"
+    return shell.as_root(f"{shlex.quote(str(kickbench))} set-up --libvirt")
+
+
 _CAPABILITIES = {
     Need.ARCHITECTURE: _Capability(_architecture, "no trial can run, neither here nor in a lab"),
     Need.KVM: _Capability(_kvm, "the booted kernel cannot be measured", _load_kvm),
@@ -220,4 +249,5 @@ _CAPABILITIES = {
     Need.PTRACE_SIBLING: _Capability(
         _ptrace_sibling, f"the request {RequestName.GDB_ATTACH} cannot be made", _allow_ptrace
     ),
+    Need.LIBVIRT: _Capability(_libvirt, "no trials with --manager libvirt", _install_libvirt),
 }

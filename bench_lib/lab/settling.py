@@ -16,6 +16,8 @@ from bench_lib.lab.vm import Facts
 from bench_lib.record import SCHEMA, Record, RequestName
 from bench_lib.settings import Settings
 from bench_lib.trial.case import CORE_SCENARIOS, Case, interleaved
+from bench_lib.trial.requests.description import REQUESTS
+from bench_lib.units import NS_PER_S
 from bench_lib.verdict import inference
 from bench_lib.verdict.matching import check_schemas
 from bench_lib.verdict.terms import DEFAULT_TERMS
@@ -75,11 +77,13 @@ def check_as_now(records: Sequence[Record], settings: Settings) -> None:
         version = interrupt.run(features_of_qemu).version
     now = {
         "QEMU": ({each.qemu for each in records if each.qemu}, version),
-        "deadline": (
-            {f"{each.deadline_ns / 1e9:g} s" for each in records},
-            f"{settings.deadline_s:g} s",
-        ),
     }
+    for request in sorted({each.request for each in records}):
+        before = {
+            f"{each.deadline_ns / NS_PER_S:g} s" for each in records if each.request is request
+        }
+        limit_s = settings.deadline_of(REQUESTS[request].deadline_s)
+        now[f"deadline of {request}"] = before, f"{limit_s:g} s"
     for name in sorted({each.shape.image for each in records}):
         of = {each.image_sha256 for each in records if each.shape.image == name}
         now[f"guest image {name}"] = (

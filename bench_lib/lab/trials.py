@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import bench_lib
-from bench_lib import interrupt, ownership, record
+from bench_lib import interrupt, ownership, process, record
 from bench_lib.errors import LabError, LabLost
 from bench_lib.host import setup
 from bench_lib.kernel.store import Bootable
@@ -27,6 +27,7 @@ from bench_lib.record import Host, Outcome, Record
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case, to_json
 from bench_lib.trial.history import History
+from bench_lib.units import NS_PER_S
 
 _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())
@@ -59,7 +60,7 @@ def environment(settings: Settings, lab: Lab) -> dict[str, str]:
         "KICKBENCH_LAB": f"{lab.facts.accelerator}:{platform.node()}",
         "KICKBENCH_HISTORY": "/tmp",  # noqa: S108  # the lab's own, which has no other users
         "KICKBENCH_QEMU": settings.qemu,
-        "KICKBENCH_DEADLINE": str(settings.deadline_s),
+        **({"KICKBENCH_DEADLINE": str(settings.deadline_s)} if settings.deadline_given else {}),
         "KICKBENCH_STAGING": str(max(settings.staging_s, STAGING_S)),
     }
 
@@ -201,7 +202,7 @@ async def _boot(
                 keep(_lost(owner, kernel, cases[made], made + 1, settings, lab, error))
             return
     text = b"".join(stderr).decode(errors="replace").strip()
-    last = text.splitlines()[-1] if text else f"the command {vm.ended(status)}"
+    last = text.splitlines()[-1] if text else f"the command {process.ended(status)}"
     if made < len(cases):
         raise LabError(f"Trials cannot be run under kernel {kernel.build.release}: {last}")
     if status != 0:
@@ -230,7 +231,7 @@ def _lost(
         shape=case.shape,
         outcome=Outcome.LOST,
         reason=str(error),
-        deadline_ns=round(settings.deadline_s * 1e9),
+        deadline_ns=round(case.deadline_s(settings) * NS_PER_S),
         kernel=kernel.build.kernel,
         boot_id="",
         host=Host("lab", lab.facts.accelerator, platform.node()),

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import signal
 import socket
 import sys
 import time
@@ -109,17 +108,6 @@ class _Console:
         return LabLost(f"{what}: {why}. Its console printed: {line}", tuple(printed))
 
 
-def ended(status: int) -> str:
-    """How a process ended, as part of a sentence.
-
-    :param status: negative for the signal that ended the process, as in subprocess.
-    """
-    if status >= 0:
-        return f"exited with status {status}"
-    names = {each.value: each.name for each in signal.Signals}
-    return f"was ended by {names.get(-status, f'signal {-status}')}"
-
-
 class Lab:
     """A booted lab. After its first failure, every use raises that failure again."""
 
@@ -151,7 +139,7 @@ class Lab:
         status = await self.run([sys.executable, "-S", *arguments], env, CHECKOUT, on_output)
         if status < 0:
             what = "kickbench did not finish in the lab"
-            self._failure = await self._console.lost(what, EOFError(f"it {ended(status)}"))
+            self._failure = await self._console.lost(what, EOFError(f"it {process.ended(status)}"))
             raise self._failure
         return status
 
@@ -285,7 +273,7 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
             booting = child.during(up(), (OSError, EOFError))
             lab = await deadline.wait_for(booting, "The lab's agent")
         except process.Ended as end:
-            raise await console.lost(what, EOFError(f"QEMU {ended(end.status)}")) from None
+            raise await console.lost(what, EOFError(f"QEMU {process.ended(end.status)}")) from None
         except (OSError, EOFError, DeadlinePassed) as error:
             raise await console.lost(what, error) from None
         yield lab

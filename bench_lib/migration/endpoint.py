@@ -117,6 +117,18 @@ class Endpoint:
 
         await self._until(there, f"State {phase.value} of {self.guest.name}", deadline)
 
+    async def begins(self, deadline: Deadline) -> None:
+        """Wait until the source has begun.
+
+        :raise MigrationFailed: the migration ended before.
+        """
+
+        def there() -> bool:
+            self._require(_PRECOPY, "at its start")
+            return self.phase is not Phase.NONE
+
+        await self._until(there, f"The beginning of the migration of {self.guest.name}", deadline)
+
     async def switches(self, deadline: Deadline) -> None:
         """Wait until the source has switched to postcopy, even if the destination has not yet.
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import Protocol
 
-from bench_lib.deadline import Deadline
+from bench_lib.deadline import Deadline, together
 from bench_lib.guest import qemu
 from bench_lib.guest.qemu import Guest, GuestConfig
 from bench_lib.migration.postcopy import Migration
@@ -23,10 +23,19 @@ class Manager(Protocol):
         :raise GuestDied: QEMU ended at once; the message has its last lines of output.
         """
 
-    def migrate(self, source: Guest, destination: Guest, stack: AsyncExitStack) -> Migration:
-        """Prepare a migration from a running guest to a guest that waits for a migration.
+    async def start_pair(
+        self,
+        source: GuestConfig,
+        destination: GuestConfig,
+        address: str,
+        deadline: Deadline,
+        stack: AsyncExitStack,
+    ) -> Migration:
+        """Start a guest, and another one that waits for its migration.
 
-        :param stack: the exit stack that stops following QEMU's events.
+        :param address: where the destination listens.
+        :param stack: ends both, and the following of events.
+        :raise GuestDied: one ended at once; the last words of QEMU are in the message.
         """
 
 
@@ -40,5 +49,17 @@ class QemuManager:
     async def start(self, config: GuestConfig, deadline: Deadline, stack: AsyncExitStack) -> Guest:
         return await stack.enter_async_context(qemu.started(self._run, config, deadline))
 
-    def migrate(self, source: Guest, destination: Guest, stack: AsyncExitStack) -> Migration:
-        return Migration.between(source, destination, stack)
+    async def start_pair(
+        self,
+        source: GuestConfig,
+        destination: GuestConfig,
+        address: str,
+        deadline: Deadline,
+        stack: AsyncExitStack,
+    ) -> Migration:
+        running, waiting = await together(
+            *(self.start(config, deadline, stack) for config in (source, destination))
+        )
+        migration = Migration.between(running, waiting, stack)
+        await migration.during(migration.configure(address, source.shape, deadline))
+        return migration

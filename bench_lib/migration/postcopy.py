@@ -67,6 +67,11 @@ class Migration:
             stack.callback(task.cancel)
         return migration
 
+    @property
+    def ends_source(self) -> bool:
+        """Whether the manager ends the source's QEMU when the migration has completed."""
+        return False
+
     async def during(self, work: Coroutine[Any, Any, T]) -> T:
         """Do `work` while both guests live.
 
@@ -106,12 +111,16 @@ class Migration:
 
         :raise MigrationFailed: the migration ended first.
         """
-        source = self.source.guest.control
-        await source.execute("migrate", {"uri": f"tcp:{address}:{PORT}"}, deadline=deadline)
+        await self._start(address, deadline)
         # The second pass starts when the first one has sent every page once. Then code and page
         # tables are at the destination, and only pages that the guest dirtied since are missing.
         await self.source.starts_pass(2, deadline)
         await self._until_all_is_dirty(deadline)
+
+    async def _start(self, address: str, deadline: Deadline) -> None:
+        await self.source.guest.control.execute(
+            "migrate", {"uri": f"tcp:{address}:{PORT}"}, deadline=deadline
+        )
 
     async def send_state(self, deadline: Deadline) -> None:
         """Make the source switch to postcopy, and wait until it has sent the guest's state.
@@ -120,12 +129,14 @@ class Migration:
 
         :raise MigrationFailed: the migration ended first.
         """
-        source = self.source.guest.control
-        await source.execute("migrate-start-postcopy", deadline=deadline)
+        await self._start_postcopy(deadline)
         await self.source.switches(deadline)
         # postcopy_start() in QEMU holds the lock of the main loop, so that the answer comes after
         # the state has been sent.
-        await source.execute("query-status", deadline=deadline)
+        await self.source.guest.control.execute("query-status", deadline=deadline)
+
+    async def _start_postcopy(self, deadline: Deadline) -> None:
+        await self.source.guest.control.execute("migrate-start-postcopy", deadline=deadline)
 
     async def switch(self, deadline: Deadline) -> None:
         """Switch to postcopy, and wait until both sides are in it.

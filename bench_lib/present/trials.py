@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench_lib.present.words import duration, wait
-from bench_lib.record import HUNG, Host, Kernel, Outcome, Record, Thread
+from bench_lib.record import HUNG, FollowUp, Host, Kernel, Outcome, Record, Thread
 from bench_lib.units import NS_PER_S
 from bench_lib.verdict.summary import Difference, KeySummary, Pace, Recoveries
 
@@ -30,6 +30,10 @@ def trial_line(record: Record) -> str:
         parts.append(f"after {duration(record.latency_ns)}")
     if record.reason:
         parts.append(record.reason)
+    if record.ended_ns is not None:
+        parts.append(f"QEMU ended after {duration(record.ended_ns)}")
+    if record.then is not None:
+        parts.append(_second(record.then))
     if record.outage:
         parts.append(f"by {record.outage}")
     if record.recovery and record.recovery.failure:
@@ -43,6 +47,16 @@ def trial_line(record: Record) -> str:
     if record.survivors:
         parts.append(f"did not end when killed: {', '.join(record.survivors)}")
     return f"#{record.seq} " + ", ".join(parts)
+
+
+def _second(then: FollowUp) -> str:
+    """Return the second request of a trial: then virt-destroy: returned after 203 ms."""
+    text = f"then {then.request}: {then.outcome}"
+    if then.latency_ns is not None:
+        text += f" after {duration(then.latency_ns)}"
+    if then.ended_ns is not None:
+        text += f" (QEMU ended after {duration(then.ended_ns)})"
+    return f"{text} ({then.reason})" if then.reason else text
 
 
 def _blocker(thread: Thread) -> str:

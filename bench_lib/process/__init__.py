@@ -4,7 +4,7 @@
 from bench_lib.process.child import ATTENTIVE_S, DEATH_LIMIT_S, Child, Ended, survivors
 from bench_lib.process.namespace import CLONE_NEWNET, in_network_namespace
 from bench_lib.process.start import START, STARTS, started
-from bench_lib.process.state import Survivor, lives, name_of, survivor
+from bench_lib.process.state import Survivor, ended, lives, name_of, survivor
 from bench_lib.process.tool import run_tool, run_tools
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Child",
     "Ended",
     "Survivor",
+    "ended",
     "in_network_namespace",
     "lives",
     "name_of",

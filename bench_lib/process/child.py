@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from bench_lib.deadline import Deadline
 from bench_lib.process.state import Survivor, survivor
@@ -52,13 +52,26 @@ def _exception(task: asyncio.Future[T]) -> BaseException | None:
     return None if task.cancelled() else task.exception()
 
 
+class Waitable(Protocol):
+    """What `Child` needs of a process: the part of subprocess.Popen that reaps it."""
+
+    pid: int
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+    stderr: IO[bytes] | None
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
 class Child:
     """A child process. `end()` kills and reaps it in any state.
 
     :ivar survivor: set by `end()` if the process did not die; None otherwise.
     """
 
-    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+    def __init__(self, popen: Waitable) -> None:
         self.survivor: Survivor | None = None
         self._popen = popen
         self._pidfd = os.pidfd_open(popen.pid)
@@ -164,8 +177,7 @@ class Child:
         warning, set `survivor`, and have `survivors()` list it.
         """
         if self._popen.poll() is None:
-            # The process leads its own process group. The group's id is its pid until it is reaped.
-            os.killpg(self.pid, signal.SIGKILL)
+            self._kill()
             if self.reaped_within(DEATH_LIMIT_S) is None:
                 self.survivor = survivor(self.pid)
                 _unreaped.append(self)
@@ -175,6 +187,10 @@ class Child:
                 with suppress(BrokenPipeError):
                     pipe.close()
         os.close(self._pidfd)
+
+    def _kill(self) -> None:
+        # The process leads its own process group. The group's id is its pid until it is reaped.
+        os.killpg(self.pid, signal.SIGKILL)
 
 
 _unreaped: list[Child] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,3 +73,14 @@ def _sleeps_in(pid: int) -> str | None:
             if wchan != "0":
                 return wchan or None
     return None
+
+
+def ended(status: int) -> str:
+    """How a process ended, as part of a sentence.
+
+    :param status: negative for the signal that ended the process, as in subprocess.
+    """
+    if status >= 0:
+        return f"exited with status {status}"
+    names = {each.value: each.name for each in signal.Signals}
+    return f"was ended by {names.get(-status, f'signal {-status}')}"

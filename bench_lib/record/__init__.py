@@ -26,6 +26,7 @@ from bench_lib.record.names import (
 from bench_lib.record.parts import (
     SCHEMA,
     Evidence,
+    FollowUp,
     Host,
     Kernel,
     Key,
@@ -48,6 +49,7 @@ __all__ = [
     "Damage",
     "Entry",
     "Evidence",
+    "FollowUp",
     "Host",
     "Kernel",
     "Key",

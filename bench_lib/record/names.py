@@ -68,6 +68,18 @@ class RequestName(StrEnum):
     """SIGKILL to QEMU; answered when QEMU is reaped."""
     QUERY_STATUS = "query-status"
     """QMP `query-status`, the monitor's own round trip; answered by its reply."""
+    VIRT_SUSPEND = "virt-suspend"
+    """libvirt's virDomainSuspend, until it returns."""
+    VIRT_DESTROY = "virt-destroy"
+    """libvirt's virDomainDestroy, until it returns; QEMU's death is recorded as well."""
+    VIRT_DESTROY_GRACEFUL = "virt-destroy-graceful"
+    """The same with VIR_DOMAIN_DESTROY_GRACEFUL, with which libvirt sends no SIGKILL."""
+    VIRT_ABORT = "virt-abort"
+    """libvirt's virDomainAbortJobFlags with VIR_DOMAIN_ABORT_JOB_POSTCOPY, at the source."""
+    VIRT_REBOOT_DAEMON = "virt-reboot-daemon"
+    """SIGTERM to libvirtd and a new one in its place, until it reports the guest's state."""
+    VIRT_DOMSTATE = "virt-domstate"
+    """libvirt's virDomainGetState, until it returns: libvirt's own round trip."""
 
 
 class ManagerName(StrEnum):
@@ -75,6 +87,8 @@ class ManagerName(StrEnum):
 
     QEMU = "qemu"
     """QEMU alone, which kickbench controls through QMP."""
+    LIBVIRT = "libvirt"
+    """libvirt runs QEMU, one libvirtd on either side of a migration."""
 
 
 class Outcome(StrEnum):

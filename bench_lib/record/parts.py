@@ -227,6 +227,27 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class FollowUp:
+    """A second request, made after the first one was answered or had hung (`--then`).
+
+    :ivar request: the second request.
+    :ivar outcome: its outcome.
+    :ivar deadline_ns: when its answer was no longer waited for.
+    :ivar latency_ns: from the second request to its answer; None unless `returned` or `refused`.
+    :ivar ended_ns: from the second request to QEMU's death, for requests that another program than
+        QEMU answers; None for all others.
+    :ivar reason: why, for `refused`, `died` and `lost`.
+    """
+
+    request: RequestName
+    outcome: Outcome
+    deadline_ns: Nanoseconds
+    latency_ns: Nanoseconds | None = None
+    ended_ns: Nanoseconds | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Slot:
     """The place of a boot in a campaign.
 
@@ -289,6 +310,9 @@ class Record:
         time of a later answer.
     :ivar kickbench: the version of kickbench that made the record; None in older records.
     :ivar image_sha256: the hash of the guest's image; None in older records.
+    :ivar ended_ns: from the request to QEMU's death, for requests that another program than QEMU
+        answers; None for all others.
+    :ivar then: the second request; None without `--then`.
     :ivar survivors: the processes that did not end when they were killed at the end of the trial,
         each as a sentence.
     """
@@ -322,6 +346,8 @@ class Record:
     kickbench: str | None = None
     image_sha256: str | None = None
     survivors: tuple[str, ...] = ()
+    ended_ns: Nanoseconds | None = None
+    then: FollowUp | None = None
     schema: int = SCHEMA
 
     @property

@@ -12,15 +12,17 @@ from bench_lib.guest import features, image
 from bench_lib.guest.workloads.firmware import Firmware
 from bench_lib.host import identity, setup
 from bench_lib.host.need import Need
-from bench_lib.migration import QemuManager
+from bench_lib.libvirt.manager import LibvirtManager
+from bench_lib.migration import Manager, QemuManager
 from bench_lib.network import link, outage
 from bench_lib.ownership import Run
-from bench_lib.record import Record, ScenarioName
+from bench_lib.record import ManagerName, Record, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.trial import preflight
 from bench_lib.trial.case import Case
 from bench_lib.trial.history import History
 from bench_lib.trial.one import Limits, trial
+from bench_lib.trial.requests.description import REQUESTS
 from bench_lib.trial.scenarios.description import SCENARIOS
 from bench_lib.trial.scene import Plan
 
@@ -54,15 +56,19 @@ async def _run(
     owner: Run,
     on_record: Callable[[Record], None],
 ) -> list[Record]:
-    limits = Limits(settings.staging_s, settings.deadline_s)
     shapes = {case.shape for case in cases}
     await features.check(owner, settings.qemu, shapes, Deadline.after(settings.staging_s))
     plan = await _plan(cases, settings, owner)
-    manager = QemuManager(owner)
+    managers: dict[ManagerName, Manager] = {
+        ManagerName.QEMU: QemuManager(owner),
+        ManagerName.LIBVIRT: LibvirtManager(owner, settings.cache),
+    }
     history = History(settings)
     records = []
     for seq, case in enumerate(cases, start=1):
-        made = await trial(plan, manager, seq, case, limits)
+        then_s = settings.deadline_of(REQUESTS[case.then].deadline_s) if case.then else 0.0
+        limits = Limits(settings.staging_s, case.deadline_s(settings), then_s)
+        made = await trial(plan, managers[case.manager], seq, case, limits)
         history.keep(made)
         records.append(made)
         on_record(made)

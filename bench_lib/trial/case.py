@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from bench_lib.errors import ImageError, NotRecoverable
+from bench_lib.errors import ImageError, NotOffered, NotRecoverable
 from bench_lib.guest.workloads.description import HUGE_MIB, WORKLOADS
 from bench_lib.record import Backing, ManagerName, RequestName, ScenarioName, Shape
+from bench_lib.settings import Settings
+from bench_lib.trial.requests import description as requests
 from bench_lib.trial.requests.description import REQUESTS
 from bench_lib.trial.scenarios.description import SCENARIOS
 
@@ -36,8 +38,10 @@ class Case:
 
     :ivar recover: whether the guest is recovered after the request and then checks its memory.
     :ivar manager: the manager that runs the guest.
+    :ivar then: a second request, made after the first one was answered or had hung.
     :raise ImageError: there is no such guest image.
     :raise BadShape: no guest can have that shape.
+    :raise NotOffered: the manager cannot make the request.
     :raise NotRecoverable: the guest cannot be recovered after the request, or in the scenario.
     """
 
@@ -46,6 +50,7 @@ class Case:
     shape: Shape = DEFAULT_SHAPE
     recover: bool = False
     manager: ManagerName = ManagerName.QEMU
+    then: RequestName | None = None
 
     def __post_init__(self) -> None:
         if (limits := WORKLOADS.get(self.shape.image)) is None:
@@ -54,6 +59,21 @@ class Case:
                 f"{', '.join(WORKLOADS)}."
             )
         limits.check(self.shape)
+        for request in (self.request, *([self.then] if self.then else [])):
+            if not REQUESTS[request].offered_by(self.manager):
+                others = ", ".join(requests.offered_by(self.manager))
+                raise NotOffered(
+                    f"{request} cannot be made to a guest that {self.manager} runs; the requests "
+                    f"are {others}. --manager chooses what runs the guest."
+                )
+        if self.then and REQUESTS[self.request].ends_guest:
+            raise NotOffered(
+                f"{self.request} ends the guest, so no request can follow; leave out --then."
+            )
+        if self.then and self.recover:
+            raise NotRecoverable(
+                "A guest is recovered after one request; leave out --then or --recover."
+            )
         if self.recover and REQUESTS[self.request].ends_guest:
             raise NotRecoverable(
                 f"{self.request} ends the guest, so there is nothing to recover after it; "
@@ -75,7 +95,15 @@ class Case:
             )
         if self.recover:
             parts.append("recover")
+        if self.manager is not ManagerName.QEMU:
+            parts.append(self.manager)
+        if self.then:
+            parts.append(f"then {self.then}")
         return "/".join(parts)
+
+    def deadline_s(self, settings: Settings) -> float:
+        """Seconds until a trial stops waiting for the answer."""
+        return settings.deadline_of(REQUESTS[self.request].deadline_s)
 
     @property
     def huge_pages(self) -> int:

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from bench_lib import process, threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import DebuggerFailed, GuestDied, MonitorFailed, TrialLost
-from bench_lib.record import HUNG, Evidence, Outcome
+from bench_lib.record import HUNG, Evidence, FollowUp, Outcome, RequestName
 from bench_lib.threads import Part, ThreadState
 from bench_lib.trial import proof
-from bench_lib.trial.requests.description import REQUESTS
+from bench_lib.trial.requests.description import REQUESTS, RequestDescription
 from bench_lib.trial.requests.request import Reply, Request
 from bench_lib.trial.scenarios.description import SCENARIOS, Stuck
 from bench_lib.trial.scene import Scene, Staging
+from bench_lib.trial.timeline import Timeline
 from bench_lib.units import NS_PER_S
 
 CATCH_S = 0.5
@@ -57,6 +58,13 @@ class Measurement:
     def latency_ns(self) -> int | None:
         """Nanoseconds from the request to its answer, if it arrived before the deadline."""
         return self.reply.latency_ns if self.reply else None
+
+    @property
+    def ended_ns(self) -> int | None:
+        """From the request to QEMU's death, where that was seen apart from the answer."""
+        if self.reply is None or self.reply.ended_ns is None:
+            return None
+        return self.reply.ended_ns - self.reply.sent_ns
 
     def lose(self, reason: str) -> None:
         """Make the outcome `lost`. What was seen until now is kept."""
@@ -114,6 +122,45 @@ async def measure(
     into.vcpus = {tid: number for number, tid in enumerate(scene.tids)}
     with staging.timeline.stage("proof"):
         into.before = await scene.during(_proved(staging, scene))
+    await _make(scene, request, REQUESTS[staging.case.request], deadline_s, into, staging.timeline)
+
+
+async def follow_up(
+    staging: Staging, scene: Scene, name: RequestName, request: Request, deadline_s: float
+) -> FollowUp:
+    """Make a second request of a guest that has answered the first one, or has not.
+
+    :param name: of `request`, which is prepared.
+    """
+    into = Measurement(vcpus={tid: number for number, tid in enumerate(scene.tids)})
+    try:
+        into.before = proof.look_at_all(scene.guest.child.pid, ())
+        await _make(scene, request, REQUESTS[name], deadline_s, into, staging.timeline)
+    except TrialLost as error:
+        into.lose(str(error))
+    assert into.outcome is not None
+    return FollowUp(
+        name,
+        into.outcome,
+        round(deadline_s * NS_PER_S),
+        into.latency_ns,
+        into.ended_ns,
+        into.reason,
+    )
+
+
+async def _make(
+    scene: Scene,
+    request: Request,
+    description: RequestDescription,
+    deadline_s: float,
+    into: Measurement,
+    timeline: Timeline,
+) -> None:
+    """Make a request, and look at the threads of QEMU at its answer or its deadline.
+
+    :param into: has the threads just before.
+    """
     seen_ns = time.monotonic_ns()
     scene.watch.pause()
     sent = False
@@ -124,9 +171,9 @@ async def measure(
         sent = True
         return await request.answer(Deadline.after(deadline_s))
 
-    ends_guest = REQUESTS[staging.case.request].ends_guest
+    ends_guest = description.ends_guest
     try:
-        with staging.timeline.stage("request"):
+        with timeline.stage("request"):
             into.take(await scene.during(make_request(), guest_may_end=ends_guest), deadline_s)
     except (GuestDied, MonitorFailed, DebuggerFailed) as error:
         # A dead QEMU that a debugger traces cannot be reaped, so its end is not seen otherwise.
@@ -137,11 +184,13 @@ async def measure(
         into.outcome = Outcome.DIED if died else Outcome.UNANSWERED
         into.reason = f"QEMU ended while a debugger traced it. {error}" if held else str(error)
         return
-    with staging.timeline.stage("evidence"):
+    with timeline.stage("evidence"):
         if into.reply is None:
             elapsed_ns = time.monotonic_ns() - seen_ns
             into.after = _caught(_at_the_end(scene))
-            into.outcome, into.blocker = threads.blame(into.before, into.after, elapsed_ns)
+            into.outcome = Outcome.UNANSWERED
+            if not description.to_source:
+                into.outcome, into.blocker = threads.blame(into.before, into.after, elapsed_ns)
             await into.look_for_late_answer(request, LATE_S)
             return
         if not ends_guest:

@@ -16,9 +16,9 @@ from bench_lib.errors import MigratedWhole, TrialLost
 from bench_lib.guest.workloads.workload import Watch
 from bench_lib.host import identity
 from bench_lib.migration import Manager
-from bench_lib.record import Outcome, Record, Recovery
+from bench_lib.record import FollowUp, Outcome, Record, Recovery
 from bench_lib.trial.case import Case
-from bench_lib.trial.measurement import Measurement, measure
+from bench_lib.trial.measurement import LATE_S, Measurement, follow_up, measure
 from bench_lib.trial.requests.request import Request
 from bench_lib.trial.requests.table import MAKERS
 from bench_lib.trial.scenarios.scenario import Scenario
@@ -44,10 +44,12 @@ class Limits:
 
     :ivar staging_s: seconds to stage and prove the scenario, or the trial is lost.
     :ivar deadline_s: seconds from the request to its answer, or the request counts as hung.
+    :ivar then_s: the same for the second request; 0 without one.
     """
 
     staging_s: float
     deadline_s: float
+    then_s: float
 
 
 @dataclass
@@ -60,6 +62,7 @@ class _Findings:
     recovery: Recovery | None = None
     watch: Watch | None = None
     tool: str | None = None
+    then: FollowUp | None = None
 
 
 async def trial(plan: Plan, manager: Manager, seq: int, case: Case, limits: Limits) -> Record:
@@ -122,6 +125,8 @@ async def trial(plan: Plan, manager: Manager, seq: int, case: Case, limits: Limi
         late_ns=measured.late_ns,
         kickbench=bench_lib.__version__,
         image_sha256=staging.workload.sha256,
+        ended_ns=measured.ended_ns,
+        then=found.then,
         survivors=tuple(str(each) for each in process.survivors() if each.pid not in before),
     )
 
@@ -134,13 +139,18 @@ async def _run(staging: Staging, limits: Limits, found: _Findings) -> None:
     found.qemu = scene.guest.control.qemu_version
     found.watch = scene.watch
     request = MAKERS[case.request](scene)
+    second = MAKERS[case.then](scene) if case.then else None
     with timeline.stage("prepare"):
-        await scene.during(request.prepare(staging.deadline, stack))
+        for each in filter(None, (request, second)):
+            await scene.during(each.prepare(staging.deadline, stack))
     found.tool = request.tool
     # The exit stack calls this before it kills the guests, and before it ends the request's tool.
     stack.push_async_callback(_release, scenario, scene, request, found)
     found.outage = await scenario.strand(scene)
     await measure(staging, scene, request, limits.deadline_s, found.measured)
+    if case.then and second and found.measured.outcome is not Outcome.DIED:
+        found.then = await follow_up(staging, scene, case.then, second, limits.then_s)
+        await found.measured.look_for_late_answer(request, LATE_S)
     await scene.watch.look()
     if scene.watch.damage is not None:
         found.recovery = Recovery(None, None, "damaged", damage=scene.watch.damage)
@@ -172,7 +182,8 @@ async def _recovered(
     """Recover the guest. If that fails, the results from before are still valid."""
     answered = measured.reply is not None or measured.late_ns is not None
     try:
-        return await scene.during(scenario.recover(scene, request, limit_s, answered=answered))
+        recovery = scenario.recover(scene, request, limit_s, answered=answered)
+        return await scene.during(recovery, completing=True)
     except TrialLost as error:
         if (damage := scene.watch.damage) is not None:
             return Recovery(None, None, "damaged", damage=damage)

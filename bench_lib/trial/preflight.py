@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bench_lib.errors import HostError
 from bench_lib.host import needs, setup
 from bench_lib.host.need import PROGRAMS, Need
-from bench_lib.record import RequestName
+from bench_lib.record import ManagerName, RequestName
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
 from bench_lib.trial.requests.description import REQUESTS
@@ -17,10 +17,15 @@ from bench_lib.trial.scenarios.description import MIGRATION, SCENARIOS
 ALWAYS = frozenset({Need.ARCHITECTURE, Need.KVM, Need.ROOT, Need.QEMU, Need.STACKS})
 """The needs of every trial."""
 
+MANAGERS = {ManagerName.QEMU: frozenset[Need](), ManagerName.LIBVIRT: frozenset({Need.LIBVIRT})}
+"""What each manager needs."""
+
 
 def needs_of(case: Case) -> frozenset[Need]:
     """Return the needs of a case beside those of every trial."""
-    return SCENARIOS[case.scenario].needs | REQUESTS[case.request].needs
+    requests = [case.request, *([case.then] if case.then else [])]
+    needs_of_requests = frozenset[Need]().union(*(REQUESTS[each].needs for each in requests))
+    return SCENARIOS[case.scenario].needs | needs_of_requests | MANAGERS[case.manager]
 
 
 def check(settings: Settings, cases: Sequence[Case] | None = None) -> None:
@@ -36,13 +41,13 @@ def check(settings: Settings, cases: Sequence[Case] | None = None) -> None:
     setup.check_huge_pages(max((case.huge_pages for case in cases), default=0))
 
 
-def lacking(request: RequestName, *, lab: bool) -> str | None:
+def lacking(request: RequestName, manager: ManagerName, *, lab: bool) -> str | None:
     """Return what this host lacks for a request, or None if it lacks nothing.
 
     :param lab: whether the request is made in a lab on this host. A lab has the host's programs,
         but a kernel and rights of its own.
     """
-    wanted = REQUESTS[request].needs
+    wanted = REQUESTS[request].needs | MANAGERS[manager]
     try:
         needs.check_all(wanted & PROGRAMS if lab else wanted, Settings.from_environment())
     except HostError as error:

@@ -82,10 +82,18 @@ class Scene:
         """Observes the guest's workload."""
         return self.guest.watch
 
-    async def during(self, work: Coroutine[Any, Any, T], *, guest_may_end: bool = False) -> T:
+    async def during(
+        self,
+        work: Coroutine[Any, Any, T],
+        *,
+        guest_may_end: bool = False,
+        completing: bool = False,
+    ) -> T:
         """Do `work` while every QEMU of the scene lives that has to live.
 
         :param guest_may_end: whether the guest may end, because `work` waits for its end.
+        :param completing: whether `work` completes the migration, after which a manager may end the
+            source.
         :raise GuestDied: a QEMU ended.
         """
         return await work if guest_may_end else await self.guest.during(work)
@@ -110,7 +118,13 @@ class MigrationScene(Scene):
         """The guest at the source of the migration."""
         return self.migration.source.guest
 
-    async def during(self, work: Coroutine[Any, Any, T], *, guest_may_end: bool = False) -> T:
-        if not self.source_may_end:
+    async def during(
+        self,
+        work: Coroutine[Any, Any, T],
+        *,
+        guest_may_end: bool = False,
+        completing: bool = False,
+    ) -> T:
+        if not (self.source_may_end or (completing and self.migration.ends_source)):
             work = self.source.during(work)
-        return await super().during(work, guest_may_end=guest_may_end)
+        return await super().during(work, guest_may_end=guest_may_end, completing=completing)

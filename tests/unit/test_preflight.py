@@ -10,7 +10,7 @@ import pytest
 from bench_lib.errors import HostError, ProgramMissing, PtraceForbidden
 from bench_lib.host import needs
 from bench_lib.host.need import Need
-from bench_lib.record import RequestName, ScenarioName
+from bench_lib.record import ManagerName, RequestName, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.trial import preflight
 from bench_lib.trial.case import Case
@@ -77,10 +77,16 @@ def test_a_lab_needs_the_programs_of_its_host_but_not_its_rights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _lacks(monkeypatch, {Need.PTRACE_SIBLING}, PtraceForbidden("No process may be traced."))
-    assert preflight.lacking(RequestName.GDB_ATTACH, lab=False) == "No process may be traced."
-    assert preflight.lacking(RequestName.GDB_ATTACH, lab=True) is None
+    assert (
+        preflight.lacking(RequestName.GDB_ATTACH, ManagerName.QEMU, lab=False)
+        == "No process may be traced."
+    )
+    assert preflight.lacking(RequestName.GDB_ATTACH, ManagerName.QEMU, lab=True) is None
     _lacks(monkeypatch, {Need.GDB}, ProgramMissing("gdb is not installed."))
-    assert preflight.lacking(RequestName.GDB_ATTACH, lab=True) == "gdb is not installed."
+    assert (
+        preflight.lacking(RequestName.GDB_ATTACH, ManagerName.QEMU, lab=True)
+        == "gdb is not installed."
+    )
 
 
 def test_needs_are_checked_in_their_order(
@@ -94,4 +100,4 @@ def test_needs_are_checked_in_their_order(
 
     monkeypatch.setattr(needs, "check", check)
     preflight.check(SETTINGS, [Case(ScenarioName.BLACKHOLE, RequestName.GDB_ATTACH)])
-    assert asked == [need for need in Need if need is not Need.PTRACE]
+    assert asked == [need for need in Need if need not in {Need.PTRACE, Need.LIBVIRT}]

@@ -38,8 +38,8 @@ def test_the_keys_and_types_of_a_record_are_those_of_the_code() -> None:
     assert reference.with_types(page) == page, AGAIN
 
 
-PARTS = {"Record", "Shape", "Kernel", "Host", "Evidence", "Thread", "Stage", "Recovery", "Slot",
-         "Setup"}  # fmt: skip
+PARTS = {"Record", "FollowUp", "Shape", "Kernel", "Host", "Evidence", "Thread", "Stage", "Recovery",
+         "Slot", "Setup"}  # fmt: skip
 """The types of a record that have keys."""
 
 

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench_lib.host.need import Need
-from bench_lib.record import RequestName
+from bench_lib.record import ManagerName, RequestName
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,10 @@ class RequestDescription:
     :ivar needs: what a host must have for the request.
     :ivar ends_guest: whether QEMU has ended when the request is answered.
     :ivar terminal: whether QEMU has to be in the foreground of a terminal.
+    :ivar manager: the only one that has it; None for a request to QEMU itself.
+    :ivar deadline_s: its own default, where the usual one says too little.
+    :ivar to_source: whether the source of a migration answers it, so that no thread of the
+        destination's QEMU can be to blame for a hang.
     :ivar gdbstub: whether QEMU has to have a gdbstub.
     """
 
@@ -23,7 +27,22 @@ class RequestDescription:
     ends_guest: bool = False
     terminal: bool = False
     gdbstub: bool = False
+    manager: ManagerName | None = None
+    deadline_s: float | None = None
+    to_source: bool = False
 
+    def offered_by(self, manager: ManagerName) -> bool:
+        """Whether a guest of that manager can be asked for it."""
+        if self.manager is not None:
+            return self.manager is manager
+        # libvirt's QEMU is not in the foreground of a terminal.
+        return not (self.terminal and manager is ManagerName.LIBVIRT)
+
+
+LIBVIRT_DEADLINE_S = 60.0
+"""libvirt refuses a call that waits for another one after 30 s, and gives a kill up after 40 s."""
+
+_LIBVIRT = RequestDescription(manager=ManagerName.LIBVIRT, deadline_s=LIBVIRT_DEADLINE_S)
 
 REQUESTS: dict[RequestName, RequestDescription] = {
     RequestName.STOP: RequestDescription(),
@@ -37,4 +56,15 @@ REQUESTS: dict[RequestName, RequestDescription] = {
     RequestName.REGISTERS: RequestDescription(),
     RequestName.SIGKILL: RequestDescription(ends_guest=True),
     RequestName.QUERY_STATUS: RequestDescription(),
+    RequestName.VIRT_SUSPEND: _LIBVIRT,
+    RequestName.VIRT_DESTROY: replace(_LIBVIRT, ends_guest=True),
+    RequestName.VIRT_DESTROY_GRACEFUL: replace(_LIBVIRT, ends_guest=True),
+    RequestName.VIRT_ABORT: replace(_LIBVIRT, to_source=True),
+    RequestName.VIRT_REBOOT_DAEMON: _LIBVIRT,
+    RequestName.VIRT_DOMSTATE: _LIBVIRT,
 }
+
+
+def offered_by(manager: ManagerName) -> list[RequestName]:
+    """The requests that a guest of that manager can be asked for, in the order of tables."""
+    return [name for name in RequestName if REQUESTS[name].offered_by(manager)]

@@ -20,12 +20,14 @@ class Reply:
     :ivar refusal: the error that the answer was; None if the request was granted.
     :ivar resolution_ns: the longest time between two looks for the answer, if it had to be polled
         for; None if an event was waited for.
+    :ivar ended_ns: the time of QEMU's death, if that is not the answer; on the same clock.
     """
 
     sent_ns: int
     answered_ns: int
     refusal: str | None = None
     resolution_ns: int | None = None
+    ended_ns: int | None = None
 
     @property
     def latency_ns(self) -> int:

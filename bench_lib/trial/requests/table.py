@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from bench_lib.record import RequestName
+from bench_lib.trial.requests import virt
 from bench_lib.trial.requests.debuggers import GdbAttach, GdbstubBreak, PtraceInterrupt
 from bench_lib.trial.requests.endings import CtrlC, Quit, Sigkill, Sigterm
 from bench_lib.trial.requests.monitors import QueryStatus, Registers, Stop
@@ -22,4 +23,10 @@ MAKERS: dict[RequestName, type[Request]] = {
     RequestName.REGISTERS: Registers,
     RequestName.SIGKILL: Sigkill,
     RequestName.QUERY_STATUS: QueryStatus,
+    RequestName.VIRT_SUSPEND: virt.VirtSuspend,
+    RequestName.VIRT_DESTROY: virt.VirtDestroy,
+    RequestName.VIRT_DESTROY_GRACEFUL: virt.VirtDestroyGraceful,
+    RequestName.VIRT_ABORT: virt.VirtAbort,
+    RequestName.VIRT_REBOOT_DAEMON: virt.VirtRebootDaemon,
+    RequestName.VIRT_DOMSTATE: virt.VirtDomstate,
 }

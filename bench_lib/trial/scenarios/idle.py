@@ -16,7 +16,7 @@ class Idle(Scenario[Scene]):
     async def stage(self) -> Scene:
         staging = self.staging
         with staging.timeline.stage("start"):
-            (guest,) = await self._started(self._spec())
+            guest = await staging.manager.start(self._spec(), staging.deadline, staging.stack)
         with staging.timeline.stage("guest-up"):
             tids = await guest.during(guest.vcpu_tids(staging.deadline))
             await guest.during(guest.watch.ready(staging.deadline))

@@ -47,11 +47,14 @@ class MigrationScenario(Scenario[MigrationScene]):
             name = plan.run.name(staging.seq, "source")
             origin = GuestConfig(name, plan.qemu, staging.workload, shape, netns_fd=ends.source.fd)
             incoming = dataclasses.replace(target, incoming=True, netns_fd=ends.destination.fd)
-            source, destination = await self._started(origin, incoming)
-            migration = staging.manager.migrate(source, destination, staging.stack)
+            address = ends.destination.address
+            migration = await staging.manager.start_pair(
+                origin, incoming, address, staging.deadline, staging.stack
+            )
+            source, destination = (side.guest for side in migration.sides)
+            self._kill_at_the_end(source, destination)
 
         async def guest_up() -> list[int]:
-            await migration.configure(ends.destination.address, shape, staging.deadline)
             # Query this now, because a destination with a hung vCPU may not answer.
             tids = await destination.vcpu_tids(staging.deadline)
             await source.watch.ready(staging.deadline)

@@ -7,7 +7,6 @@ import signal
 from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, TypeVar
 
-from bench_lib.deadline import together
 from bench_lib.guest.qemu import Guest, GuestConfig
 from bench_lib.record import Recovery, ScenarioName
 from bench_lib.trial.requests.description import REQUESTS
@@ -64,27 +63,24 @@ class Scenario(ABC, Generic[SceneT]):
         """
         raise NotImplementedError(f"a guest in {self.name} cannot be recovered")
 
-    async def _started(self, *specs: GuestConfig) -> list[Guest]:
-        """Start guests concurrently."""
-        staging = self.staging
-        guests = await together(
-            *(staging.manager.start(spec, staging.deadline, staging.stack) for spec in specs)
-        )
-        # At the end, kill all guests first. Otherwise each one would be reaped before the next one
-        # is killed.
+    def _kill_at_the_end(self, *guests: Guest) -> None:
+        """Kill all guests first at the end.
+
+        Otherwise each one would be reaped before the next one is killed.
+        """
         for guest in guests:
-            staging.stack.callback(guest.child.signal, signal.SIGKILL)
-        return guests
+            self.staging.stack.callback(guest.child.signal, signal.SIGKILL)
 
     def _spec(self) -> GuestConfig:
         """Return the configuration of the guest that the request is made to."""
         staging = self.staging
-        request = REQUESTS[staging.case.request]
+        case = staging.case
+        requests = [REQUESTS[each] for each in (case.request, case.then) if each is not None]
         return GuestConfig(
             staging.plan.run.name(staging.seq, "destination"),
             staging.plan.qemu,
             staging.workload,
-            staging.case.shape,
-            terminal=request.terminal,
-            gdbstub=request.gdbstub,
+            case.shape,
+            terminal=any(each.terminal for each in requests),
+            gdbstub=any(each.gdbstub for each in requests),
         )

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The process that calls libvirt: libvirt's calls cannot be cancelled, but this can be killed.
+
+    python -m bench_lib.libvirt.client URI
+
+Connects, prints an answer, and then makes one call per line of stdin; see `Call`. The answer to
+each is a line of JSON; see `Answer`. The clock stands around the call alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+
+class Call(msgspec.Struct):
+    """One call. :ivar domain: the name of a domain; None for a method of the connection."""
+
+    method: str
+    arguments: list[Any] = []
+    domain: str | None = None
+
+
+class Refusal(msgspec.Struct):
+    """libvirt's error. :ivar code: the name of its virErrorNumber."""
+
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.code})"
+
+
+class Answer(msgspec.Struct):
+    """What became of a call. The moments are nanoseconds on the monotonic clock.
+
+    :ivar result: what the call returned, if that is a number or a string.
+    """
+
+    sent_ns: int
+    answered_ns: int
+    result: int | str | list[int] | None = None
+    refusal: Refusal | None = None
+
+    @property
+    def error(self) -> str | None:
+        """The refusal for people, if there is one."""
+        return None if self.refusal is None else str(self.refusal)
+
+
+def main(uri: str) -> None:
+    """Serve calls until stdin ends."""
+    # Only this process needs libvirt-python.
+    import libvirt
+
+    libvirt.registerErrorHandler(lambda *_: None, None)
+    names = {value: name for name, value in vars(libvirt).items() if name.startswith("VIR_ERR_")}
+
+    def timed(call: Callable[..., Any], *arguments: Any) -> tuple[Answer, Any]:
+        sent_ns = time.monotonic_ns()
+        try:
+            result = call(*arguments)
+        except libvirt.libvirtError as error:
+            now_ns = time.monotonic_ns()
+            number = error.get_error_code()
+            code = names.get(number, f"virErrorNumber {number}")
+            refusal = Refusal(code, error.get_error_message() or str(error))
+            return Answer(sent_ns, now_ns, refusal=refusal), None
+        now_ns = time.monotonic_ns()
+        plain = result if isinstance(result, int | str | list) else None
+        return Answer(sent_ns, now_ns, plain), result
+
+    def say(answer: Answer) -> None:
+        sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+        sys.stdout.buffer.flush()
+
+    answer, connection = timed(libvirt.open, uri)
+    say(answer)
+    if answer.refusal:
+        return
+    for line in sys.stdin.buffer:
+        call = msgspec.json.decode(line, type=Call)
+        target = connection
+        if call.domain is not None:
+            found, target = timed(connection.lookupByName, call.domain)
+            if found.refusal:
+                say(found)
+                continue
+        say(timed(getattr(target, call.method), *call.arguments)[0])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Calls to libvirt, each of which is made by a process that can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from contextlib import AsyncExitStack
+from typing import Any, ClassVar
+
+from bench_lib.deadline import Deadline
+from bench_lib.errors import LibvirtFailed
+from bench_lib.libvirt import calls
+from bench_lib.libvirt.calls import Client
+from bench_lib.libvirt.client import Answer
+from bench_lib.libvirt.manager import LibvirtGuest
+from bench_lib.trial.requests.request import Reply, Request
+from bench_lib.trial.scene import MigrationScene, Scene
+
+# Values of libvirt-domain.h.
+VIR_DOMAIN_DESTROY_GRACEFUL = 1
+VIR_DOMAIN_ABORT_JOB_POSTCOPY = 1
+
+
+class VirtCall(Request):
+    """A call of libvirt's, from just before it until it returns.
+
+    :cvar method: of the domain, as libvirt-python names it, with these `arguments`.
+    """
+
+    method: ClassVar[str]
+    arguments: ClassVar[tuple[Any, ...]] = ()
+
+    _client: Client
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        assert isinstance(scene.guest, LibvirtGuest)
+        self.asked: LibvirtGuest = scene.guest
+
+    async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
+        self._client = await self._connected("request", deadline, stack)
+        self.tool = await self._client.version(deadline)
+
+    async def _connected(self, name: str, deadline: Deadline, stack: AsyncExitStack) -> Client:
+        """A client that is connected to the daemon that is asked."""
+        made = calls.connected(self.scene.run, f"{self.asked.name}-{name}", self.asked.daemon)
+        client = await stack.enter_async_context(made)
+        await client.opened(deadline)
+        return client
+
+    async def send(self) -> None:
+        self._client.send(self.method, *self.arguments, domain=self.asked.domain)
+
+    async def answer(self, deadline: Deadline) -> Reply | None:
+        answer = await self._client.answer(deadline)
+        return None if answer is None else self._reply(answer)
+
+    def _reply(self, answer: Answer) -> Reply:
+        return Reply(answer.sent_ns, answer.answered_ns, answer.error)
+
+
+class VirtSuspend(VirtCall):
+    """virDomainSuspend, which has libvirt send QEMU a `stop`."""
+
+    method = "suspend"
+
+    async def undo(self, deadline: Deadline) -> None:
+        await self._client.call("resume", domain=self.asked.domain, deadline=deadline)
+
+
+class VirtDomstate(VirtCall):
+    """virDomainGetState, which libvirt answers without asking QEMU."""
+
+    method = "state"
+
+
+class VirtAbort(VirtCall):
+    """virDomainAbortJobFlags: the source gives the connection up; `migrate-pause` to QEMU."""
+
+    method = "abortJobFlags"
+    arguments = (VIR_DOMAIN_ABORT_JOB_POSTCOPY,)
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        if isinstance(scene, MigrationScene):
+            assert isinstance(scene.source, LibvirtGuest)
+            self.asked = scene.source
+
+
+class VirtDestroy(VirtCall):
+    """virDomainDestroy.
+
+    libvirt sends SIGTERM, looks every 0.2 s whether QEMU is still there, sends SIGKILL after 10 s,
+    and gives up after 40 s. So the answer comes in steps of 0.2 s, and QEMU's own end is kept too.
+    """
+
+    method = "destroy"
+
+    _ending: asyncio.Task[int]
+
+    async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
+        await super().prepare(deadline, stack)
+        self._ending = asyncio.create_task(self._end())
+        stack.callback(self._ending.cancel)
+
+    async def _end(self) -> int:
+        await self.guest.child.exited()
+        return time.monotonic_ns()
+
+    def _reply(self, answer: Answer) -> Reply:
+        ended_ns = self._ending.result() if self._ending.done() else None
+        return Reply(answer.sent_ns, answer.answered_ns, answer.error, ended_ns=ended_ns)
+
+
+class VirtDestroyGraceful(VirtDestroy):
+    """virDomainDestroyFlags with VIR_DOMAIN_DESTROY_GRACEFUL: no SIGKILL."""
+
+    method = "destroyFlags"
+    arguments = (VIR_DOMAIN_DESTROY_GRACEFUL,)
+
+
+class VirtRebootDaemon(VirtCall):
+    """A restart of libvirtd: the new one has to find the guest again, and asks QEMU for that."""
+
+    method = "state"
+
+    _sent_ns = 0
+    _asking: asyncio.Task[Reply] | None = None
+    _stack: AsyncExitStack
+
+    async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
+        await super().prepare(deadline, stack)
+        self._stack = stack
+        stack.callback(self._stop_asking)
+
+    def _stop_asking(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+
+    async def send(self) -> None:
+        self._sent_ns = time.monotonic_ns()
+        self.asked.daemon.signal(signal.SIGTERM)
+        self._asking = asyncio.create_task(self._ask())
+
+    async def _ask(self) -> Reply:
+        forever = Deadline.after(1e6)
+        await self.asked.daemon.restarted(forever)
+        while True:
+            try:
+                client = await self._connected("restarted", forever, self._stack)
+            except LibvirtFailed:  # it does not serve yet
+                await asyncio.sleep(0.01)
+                continue
+            client.send(self.method, domain=self.asked.domain)
+            answer = await client.answer(forever)
+            assert answer is not None
+            return Reply(self._sent_ns, answer.answered_ns, answer.error)
+
+    async def answer(self, deadline: Deadline) -> Reply | None:
+        assert self._asking is not None
+        await asyncio.wait({self._asking}, timeout=deadline.remaining_s)
+        return self._asking.result() if self._asking.done() else None
