@@ -139,7 +139,7 @@ def gate(
     terms = dataclasses.replace(DEFAULT_TERMS, tolerance=tolerance, limits_ns=_limits(limits))
     settings = options.with_jobs(Settings.from_environment(), jobs)
     if jobs is not None and most_boots is None:
-        raise click.UsageError("--jobs needs --boots-until-settled, whose boots it is for.")
+        raise click.UsageError("--jobs applies only to --boots-until-settled; give both options.")
     if report is not None:
         # Written before the work, which may take hours and may be killed.
         _write(report, junit.refusal(base, candidate, "There is no verdict yet."))
@@ -207,7 +207,7 @@ def _check_limits(held: Container[str], given: Sequence[str]) -> None:
     for name, _, text in (each.partition("=") for each in given):
         if text != NO_LIMIT and name not in held:
             raise CannotCompare(
-                f"--limit names {name}, and there are no records of {name}; "
+                f"--limit names {name}, but there are no records of {name}; "
                 f"`kickbench lab campaign --request {name} ...` makes some."
             )
 
@@ -220,10 +220,10 @@ def known(settings: Settings, name: str, records: Sequence[Record]) -> Kernel:
     kernels = list(dict.fromkeys(each.kernel for each in records))
     fitting = meant(name, map(describe, kernels), Suites.of(settings).meanings())
     if not fitting:
-        there = ", ".join(sorted({each.release for each in kernels})) or "no kernel yet"
+        releases = ", ".join(sorted({each.release for each in kernels}))
+        others = f"are records of {releases}" if releases else "are no records yet"
         raise CannotCompare(
-            f"There are no records of {name}; there are records of {there}. "
-            "`kickbench lab campaign` makes some."
+            f"There are no records of {name}; there {others}. `kickbench lab campaign` makes some."
         )
     if len(fitting) > 1:
         builds = "; ".join(each.version for each in fitting)

@@ -23,17 +23,17 @@ from bench_lib.verdict import summary
 
 
 def _start(text: str) -> datetime:
-    """The start of a date, or a date-time."""
+    """Read a date-time, or a date, which stands for its first moment."""
     return _moment(text, time.min)
 
 
 def _end(text: str) -> datetime:
-    """The end of a date, or a date-time."""
+    """Read a date-time, or a date, which stands for its last moment."""
     return _moment(text, time.max)
 
 
 def _moment(text: str, of_day: time) -> datetime:
-    """That time of day on a date, or a date-time."""
+    """Read a date-time, or a date, which stands for the time `of_day` on it."""
     try:
         day = date.fromisoformat(text)
     except ValueError:
@@ -41,7 +41,7 @@ def _moment(text: str, of_day: time) -> datetime:
     else:
         return datetime.combine(day, of_day, UTC)
     try:
-        return _in_utc(text)
+        return _date_time(text)
     except ValueError:
         raise click.BadParameter(
             f"{text!r} is not an ISO 8601 date or date-time; write it like 2026-11-26 or "
@@ -49,8 +49,8 @@ def _moment(text: str, of_day: time) -> datetime:
         ) from None
 
 
-def _in_utc(text: str) -> datetime:
-    """A date-time, which is UTC if it has no offset.
+def _date_time(text: str) -> datetime:
+    """Read a date-time. If it has no offset, it is in UTC.
 
     :raise ValueError: the text is not a date-time.
     """
@@ -62,8 +62,8 @@ def _in_utc(text: str) -> datetime:
 class Selection:
     """The filters of a report. An empty tuple selects all records.
 
-    :ivar since: the earliest start of a trial; None for no bound.
-    :ivar until: the latest start of a trial; None for no bound.
+    :ivar since: the earliest start of a trial; None if there is no bound.
+    :ivar until: the latest start of a trial; None if there is no bound.
     """
 
     kernels: tuple[Kernel, ...] = ()
@@ -73,8 +73,11 @@ class Selection:
     since: datetime | None = None
     until: datetime | None = None
 
-    def has(self, each: Record) -> bool:
-        """Whether a record matches every filter. No bound includes a start that is not a time."""
+    def matches(self, each: Record) -> bool:
+        """Whether a record matches every filter.
+
+        A record whose start is not a date-time matches neither `since` nor `until`.
+        """
         wanted = (
             (self.kernels, each.kernel),
             (self.scenarios, each.scenario),
@@ -87,7 +90,7 @@ class Selection:
         if self.since is None and self.until is None:
             return True
         try:
-            started = _in_utc(each.started)
+            started = _date_time(each.started)
         except ValueError:
             return False
         early = self.since is not None and started < self.since
@@ -104,13 +107,13 @@ class Selection:
     "--since",
     type=_start,
     metavar="DATE",
-    help="Only trials that started on this date or later.",
+    help="Report only trials that started on this date or later.",
 )
 @click.option(
     "--until",
     type=_end,
     metavar="DATE",
-    help="Only trials that started on this date or earlier.",
+    help="Report only trials that started on this date or earlier.",
 )
 @options.as_json()
 def report(
@@ -128,8 +131,9 @@ def report(
     by the deadline.
 
     The options select records. A record has to match every option, and one of the values of an
-    option that is repeated. DATE is 2026-11-26, which is the whole day, or a time such as
-    2026-11-26T14:30; it is UTC unless it has an offset (14:30+01:00).
+    option that is repeated. DATE is a date such as 2026-11-26, which includes the whole
+    day, or a date-time such as 2026-11-26T14:30. It is in UTC unless it has an offset
+    (14:30+01:00).
 
     \b
     Examples:
@@ -150,7 +154,7 @@ def report(
         _recorded(settings, kernels, records), scenarios, requests, images, since, until
     )
     _check_images(images, records)
-    selected = [each for each in records if chosen.has(each)]
+    selected = [each for each in records if chosen.matches(each)]
     if not selected and chosen != Selection():
         raise NothingSelected(
             f"None of the {len(records)} records in {settings.records} matches all options; "
@@ -169,7 +173,8 @@ def report(
         )
     else:
         click.echo(
-            f"No records yet in {settings.records}; `asv run` or `kickbench trial` makes some."
+            f"There are no records yet in {settings.records}; `asv run` or `kickbench trial` makes "
+            "some."
         )
 
 
@@ -178,7 +183,7 @@ def _recorded(
 ) -> tuple[Kernel, ...]:
     """The builds in the records that these names mean.
 
-    :raise UnknownKernel: the records have no kernel of one of the names.
+    :raise UnknownKernel: one of the names means no kernel that has records.
     """
     builds = [describe(kernel) for kernel in dict.fromkeys(each.kernel for each in records)]
     suites = Suites.of(settings).meanings() if names else {}
@@ -187,16 +192,14 @@ def _recorded(
         fitting = meant(name, builds, suites)
         if not fitting:
             releases = sorted({each.release for each in builds}, key=version_key)
-            raise UnknownKernel(
-                f"There are no records of kernel {name!r}; there are records of "
-                f"{', '.join(releases) or 'no kernel yet'}."
-            )
+            others = f"are records of {', '.join(releases)}" if releases else "are no records yet"
+            raise UnknownKernel(f"There are no records of kernel {name!r}; there {others}.")
         found.extend(each.kernel for each in fitting)
     return tuple(found)
 
 
 def _check_images(names: Sequence[str], records: Sequence[Record]) -> None:
-    """Refuse images that neither this version nor the version that made a record has.
+    """Refuse names of images that neither this version of kickbench nor any record has.
 
     :raise ImageError: there is no such image.
     """
@@ -209,7 +212,7 @@ def _check_images(names: Sequence[str], records: Sequence[Record]) -> None:
 
 
 def to_json(records: Sequence[Record]) -> bytes:
-    """The report as an object."""
+    """The report as a JSON object."""
     text = msgspec.json.encode(
         {
             "rows": [summary.flat(each) for each in summary.rows(records)],

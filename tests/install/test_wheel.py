@@ -115,7 +115,10 @@ def test_outside_of_histories_records_are_in_the_users_folder(
     installed: Command, tmp_path: Path
 ) -> None:
     said = installed("kickbench", "report").stdout
-    assert f"No records yet in {tmp_path}/home/.local/share/kickbench/.asv/records.jsonl" in said
+    assert (
+        f"There are no records yet in {tmp_path}/home/.local/share/kickbench/.asv/records.jsonl"
+        in said
+    )
 
 
 def test_set_up_has_nothing_to_do_if_everything_is_installed(installed: Command) -> None:

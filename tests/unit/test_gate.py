@@ -594,7 +594,7 @@ class TestCommand:
         record.append(records, *steady(OLD, 6), *steady(NEW, 6))
         code, output = self.invoke(OLD.release, NEW.release, "--limit", "quit=2s")
         assert code == CannotCompare.exit_status
-        assert "--limit names quit, and there are no records of quit" in output
+        assert "--limit names quit, but there are no records of quit" in output
         assert self.invoke(OLD.release, NEW.release, "--limit", "quit=none")[0] == 0
 
     def test_a_limit_that_applies_to_no_guest_is_refused(self, records: Path) -> None:
