@@ -13,12 +13,12 @@ from bench_lib.trial import preflight
 
 
 class KernelHost(KernelEnvironment):
-    """Measures the booted kernel, and refuses every other one."""
+    """The environment that measures the booted kernel and refuses every other one."""
 
     tool_name = "kernel-host"
 
     def install_project(self, conf: Any, repo: KernelRepo, commit_hash: str) -> None:
-        """Refuse a run that cannot be done before any part of it is done.
+        """Check a run before it starts, and refuse it if it cannot be completed.
 
         asv calls this for the first kernel of a run before it has measured or saved anything. So
         this checks every kernel that asv has requested from the repository.
@@ -28,7 +28,7 @@ class KernelHost(KernelEnvironment):
             name = repo.get_name_from_hash(others[0]) or others[0]
             refuse(
                 f"{name} is not the booted kernel, which is v{repo.booted.release}; "
-                "kernel-host measures no other kernel. Boot that one, and run this again.",
+                "kernel-host measures only the booted kernel; boot that one, and run asv again.",
                 WrongKernel.exit_status,
             )
         try:

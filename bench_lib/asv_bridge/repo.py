@@ -62,7 +62,7 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
         return Suites.of(Settings.from_environment()).meanings()
 
     def build(self, name: str | None) -> Build:
-        """Return the build with this name; the booted one for the branch, HEAD and None.
+        """Return the build with this name. None, HEAD and the branch mean the booted kernel.
 
         If a release has several builds, its name means the build that has it as a tag.
 
@@ -115,7 +115,7 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
                 chosen = builds[start:end]
         except NoSuchNameError as error:
             raise UserError(
-                f"There is no kernel {str(error)!r} in {self._ledger.path.name}. It has "
+                f"{self._ledger.path.name} has no kernel {str(error)!r}. Its kernels are "
                 f"{', '.join(map(self._ledger.tag, self._builds))}."
             ) from None
         return self._note_request([build.id for build in reversed(chosen)])
@@ -127,7 +127,8 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
 
     def get_hash_from_name(self, name: str | None) -> str:
         build_id = self.build(name).id
-        if name is not None:  # asv looks None up, too, to discover benchmarks
+        # To discover benchmarks, asv looks up None.
+        if name is not None:
             self._note_request([build_id])
         return build_id
 
@@ -161,8 +162,8 @@ class KernelRepo(Repo):  # type: ignore[misc]  # asv has no types
         positions = {build.id: position for position, build in enumerate(self._builds)}
         if unknown := [commit for commit in commits if commit not in positions]:
             raise UserError(
-                f"There are results of {', '.join(sorted(unknown))}, but no such kernel in "
-                f"{self._ledger.path.name}. Copy the entry from the ledger of the checkout that "
-                "made them."
+                f"There are results of {', '.join(sorted(unknown))}, but {self._ledger.path.name} "
+                "has no such build. Copy each entry from the ledger of the checkout that made the "
+                "results."
             )
         return {commit: positions[commit] for commit in commits}

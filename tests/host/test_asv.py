@@ -192,7 +192,7 @@ def test_a_range_that_names_another_kernel_is_refused_and_changes_nothing(
 def test_an_unknown_kernel_is_refused_with_the_known_ones(asv: Command) -> None:
     done = asv("run", "v1.2.3^!")
     assert done.returncode == 1
-    assert f"There is no kernel 'v1.2.3' in kernels.json. It has {TAG}" in (
+    assert f"kernels.json has no kernel 'v1.2.3'. Its kernels are {TAG}" in (
         done.stderr + done.stdout
     )
 
