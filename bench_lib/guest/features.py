@@ -26,7 +26,7 @@ CAPABILITIES = {"postcopy-ram": "2.6", "events": "2.4"}
 
 
 PREEMPT = "postcopy-preempt"
-"""The migration capability of shapes with `preempt`; QEMU has it since 7.1."""
+"""The migration capability of shapes with `preempt`; QEMU 7.1 introduced it."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Features:
     :ivar version: the version in its QMP greeting.
     :ivar commands: the names of its QMP commands.
     :ivar capabilities: the names of its migration capabilities.
-    :ivar max_vcpus: the most vCPUs of the machine type that guests use.
+    :ivar max_vcpus: how many vCPUs the machine type of the guests can have.
     """
 
     version: str
@@ -65,7 +65,7 @@ async def check(run: Run, qemu: str, shapes: Iterable[Shape], deadline: Deadline
     """Check that a QEMU has the features that trials need.
 
     :param shapes: the shapes of the guests that will be started.
-    :raise BadShape: the machine type cannot have as many vCPUs.
+    :raise BadShape: the machine type cannot have so many vCPUs.
     :raise NotStarted: the program starts QEMU as another process.
     :raise ProgramMissing: there is no such program.
     :raise QemuTooOld: QEMU lacks a feature, or does not answer.
@@ -82,7 +82,7 @@ async def check(run: Run, qemu: str, shapes: Iterable[Shape], deadline: Deadline
             machine = architecture.for_trials().machine
             raise BadShape(
                 f"The machine type {machine} of {qemu} has at most {features.max_vcpus} vCPUs, not "
-                f"{shape.vcpus}."
+                f"{shape.vcpus}; start the guest with fewer vCPUs."
             )
 
 
@@ -121,7 +121,8 @@ async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
         except MonitorFailed as error:
             raise QemuTooOld(
                 f"{qemu} does not answer QMP commands that newer versions answer"
-                f"{last_words(log) or f': {error}'}."
+                f"{last_words(log) or f': {error}'.rstrip('.')}. Install a newer QEMU, or set "
+                "KICKBENCH_QEMU to one."
             ) from None
         # Trials look at the threads of the process that they start, and they signal and kill it.
         if not Path(f"/proc/{child.pid}/task/{thread['thread-id']}").exists():

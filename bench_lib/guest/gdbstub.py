@@ -44,7 +44,7 @@ class GdbStub:
         :raise MonitorFailed: the connection broke.
         """
         # QEMU reports every stop. Reports of earlier stops are not the answer, so discard them.
-        with suppress(BlockingIOError), self._reported():
+        with suppress(BlockingIOError), self._broken_connection():
             while self._socket.recv(CHUNK):
                 pass
         sent_ns = time.monotonic_ns()
@@ -59,7 +59,7 @@ class GdbStub:
         :raise MonitorFailed: the connection broke.
         """
         attentive_s = min(ATTENTIVE_S, deadline.remaining_s)
-        with self._reported():
+        with self._broken_connection():
             if select.select([self._socket], [], [], attentive_s)[0]:
                 self._received += self._not_empty(self._socket.recv(CHUNK))
                 now_ns = time.monotonic_ns()
@@ -82,11 +82,12 @@ class GdbStub:
         self._send(CONTINUE)
 
     def _send(self, data: bytes) -> None:
-        with self._reported():
+        with self._broken_connection():
             self._socket.sendall(data)
 
     @contextmanager
-    def _reported(self) -> Iterator[None]:
+    def _broken_connection(self) -> Iterator[None]:
+        """Turn an error of the socket into a `MonitorFailed`."""
         try:
             yield
         except BlockingIOError:

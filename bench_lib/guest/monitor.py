@@ -40,7 +40,7 @@ class Monitor:
         return f"{number} ({package})" if package else number
 
     async def connect(self, connection: socket.socket, deadline: Deadline) -> None:
-        """Wait for QEMU's greeting and negotiate capabilities, out-of-band execution included.
+        """Wait for QEMU's greeting and negotiate capabilities, including out-of-band execution.
 
         :raise MonitorFailed: QEMU does not answer, or has ended.
         """
@@ -73,8 +73,8 @@ class Monitor:
     ) -> Any:
         """Execute a command and return its value.
 
-        :param out_of_band: whether QEMU executes the command while another one blocks its main
-            loop.
+        :param out_of_band: whether to execute the command out of band, so that QEMU answers it
+            even while another command blocks the main loop.
         :param may_refuse: whether an error answer leaves the monitor usable.
         :raise MonitorRefused: QEMU answered with an error, and `may_refuse` is set.
         :raise MonitorFailed: QEMU answered with an error or not in time, or the connection broke.
@@ -85,11 +85,11 @@ class Monitor:
             async with asyncio.timeout(deadline.remaining_s):
                 return await self._client.execute(command, arguments, oob=out_of_band)
         except TimeoutError:
-            raise self._failed(f"{command} was not answered before the deadline.") from None
+            raise self._failed(f"QEMU did not answer {command} before the deadline.") from None
         except ExecuteError as error:
             if may_refuse:
                 raise MonitorRefused(f"{self.name} refused {command}: {error}") from None
-            raise self._failed(f"{command} was refused: {error}") from None
+            raise self._failed(f"QEMU refused {command}: {error}") from None
         except (QMPError, OSError, EOFError) as error:
             raise self._failed(f"the connection broke during {command}: {error}") from None
 

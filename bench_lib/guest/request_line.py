@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The QMP connection for the measured request, with a minimal client of our own.
 
-Everything else uses qemu.qmp (see `monitor`). There a reply takes several iterations of the event
+Everything else uses qemu.qmp (see `monitor`), where a reply takes several iterations of the event
 loop, and the events that arrive with it come first. That adds 0.3 ms to a `stop` of 0.45 ms
 (measured with tools/compare_clocks.py).
 """
@@ -76,7 +76,7 @@ class RequestLine:
         if self._failure is not None:
             raise self._failure
         if self._unanswered is not None:
-            raise self._failed(f"{self._unanswered} was not answered before the deadline")
+            raise self._failed(f"QEMU did not answer {self._unanswered} before the deadline")
         message = {"execute": command, **({"arguments": arguments} if arguments else {})}
         text = json.dumps(message).encode() + b"\n"
         # Read the clock before the call, because QEMU may start to work, even on this CPU, before

@@ -50,7 +50,7 @@ class MemoryDamage:
 
 @dataclass
 class Marks:
-    """Parses the bytes that a guest sends; guest-images/gup.S describes their format."""
+    """A parser of the bytes that a guest sends; guest-images/gup.S describes their format."""
 
     passes: dict[int, int] = field(default_factory=dict)
     """How many passes each vCPU has finished."""
@@ -110,7 +110,7 @@ class SerialLine(asyncio.Protocol):
             self._transport.pause_reading()
 
     async def resume(self) -> None:
-        """Read again, and return when what the guest sent during the pause has been read."""
+        """Resume reading, and return after all that the guest sent during the pause was read."""
         self._read_on()
         limit = Deadline.after(READ_OUT_S)
         while not limit.passed:

@@ -11,7 +11,7 @@ from bench_lib.record import Entry, Shape
 
 
 class Watch(ABC):
-    """Observes the workload of one running guest.
+    """An observer of the workload of one running guest.
 
     Between `pause` and `resume` nothing is read from the guest, because reading from a busy guest
     would disturb a measurement.
@@ -55,7 +55,7 @@ class Watch(ABC):
 
     @abstractmethod
     async def resume(self) -> None:
-        """Read again, and return when what the guest sent during the pause has been read."""
+        """Resume reading, and return after all that the guest sent during the pause was read."""
 
     @abstractmethod
     async def look(self) -> None:
