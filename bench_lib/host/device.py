@@ -12,12 +12,13 @@ from bench_lib.errors import KvmUnavailable
 
 DEVICE = Path("/dev/kvm")
 
-# linux/kvm.h: _IO(KVMIO, 0x00), 0x01 and 0x41, KVMIO being 0xAE.
+# linux/kvm.h: _IO(KVMIO, 0x00), 0x01 and 0x41, where KVMIO is 0xAE.
 KVM_GET_API_VERSION = 0xAE00
 KVM_CREATE_VM = 0xAE01
 KVM_CREATE_VCPU = 0xAE41
 KVM_API_VERSION = 12
-"""KVM's version since Linux 2.6.22; Documentation/virt/kvm/api.rst requires to refuse others."""
+"""KVM's version since Linux 2.6.22. Documentation/virt/kvm/api.rst requires applications to refuse
+any other."""
 
 
 def check(device: Path = DEVICE) -> None:
@@ -29,12 +30,12 @@ def check(device: Path = DEVICE) -> None:
         fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         raise KvmUnavailable(
-            f"There is no {device}: {_missing()}. Virtualization may be off in the firmware, or "
-            "this may be a virtual machine without nested virtualization."
+            f"There is no {device}; {_remedy()}. If that does not help, virtualization may be off "
+            "in the firmware, or this may be a virtual machine without nested virtualization."
         ) from None
     except PermissionError:
         raise KvmUnavailable(
-            f"This user may not open {device}; run kickbench as root, as trials require it."
+            f"This user may not open {device}; run kickbench as root, which trials require."
         ) from None
     except OSError as error:
         raise KvmUnavailable(f"{device} cannot be opened: {error.strerror}.") from None
@@ -58,8 +59,8 @@ def check(device: Path = DEVICE) -> None:
         os.close(fd)
 
 
-def _missing() -> str:
-    """How to get the device: the modules to load, or a kernel to boot."""
+def _remedy() -> str:
+    """What to do if the device is missing: load a module, or boot another kernel."""
     row = architecture.find()
     names = [module.name for module in row.kvm_modules if module.flag] if row else []
     return f"load {' or '.join(names)}" if names else "boot a kernel with KVM"

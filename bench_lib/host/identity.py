@@ -17,14 +17,15 @@ def booted() -> Kernel:
 
 
 def boot_id() -> str:
-    """The id of this boot, as described in random(4)."""
+    """The id of this boot; see random(4)."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def this_host(lab: tuple[str, str] | None) -> Host:
-    """The host that records made by this process carry.
+    """The host that this process stores in its records.
 
-    :param lab: in a lab, the lab's accelerator and the name of the machine that runs it.
+    :param lab: the lab's accelerator and the name of the machine that runs the lab; None outside of
+        a lab.
     """
     if lab is not None:
         accelerator, machine = lab

@@ -54,7 +54,7 @@ def accelerator() -> str:
 
 
 def host() -> Host:
-    """The host that records carry if they are made in a lab on this machine."""
+    """The host that is stored in records made in a lab on this machine."""
     return Host("lab", accelerator(), platform.node())
 
 
