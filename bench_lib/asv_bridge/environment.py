@@ -20,7 +20,7 @@ from bench_lib.settings import Settings
 
 
 class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
-    """Runs benchmark processes on this machine, with the Python that runs asv.
+    """An environment that runs benchmark processes on this machine, with the Python that runs asv.
 
     If a benchmark cannot be run, asv ends. If asv caught an error instead, it would save a failed
     result over a good one.
@@ -35,7 +35,7 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
         requirements: dict[str, str],
         tagged_env_vars: dict[Any, Any],
     ) -> None:
-        self._requirements: dict[str, str] = {}  # asv reads this before it sets it
+        self._requirements: dict[str, str] = {}  # asv reads this attribute before it sets it.
         self._installed: str | None = None
         self._results = Path(conf.results_dir)
         super().__init__(conf, python, {}, tagged_env_vars)
@@ -84,7 +84,7 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
         return {}
 
     def run(self, args: list[str], **kwargs: Any) -> Any:
-        """Run a benchmark process as asv does, in another folder than the current one.
+        """Run a benchmark process as asv does, but outside of the current folder.
 
         The process ends when asv dies, and reports in a file if it could not measure; see `suite`.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Starts a history: the folder in which asv works, and which many hosts may share through git."""
+"""Start a history: the folder in which asv works, and which many hosts may share through git."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Begun:
 
     :ivar made: the files that were written.
     :ivar differing: benchmarks that differ from those of this version of kickbench.
-    :ivar repository: whether a git repository was made. None is made in a folder that is in one.
+    :ivar repository: whether a git repository was made. None is made inside of another.
     """
 
     made: tuple[str, ...]

@@ -14,7 +14,7 @@ from bench_lib.lab import qemu
 
 
 class KernelLab(KernelEnvironment):
-    """Boots the kernel that asv requests. Each set of trials has a boot of its own.
+    """An environment that boots the kernel that asv requests, once per set of trials.
 
     Only the trials run in the lab. Benchmark processes and asv itself run on the host.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Registers this host with asv. Otherwise asv prompts for it, or ends, before its first run."""
+"""Register this host with asv, which otherwise prompts for it, or exits, before its first run."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Prints the progress of a benchmark process, whose output asv holds back."""
+"""Print the progress of a benchmark process, whose output asv holds back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench_lib.record import Record
 
 
 class Progress:
-    """Writes a line per trial, with the time left, to where asv's own messages go."""
+    """A file, where asv's own messages go, that gets a line per trial with the time left."""
 
     def __init__(self, path: Path | None, total: int) -> None:
         """Open the file, if that is possible. Errors of the output never fail a benchmark.

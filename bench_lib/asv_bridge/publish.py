@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Makes `asv publish` write a site that needs no network, completely or not at all.
+"""Make `asv publish` write a site that needs no network, completely or not at all.
 
 asv's own pages load their libraries from the web, so they are replaced by the page Kernels and by
 asv-tachyon, which shows the same data and loads nothing from the web.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Selects the parameter values that asv measures, so that it keeps its results of the others.
+"""Select the parameter values that asv measures, so that it keeps its results of the others.
 
 asv keeps one result per benchmark, kernel and environment. It has the values that the parameter
 listed when the benchmark last ran. If KICKBENCH_SET=core shortened the list, the results of the

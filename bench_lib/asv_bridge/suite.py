@@ -98,7 +98,8 @@ def failures_reported(settings: Settings) -> Iterator[None]:
 def silence_limit_s(settings: Settings) -> float:
     """Return the seconds without output after which asv ends a benchmark.
 
-    A trial prints a line when it ends, and a lab when it is up. Either is given up earlier.
+    A trial prints a line when it ends, and a lab when it is up. kickbench gives up either of them
+    before this limit.
     """
     longest_s = max(settings.deadline_of(each.deadline_s) for each in REQUESTS.values())
     return 300 + settings.lab_boot_s + 2 * (settings.staging_s + longest_s)
@@ -208,9 +209,9 @@ class RequestSuite:
     def track_latency(
         self, records: dict[str, list[Record]], value: str
     ) -> dict[str, object] | float:
-        """Time until the answer, with a sample per trial, of which asv takes median and interval.
+        """Time until the answer, with a sample per trial. asv calculates the median and interval.
 
-        If every trial was refused there is no such time, for which asv has NaN.
+        If every trial was refused, there is no such time, and the result is NaN.
         """
         samples = [
             record.waited_ns / NS_PER_S
