@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Reads /proc in a child process, which is killed if the kernel makes it wait.
+"""Read /proc in a child process, which is killed if the kernel makes it wait.
 
 Any file of another process in /proc may block for as long as a stuck thread of that process holds a
 lock: mmap_lock for the command line, exec_update_lock (during execve) even for the state. SIGKILL

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Finds virtual machine monitors: all on this host, or one by process id or name of the guest."""
+"""Find virtual machine monitors: all on this host, or one by process id or name of the guest."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Explains the threads of a VMM: what they wait for, what that blocks, and what ends the wait.
+"""Explain the threads of a VMM: what they wait for, what that blocks, and what ends the wait.
 
 These are pure functions of what `vmm` has read.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Formats explanations, as text for people and as JSON for programs."""
+"""Format explanations, as text for people and as JSON for programs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Reads a virtual machine monitor and its threads from /proc."""
+"""Read a virtual machine monitor and its threads from /proc."""
 
 from __future__ import annotations
 
