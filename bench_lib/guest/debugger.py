@@ -24,8 +24,8 @@ CHUNK = 65536
 
 GDB = [
     "gdb", "--nx", "--quiet", "--interpreter=mi2",
-    # Only whether every thread stops matters. Loading the symbols of a hundred libraries would take
-    # most of the time, and downloading symbols even more.
+    # Trials only need gdb to stop every thread. Loading the symbols of a hundred libraries would
+    # take most of the time, and downloading symbols even more.
     "-iex", "set auto-solib-add off",
     "-iex", "set debuginfod enabled off",
 ]  # fmt: skip
@@ -146,11 +146,12 @@ class Gdb:
 
 
 class Tracer:
-    """Stops threads with ptrace(2), from a thread of its own, because only the tracer can wait.
+    """A tracer that stops threads with ptrace(2), and waits for their stops in its own thread.
 
-    If a traced thread does not stop, the tracing thread waits until the traced one is dead. The
-    traced process cannot be reaped before the tracer has detached, so the caller waits for the
-    process and never has to join the tracing thread.
+    It needs that thread because only the thread that traces can wait for the stops. If a traced
+    thread does not stop, the tracing thread waits until the traced one is dead. The traced process
+    cannot be reaped before the tracer has detached, so the caller waits for the process and never
+    has to join the tracing thread.
     """
 
     def __init__(self, tids: Sequence[int]) -> None:

@@ -87,11 +87,11 @@ def command_line(
         "-cpu", ours.cpu,
         "-smp", str(config.shape.vcpus),
         "-m", f"{config.shape.memory_mib}M",
-        # A guest that resets is broken. With this QEMU ends instead, which is noticed at once.
+        # A guest that resets is broken. With -no-reboot QEMU exits, which kickbench notices.
         "-no-reboot",
         *config.workload.arguments(config.shape),
         "-chardev", f"socket,id=serial,fd={serial_fd}", "-serial", "chardev:serial",
-        # Two monitors: the measured request may block its own for ever, so everything else uses
+        # The measured request may block its own monitor for ever, so everything else uses
         # the other one.
         "-chardev", f"socket,id=control,fd={control_fd}", "-mon", "chardev=control,mode=control",
         "-chardev", f"socket,id=requests,fd={requests_fd}", "-mon", "chardev=requests,mode=control",

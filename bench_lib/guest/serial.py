@@ -23,7 +23,8 @@ SILENCE_S = 0.02
 """Seconds without data after which all that the guest had sent counts as read."""
 
 READ_OUT_S = 0.2
-"""The most seconds to read what the guest had sent. A guest that runs never stops sending."""
+"""The longest time, in seconds, to read what the guest had sent. A guest that runs never stops
+sending."""
 
 TURNS = 3
 """Iterations of the event loop after which the data that was in the socket has been read."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What runs in a guest, and how to see that it is up, dirties its memory, and finds it whole."""
+"""Workloads: the programs that guests run, and how kickbench observes them."""

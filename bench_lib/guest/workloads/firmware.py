@@ -10,7 +10,8 @@ from bench_lib.guest.workloads.workload import Watch, Workload
 from bench_lib.record import Shape
 
 PASSES = 2
-"""Passes of each vCPU that prove a guest up. In the second one it reads back all that it wrote."""
+"""Passes of each vCPU that prove that a guest is up. In the second one, the vCPU reads back what
+it wrote."""
 
 WHOLE_PASSES = 3
 """Marks of each vCPU until its memory counts as checked. The first mark ends a pass that started
@@ -18,7 +19,7 @@ earlier; the other two end complete passes."""
 
 
 class FirmwareWatch(Watch):
-    """Counts the mark that each vCPU sends at the end of each pass over its memory."""
+    """An observer that counts the marks that vCPUs send, one after each pass over their memory."""
 
     def __init__(self, line: SerialLine, vcpus: int) -> None:
         self._line = line
