@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Run apt with lists and settings of kickbench's own. The host's are read and never changed."""
+"""Run apt with kickbench's own lists and settings. The host's are read and never changed."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Apt:
     def _start(self, arguments: list[str], settings: str, folder: Path) -> subprocess.Popen[str]:
         try:
             return subprocess.Popen(
-                # Quietly, because apt's output would disturb the progress display.
+                # apt is quiet, because its output would disturb the progress display.
                 ["apt-get", "-qq", "-c", str(self._folder / settings), *arguments],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -135,7 +135,7 @@ class Apt:
                 stderr=subprocess.PIPE,
                 text=True,
                 env={**os.environ, "LC_ALL": "C"},
-                # A session of its own, so that apt and its children can be killed together.
+                # apt gets its own session, so that it and its children can be killed together.
                 start_new_session=True,
             )
         except FileNotFoundError:
@@ -202,7 +202,7 @@ def sources(*options: str) -> list[Source]:
         raise missing() from None
     found = []
     for uri, suite, key, file in (line.split("|") for line in text.splitlines()):
-        # Release files are beside the lists, and their names begin alike.
+        # Release files are beside the lists, and their names start alike.
         stem = file.rpartition(key.replace("/", "_"))[0]
         files = [path for end in ("InRelease", "Release") if (path := Path(stem + end)).is_file()]
         release = files[0].read_text(errors="replace") if files else ""
@@ -234,7 +234,7 @@ def finish(
     received: Callable[[], int],
     on_bytes: Callable[[int], None],
 ) -> list[str]:
-    """Wait for the end of downloads, and return for each why it failed, or "".
+    """Wait for the end of downloads, and return why each one failed, or "" if it did not.
 
     :param what: what is downloaded, as the subject of a sentence.
     :param received: returns the bytes that have been received.
@@ -275,7 +275,8 @@ def _killed_on_failure(running: Sequence[subprocess.Popen[str]]) -> Iterator[Non
         yield
     except BaseException:
         for process in running:
-            if process.returncode is None:  # not yet reaped, so its pid has not been reused
+            # A process that has not been reaped keeps its pid.
+            if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
         for process in running:
             with suppress(subprocess.TimeoutExpired):

@@ -21,11 +21,11 @@ from bench_lib.errors import ArchiveUnsafe, FetchFailed, ProgramMissing
 from bench_lib.host import packages
 
 OnBytes = Callable[[int, int], None]
-"""Takes the bytes that have been processed so far, and the total."""
+"""A function that takes the bytes that have been processed so far, and the total."""
 
 Place = Callable[[str], str | None]
-"""Maps the name of a file in an archive to its name in the folder that the archive is unpacked to;
-None if the file is not wanted."""
+"""A function that maps the name of a file in an archive to its name in the folder that the archive
+is unpacked to, or to None if the file is not wanted."""
 
 _DEB = b"!<arch>\n"
 _FILTERS = ("gzip", "bzip2", "lzma", "xz", "zstd", "lz4", "rpm")
@@ -60,7 +60,7 @@ def is_deb(file: Path) -> bool:
 
 
 def control(deb: Path) -> dict[str, str]:
-    """The fields of a Debian package's control file, of each the first line.
+    """The first line of each field of a Debian package's control file.
 
     :raise FetchFailed: the package is damaged.
     :raise ProgramMissing: libarchive is not installed.
@@ -112,7 +112,7 @@ class _Unpacking:
         if entry.issym:
             self._links.add(name)
             if wanted is not None:
-                # Not unpacked: a link such as boot/vmlinuz is a second name of another member.
+                # A link is not unpacked. A link such as boot/vmlinuz is a second name of a member.
                 self._inside(str(name.parent / os.fsdecode(entry.linkpath)))
         elif wanted is not None and (entry.isreg or entry.islnk):
             path = self._into / wanted
@@ -177,7 +177,7 @@ def _contents(file: Path, name: str, folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _reading(file: Path, formats: Sequence[str]) -> Iterator[Any]:
-    """The members of an archive, as libarchive-c's ArchiveRead."""
+    """Open an archive with libarchive-c, and yield its ArchiveRead, which has the members."""
     loaded = library()
     pointer = loaded.ffi.read_new()
     try:

@@ -205,7 +205,7 @@ class Store:
         """
         with self.new_folder() as doomed:
             try:
-                # Renamed first, so that the cache never shows an incomplete build.
+                # The folder is renamed first, so that the cache never shows an incomplete build.
                 found.folder.rename(doomed / "build")
             except OSError as error:
                 raise FetchFailed(
@@ -253,7 +253,7 @@ class Store:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Held, so that no other process deletes the new folder before it is locked.
+            # The lock is held, so that no other process deletes the new folder before it is locked.
             with lock.held(self.folder):
                 for left in self.folder.glob(f"{_NEW}*"):
                     _delete_unless_locked(left)

@@ -252,7 +252,7 @@ class Suites:
 
         :raise FetchFailed: no Release file could be read.
         """
-        # Deleted, so that files of the last reading are not taken for the mirror's.
+        # The folder is deleted, so that files of the last reading are not taken for the mirror's.
         shutil.rmtree(self.folder / "aliases", ignore_errors=True)
         aliases = apt.Apt(self.folder / "aliases")
         # Expired Release files are accepted, because only a name is read from them.
