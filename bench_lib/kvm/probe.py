@@ -30,7 +30,7 @@ from bench_lib.record import HUNG, Backing, Entry, Host, Kernel, Outcome, Setup
 from bench_lib.threads import ThreadState
 
 JUDGE_S = 0.1
-"""Seconds between the two looks that tell whether a vCPU that did not come back sleeps or spins."""
+"""Seconds between the two looks that show whether a vCPU that did not come back sleeps or spins."""
 
 KILLS = 8
 """The most kills per case; each needs a new worker. asv sees no difference with fewer samples."""
@@ -81,7 +81,8 @@ CASES = (
     ProbeCase("uaccess", "string", Entry.UACCESS),
     ProbeCase("uaccess-sigkill", "string", Entry.UACCESS, Wake.SIGKILL),
 )
-"""Every case. Its name has the fault path, and the memory and the wake if not the default."""
+"""Every case, by a name that has the fault path, and the memory and the wake unless they are the
+defaults."""
 
 
 def named(names: Sequence[str]) -> list[ProbeCase]:

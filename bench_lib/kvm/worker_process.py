@@ -59,7 +59,7 @@ class WorkerProcess:
         :param traced: whether we trace the worker, so that it reports returns without a signal too.
         :param cpu: the CPU that the worker is bound to.
         :param stack: ends the worker.
-        :raise ProbeFailed: the worker did not get as far as to run the vCPU.
+        :raise ProbeFailed: the worker ended, or did not start in time.
         """
         self._output, theirs = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, self._output)

@@ -52,7 +52,7 @@ class Campaign:
 
     @property
     def id(self) -> str:
-        """A digest of the campaign; a campaign that is started again resumes by it."""
+        """A digest of the campaign, by which a campaign that is started again finds its records."""
         parts = [
             self.name,
             [kernel.build.id for kernel in self.kernels],

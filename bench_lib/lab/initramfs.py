@@ -147,7 +147,7 @@ def _fill(root: Path, kernel: Bootable, busybox: Path) -> None:
 
 def _pack(root: Path, to: Path, busybox: Path) -> None:
     """Pack a folder into an initramfs: a cpio archive in the format "newc", uncompressed."""
-    # Sorted, so that a folder comes before its contents.
+    # The names are sorted, so that a folder comes before its contents.
     names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
     with to.open("wb") as archive:
         done = subprocess.run(

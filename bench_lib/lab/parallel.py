@@ -16,13 +16,13 @@ from bench_lib.record import Record
 from bench_lib.settings import Settings
 
 Keep = Callable[[Record], None]
-"""Takes each record."""
+"""A function that takes each record."""
 
 OnBoot = Callable[[Facts], None]
-"""Takes the facts of each lab that is up."""
+"""A function that takes the facts of each lab that is up."""
 
 Work = Callable[[Keep, OnBoot], Coroutine[Any, Any, None]]
-"""Boots a lab and makes trials in it."""
+"""A function that boots a lab and makes trials in it."""
 
 
 def jobs(settings: Settings) -> int:

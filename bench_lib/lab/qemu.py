@@ -136,8 +136,8 @@ def parameters(kernel: Bootable, *, emulated: bool) -> list[str]:
     :raise LabUnavailable: the command line is longer than the kernel accepts.
     """
     ours = {
-        # Resolved, because init.sh looks the path up in its own root, where a symbolic link would
-        # lead elsewhere.
+        # The path is resolved, because init.sh looks it up in its own root, where a symbolic link
+        # would lead elsewhere.
         "KICKBENCH_MODULES": kernel.modules.resolve(),
         "KICKBENCH_SHARE": SHARE,
         "KICKBENCH_PYTHON": sys.executable,

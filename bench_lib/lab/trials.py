@@ -36,7 +36,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """The search path of commands in a lab."""
 
 STAGING_S = 60
-"""Seconds after which a trial in a lab that is not yet staged and proved is lost, at the least.
+"""The least number of seconds after which a trial in a lab is lost if it is not staged and proved.
 Under emulation, everything takes ten times as long or longer."""
 
 CASES = "cases.json"

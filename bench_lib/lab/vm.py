@@ -42,7 +42,7 @@ READY_STRINGS = 3
 """The least number of strings in a lab's first message; see `agent`."""
 
 Output = Callable[[str, bytes], None]
-"""Takes "out" or "err", and the bytes that a command has written there."""
+"""A function that takes "out" or "err", and the bytes that a command has written there."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ async def booted(run: Run, kernel: Bootable, settings: Settings, share: Path) ->
         ours, theirs = socket.socketpair()
         stack.callback(ours.close)
         stack.callback(theirs.close)
-        # Before the deadline starts, because this makes the initramfs if it is not in the cache.
+        # Do this before the deadline starts, because it makes the initramfs if the cache has none.
         command = qemu.command_line(kernel, theirs.fileno(), share, settings)
         output, console_fd = os.pipe2(os.O_CLOEXEC)
         console = _Console(output)

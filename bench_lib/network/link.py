@@ -112,5 +112,5 @@ def delete(*names: str) -> None:
 
 
 def existing() -> list[str]:
-    """Return the names of all named network namespaces on this machine, of kickbench or not."""
+    """Return the names of all named network namespaces on this machine, not only of kickbench's."""
     return sorted(path.name for path in NAMESPACES.iterdir()) if NAMESPACES.is_dir() else []

@@ -42,7 +42,7 @@ BURST_BYTES = 1200
 
 
 class Traffic:
-    """Sends datagrams over a link in both directions.
+    """A sender of datagrams over a link in both directions.
 
     It keeps its sockets open, so that a proof costs only the datagrams.
     """
