@@ -26,7 +26,7 @@ from bench_lib.settings import Settings
 
 
 class _Group(click.Group):
-    """Turns an error into one sentence and an exit status.
+    """A group that turns an error into one sentence and an exit status.
 
     That includes a defect of kickbench, because Python's own status for an exception is 1, which
     is a verdict of `gate` and of `doctor`. Only -v prints the traceback.
@@ -49,7 +49,8 @@ class _Group(click.Group):
             ctx.exit(130)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
-        except Exception as error:  # of any class, so that no defect exits with a verdict
+        except Exception as error:
+            # Every class is caught, so that no defect exits with the status of a verdict.
             logging.getLogger(__name__).debug("", exc_info=True)
             click.echo(f"kickbench: {InternalError.of(error)}", err=True)
             ctx.exit(InternalError.exit_status)

@@ -273,7 +273,7 @@ def _until_settled(
 
     Records that could not be judged afterwards are refused before the first boot.
 
-    :param most: boots of each kernel at most.
+    :param most: the largest number of boots of each kernel.
     :param alike: whether to refuse records that were made on differing set-ups.
     :raise CannotCompare: the records cannot be judged, or a kernel cannot be booted in the lab.
     """

@@ -62,7 +62,7 @@ def bootable(settings: Settings, name: str) -> Bootable:
                     f"kickbench: {error} {here[-1].release} from the cache is used.", err=True
                 )
         if not here:
-            # A suite that could not be read may have it.
+            # A suite that could not be read may have this kernel.
             for remark in suites.remarks():
                 if remark != suites.problem:
                     click.echo(f"kickbench: {remark}", err=True)
@@ -86,7 +86,7 @@ def _refresh(suites: Suites, *, always: bool = False) -> None:
 
 def _fetch(cache: Store, suites: Suites, offer: debian.Offer) -> Bootable:
     with (
-        interrupt.raised(),  # so that a signal also ends apt and removes what it has fetched
+        interrupt.raised(),  # A signal also ends apt and removes its files.
         present.download(
             Console(stderr=True), f"fetching {offer.release} of {offer.suite}"
         ) as on_bytes,

@@ -30,7 +30,7 @@ def scenario(*names: str, **attributes: Any) -> Callable[[Command], Command]:
 
 
 def request(*names: str, **attributes: Any) -> Callable[[Command], Command]:
-    """The option --request; parameters as of `scenario`."""
+    """The option --request, with the parameters of `scenario`."""
     return _member("--request", RequestName, UnknownRequest, names, attributes)
 
 
@@ -47,7 +47,7 @@ def then() -> Callable[[Command], Command]:
 
 
 def image(*names: str, **attributes: Any) -> Callable[[Command], Command]:
-    """The option --image; parameters as of `scenario`."""
+    """The option --image, with the parameters of `scenario`."""
     text = f"Guest image: {', '.join(WORKLOADS)}. Only gup tests FOLL_INTERRUPTIBLE."
     return _option(
         "--image",
@@ -60,7 +60,7 @@ def image(*names: str, **attributes: Any) -> Callable[[Command], Command]:
 
 
 def kernel(*names: str, **attributes: Any) -> Callable[[Command], Command]:
-    """The option --kernel; parameters as of `scenario`."""
+    """The option --kernel, with the parameters of `scenario`."""
     return _option(
         "--kernel",
         *names,

@@ -230,9 +230,9 @@ def run(
 ) -> list[Record]:
     """Run trials under one kernel after another: natively for `booted`, else in the lab.
 
-    :param names: of the kernels.
+    :param names: the names of the kernels.
     :raise UnknownKernel: there is no such kernel; no trial was run.
-    :raise MemoryDamaged: another error ended the run, and before it a guest found damage.
+    :raise MemoryDamaged: a guest found damage before another error ended the run.
     """
     made: list[Record] = []
 
