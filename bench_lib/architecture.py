@@ -107,7 +107,7 @@ X86_64 = Architecture(
     kvm_modules=(
         KvmModule("kvm_intel", "vmx", nests=True),
         KvmModule("kvm_amd", "svm", nests=True),
-        # For virtual machines whose processor has neither flag.
+        # This module is for virtual machines whose processor has neither flag.
         KvmModule("kvm_pvm", None, nests=False),
     ),
     trials=Trials(

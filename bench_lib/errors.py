@@ -75,8 +75,8 @@ compares them with docs/reference/exit-statuses.md.
         ├── RecoveryFailed
         └── MemoryDamaged
 
-Every message is a full sentence for users who have not read the code. It says what failed, why, and
-what to do. ``TrialLost`` and its subclasses end a trial, not a run.
+Every message is a full sentence for users who have not read the code. It states what failed, why,
+and what to do. ``TrialLost`` and its subclasses end a trial, not a run.
 """
 
 from __future__ import annotations

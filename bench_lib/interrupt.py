@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Makes the signals that end a run end it in order."""
+"""Let a run clean up before a signal ends it."""
 
 from __future__ import annotations
 

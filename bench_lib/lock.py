@@ -14,7 +14,7 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY
 
 
 def take(path: Path, flags: int, *, wait: bool) -> int | None:
-    """Open and lock a file or folder, and return its descriptor, whose closing releases the lock.
+    """Open and lock a file or folder, and return its descriptor. Closing it releases the lock.
 
     :param flags: the flags of open(2).
     :param wait: wait until another holder has released the lock, instead of returning None.

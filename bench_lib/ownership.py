@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Marks everything that a run starts, so that kickbench finds it after the run has died.
+"""Mark everything that a run starts, so that kickbench finds it after the run has died.
 
 A run has an id and a folder under the runtime folder, and it locks that folder while it lives. The
 kernel drops the lock however the run ends. So a folder that is not locked belongs to a dead run.

@@ -46,7 +46,7 @@ def check(*, sibling: bool = False) -> None:
     """Try to trace a process of our own.
 
     :param sibling: whether to trace it from another child, as a debugger traces QEMU. Yama may
-        allow to trace a child and forbid to trace a sibling.
+        allow tracing a child and forbid tracing a sibling.
     :raise PtraceForbidden: the kernel refused; the message names what may forbid it.
     """
     target = Child(

@@ -130,7 +130,7 @@ class Settings:
         """
 
         def path(name: str, default: Path) -> Path:
-            # Absolute, because asv runs benchmarks in folders that it deletes.
+            # The path is absolute, because asv runs benchmarks in folders that it deletes.
             return Path(environ.get(name) or default).absolute()
 
         def duration(name: str, default: str) -> float:

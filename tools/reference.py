@@ -34,7 +34,7 @@ WIDTH = 100
 PLAIN = {str: "string", int: "integer", bool: "boolean", float: "number"}
 
 TABLE = re.compile(r"(?<=<!-- type: )(\w+)( -->\n)((?:\|.*\n)+)")
-"""Matches the comment that names a type, and the table below it."""
+"""A pattern for the comment that names a type, and the table below it."""
 
 
 def commands() -> str:

@@ -61,7 +61,7 @@ def qemu(settings: Settings) -> Iterator[Finding]:
         return await features.ask(run, settings.qemu, Deadline.after(QEMU_LIMIT_S))
 
     try:
-        # In a runtime folder of its own, without the lock of the settings' folder, because a QEMU
+        # Use another runtime folder, and do not lock that of the settings, because a QEMU
         # that only answers questions does not disturb measurements.
         with tempfile.TemporaryDirectory() as folder, ownership.measuring(Path(folder)) as run:
             found = interrupt.run(ask(run))

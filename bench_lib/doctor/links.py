@@ -93,7 +93,7 @@ def _mechanisms(
     working = [each for each in names if answers[each] is None]
     found = ", ".join(working)
     failed = "; ".join(
-        # Only tc's own message, without the command.
+        # Show only tc's own message, without the command.
         f"{each} does not work: {answer.rpartition('): ')[2]}"
         for each in names
         if (answer := answers[each])

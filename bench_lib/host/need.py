@@ -41,4 +41,4 @@ class Need(StrEnum):
 
 PROGRAMS = frozenset({Need.QEMU, Need.NETWORK, Need.GDB, Need.LIBVIRT})
 """The needs that a lab shares with its host, because it runs the host's programs. The other needs
-depend on the kernel and its rights, and a lab has a kernel of its own."""
+depend on the kernel and on privileges, and a lab does not share those with its host."""

@@ -17,7 +17,7 @@ FAMILIES = ("debian", "fedora")
 """The families of systems that have a column in the list, in the order of the columns."""
 
 NO_PACKAGE = "-"
-"""Stands in the list for a program that a family has no package of."""
+"""The mark in the list for a program that a family of systems does not package."""
 
 
 def install(*programs: str) -> str | None:

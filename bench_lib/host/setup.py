@@ -36,7 +36,7 @@ def of_this_machine() -> Setup:
 
 
 def kvm_module() -> str | None:
-    """The KVM module for this processor that is loaded; None if none is, or KVM has no module."""
+    """The loaded KVM module for this processor; None if there is none, or KVM is not a module."""
     return next((name for name in _kvm_modules() if (MODULES / name).exists()), None)
 
 
@@ -54,7 +54,7 @@ def _kvm_modules() -> list[str]:
 
 
 def ptrace_scope() -> int | None:
-    """Yama's rule on who may trace whom; None without Yama."""
+    """The value of kernel.yama.ptrace_scope; None if the kernel has no Yama."""
     return _number(Path("/proc/sys/kernel/yama/ptrace_scope"))
 
 

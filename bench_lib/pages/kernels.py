@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Writes the page: its files, the matrix, and a file of trials per kernel and host."""
+"""Write the page: its files, the matrix, and a file of trials per kernel and host."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Setup:
-    """What else about a machine affects its results. None means that the kernel does not show it.
+    """Other facts about a machine that affect its results. None means that the kernel hides a fact.
 
     :ivar cpu: the model of the processor.
     :ivar kvm: the KVM module for this processor, such as kvm_intel.
@@ -209,7 +209,7 @@ class Recovery:
 
     :ivar completed_ns: when the migration had completed; None if it had not before the guest
         reported damaged memory, with or without a recovery.
-    :ivar next_pass_ns: when every vCPU had finished a pass; None as for `completed_ns`.
+    :ivar next_pass_ns: when every vCPU had finished a pass; None when `completed_ns` is None.
     :ivar memory: what the guest's check of its memory found; None if the guest could not be
         recovered, so that its memory was not checked.
     :ivar answered_ns: when a request that had hung was answered; 0 if the answer came just before

@@ -50,9 +50,10 @@ class Boot:
 
 
 def unrefused(boots: Sequence[Boot]) -> list[Boot]:
-    """Return the boots without refused trials, whose waits cannot be compared with other waits.
+    """Return the boots without their refused trials.
 
-    A boot whose trials were all refused is left out.
+    The wait for a refusal cannot be compared with the wait for an answer. A boot
+    whose trials were all refused is left out.
     """
     found = []
     for boot in boots:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Matches the records of two kernels, and refuses those that must not be compared."""
+"""Match the records of two kernels, and refuse those that must not be compared."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Sums up records: a row per kernel, host, request, scenario, manager and shape."""
+"""Sum up records: a row per kernel, host, request, scenario, manager and shape."""
 
 from __future__ import annotations
 
