@@ -14,7 +14,7 @@ from typing import TypeVar
 from bench_lib import interrupt, ownership, record
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import parallel, qemu, trials
-from bench_lib.lab.parallel import Work
+from bench_lib.lab.parallel import Job
 from bench_lib.lab.vm import Facts
 from bench_lib.record import Record, Slot
 from bench_lib.settings import Settings
@@ -110,7 +110,7 @@ async def _run(
     missing = campaign.missing(record.read(settings.records)[0])
     made: list[Record] = []
 
-    def boot(kernel: Bootable) -> Work:
+    def boot(kernel: Bootable) -> Job:
         return partial(trials.make, owner, kernel, campaign.cases, settings)
 
     def collect(index: int, one: Record) -> None:
@@ -122,5 +122,5 @@ async def _run(
         history.keep(*made)
         made.clear()
 
-    works = [boot(kernel) for _, kernel in missing]
-    await parallel.run(works, parallel.jobs(settings), collect, on_boot, keep)
+    queue = [boot(kernel) for _, kernel in missing]
+    await parallel.run(queue, parallel.jobs(settings), collect, on_boot, keep)

@@ -21,7 +21,7 @@ Keep = Callable[[Record], None]
 OnBoot = Callable[[Facts], None]
 """A function that takes the facts of each lab that is up."""
 
-Work = Callable[[Keep, OnBoot], Coroutine[Any, Any, None]]
+Job = Callable[[Keep, OnBoot], Coroutine[Any, Any, None]]
 """A function that boots a lab and makes trials in it."""
 
 
@@ -46,25 +46,26 @@ def jobs(settings: Settings) -> int:
 
 
 async def run(
-    works: Sequence[Work],
+    queue: Sequence[Job],
     at_once: int,
     on_record: Callable[[int, Record], None],
     on_boot: OnBoot,
     on_done: Callable[[int], None] = lambda index: None,
 ) -> None:
-    """Do several works at once, each in a lab of its own, and report their results in order.
+    """Run several jobs at once, each in its own lab, and report their results in order.
 
-    The boots and records of a work are held back until all works before it are done, so that each
-    record follows the boot that it was made in. If a work fails, its error is raised when its turn
-    comes; all later works are then cancelled and their records dropped, as if they had not started.
+    The boots and records of a job are held back until all jobs before it are done, so that each
+    record follows the boot that it was made in. If a job fails, its error is raised when its turn
+    comes. All later jobs are then cancelled and their records dropped, as if they had not started.
 
-    :param at_once: the number of works that run at the same time.
-    :param on_record: called with the index of the work and each of its records.
+    :param queue: the jobs, in the order of their results.
+    :param at_once: the number of jobs that run at the same time.
+    :param on_record: called with the index of the job and each of its records.
     :param on_boot: called each time a lab is up.
-    :param on_done: called with the index of a work after its last record.
+    :param on_done: called with the index of a job after its last record.
     """
     free = asyncio.Semaphore(at_once)
-    held: list[list[Callable[[], None]]] = [[] for _ in works]
+    held: list[list[Callable[[], None]]] = [[] for _ in queue]
     turn = 0
 
     def in_turn(index: int, report: Callable[[], None]) -> None:
@@ -81,9 +82,9 @@ async def run(
             in_turn(index, partial(on_boot, facts))
 
         async with free:
-            await works[index](keep, up)
+            await queue[index](keep, up)
 
-    tasks = [asyncio.create_task(one(index)) for index in range(len(works))]
+    tasks = [asyncio.create_task(one(index)) for index in range(len(queue))]
     try:
         for turn, task in enumerate(tasks):  # in_turn() reads it
             for report in held[turn]:

@@ -20,7 +20,7 @@ from bench_lib.errors import LabError, LabLost
 from bench_lib.host import setup
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import parallel, qemu, vm
-from bench_lib.lab.parallel import Work
+from bench_lib.lab.parallel import Job
 from bench_lib.lab.vm import Facts, Lab
 from bench_lib.ownership import Run
 from bench_lib.record import Host, Outcome, Record
@@ -99,11 +99,11 @@ class LabRunner:
 
         with ownership.measuring(self.settings.runtime) as owner:
 
-            def boot(part: Sequence[Case]) -> Work:
+            def boot(part: Sequence[Case]) -> Job:
                 return partial(make, owner, self.kernel, part, self.settings)
 
-            works = [boot(part) for part in shares(cases, self.jobs)]
-            interrupt.run(parallel.run(works, self.jobs, kept, self.on_boot))
+            queue = [boot(part) for part in shares(cases, self.jobs)]
+            interrupt.run(parallel.run(queue, self.jobs, kept, self.on_boot))
         return records
 
 
