@@ -229,7 +229,7 @@ def known(settings: Settings, name: str, records: Sequence[Record]) -> Kernel:
         builds = "; ".join(each.version for each in fitting)
         raise CannotCompare(
             f"There are records of {len(fitting)} builds of {fitting[0].release} ({builds}); keep "
-            "the records of each build in a file of its own (KICKBENCH_RECORDS)."
+            "the records of each build in a separate file (KICKBENCH_RECORDS)."
         )
     return fitting[0].kernel
 
@@ -269,7 +269,7 @@ def _until_settled(
     *,
     alike: bool,
 ) -> Gate:
-    """Boot both kernels in the lab and judge, again and again, until there is a verdict.
+    """Boot both kernels in the lab and judge them, repeatedly, until there is a verdict.
 
     Records that could not be judged afterwards are refused before the first boot.
 

@@ -222,7 +222,7 @@ def fetch_command(names: tuple[str, ...]) -> None:
 )
 @click.option("--installed", is_flag=True, help="Add all kernels that are installed on this host.")
 def add_command(paths: tuple[Path, ...], installed: bool) -> None:
-    """Add a kernel of your own to the cache.
+    """Add your own kernel to the cache.
 
     PATHs are the parts of one kernel: its packages or archives, an image and the folder of its
     modules, or a built tree. Packages are .deb (Debian, Ubuntu, `make bindeb-pkg`) or .rpm

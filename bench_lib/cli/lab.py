@@ -101,7 +101,7 @@ def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path |
     "--name",
     metavar="TEXT",
     default="",
-    help="A name that tells a campaign from another with the same kernels and options.",
+    help="A name that distinguishes a campaign from others with the same kernels and options.",
 )
 def campaign_command(
     names: tuple[str, ...],

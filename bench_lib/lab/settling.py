@@ -95,7 +95,7 @@ def check_as_now(records: Sequence[Record], settings: Settings) -> None:
             raise CannotCompare(
                 f"The records so far were made with {what} {', '.join(sorted(before))}, but new "
                 f"ones would be made with {here}, so they cannot be compared; keep the new ones in "
-                "a record file of their own (KICKBENCH_RECORDS)."
+                "a separate record file (KICKBENCH_RECORDS)."
             )
 
 

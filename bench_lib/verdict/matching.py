@@ -188,7 +188,7 @@ def check_schemas(records: Sequence[Record], schemas: Iterable[int] = ()) -> Non
         raise CannotCompare(
             f"The records of {names} have trials ({len(unclear)}) that an older kickbench recorded "
             "as lost or refused, and that might count as hangs or refusals today. Measure both "
-            f"kernels again, into a record file of its own (KICKBENCH_RECORDS). {WHATEVER}"
+            f"kernels again, into a separate record file (KICKBENCH_RECORDS). {WHATEVER}"
         )
 
 
