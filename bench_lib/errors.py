@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The error tree. Each class is one kind of failure, with an exit status of its own.
+"""The error tree. Each class is one kind of failure, with its own exit status.
 
 The module is long because the tree is in one place: exit statuses have to be unique, and a test
 compares them with docs/reference/exit-statuses.md.
@@ -85,7 +85,7 @@ import signal
 
 
 class KickbenchError(Exception):
-    """An error that kickbench reports in a sentence of its own.
+    """An error that kickbench reports in its own sentence.
 
     :ivar exit_status: the exit status of the command that fails with this error.
     """

@@ -43,7 +43,7 @@ lab."""
 
 
 def check(*, sibling: bool = False) -> None:
-    """Try to trace a process of our own.
+    """Try to trace a child process.
 
     :param sibling: whether to trace it from another child, as a debugger traces QEMU. Yama may
         allow tracing a child and forbid tracing a sibling.

@@ -74,7 +74,7 @@ class Settings:
     """The folder of guest images, which are a part of kickbench."""
     history: Path
     """KICKBENCH_HISTORY: the folder of asv.conf.json, the ledger, records and asv's results, which
-    may be a repository of its own. By default it is the nearest such folder upwards; else the
+    may be a separate repository. By default it is the nearest such folder upwards; else the
     checkout, or, if kickbench was installed from a wheel, a folder in the user's home."""
     ledger: Path
     """The file of the ledger, the list of known kernels."""

@@ -26,7 +26,7 @@ DEADLINE_S = 1.0
 class ProbeSuite:
     """Base of a benchmark class, which defines `setup_cache` as ``return self.measure()``.
 
-    A wake that hung is stored with its deadline, and counted in a number of its own, like requests.
+    A wake that hung is stored with its deadline, and counted in its own number, as requests are.
     """
 
     params = tuple(case.name for case in CASES)

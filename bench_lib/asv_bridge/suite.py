@@ -77,7 +77,7 @@ def switches(settings: Settings) -> tuple[str, ...]:
 def measured(values: Sequence[str], settings: Settings) -> tuple[str, ...]:
     """Return those values of a parameter that KICKBENCH_SET selects.
 
-    If the benchmark has values of its own, all of them are selected.
+    If the benchmark lists its own values, all of them are selected.
     """
     given = tuple(values)
     cores = {FULL: CORE, tuple(GUESTS): CORE_GUESTS, tuple(SWITCHES): CORE_SWITCHES}

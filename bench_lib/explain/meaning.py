@@ -118,7 +118,7 @@ def stuck(thread: Seen) -> bool:
         return False
     if thread.entry is Entry.ASYNC_PF:
         # An idle guest looks the same, and a signal ends both waits. So the thread is stuck only if
-        # something waits for it in vain.
+        # a signal or a tracer waits for it.
         return thread.still and thread.called
     waits = thread.waits_for is not WaitsFor.NOTHING
     return thread.still and (thread.state == "D" or waits)

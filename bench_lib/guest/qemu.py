@@ -42,7 +42,7 @@ class GuestConfig:
     :ivar workload: what the guest runs.
     :ivar incoming: whether the guest waits for a migration.
     :ivar netns_fd: a descriptor of the network namespace for QEMU; None for our own.
-    :ivar terminal: whether QEMU runs in the foreground of a terminal of its own.
+    :ivar terminal: whether QEMU runs in the foreground of its own terminal.
     :ivar gdbstub: whether QEMU has a gdbstub.
     """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The QMP connection for the measured request, with a minimal client of our own.
+"""The QMP connection for the measured request, with a minimal client.
 
 Everything else uses qemu.qmp (see `monitor`), where a reply takes several iterations of the event
 loop, and the events that arrive with it come first. That adds 0.3 ms to a `stop` of 0.45 ms

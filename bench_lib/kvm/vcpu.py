@@ -41,7 +41,7 @@ LOW_BYTES = 0x10000
 addresses here are guest-physical."""
 
 TARGET = HUGE_PAGE
-"""The page that the code touches, at the start of a memory slot of its own."""
+"""The page that the code touches, at the start of its own memory slot."""
 
 TSS = 0x40000000
 """An unused address where KVM on Intel processors may put the TSS that it needs for real mode."""

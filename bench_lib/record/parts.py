@@ -35,7 +35,7 @@ class Shape:
 
     :ivar memory_mib: the size of all of its memory.
     :ivar backing: the kind of host memory behind it.
-    :ivar preempt: whether the migration sends requested pages over a connection of their own.
+    :ivar preempt: whether the migration sends requested pages over a separate connection.
     :ivar image: the name of the image that the guest runs.
     """
 

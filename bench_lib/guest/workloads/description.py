@@ -38,7 +38,7 @@ class ShapeLimits:
 
 
 FIRMWARE = ShapeLimits(
-    # Each vCPU marks the serial line with a letter of its own.
+    # Each vCPU marks the serial line with its own letter.
     vcpus=26,
     # The image's page tables map huge pages, and end below the PCI hole.
     memory_mib=range(4, 3073, HUGE_MIB),
