@@ -74,7 +74,7 @@ def qemu(settings: Settings) -> Iterator[Finding]:
             Need.QEMU,
             Status.MISSING,
             f"{found.version} lacks {', '.join(missing)}",
-            "no postcopy migration can run; set KICKBENCH_QEMU to a later QEMU",
+            "no postcopy migration can run; set KICKBENCH_QEMU to a newer QEMU",
         )
         return
     yield Finding(Need.QEMU, Status.FINE, f"{found.version}, up to {found.max_vcpus} vCPUs")
@@ -83,7 +83,7 @@ def qemu(settings: Settings) -> Iterator[Finding]:
             "preemption",
             Status.DEGRADED,
             f"QEMU {found.version} does not have {features.PREEMPT}",
-            "trials with --preempt cannot run; QEMU has it since 7.1",
+            "trials with --preempt cannot run; they need QEMU 7.1 or newer",
         )
     else:
         yield Finding("preemption", Status.FINE, f"QEMU has {features.PREEMPT}")

@@ -272,7 +272,7 @@ def _fuse(vmm: Vmm, thread: Seen) -> Sequence[str]:
         "Let the FUSE server answer (kill -CONT it, if it is stopped).",
         "Last resort, which loses what was not written and fails the guest's access: "
         + (" or ".join(dict.fromkeys(aborts)) or "echo 1 > /sys/fs/fuse/connections/N/abort")
-        + " (where that folder is empty, first mount -t fusectl fusectl /sys/fs/fuse/connections)",
+        + " (if that folder is empty, first mount -t fusectl fusectl /sys/fs/fuse/connections)",
     )
 
 
