@@ -3,8 +3,8 @@
 
     .venv/bin/python tools/compare_wakes.py [ROUNDS [WAKES]]
 
-In each round, `kickbench probe` and `wake.c` wake a vCPU WAKES times each; they take turns in who
-is first. For a running and for a stuck vCPU, the tool prints both medians in microseconds, the
+In each round, `kickbench probe` and `wake.c` wake a vCPU WAKES times each, and take turns to go
+first. For a running and for a stuck vCPU, the tool prints both medians in microseconds, the
 number of wakes, and the ratio probe / C. What Python adds depends on the processor, so no ratio is
 right everywhere. The tool fails if the vCPU comes back for only one of the two.
 """
@@ -25,7 +25,7 @@ from bench_lib.settings import Settings
 SOURCE = Path(__file__).with_name("wake.c")
 CASES = ("healthy", "gup-write")
 DEADLINE_S = 10
-"""Seconds after which a wake counts as hung. Only a wake that never happens takes as long."""
+"""Seconds after which a wake counts as hung. Only a wake that never happens takes so long."""
 
 NO_WAKE = 3
 """The exit status of wake.c for a wake that did not happen."""
