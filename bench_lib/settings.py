@@ -31,7 +31,7 @@ package (pyproject.toml)."""
 
 
 def _nearest_history(environ: Mapping[str, str]) -> Path:
-    """The nearest folder upwards that has a history, else the default.
+    """The working folder, or the nearest one above it, that has a history; else the default.
 
     The default is the checkout. If kickbench was installed from a wheel, it is the folder for a
     user's data of the XDG base directory specification.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a lab is started with: its accelerator, QEMU's command line and the kernel's."""
+"""The accelerator of a lab, the command line of its QEMU, and that of its kernel."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Trials: a line per trial, and tables of what they add up to."""
+"""Trials, in one line each and in tables that sum them up."""
 
 from __future__ import annotations
 
