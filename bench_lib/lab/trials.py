@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import bench_lib
-from bench_lib import interrupt, ownership, process, record
+from bench_lib import interrupt, libvirt, ownership, process, record
 from bench_lib.errors import LabError, LabLost
 from bench_lib.host import setup
 from bench_lib.kernel.store import Bootable
@@ -23,7 +23,7 @@ from bench_lib.lab import parallel, qemu, vm
 from bench_lib.lab.parallel import Job
 from bench_lib.lab.vm import Facts, Lab
 from bench_lib.ownership import Run
-from bench_lib.record import Host, Outcome, Record
+from bench_lib.record import Host, ManagerName, Outcome, Record
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case, to_json
 from bench_lib.trial.history import History
@@ -41,6 +41,9 @@ Under emulation, everything takes ten times as long or longer."""
 
 CASES = "cases.json"
 """The file in the shared folder that lists a lab's cases."""
+
+CACHE = "cache"
+"""The folder in the shared folder that is the cache of kickbench in the lab."""
 
 SHARE_AT_LEAST = 4
 """The least number of trials per lab when several labs share a set of trials. Booting a lab takes
@@ -191,16 +194,21 @@ async def _boot(
     share = Path(tempfile.mkdtemp(dir=owner.folder, prefix="share-"))
     # A file, because one argument of execve(2) is limited to 128 KiB.
     (share / CASES).write_text(to_json(cases))
+    cached = share / CACHE / libvirt.CACHE
+    if any(case.manager is ManagerName.LIBVIRT for case in cases):
+        _copy(settings.cache / libvirt.CACHE, cached)
     async with vm.booted(owner, kernel, settings, share) as lab:
         on_boot(lab.facts)
         arguments = ["-m", "bench_lib.trial", f"{qemu.SHARE}/{CASES}"]
+        env = {**environment(settings, lab), "KICKBENCH_CACHE": f"{qemu.SHARE}/{CACHE}"}
         try:
-            status = await lab.run_ours(arguments, environment(settings, lab), on_output)
+            status = await lab.run_ours(arguments, env, on_output)
         except LabLost as error:
             _log.warning("%s\n%s", error, "\n".join(error.console))
             if made < len(cases):
                 keep(_lost(owner, kernel, cases[made], made + 1, settings, lab, error))
             return
+    _copy(cached, settings.cache / libvirt.CACHE)
     text = b"".join(stderr).decode(errors="replace").strip()
     last = text.splitlines()[-1] if text else f"the command {process.ended(status)}"
     if made < len(cases):
@@ -211,6 +219,17 @@ async def _boot(
             kernel.build.release,
             last,
         )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy what libvirtd knows about QEMU. To find it out takes ten seconds in an emulated lab."""
+    for path in source.rglob("*.xml"):
+        to = target / path.relative_to(source)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        # Other labs may copy the same file at the same time.
+        with tempfile.NamedTemporaryFile(dir=to.parent, delete=False) as file:
+            file.write(path.read_bytes())
+        Path(file.name).rename(to)
 
 
 def _lost(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from bench_lib import libvirt
 from bench_lib.deadline import Deadline, together
 from bench_lib.errors import DeadlinePassed, LibvirtFailed, MonitorRefused
 from bench_lib.guest.gdbstub import GdbStub
@@ -144,7 +145,7 @@ class LibvirtManager:
         kernel = identity.booted()
         # libvirtd probes each QEMU once per kernel, and forgets what it knew of another kernel.
         build = hashlib.sha256(f"{kernel.release} {kernel.version}".encode()).hexdigest()[:12]
-        self._cache = cache / "libvirt" / f"{kernel.release}_{build}"
+        self._cache = cache / libvirt.CACHE / f"{kernel.release}_{build}"
 
     async def start(self, config: GuestConfig, deadline: Deadline, stack: AsyncExitStack) -> Guest:
         """See `migration.Manager`."""

@@ -16,10 +16,11 @@ from bench_lib.cli.kernels import bootable
 from bench_lib.deadline import Deadline
 from bench_lib.lab import qemu, trials
 from bench_lib.lab.trials import BOOTS_AT_MOST
-from bench_lib.record import Entry, Outcome, RequestName, Role, ScenarioName, Shape
+from bench_lib.record import Entry, ManagerName, Outcome, RequestName, Role, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import leftovers
 from bench_lib.trial.case import Case
+from bench_lib.units import NS_PER_S
 from tests.host.conftest import KICKBENCH, Command
 from tests.lab.conftest import HANG_S
 
@@ -347,3 +348,21 @@ def test_the_probe_agrees_with_the_trials_and_with_the_label(
     assert (halted["outcome"], halted["fault_path"]) == ("returned", "async-pf")
     assert killed["outcome"] == "returned"
     assert told["interruptible"] == label
+
+
+@pytest.mark.parametrize("kernel, flag", [("debian/6.1", False), ("debian/6.12", True)])
+def test_libvirt_can_destroy_a_stuck_guest_before_it_sends_sigkill_only_with_the_flag(
+    clean_host: Path, kernel: str, flag: bool
+) -> None:
+    """libvirt sends SIGTERM, and SIGKILL after 10 s."""
+    settings = Settings.from_environment()
+    case = Case(ScenarioName.BLACKHOLE, RequestName.VIRT_DESTROY, manager=ManagerName.LIBVIRT)
+    runner = trials.LabRunner(bootable(settings, kernel), settings, lambda facts: None)
+    made = runner.run([case, case], lambda record: None)
+    # A trial that is lost under emulation shows nothing about the kernel.
+    scored = [each for each in made if each.outcome is not Outcome.LOST]
+    assert scored, [each.reason for each in made]
+    for each in scored:
+        assert each.outcome is Outcome.RETURNED, each.reason
+        assert each.ended_ns is not None
+        assert (each.ended_ns < 10 * NS_PER_S) is flag
