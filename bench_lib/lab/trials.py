@@ -39,6 +39,9 @@ STAGING_S = 60
 """The least number of seconds after which a trial in a lab is lost if it is not staged and proved.
 Under emulation, everything takes ten times as long or longer."""
 
+LIBVIRT_STAGING_S = 180.0
+"""The same for guests that libvirt runs: on an idle host 20 s, and a minute beside other work."""
+
 CASES = "cases.json"
 """The file in the shared folder that lists a lab's cases."""
 
@@ -197,6 +200,8 @@ async def _boot(
     cached = share / CACHE / libvirt.CACHE
     if any(case.manager is ManagerName.LIBVIRT for case in cases):
         _copy(settings.cache / libvirt.CACHE, cached)
+        staging_s = max(settings.staging_s, LIBVIRT_STAGING_S)
+        settings = dataclasses.replace(settings, staging_s=staging_s)
     async with vm.booted(owner, kernel, settings, share) as lab:
         on_boot(lab.facts)
         arguments = ["-m", "bench_lib.trial", f"{qemu.SHARE}/{CASES}"]

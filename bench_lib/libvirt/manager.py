@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ from bench_lib.record import ManagerName, Shape
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
 # enum virDomainMigrateFlags of libvirt-domain.h.
 LIVE, PEER2PEER, POSTCOPY, POSTCOPY_RESUME = 1 << 0, 1 << 1, 1 << 15, 1 << 19
 
@@ -38,6 +41,9 @@ FLAGS = LIVE | PEER2PEER | POSTCOPY
 
 POSTCOPY_FAILED = ([1, 11], [3, 13])
 """States of a domain, and reasons: VIR_DOMAIN_RUNNING_POSTCOPY_FAILED, and the same for paused."""
+
+CONTINUES_S = 1.0
+"""How long a migration may take to continue after libvirt reported an error; some milliseconds."""
 
 LOOK_S = 0.01
 """Between two looks at a state."""
@@ -119,7 +125,21 @@ class LibvirtMigration(Migration):
         except LibvirtFailed as error:
             # A crash is not repeated; the destination's libvirtd is the one that crashes.
             await destination.daemon.check_lives()
+            await self._continues_nevertheless(error)
+
+    async def _continues_nevertheless(self, error: LibvirtFailed) -> None:
+        """Wait for a moment whether the migration continues although libvirt reports an error.
+
+        libvirt 9.0 reports "job 'migration in' failed in post-copy phase" for one in about forty
+        migrations that it has resumed, and that complete.
+
+        :raise MonitorRefused: it does not.
+        """
+        try:
+            await self.source.continues(Deadline.after(CONTINUES_S))
+        except DeadlinePassed:
             raise MonitorRefused(str(error)) from None
+        _log.info("The migration continues, but: %s", error)
 
 
 async def _is_broken(client: Client, guest: LibvirtGuest, deadline: Deadline) -> None:
