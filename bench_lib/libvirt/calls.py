@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Calls to libvirt, each made by a process of its own; see `client`."""
+"""Calls to libvirt, made by separate processes; see `client`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from bench_lib.settings import CHECKOUT
 T = TypeVar("T")
 
 CONNECTION_LOST = frozenset({"VIR_ERR_INTERNAL_ERROR", "VIR_ERR_SYSTEM_ERROR"})
-"""Codes of the error of a call whose connection ends, and of other errors."""
+"""The codes of the error of a call whose connection has ended. Other errors have them, too."""
 
 LONGEST_ANSWER = 1 << 20
 """Bytes; a domain's XML has some thousand."""
 
 
 class Client:
-    """A connection to a libvirtd, on which one call is made at a time."""
+    """A process that is connected to a libvirtd, and makes one call at a time."""
 
     def __init__(
         self, name: str, daemon: Daemon, child: process.Child, reader: asyncio.StreamReader
@@ -44,7 +44,7 @@ class Client:
     def send(self, method: str, *arguments: Any, domain: str | None = None) -> None:
         """Make a call; see `Call`."""
         call = msgspec.json.encode(Call(method, list(arguments), domain))
-        with suppress(BrokenPipeError):  # the answer tells
+        with suppress(BrokenPipeError):  # `_answer` reports why the client ended
             self._child.stdin.write(call + b"\n")
         self._answering = asyncio.create_task(self._answer())
 
@@ -94,9 +94,9 @@ class Client:
         return f"libvirt {number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
 
     async def unless_refused(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do `work` while the last call lasts, which is to last longer.
+        """Do `work` while the last call has not been refused.
 
-        :raise LibvirtFailed: the call was refused before the work was done.
+        :raise LibvirtFailed: libvirt refused the call before the work was done.
         """
         assert self._answering is not None
         working = asyncio.ensure_future(work)
@@ -120,7 +120,7 @@ class Client:
         try:
             return msgspec.json.decode(line, type=Answer)
         except msgspec.MsgspecError:
-            # It ended, and the last line of its traceback names the reason.
+            # The client ended. The last line of its traceback has the cause.
             text = (line + await self._reader.read(LONGEST_ANSWER)).decode(errors="replace")
             last = (text.strip().splitlines() or ["it wrote nothing"])[-1]
             raise LibvirtFailed(f"libvirt's client {self._name} ended: {last}.") from None
@@ -132,9 +132,9 @@ class Client:
 
 @asynccontextmanager
 async def connected(run: Run, name: str, daemon: Daemon) -> AsyncIterator[Client]:
-    """Start a client; it is killed when the context is left, whatever it waits for.
+    """Start a client, and kill it when the context is left, even during a call.
 
-    It connects meanwhile: wait with `opened`.
+    The client connects in the background; `opened` waits for that.
     """
     async with AsyncExitStack() as stack:
         ours, theirs = os.pipe2(os.O_CLOEXEC)

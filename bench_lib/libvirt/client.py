@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The process that calls libvirt: libvirt's calls cannot be cancelled, but this can be killed.
+"""The process that calls libvirt. A call cannot be cancelled, but this process can be killed.
 
     python -m bench_lib.libvirt.client URI
 
-Connects, prints an answer, and then makes one call per line of stdin; see `Call`. The answer to
-each is a line of JSON; see `Answer`. The clock stands around the call alone.
+It connects, prints an answer, and then makes one call per line of stdin; see `Call`. It prints the
+answer to each call as a line of JSON; see `Answer`. The times are taken just around the call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ import msgspec
 
 
 class Call(msgspec.Struct):
-    """One call. :ivar domain: the name of a domain; None for a method of the connection."""
+    """One call.
+
+    :ivar method: the method of libvirt-python.
+    :ivar arguments: its arguments.
+    :ivar domain: the name of the domain; None for a method of the connection.
+    """
 
     method: str
     arguments: list[Any] = []
@@ -26,7 +31,11 @@ class Call(msgspec.Struct):
 
 
 class Refusal(msgspec.Struct):
-    """libvirt's error. :ivar code: the name of its virErrorNumber."""
+    """An error of libvirt.
+
+    :ivar code: the name of its virErrorNumber.
+    :ivar message: its text.
+    """
 
     code: str
     message: str
@@ -36,9 +45,12 @@ class Refusal(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """What became of a call. The moments are nanoseconds on the monotonic clock.
+    """The answer to a call.
 
-    :ivar result: what the call returned, if that is a number or a string.
+    :ivar sent_ns: the time just before the call, in nanoseconds of the monotonic clock.
+    :ivar answered_ns: the time just after it, on the same clock.
+    :ivar result: what the call returned, if that is a number, a string or a list.
+    :ivar refusal: the error of the call; None if it succeeded.
     """
 
     sent_ns: int
@@ -48,13 +60,13 @@ class Answer(msgspec.Struct):
 
     @property
     def error(self) -> str | None:
-        """The refusal for people, if there is one."""
+        """The refusal as text; None if there is none."""
         return None if self.refusal is None else str(self.refusal)
 
 
 def main(uri: str) -> None:
     """Serve calls until stdin ends."""
-    # Only this process needs libvirt-python.
+    # No other process needs libvirt-python.
     import libvirt
 
     libvirt.registerErrorHandler(lambda *_: None, None)

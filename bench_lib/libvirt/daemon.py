@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A libvirtd of ours, and the processes that it has started."""
+"""A libvirtd that belongs to a run, and the QEMUs that it has started."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bench_lib.ownership import Run
 PROGRAM = "libvirtd"
 
 SOCKETS = Path("/run/libvirt")
-"""Where libvirtd has its sockets, as it sees the file system; our guests have theirs there too."""
+"""The folder of libvirtd's sockets in its mount namespace. Sockets of guests are there as well."""
 
 PID_FILE = SOCKETS / "libvirtd.pid"
 
@@ -38,7 +38,7 @@ auth_unix_ro = "none"
 auth_unix_rw = "none"
 log_outputs = "3:stderr"
 """,
-    # What a guest is confined by takes no part in how it is stopped, and takes time.
+    # Confinement of a guest has no influence on how it is stopped, and costs time.
     "qemu.conf": """
 user = "root"
 group = "root"
@@ -51,13 +51,13 @@ stdio_handler = "file"
 max_core = 0
 """,
 }
-"""Files of /etc/libvirt."""
+"""The files of /etc/libvirt, by name."""
 
 LAST_ERRORS = 3
-"""How many errors are shown of a libvirtd that did not start. The first names the reason."""
+"""How many of libvirtd's errors are shown if it did not start. The first one has the cause."""
 
 DEATH_S = 0.3
-"""How long the exit of libvirtd may be behind the end of its connections."""
+"""How many seconds after the end of its connections libvirtd's exit may be seen."""
 
 CREDENTIALS = struct.Struct("3i")
 """struct ucred of unix(7): pid, uid, gid."""
@@ -65,7 +65,12 @@ CREDENTIALS = struct.Struct("3i")
 
 @dataclass
 class _Reports:
-    """Reads the exit statuses that `apart` reports. :ivar statuses: by pid."""
+    """Reader of the exit statuses that `apart` reports.
+
+    :ivar fd: the reading end of the pipe.
+    :ivar apart: whether `apart` has moved into its namespaces.
+    :ivar statuses: exit statuses by pid, as in subprocess.
+    """
 
     fd: int
     apart: bool = False
@@ -73,7 +78,7 @@ class _Reports:
     _pending: bytes = b""
 
     def read(self) -> None:
-        """Take in what has arrived, without waiting."""
+        """Read the reports that have arrived, without waiting."""
         while select.select([self.fd], [], [], 0)[0]:
             data = os.read(self.fd, 65536)
             if not data:
@@ -88,7 +93,7 @@ class _Reports:
 
 
 class _Orphan:
-    """What `process.Child` needs of a process that is not our child; see subprocess.Popen."""
+    """The interface of `process.Waitable` for a process that is not a child of this one."""
 
     stdin: IO[bytes] | None = None
     stdout: IO[bytes] | None = None
@@ -113,13 +118,13 @@ class _Orphan:
 
 
 class Qemu(process.Child):
-    """A QEMU that libvirtd has started. It leads no group of processes."""
+    """A QEMU that libvirtd has started. It is not the leader of a process group."""
 
     def __init__(self, pid: int, reports: _Reports) -> None:
         super().__init__(_Orphan(pid, reports))
 
     def signal(self, number: signal.Signals) -> None:
-        # Unlike a child of ours, it may be reaped at any time.
+        # Unlike a child of this process, it may have been reaped.
         with suppress(ProcessLookupError):
             super().signal(number)
 
@@ -130,8 +135,9 @@ class Qemu(process.Child):
 class Daemon:
     """A running libvirtd.
 
-    :ivar child: the process that it runs under; see `apart`.
-    :ivar uri: what clients on this host connect to.
+    :ivar name: a name that is unique in the run.
+    :ivar child: the process that libvirtd runs under; see `apart`.
+    :ivar uri: the URI that clients on this host connect to.
     """
 
     def __init__(self, name: str, child: process.Child, reports: _Reports, log: Path) -> None:
@@ -143,20 +149,21 @@ class Daemon:
         self.uri = f"qemu+unix:///system?socket={self.path(SOCKETS / 'libvirt-sock')}"
 
     def path(self, inside: Path) -> Path:
-        """Where a file of the daemon's namespace is for us."""
+        """Return the path by which this process reaches a file of the daemon's mount namespace."""
         return Path(f"/proc/{self.child.pid}/root{inside}")
 
     async def up(self, deadline: Deadline) -> None:
-        """Wait until the daemon can be connected to.
+        """Wait until clients can connect.
 
-        :raise LibvirtFailed: it ended, or is not up in time.
+        :raise LibvirtFailed: libvirtd ended.
+        :raise DeadlinePassed: libvirtd was not up in time.
         """
 
         def there() -> bool | None:
             self._reports.read()
             if self.child.exit_status is not None or self._reports.statuses:
                 raise LibvirtFailed(f"{PROGRAM} ended at its start{self.last_words()}.")
-            # Before `apart` has moved, the path would lead to a socket of the host's own libvirtd.
+            # Until `apart` has moved, this path leads to the socket of a libvirtd of the host.
             socket_path = self.path(SOCKETS / "libvirt-sock")
             return (self._reports.apart and socket_path.exists()) or None
 
@@ -172,7 +179,7 @@ class Daemon:
         os.kill(self._pid, number)
 
     async def check_lives(self) -> None:
-        """Wait for a moment whether libvirtd ends, as it has if its clients lose the connection.
+        """Check whether libvirtd has ended, after a client has lost its connection.
 
         :raise LibvirtFailed: libvirtd ended.
         """
@@ -190,9 +197,9 @@ class Daemon:
         raise LibvirtFailed(f"{PROGRAM} of {self.name} {how}.")
 
     async def restarted(self, deadline: Deadline) -> None:
-        """Start another libvirtd in the place of the one that ends, and wait until it is up.
+        """Wait until libvirtd has ended, start it again, and wait until it is up.
 
-        :raise LibvirtFailed: it ended, too.
+        :raise LibvirtFailed: the new libvirtd ended.
         """
         pid = self._pid
         assert pid is not None
@@ -224,13 +231,13 @@ class Daemon:
         return await deadline.poll(attempt, f"The socket {path} of QEMU")
 
     def qemu(self, connection: socket.socket) -> Qemu:
-        """The process at the other end of a socket that it listens on."""
+        """Return the QEMU that listens on a socket, given a connection to it."""
         size = CREDENTIALS.size
         found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         return Qemu(CREDENTIALS.unpack(found)[0], self._reports)
 
     def last_words(self) -> str:
-        """The last errors that the daemon logged, as the end of a sentence."""
+        """Return the last errors that libvirtd logged, as the end of a sentence."""
         lines = self._log.read_text(errors="replace").splitlines()
         errors = [line.split(" : ", 2)[-1] for line in lines if ": error :" in line]
         return f": {'; '.join(errors[-LAST_ERRORS:])}" if errors else ""
@@ -238,11 +245,12 @@ class Daemon:
 
 @contextmanager
 def started(run: Run, name: str, netns_fd: int | None, cache: Path) -> Iterator[Daemon]:
-    """Start a libvirtd; it is ended when the context is left.
+    """Start a libvirtd, and end it with its guests when the context is left.
 
-    :param name: unique in the run; the daemon's host name begins with it.
-    :param netns_fd: the network namespace to start it in; None for an empty one of its own.
-    :param cache: folder in which it keeps what it finds out about QEMU.
+    :param run: the run that it belongs to.
+    :param name: a name that is unique in the run.
+    :param netns_fd: the network namespace to start it in; None for a new, empty one.
+    :param cache: the folder in which libvirtd keeps what it finds out about QEMU.
     """
     cache.mkdir(parents=True, exist_ok=True)
     log = run.folder / f"{name}.log"
@@ -277,6 +285,6 @@ def started(run: Run, name: str, netns_fd: int | None, cache: Path) -> Iterator[
 
 
 def _stop(child: process.Child) -> None:
-    """Have `apart` kill libvirtd and all of its guests, those included that we know nothing of."""
+    """Make `apart` kill libvirtd and all guests, also those that kickbench did not connect to."""
     child.stdin.close()
     child.reaped_within(2 * apart.DEATH_S)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A guest as libvirt is told of it: the XML of a domain.
+"""The XML of a domain, by which libvirt defines a guest.
 
-See formatdomain in libvirt's documentation. What libvirt has no words for goes to QEMU's command
-line as it is; that taints the domain and changes nothing else.
+The format is described in formatdomain of libvirt's documentation. Arguments that it cannot express
+are passed to QEMU unchanged, which taints the domain and has no other effect.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from bench_lib.record import Backing
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 
 SERIAL, CONTROL, REQUESTS, GDBSTUB = "serial", "control", "requests", "gdbstub"
-"""Our lines into a guest: beside libvirt's own monitor, it has two for us."""
+"""The lines between kickbench and a guest. libvirt's own monitor is another one."""
 
 
 def socket_path(line: str) -> Path:
-    """The socket of one of these lines, as QEMU sees the file system."""
+    """Return the path of the socket of a line, in the mount namespace of QEMU."""
     return SOCKETS / f"kickbench-{line}"
 
 
 def xml(config: GuestConfig, name: str, *, gdbstub: bool) -> str:
-    """The domain of a guest.
+    """Return the XML of a guest's domain.
 
-    :param name: of the domain, which a migration does not change.
-    :param gdbstub: whether QEMU has a gdbstub, on either side of a migration.
+    :param name: the name of the domain, which is the same on both sides of a migration.
+    :param gdbstub: whether QEMU gets a gdbstub.
     """
     ours, shape = architecture.for_trials(), config.shape
     firmware, arguments = _firmware(config.workload.arguments(shape))
@@ -49,7 +49,7 @@ def xml(config: GuestConfig, name: str, *, gdbstub: bool) -> str:
     devices = SubElement(domain, "devices")
     # libvirt wants a path.
     SubElement(devices, "emulator").text = shutil.which(config.qemu) or config.qemu
-    # No devices but those that are needed, as in `guest.qemu`.
+    # Leave out the devices that libvirt adds by default. `guest.qemu` has none either.
     SubElement(devices, "controller", type="usb", model="none")
     SubElement(devices, "memballoon", model="none")
     arguments += _lines(gdbstub=gdbstub)
@@ -60,7 +60,7 @@ def xml(config: GuestConfig, name: str, *, gdbstub: bool) -> str:
 
 
 def _firmware(arguments: list[str]) -> tuple[str, list[str]]:
-    """The firmware among QEMU's arguments, which libvirt has to be told of, and the others."""
+    """Split QEMU's arguments into the firmware, which has an XML element, and the others."""
     at = arguments.index("-bios")
     return arguments[at + 1], arguments[:at] + arguments[at + 2 :]
 
@@ -86,7 +86,7 @@ def _add_cpu(domain: Element, described: str) -> None:
 
 
 def _lines(*, gdbstub: bool) -> list[str]:
-    """The part of QEMU's command line that makes our sockets."""
+    """Return the arguments of QEMU that make the sockets of the lines."""
     found = []
     for line in (SERIAL, CONTROL, REQUESTS, *((GDBSTUB,) if gdbstub else ())):
         options = f"path={socket_path(line)},server=on,wait=off"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Runs guests by libvirt: one libvirtd per side of a migration, each as if it had its own host."""
+"""The manager that runs guests with libvirt, one libvirtd per side of a migration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bench_lib.libvirt.daemon import Daemon
 from bench_lib.migration import PORT, Endpoint, Migration, Phase
 from bench_lib.migration.postcopy import POSTCOPY_BANDWIDTH, PRECOPY_PER_SECOND
 from bench_lib.ownership import Run
-from bench_lib.record import ManagerName, Shape
+from bench_lib.record import Shape
 
 T = TypeVar("T")
 
@@ -37,24 +37,29 @@ _log = logging.getLogger(__name__)
 LIVE, PEER2PEER, POSTCOPY, POSTCOPY_RESUME = 1 << 0, 1 << 1, 1 << 15, 1 << 19
 
 FLAGS = LIVE | PEER2PEER | POSTCOPY
-"""How OpenStack, oVirt and KubeVirt migrate: the source's libvirtd talks to the destination's."""
+"""The flags of a migration. In a peer-to-peer migration, the source's libvirtd calls the other one.
+OpenStack, oVirt and KubeVirt migrate in this way."""
 
 POSTCOPY_FAILED = ([1, 11], [3, 13])
-"""States of a domain, and reasons: VIR_DOMAIN_RUNNING_POSTCOPY_FAILED, and the same for paused."""
+"""States of a domain with their reasons: running and VIR_DOMAIN_RUNNING_POSTCOPY_FAILED, paused and
+VIR_DOMAIN_PAUSED_POSTCOPY_FAILED."""
 
 CONTINUES_S = 1.0
-"""How long a migration may take to continue after libvirt reported an error; some milliseconds."""
+"""How many seconds a migration may take to continue after libvirt reported an error. It takes some
+milliseconds."""
 
 LOOK_S = 0.01
-"""Between two looks at a state."""
+"""Seconds between two queries of a state."""
 
 QEMU_LOGS = Path("/var/log/libvirt/qemu")
+"""Where libvirtd keeps what QEMU prints."""
 
 
 class LibvirtGuest(Guest):
     """A guest that libvirt runs.
 
-    :ivar daemon: its libvirtd. :ivar domain: its name there.
+    :ivar daemon: the libvirtd that runs it.
+    :ivar domain: the name of its domain.
     """
 
     daemon: Daemon
@@ -65,12 +70,14 @@ class LibvirtGuest(Guest):
 class LibvirtMigration(Migration):
     """A migration that libvirt carries out.
 
-    It has begun before the guest is to be migrated, because only that makes a destination; until
-    then the source sends next to nothing.
+    libvirt starts the destination's QEMU only when it starts to migrate. So the migration has
+    started before the guest is up, and the source sends almost nothing until `start`.
 
-    :ivar run: which clients belong to.
-    :ivar caller: has the call that migrates. :ivar operator: is for other calls at the source.
-    :ivar stack: ends clients that are started later.
+    :ivar run: the run that clients belong to.
+    :ivar shape: the shape of the guest.
+    :ivar caller: the client whose call migrates the guest; it returns when the migration ends.
+    :ivar operator: the client for other calls to the source's libvirtd.
+    :ivar stack: the exit stack that ends clients that are started later.
     """
 
     run: Run = field(kw_only=True)
@@ -96,7 +103,7 @@ class LibvirtMigration(Migration):
 
     async def completes(self, deadline: Deadline) -> int:
         await self.destination.reaches(Phase.COMPLETED, deadline)
-        # libvirt ends the source at once, which may never get to report that it has completed.
+        # libvirt ends the source's QEMU at once, perhaps before QEMU has reported its completion.
         return self.destination.phase_ns
 
     async def resume(self, address: str, attempt: int, deadline: Deadline) -> None:
@@ -123,17 +130,18 @@ class LibvirtMigration(Migration):
         try:
             await resuming.unless_refused(self.source.continues(deadline))
         except LibvirtFailed as error:
-            # A crash is not repeated; the destination's libvirtd is the one that crashes.
+            # libvirt 11.2 and 11.3 crash here. There is no libvirtd for a second attempt then.
             await destination.daemon.check_lives()
             await self._continues_nevertheless(error)
 
     async def _continues_nevertheless(self, error: LibvirtFailed) -> None:
-        """Wait for a moment whether the migration continues although libvirt reports an error.
+        """Check whether the migration continues although libvirt has reported an error.
 
         libvirt 9.0 reports "job 'migration in' failed in post-copy phase" for one in about forty
         migrations that it has resumed, and that complete.
 
-        :raise MonitorRefused: it does not.
+        :param error: the error that libvirt reported.
+        :raise MonitorRefused: the migration does not continue.
         """
         try:
             await self.source.continues(Deadline.after(CONTINUES_S))
@@ -143,9 +151,9 @@ class LibvirtMigration(Migration):
 
 
 async def _is_broken(client: Client, guest: LibvirtGuest, deadline: Deadline) -> None:
-    """Wait until a libvirtd has seen that the migration is broken.
+    """Wait until a libvirtd has noticed that the migration is broken.
 
-    :raise DeadlinePassed: it has not in time.
+    :raise DeadlinePassed: libvirtd has not noticed in time.
     """
     while True:
         answer = await client.call("state", domain=guest.domain, deadline=deadline)
@@ -155,15 +163,17 @@ async def _is_broken(client: Client, guest: LibvirtGuest, deadline: Deadline) ->
 
 
 class LibvirtManager:
-    """libvirt, told by its own calls what to do."""
-
-    name = ManagerName.LIBVIRT
+    """libvirt, controlled by the calls that operators use."""
 
     def __init__(self, run: Run, cache: Path) -> None:
-        """:param run: which the guests belong to. :param cache: folder for what libvirt caches."""
+        """Prepare a manager.
+
+        :param run: the run that the guests belong to.
+        :param cache: the cache of kickbench.
+        """
         self._run = run
         kernel = identity.booted()
-        # libvirtd probes each QEMU once per kernel, and forgets what it knew of another kernel.
+        # libvirtd probes each QEMU once per kernel. It discards what it found under another kernel.
         build = hashlib.sha256(f"{kernel.release} {kernel.version}".encode()).hexdigest()[:12]
         self._cache = cache / libvirt.CACHE / f"{kernel.release}_{build}"
 
@@ -190,9 +200,8 @@ class LibvirtManager:
             self._client(f"{source.name}-operator", daemons[0], deadline, stack),
         )
         await daemons[1].up(deadline)
-        # The destination's libvirtd knows the guest by the name that it has at the source.
+        # libvirt defines the destination's domain by the name and the XML of the source's.
         name = destination.name
-        # libvirt makes the destination from the XML that the source has.
         made_of = domain.xml(source, name, gdbstub=destination.gdbstub)
         await operator.call("createXML", made_of, 0, deadline=deadline)
         origin = await self._adopted(source, name, daemons[0], deadline, stack)
@@ -230,7 +239,7 @@ class LibvirtManager:
 
         async def waiting() -> None:
             await source_end.begins(deadline)
-            # libvirt counts in MiB.
+            # libvirt accepts no bandwidth below 1 MiB/s.
             await origin.control.execute(
                 "migrate-set-parameters",
                 {"max-bandwidth": POSTCOPY_BANDWIDTH},
@@ -260,7 +269,7 @@ class LibvirtManager:
         deadline: Deadline,
         stack: AsyncExitStack,
     ) -> LibvirtGuest:
-        """Connect to a guest that libvirt has started, and own its QEMU."""
+        """Connect to a guest that libvirt has started, and take care that its QEMU is ended."""
         control_end = await made.connected(domain.socket_path(domain.CONTROL), deadline)
         child = made.qemu(control_end)
         stack.callback(child.end)
@@ -286,7 +295,7 @@ class LibvirtManager:
 
         await guest.during(connect())
         if gdbstub is not None and not config.incoming:
-            # QEMU stops a guest that runs when a debugger connects, and reports that.
+            # QEMU stops a running guest when a debugger connects, and sends a stop reply.
             if await gdbstub.stopped(deadline) is None:
                 raise DeadlinePassed(f"The gdbstub of {config.name} did not report in time.")
             gdbstub.resume()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from bench_lib.errors import ImageError, NotOffered, NotRecoverable
+from bench_lib.errors import BadShape, ImageError, NotOffered, NotRecoverable
 from bench_lib.guest.workloads.description import HUGE_MIB, WORKLOADS
 from bench_lib.record import Backing, ManagerName, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
@@ -66,6 +66,10 @@ class Case:
                     f"{request} cannot be made to a guest that {self.manager} runs; the requests "
                     f"are {others}. --manager chooses what runs the guest."
                 )
+        if self.shape.preempt and self.manager is ManagerName.LIBVIRT:
+            raise BadShape(
+                "libvirt has no option for postcopy-preempt; leave out --preempt or --manager."
+            )
         if self.then and REQUESTS[self.request].ends_guest:
             raise NotOffered(
                 f"{self.request} ends the guest, so no request can follow; leave out --then."

@@ -9,7 +9,7 @@ import pytest
 
 from bench_lib.doctor import libvirt
 from bench_lib.doctor.finding import Status
-from bench_lib.errors import LibvirtMissing, NotOffered, NotRecoverable
+from bench_lib.errors import BadShape, LibvirtMissing, NotOffered, NotRecoverable
 from bench_lib.guest import image
 from bench_lib.guest.qemu import GuestConfig
 from bench_lib.guest.workloads.firmware import Firmware
@@ -78,6 +78,11 @@ def test_each_manager_offers_its_own_requests() -> None:
         Case(ScenarioName.IDLE, RequestName.CTRL_C, manager=ManagerName.LIBVIRT)
     with pytest.raises(NotOffered, match="--manager"):
         Case(ScenarioName.IDLE, RequestName.VIRT_SUSPEND)
+
+
+def test_libvirt_cannot_be_told_to_use_preempt() -> None:
+    with pytest.raises(BadShape, match="postcopy-preempt"):
+        Case(ScenarioName.IDLE, RequestName.STOP, Shape(preempt=True), manager=ManagerName.LIBVIRT)
 
 
 def test_requests_to_libvirt_wait_longer_unless_told_otherwise() -> None:

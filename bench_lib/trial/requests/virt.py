@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Calls to libvirt, each of which is made by a process that can be killed."""
+"""Requests that are calls to libvirt."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ VIR_DOMAIN_ABORT_JOB_POSTCOPY = 1
 
 
 class VirtCall(Request):
-    """A call of libvirt's, from just before it until it returns.
+    """A call to libvirt. Its answer is that the call returns.
 
-    :cvar method: of the domain, as libvirt-python names it, with these `arguments`.
+    :cvar method: the name of the method of libvirt-python's virDomain.
+    :cvar arguments: the arguments of the call.
+    :ivar asked: the guest that the call is about.
     """
 
     method: ClassVar[str]
@@ -44,7 +46,7 @@ class VirtCall(Request):
         self.tool = await self._client.version(deadline)
 
     async def _connected(self, name: str, deadline: Deadline, stack: AsyncExitStack) -> Client:
-        """A client that is connected to the daemon that is asked."""
+        """Start a client of the libvirtd that is called, and wait until it is connected."""
         made = calls.connected(self.scene.run, f"{self.asked.name}-{name}", self.asked.daemon)
         client = await stack.enter_async_context(made)
         await client.opened(deadline)
@@ -62,7 +64,7 @@ class VirtCall(Request):
 
 
 class VirtSuspend(VirtCall):
-    """virDomainSuspend, which has libvirt send QEMU a `stop`."""
+    """virDomainSuspend. libvirt sends `stop` to QEMU."""
 
     method = "suspend"
 
@@ -71,13 +73,13 @@ class VirtSuspend(VirtCall):
 
 
 class VirtDomstate(VirtCall):
-    """virDomainGetState, which libvirt answers without asking QEMU."""
+    """virDomainGetState. libvirtd answers without QEMU."""
 
     method = "state"
 
 
 class VirtAbort(VirtCall):
-    """virDomainAbortJobFlags: the source gives the connection up; `migrate-pause` to QEMU."""
+    """virDomainAbortJobFlags at the source. libvirt sends `migrate-pause` to QEMU."""
 
     method = "abortJobFlags"
     arguments = (VIR_DOMAIN_ABORT_JOB_POSTCOPY,)
@@ -92,8 +94,9 @@ class VirtAbort(VirtCall):
 class VirtDestroy(VirtCall):
     """virDomainDestroy.
 
-    libvirt sends SIGTERM, looks every 0.2 s whether QEMU is still there, sends SIGKILL after 10 s,
-    and gives up after 40 s. So the answer comes in steps of 0.2 s, and QEMU's own end is kept too.
+    libvirt sends SIGTERM, checks every 0.2 s whether QEMU is still there, sends SIGKILL after 10 s,
+    and gives up after 40 s. So the call returns in steps of 0.2 s. The reply also has the time of
+    QEMU's death.
     """
 
     method = "destroy"
@@ -115,14 +118,14 @@ class VirtDestroy(VirtCall):
 
 
 class VirtDestroyGraceful(VirtDestroy):
-    """virDomainDestroyFlags with VIR_DOMAIN_DESTROY_GRACEFUL: no SIGKILL."""
+    """virDomainDestroyFlags with VIR_DOMAIN_DESTROY_GRACEFUL."""
 
     method = "destroyFlags"
     arguments = (VIR_DOMAIN_DESTROY_GRACEFUL,)
 
 
 class VirtRebootDaemon(VirtCall):
-    """A restart of libvirtd: the new one has to find the guest again, and asks QEMU for that."""
+    """A restart of libvirtd. The new libvirtd reconnects to the guest's QEMU."""
 
     method = "state"
 
@@ -150,7 +153,7 @@ class VirtRebootDaemon(VirtCall):
         while True:
             try:
                 client = await self._connected("restarted", forever, self._stack)
-            except LibvirtFailed:  # it does not serve yet
+            except LibvirtFailed:  # libvirtd does not accept clients yet
                 await asyncio.sleep(0.01)
                 continue
             client.send(self.method, domain=self.asked.domain)
