@@ -19,10 +19,17 @@ _SERIES = re.compile(r"\d+\.\d+")
 
 
 def build_date(version: str) -> datetime | None:
-    """The date in a kernel's version string; None if it has none.
+    """The date in a kernel's version string; None if it has none, or one that does not exist.
 
     Reproducible builds that hide their date put zero seconds since 1970 there.
     """
+    try:
+        return _build_date(version)
+    except (ValueError, OverflowError, OSError):  # such as month 13, or seconds beyond year 9999
+        return None
+
+
+def _build_date(version: str) -> datetime | None:
     if match := _DEBIAN_DATE.search(version):
         return datetime.fromisoformat(match[1]).replace(tzinfo=UTC)
     if match := _BUILD_DATE.search(version):

@@ -22,6 +22,11 @@ DEBIAN = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1 (2025-11-09)"
         ("#1 SMP PREEMPT_DYNAMIC @1700000000", "2023-11-14"),
         ("#1 SMP PREEMPT_DYNAMIC @0", None),
         ("#1 SMP", None),
+        ("#1 SMP Debian 6.1.158-1 (2026-13-45)", None),
+        ("#1 SMP Mon Feb 30 12:00:00 UTC 2026", None),
+        ("#1 SMP @99999999999999", None),
+        ("#1 SMP @99999999999999999", None),
+        ("#1 SMP @99999999999999999999999", None),
     ],
 )
 def test_the_date_of_a_build_is_read_from_its_version(version: str, date: str | None) -> None:
