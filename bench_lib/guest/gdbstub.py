@@ -36,6 +36,7 @@ class GdbStub:
         self._socket = connection
         self._socket.setblocking(False)
         self._received = b""
+        self._stopped_ns: int | None = None
 
     def interrupt(self) -> int:
         """Ask the gdbstub to stop the guest.
@@ -47,12 +48,13 @@ class GdbStub:
         with suppress(BlockingIOError), self._broken_connection():
             while self._socket.recv(CHUNK):
                 pass
+        self._forget()
         sent_ns = time.monotonic_ns()
         self._send(BREAK)
         return sent_ns
 
     async def stopped(self, deadline: Deadline) -> int | None:
-        """Wait for the stop reply.
+        """Wait for the stop reply. Further calls return its time, until `interrupt` or `resume`.
 
         :return: the time at which it arrived, in nanoseconds of the monotonic clock; None if the
             deadline passed.
@@ -60,26 +62,41 @@ class GdbStub:
         """
         attentive_s = min(ATTENTIVE_S, deadline.remaining_s)
         with self._broken_connection():
-            if select.select([self._socket], [], [], attentive_s)[0]:
-                self._received += self._not_empty(self._socket.recv(CHUNK))
-                now_ns = time.monotonic_ns()
+            if self._stopped_ns is None and select.select([self._socket], [], [], attentive_s)[0]:
+                self._keep(self._socket.recv(CHUNK))
             try:
-                while _STOP_REPLY.search(self._received) is None:
+                while self._stopped_ns is None:
                     async with asyncio.timeout(deadline.remaining_s):
                         data = await asyncio.get_running_loop().sock_recv(self._socket, CHUNK)
-                    now_ns = time.monotonic_ns()
-                    self._received += self._not_empty(data)
+                    self._keep(data)
             except TimeoutError:
                 return None
-        return now_ns
+        return self._stopped_ns
 
     def resume(self) -> None:
         """Let the guest run again.
 
         :raise MonitorFailed: the connection broke.
         """
-        self._received = b""
+        self._forget()
         self._send(CONTINUE)
+
+    def _keep(self, data: bytes) -> None:
+        """Add data that has just arrived, and note the time if it completes a stop reply.
+
+        :raise MonitorFailed: there is no data, because QEMU has closed the connection.
+        """
+        now_ns = time.monotonic_ns()
+        if not data:
+            raise MonitorFailed(f"The gdbstub of {self._name} closed its connection.")
+        self._received += data
+        if _STOP_REPLY.search(self._received):
+            self._stopped_ns = now_ns
+
+    def _forget(self) -> None:
+        """Forget what was received, because it answers no later request."""
+        self._received = b""
+        self._stopped_ns = None
 
     def _send(self, data: bytes) -> None:
         with self._broken_connection():
@@ -96,9 +113,3 @@ class GdbStub:
             raise MonitorFailed(
                 f"The connection to the gdbstub of {self._name} broke: {error.strerror}."
             ) from None
-
-    def _not_empty(self, data: bytes) -> bytes:
-        """Return `data`. Empty data means that QEMU has closed the connection."""
-        if not data:
-            raise MonitorFailed(f"The gdbstub of {self._name} closed its connection.")
-        return data

@@ -126,6 +126,24 @@ def test_a_stop_that_was_reported_before_the_break_is_not_its_answer(stub: Stub)
     assert stub.stopped(NOW) is None
 
 
+def test_a_reply_keeps_its_time_until_the_guest_runs_again(stub: Stub) -> None:
+    stub.qemu.sendall(REPLY)
+    stopped_ns = stub.stopped()
+    assert stopped_ns is not None
+    assert stub.stopped(NOW) == stub.stopped() == stopped_ns
+    stub.debugger.resume()
+    assert stub.stopped(NOW) is None
+
+
+def test_a_stop_that_was_read_before_the_break_is_not_its_answer(stub: Stub) -> None:
+    stub.qemu.sendall(REPLY)
+    assert stub.stopped() is not None
+    stub.debugger.interrupt()
+    assert stub.stopped(NOW) is None
+    stub.qemu.sendall(REPLY)
+    assert stub.stopped() is not None
+
+
 def test_a_break_of_a_gdbstub_that_is_gone_has_failed(stub: Stub) -> None:
     stub.qemu.close()
     with pytest.raises(MonitorFailed, match="gdbstub of the guest"):
