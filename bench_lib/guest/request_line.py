@@ -93,7 +93,7 @@ class RequestLine:
         """Wait for the answer to the last request. This may be called again after None.
 
         :return: None if the deadline passed.
-        :raise MonitorFailed: the connection broke.
+        :raise MonitorFailed: the connection broke, or QEMU sent something that is not QMP.
         """
         try:
             found = self._late or self._reply_attentively(deadline)
@@ -146,11 +146,23 @@ class RequestLine:
                 return now_ns, next((each for each in messages if "event" not in each), messages[0])
 
     def _messages(self, data: bytes) -> list[dict[str, Any]]:
-        """Return the messages that `data` completes."""
+        """Return the messages that `data` completes.
+
+        :raise MonitorFailed: QEMU closed the connection, or a line is not a message.
+        """
         if not data:
             raise self._failed("QEMU closed the connection")
         *lines, self._received = (self._received + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+        return [self._decoded(line) for line in lines]
+
+    def _decoded(self, line: bytes) -> dict[str, Any]:
+        try:
+            message = json.loads(line)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            raise self._failed(f"QEMU sent a line that is not a JSON object: {line[:80]!r}")
+        return message
 
     def _failed(self, why: str) -> MonitorFailed:
         self._failure = MonitorFailed(f"QMP monitor {self._name}: {why}.")

@@ -103,6 +103,13 @@ def test_a_qemu_that_closes_after_the_request_is_a_broken_connection() -> None:
 
 
 @pytest.mark.usefixtures("attentive")
+@pytest.mark.parametrize("line", [b"", b"{", b"{'return': {}}", b"\xff\xfe", b"5", b"[]", b"null"])
+def test_a_line_that_is_not_a_message_is_a_failure(line: bytes) -> None:
+    with pytest.raises(MonitorFailed, match="not a JSON object"):
+        _ask(_says(line + b"\n" + REPLY))
+
+
+@pytest.mark.usefixtures("attentive")
 def test_an_answer_after_the_deadline_can_still_be_waited_for() -> None:
     ours, theirs = socket.socketpair()
 
