@@ -170,13 +170,17 @@ def refuse_if_busy(runtime: Path) -> None:
 
 def _measuring_lock(runtime: Path) -> int:
     path = runtime / "measuring.lock"
-    fd = lock.take(path, os.O_RDWR | os.O_CREAT, wait=False)
-    if fd is None:
-        raise HostBusy(
-            f"Another run (process {path.read_text().strip()}) is measuring on this host; "
-            "wait for its end, because two runs at once would distort each other's timings."
-        )
-    return fd
+    try:
+        fd = lock.take(path, os.O_RDWR | os.O_CREAT, wait=False)
+        if fd is not None:
+            return fd
+        holder = path.read_text(errors="replace").strip()
+    except OSError as error:
+        raise _unusable(runtime, error) from None
+    raise HostBusy(
+        f"Another run (process {holder}) is measuring on this host; "
+        "wait for its end, because two runs at once would distort each other's timings."
+    )
 
 
 def is_dead(runtime: Path, run_id: str) -> bool:

@@ -198,7 +198,14 @@ def test_a_first_run_that_has_not_written_its_process_yet_is_one_all_the_same(
             ownership.refuse_if_busy(tmp_path)
 
 
-@pytest.mark.parametrize("blocked", ["runtime", "runtime/registry.lock"])
+def test_a_lock_that_is_not_text_still_shows_that_a_run_measures(tmp_path: Path) -> None:
+    with ownership.measuring(tmp_path):
+        (tmp_path / "measuring.lock").write_bytes(b"\xff\xfe")
+        with pytest.raises(HostBusy):
+            ownership.refuse_if_busy(tmp_path)
+
+
+@pytest.mark.parametrize("blocked", ["runtime", "runtime/registry.lock", "runtime/measuring.lock"])
 def test_a_runtime_folder_that_cannot_be_used_is_named(tmp_path: Path, blocked: str) -> None:
     if blocked == "runtime":
         (tmp_path / blocked).touch()
