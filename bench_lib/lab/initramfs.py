@@ -146,19 +146,28 @@ def _fill(root: Path, kernel: Bootable, busybox: Path) -> None:
 
 
 def _pack(root: Path, to: Path, busybox: Path) -> None:
-    """Pack a folder into an initramfs: a cpio archive in the format "newc", uncompressed."""
+    """Pack a folder into an initramfs: a cpio archive in the format "newc", uncompressed.
+
+    :raise LabUnavailable: busybox failed, or did not end in time.
+    """
     # The names are sorted, so that a folder comes before its contents.
     names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
     with to.open("wb") as archive:
-        done = subprocess.run(
-            [busybox, "cpio", "-o", "-H", "newc"],
-            cwd=root,
-            input="".join(f"{name}\n" for name in names).encode(),
-            stdout=archive,
-            stderr=subprocess.PIPE,
-            timeout=CPIO_LIMIT_S,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [busybox, "cpio", "-o", "-H", "newc"],
+                cwd=root,
+                input="".join(f"{name}\n" for name in names).encode(),
+                stdout=archive,
+                stderr=subprocess.PIPE,
+                timeout=CPIO_LIMIT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise LabUnavailable(
+                f"busybox did not pack the lab's initramfs within {CPIO_LIMIT_S:g} s. Check that "
+                "the disk of the cache works, or install another busybox."
+            ) from None
     if done.returncode != 0:
         text = done.stderr.decode(errors="replace").strip()
         raise LabUnavailable(

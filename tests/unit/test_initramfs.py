@@ -240,6 +240,19 @@ def test_a_kernel_that_can_start_without_its_image_is_unpacked_once(kernel: Boot
     assert initramfs.files(kernel, unpacked=True).kernel == made
 
 
+def test_a_busybox_that_hangs_is_reported(
+    kernel: Bootable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busybox = tmp_path / "busybox"
+    busybox.write_text("#!/bin/sh\nexec sleep 1000\n")
+    busybox.chmod(0o755)
+    monkeypatch.setattr(initramfs, "busybox", lambda: busybox)
+    monkeypatch.setattr(initramfs, "CPIO_LIMIT_S", 0.01)
+    with pytest.raises(LabUnavailable, match="did not pack the lab's initramfs within"):
+        initramfs.files(kernel, unpacked=False)
+    assert not list((kernel.folder / "lab").iterdir())
+
+
 def test_the_lab_finds_modules_if_the_cache_is_a_symbolic_link(
     kernel: Bootable, tmp_path: Path
 ) -> None:
