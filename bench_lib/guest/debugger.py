@@ -229,6 +229,9 @@ class Tracer:
                 return
             if isinstance(value, Exception):
                 future.set_exception(value)
+                # Marks the error as retrieved. asyncio would print it at exit if the caller awaits
+                # only the other future.
+                future.exception()
             else:
                 future.set_result(value)
 

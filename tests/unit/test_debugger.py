@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import time
@@ -245,6 +246,25 @@ def test_a_tracer_of_a_thread_that_is_gone_has_failed() -> None:
             await tracer.detach(Deadline.after(60))
 
     asyncio.run(main())
+
+
+def test_a_failure_that_is_awaited_once_is_not_printed_at_exit() -> None:
+    printed: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: printed.append(about))
+        tracer = Tracer([2**22])
+        tracer.interrupt()
+        with pytest.raises(DebuggerFailed):
+            await tracer.stopped(Deadline.after(60))
+        # Both futures fail one right after the other.
+        await asyncio.sleep(0)
+        del tracer
+        gc.collect()
+
+    asyncio.run(main())
+    gc.collect()
+    assert printed == []
 
 
 def test_a_tracer_that_was_not_asked_to_interrupt_stops_nothing(sleeper: int) -> None:
