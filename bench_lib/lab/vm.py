@@ -148,11 +148,28 @@ class Lab:
     ) -> int:
         """Run a command, and return its exit status, negative for the signal that ended it.
 
+        An error of `on_output`, or a cancellation, makes the lab unusable, because the rest of the
+        command's output would be read as that of the next command.
+
         :param on_output: called whenever the command has written something.
-        :raise LabLost: the lab died or stopped answering.
+        :raise LabLost: the lab died or stopped answering, or an earlier command was not read to its
+            end.
         """
         if self._failure is not None:
             raise self._failure
+        try:
+            return await self._run(argv, env, cwd, on_output)
+        except BaseException:
+            if self._failure is None:
+                self._failure = LabLost(
+                    "The lab cannot run another command, because the output of the last one was "
+                    "not read to its end; boot a new lab."
+                )
+            raise
+
+    async def _run(
+        self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, on_output: Output
+    ) -> int:
         environ = [f"{name}={value}" for name, value in env.items()]
         request = agent.joined([str(cwd), str(len(argv)), *argv, *environ])
         async with self._unless_lost():

@@ -291,7 +291,10 @@ def test_a_message_may_be_as_long_as_the_agent_sends_them(runtime: Path, play: P
     assert output.got == [("out", data)]
 
 
-def test_an_error_of_the_caller_does_not_make_the_lab_lost(runtime: Path, play: Play) -> None:
+def test_after_an_error_of_the_caller_the_lab_runs_no_other_command(
+    runtime: Path, play: Play
+) -> None:
+    """The next command would read what is left of the first one's output."""
     play(READY, REQUEST, *map(_send, MESSAGES))
 
     def broken(stream: str, data: bytes) -> None:
@@ -300,5 +303,9 @@ def test_an_error_of_the_caller_does_not_make_the_lab_lost(runtime: Path, play: 
     async def use(lab: Lab) -> None:
         with pytest.raises(ZeroDivisionError):
             await _run(lab, broken)
+        output = Output()
+        with pytest.raises(LabLost, match="not read to its end"):
+            await _run(lab, output)
+        assert output.got == []
 
     _in_lab(runtime, use)
