@@ -13,7 +13,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 def error(name: str) -> OSError:
     """The error of the call of `LIBC` that has just failed.
 
-    :param name: the name of the function.
+    :param name: the name of the function, or of the file that it was called for.
     """
     code = ctypes.get_errno()
     return OSError(code, os.strerror(code), name)

@@ -7,7 +7,6 @@ asv-tachyon, which shows the same data and loads nothing from the web.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -26,7 +25,7 @@ from asv.console import log
 from asv.publishing import OutputPublisher
 from asv.util import UserError
 
-from bench_lib import record
+from bench_lib import libc, record
 from bench_lib.asv_bridge.environment import refuse
 from bench_lib.asv_bridge.repo import KernelRepo
 from bench_lib.errors import KickbenchError, StoreError
@@ -42,8 +41,6 @@ OLD = "old"
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class KernelsPage(OutputPublisher):  # type: ignore[misc]  # asv has no types
@@ -151,10 +148,11 @@ def _exchange(new: Path, site: Path) -> bool:
 
     Many network file systems cannot.
     """
-    if _libc.renameat2(AT_FDCWD, bytes(new), AT_FDCWD, bytes(site), RENAME_EXCHANGE) == 0:
+    if libc.LIBC.renameat2(AT_FDCWD, bytes(new), AT_FDCWD, bytes(site), RENAME_EXCHANGE) == 0:
         return True
-    if (code := ctypes.get_errno()) not in {errno.EINVAL, errno.ENOSYS}:
-        raise OSError(code, os.strerror(code), str(site))
+    failed = libc.error(str(site))
+    if failed.errno not in {errno.EINVAL, errno.ENOSYS}:
+        raise failed
     return False
 
 

@@ -8,7 +8,6 @@ checked by the code that uses them.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import shlex
@@ -20,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_lib import architecture, ptrace, threads
+from bench_lib import architecture, libc, ptrace, threads
 from bench_lib.errors import (
     LibvirtMissing,
     NamespacesUnavailable,
@@ -40,8 +39,6 @@ LIBVIRTD = "libvirtd"
 
 PTRACE_NEVER = 3
 """The value of kernel.yama.ptrace_scope that forbids all tracing until the next boot."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -142,11 +139,11 @@ def _install_qemu(settings: Settings) -> str | None:
 
 def _namespaces(settings: Settings) -> str:
     def make() -> None:
-        if _libc.unshare(CLONE_NEWNET) != 0:
-            code = ctypes.get_errno()
+        if libc.LIBC.unshare(CLONE_NEWNET) != 0:
+            why = libc.error("unshare").strerror
             raise NamespacesUnavailable(
-                f"Network namespaces cannot be created here: {os.strerror(code)}. Run kickbench as "
-                "root, under a kernel with network namespaces and veth."
+                f"Network namespaces cannot be created here: {why}. Run kickbench as root, under a "
+                "kernel with network namespaces and veth."
             )
 
     # In a thread of its own, because the namespace ends with the thread.

@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
 import struct
 
-from bench_lib import architecture
+from bench_lib import architecture, libc
 from bench_lib.errors import UserfaultfdForbidden
 
 # linux/userfaultfd.h
 UFFD_API = 0xAA
 UFFDIO_API = 0xC018AA3F
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def open_descriptor(features: int = 0) -> int:
@@ -25,14 +22,15 @@ def open_descriptor(features: int = 0) -> int:
     :param features: the UFFD_FEATURE_* that the kernel must support.
     :raise UserfaultfdForbidden: the kernel has no userfaultfd, lacks a feature, or forbids it.
     """
-    fd = _libc.syscall(architecture.here().userfaultfd, os.O_CLOEXEC)
+    fd = libc.LIBC.syscall(architecture.here().userfaultfd, os.O_CLOEXEC)
     if fd < 0:
-        if (code := ctypes.get_errno()) == errno.ENOSYS:
+        refused = libc.error("userfaultfd")
+        if refused.errno == errno.ENOSYS:
             raise UserfaultfdForbidden(
                 "This kernel has no userfaultfd(2); boot one with CONFIG_USERFAULTFD."
             )
         raise UserfaultfdForbidden(
-            f"The kernel refuses userfaultfd(2) ({os.strerror(code)}). Run kickbench as root, with "
+            f"The kernel refuses userfaultfd(2) ({refused.strerror}). Run kickbench as root, with "
             "CAP_SYS_PTRACE, and in a container without a seccomp filter that forbids it; or set "
             "`sysctl vm.unprivileged_userfaultfd=1`."
         )

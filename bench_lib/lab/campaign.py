@@ -27,8 +27,9 @@ T = TypeVar("T")
 def schedule(kernels: Sequence[T], boots: int) -> list[T]:
     """The order of boots: A B, B A, then B A, A B, and so on.
 
-    With two kernels, each is booted first equally often, so a host that drifts slowly affects both
-    alike.
+    With two kernels and an even number of boots, each kernel is booted first equally often, so a
+    host that drifts slowly affects both alike. Of three or more kernels, only the first and the
+    last of `kernels` are ever booted first.
     """
     order: list[T] = []
     for number in range(boots):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from bench_lib.record import ManagerName
+from bench_lib.units import NS_PER_S
 from bench_lib.verdict.gate import Comparison, Gate, Verdict
 from bench_lib.verdict.matching import host_name
 
@@ -75,7 +76,7 @@ def _case(row: Comparison) -> ElementTree.Element:
         case = _failed(place, name, "error", text, row.verdict)
     else:
         case = _named(place, name)
-    case.set("time", f"{row.candidate.median.ns / 1e9:.6f}" if row.candidate.median else "0")
+    case.set("time", f"{row.candidate.median.ns / NS_PER_S:.6f}" if row.candidate.median else "0")
     return case
 
 
