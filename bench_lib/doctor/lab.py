@@ -68,7 +68,7 @@ def programs() -> Finding:
             return Finding(PROGRAMS, Status.MISSING, str(error), "no lab can boot", fix)
     if shutil.which("depmod") is None:
         found = "depmod is not installed"
-        fix = packages.install("modprobe")
+        fix = packages.install("depmod")
         return Finding(PROGRAMS, Status.MISSING, found, "no kernel can be fetched or added", fix)
     return Finding(PROGRAMS, Status.FINE, "busybox, libarchive and depmod are installed")
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench_lib.cli import main
-from bench_lib.errors import FetchFailed, KernelUnusable
+from bench_lib.errors import FetchFailed, KernelUnusable, ProgramMissing
 from bench_lib.kernel import image
 from bench_lib.kernel.assembly import NEEDED
 from bench_lib.kernel.ledger import describe
@@ -140,6 +140,17 @@ def test_modules_are_not_kept_if_depmod_fails(
     with pytest.raises(FetchFailed, match=r"depmod.* failed: no room; gave up$"):
         Store(tmp_path / "cache").add_image(make.vmlinuz(tmp_path / "vmlinuz"), modules)
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_missing_depmod_is_reported_with_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: {"ID": "debian"})
+    modules = make.modules(tmp_path / "modules" / make.RELEASE, [*NEEDED])
+    vmlinuz = make.vmlinuz(tmp_path / "vmlinuz")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ProgramMissing, match=r"depmod is not installed; .* kmod"):
+        Store(tmp_path / "cache").add_image(vmlinuz, modules)
 
 
 def test_boots_are_interleaved() -> None:
