@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_lib import record
+from bench_lib import ownership, process, record
 from bench_lib.cli.kernels import bootable
 from bench_lib.deadline import Deadline
 from bench_lib.lab import qemu, trials
@@ -21,7 +21,7 @@ from bench_lib.settings import Settings
 from bench_lib.trial import leftovers
 from bench_lib.trial.case import Case
 from bench_lib.units import NS_PER_S
-from tests.host.conftest import KICKBENCH, Command
+from tests.host.conftest import GUEST, KICKBENCH, Command
 from tests.lab.conftest import HANG_S
 
 pytestmark = pytest.mark.timeout(HANG_S + 300)
@@ -153,7 +153,17 @@ def _start(*arguments: str) -> subprocess.Popen[str]:
 
 
 def _kill_labs(runtime: Path) -> None:
-    subprocess.run(["pkill", "-KILL", "-f", "--", f"path={runtime}"], check=True)
+    """Kill the labs of the run of this runtime folder. Their processes have the mark of the run."""
+    runs = {each.name for each in runtime.iterdir() if ownership.RUN_ID.fullmatch(each.name)}
+    pids = [int(each.name) for each in Path("/proc").glob("[0-9]*")]
+    labs = [
+        pid
+        for pid in pids
+        if ownership.run_of_process(pid) in runs and process.name_of(pid) == GUEST
+    ]
+    assert labs
+    for pid in labs:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_a_lab_that_is_killed_in_mid_trial_is_a_lost_trial(clean_host: Path, runtime: Path) -> None:
@@ -247,15 +257,15 @@ def test_a_probe_that_is_killed_while_its_vcpu_cannot_be_leaves_nothing(
     """On 6.1 the stuck thread takes only SIGKILL, which the kernel sends when its parent dies."""
     script = f"""
         {KICKBENCH} probe --case gup-write --deadline {HANG_S} & probe=$!
-        worker() {{ pgrep -f '[b]ench_lib.kvm.worker'; }}  # not this shell, which has the word too
         while kill -0 $probe; do
-            grep -q handle_userfault /proc/$(worker)/wchan &&
-                grep -q 'SigPnd:.*[1-9a-f]' /proc/$(worker)/status && break
+            worker=$(pgrep -P $probe | head -n 1)
+            grep -q handle_userfault /proc/$worker/wchan &&
+                grep -q 'SigPnd:.*[1-9a-f]' /proc/$worker/status && break
             sleep 0.2
         done 2>/dev/null
-        grep State: /proc/$(worker)/status
+        grep State: /proc/$worker/status
         kill -KILL $probe
-        while worker; do sleep 0.2; done
+        while grep -qs 'State:.[^XZ]' /proc/$worker/status; do sleep 0.2; done
         echo nothing is left
     """
     done = steadily(kickbench, "lab", "run", "debian/6.1", "--", "sh", "-c", script)
