@@ -78,11 +78,12 @@ async def stuck(
     :raise NotStuck: this was not seen in time; the message has what was seen instead.
     :raise GuestDied: a vCPU thread has ended.
     """
+    earlier: list[ThreadState] = []
     looks: list[ThreadState] = []
     everyone = [*tids, pid] if path is None else list(tids)
 
     def twice_the_same() -> list[ThreadState] | None:
-        nonlocal looks
+        nonlocal earlier, looks
         earlier, looks = looks, look(pid, everyone)
         vcpus = looks[: len(tids)]
         agree = all(
@@ -92,13 +93,18 @@ async def stuck(
         held_up = path is None and looks == earlier and is_held_up(vcpus, looks[-1])
         return vcpus if earlier and (agree or held_up) else None
 
+    def differs(number: int, now: ThreadState) -> str:
+        if earlier and is_stuck(now, path) and not now.same_sleep(earlier[number]):
+            return f", but in another sleep than {apart_s:g} s before"
+        return ""
+
     try:
         return await deadline.poll(twice_the_same, "Every vCPU stuck", interval_s=apart_s)
     except DeadlinePassed:
         seen = "; ".join(
-            f"vCPU {number} in state {look.state}, {look.wchan}, entry {look.entry}, waits for "
-            f"{look.waits_for}"
-            for number, look in enumerate(looks[: len(tids)])
+            f"vCPU {number} in state {now.state}, {now.wchan}, entry {now.entry}, waits for "
+            f"{now.waits_for}{differs(number, now)}"
+            for number, now in enumerate(looks[: len(tids)])
         )
         where = "" if path is None else f" on path {path}"
         raise NotStuck(

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import asyncio
+import dataclasses
+import itertools
+from collections.abc import Sequence
 
 import pytest
 
 from bench_lib.deadline import Deadline
-from bench_lib.errors import DeadlinePassed
+from bench_lib.errors import DeadlinePassed, NotStuck
 from bench_lib.record import Entry
 from bench_lib.threads import ThreadState
 from bench_lib.trial import proof
@@ -67,6 +70,21 @@ def test_one_vcpu_that_is_stuck_can_hold_up_the_main_loop(
 
 def test_vcpus_that_wait_for_the_main_loop_are_not_held_up_by_one_of_them() -> None:
     assert not proof.is_held_up([_thread("S", SYSCALL)], _thread("S", SYSCALL))
+
+
+def test_a_vcpu_that_sleeps_anew_at_each_look_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first vCPU gets pages, and the second gets none."""
+    times = itertools.count()
+
+    def look(pid: int, tids: Sequence[int]) -> list[ThreadState]:
+        return [dataclasses.replace(_thread("S", GUP), cpu_ns=next(times)), _thread("S", GUP)]
+
+    monkeypatch.setattr(proof, "look", look)
+    with pytest.raises(NotStuck) as raised:
+        asyncio.run(proof.stuck(1, [2, 3], Entry.GUP, Deadline.after(0.05), 0.005))
+    first, second = str(raised.value).split("; ")
+    assert first.endswith("but in another sleep than 0.005 s before")
+    assert "another sleep" not in second
 
 
 def test_a_process_that_only_sleeps_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:

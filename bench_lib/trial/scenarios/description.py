@@ -10,17 +10,19 @@ from bench_lib.host.need import Need
 from bench_lib.record import ScenarioName
 
 SOON_S = 0.005
-"""Seconds between the two equal looks that prove a vCPU stuck, if no more pages can arrive."""
+"""Seconds between the two equal looks that prove a vCPU stuck, unless `LATER_S` is needed."""
 
 LATER_S = 0.5
-"""Seconds between the two equal looks, if pages that were not requested may still arrive."""
+"""Seconds between the two equal looks, if no page can arrive that a vCPU requests, but other pages
+may. Such a page may be the one that a vCPU waits for, so the vCPU has to be seen for longer. If
+requested pages can arrive, a vCPU is never stuck for so long, and the proof needs `SOON_S`."""
 
 
 class Stuck(Enum):
     """What has to be proved for every vCPU before the request is made."""
 
     RUNS = "runs"
-    """It runs its guest, even if only for moments."""
+    """It has run its guest since the first look, even if it is stuck for moments."""
     ANYWHERE = "anywhere"
     """It is stuck. How it got stuck depends on the kernel."""
     ON_PATH = "on-path"
@@ -35,7 +37,8 @@ class ScenarioDescription:
     :ivar proves: what has to be proved for every vCPU before the request.
     :ivar guests: how many QEMUs run at the same time.
     :ivar unrecoverable: why the guest cannot be recovered after the request; None if it can.
-    :ivar apart_s: seconds between the two equal looks that prove a vCPU stuck.
+    :ivar apart_s: seconds between the two equal looks that prove a vCPU stuck: `SOON_S` or
+        `LATER_S`. `Stuck.RUNS` has no such proof.
     """
 
     needs: frozenset[Need]
