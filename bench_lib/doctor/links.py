@@ -18,6 +18,7 @@ from bench_lib.record import ScenarioName
 from bench_lib.settings import Settings
 
 OUTAGES = "outages"
+SLOW = "slow links"
 
 
 def rows(settings: Settings) -> Iterator[Finding]:
@@ -66,7 +67,7 @@ def of_survey(answers: dict[str, str | None]) -> Iterator[Finding]:
         None,
     )
     yield _mechanisms(
-        "slow links",
+        SLOW,
         outage.DEGRADATIONS,
         answers,
         Status.DEGRADED,

@@ -12,10 +12,10 @@ import pytest
 
 from bench_lib import doctor, ptrace, threads
 from bench_lib.doctor import Status
-from bench_lib.errors import EvidenceHidden, HostError, PtraceForbidden
+from bench_lib.errors import EvidenceHidden, HostError, LibvirtMissing, PtraceForbidden
 from bench_lib.host import device, needs, userfaultfd
 from bench_lib.host.need import Need
-from bench_lib.record import RequestName, ScenarioName
+from bench_lib.record import ManagerName, RequestName, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.trial import preflight
 from bench_lib.trial.case import Case
@@ -50,7 +50,7 @@ BREAK: dict[Need, Break] = {
     Need.PTRACE: lambda patch: patch.setattr(ptrace, "ptrace", _forbid),
     Need.PTRACE_SIBLING: lambda patch: patch.setattr(ptrace, "check", _forbid_siblings),
 }
-"""What makes this host lack a need."""
+"""What makes this host lack a need. libvirt is optional, and has a test of its own."""
 
 ROWS = {Need.NAMESPACES: "outages", Need.PTRACE_SIBLING: "ptrace"}
 """The doctor's rows that are not named after their need."""
@@ -64,7 +64,7 @@ REQUESTS = {
 
 
 @pytest.mark.usefixtures("history", "runtime")
-@pytest.mark.parametrize("need", Need)
+@pytest.mark.parametrize("need", BREAK)
 def test_the_doctor_shows_the_sentence_with_which_preflight_refuses(
     monkeypatch: pytest.MonkeyPatch, need: Need
 ) -> None:
@@ -80,6 +80,24 @@ def test_the_doctor_shows_the_sentence_with_which_preflight_refuses(
     assert row.means
     if need not in REQUESTS:
         assert not doctor.native_runs(list(rows.values()))
+
+
+def test_every_need_can_be_broken() -> None:
+    assert [*BREAK, Need.LIBVIRT] == list(Need)
+
+
+@pytest.mark.usefixtures("history", "runtime")
+def test_a_host_without_libvirt_is_fine_and_the_doctor_shows_what_preflight_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(needs, "LIBVIRTD", "no-such-libvirtd")
+    settings = Settings.from_environment()
+    case = Case(ScenarioName.BLACKHOLE, RequestName.STOP, manager=ManagerName.LIBVIRT)
+    with pytest.raises(LibvirtMissing) as refused:
+        preflight.check(settings, [case])
+    row = {row.name: row for row in doctor.examine(settings)}[Need.LIBVIRT]
+    assert row.status is Status.FINE
+    assert row.found.startswith(str(refused.value))
 
 
 @pytest.mark.usefixtures("history", "runtime")

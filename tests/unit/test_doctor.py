@@ -42,20 +42,21 @@ def test_a_missing_need_decides_whether_trials_and_labs_run(
     assert doctor.lab_runs(rows) is lab
 
 
-def _links(**answers: str | None) -> list[Finding]:
+def _links(**answers: str | None) -> dict[str, Finding]:
+    """The rows about links, by their names."""
     found: dict[str, str | None] = dict.fromkeys(NAMES)
     found |= {name.replace("_", "-"): answer for name, answer in answers.items()}
-    return list(links.of_survey(found))
+    return {row.name: row for row in links.of_survey(found)}
 
 
 def test_one_mechanism_that_cuts_is_enough() -> None:
-    cuts, slow = _links(netem="Unknown qdisc.")
-    assert (cuts.status, slow.status) == (Status.FINE, Status.FINE)
-    assert cuts.found == "clsact-bpf, tbf (netem does not work: Unknown qdisc.)"
+    rows = _links(netem="Unknown qdisc.")
+    assert {row.status for row in rows.values()} == {Status.FINE}
+    assert rows[links.OUTAGES].found == "clsact-bpf, tbf (netem does not work: Unknown qdisc.)"
 
 
 def test_a_link_that_can_only_be_slow_is_degraded() -> None:
-    _, slow = _links(netem_degraded="Unknown qdisc.")
+    slow = _links(netem_degraded="Unknown qdisc.")[links.SLOW]
     assert slow.status is Status.DEGRADED
     assert "has no delay and no loss" in slow.means
 
@@ -72,7 +73,6 @@ def test_a_module_that_nests_is_not_reloaded_because_its_device_is_missing(
 
 
 def test_without_any_mechanism_no_link_can_be_cut() -> None:
-    cuts, slow = _links(
-        netem="no", clsact_bpf="no", tbf="no", netem_degraded="no", tbf_degraded="no"
-    )
-    assert (cuts.status, slow.status) == (Status.MISSING, Status.DEGRADED)
+    rows = _links(netem="no", clsact_bpf="no", tbf="no", netem_degraded="no", tbf_degraded="no")
+    assert rows[links.OUTAGES].status is Status.MISSING
+    assert rows[links.SLOW].status is Status.DEGRADED
