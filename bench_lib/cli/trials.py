@@ -22,7 +22,7 @@ from bench_lib.lab.trials import LabRunner
 from bench_lib.lab.vm import Facts
 from bench_lib.record import Backing, ManagerName, Outcome, Record, RequestName, ScenarioName, Shape
 from bench_lib.settings import SETS, Settings
-from bench_lib.trial import case, preflight
+from bench_lib.trial import batch, case, preflight
 from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import AT_SWITCH, CORE_SCENARIOS, PV_IMAGES, Case
 from bench_lib.trial.requests.description import offered_by
@@ -167,7 +167,8 @@ def matrix(
     (pv-steal-time, pv-kvmclock).
 
     `booted` is the kernel that this host runs; the lab boots the others. A request that needs
-    something that this host lacks is left out, and a line on stderr gives the reason.
+    something that this host lacks is left out, and a line on stderr gives the reason. So is a
+    scenario that the booted kernel cannot stage.
 
     \b
     Examples:
@@ -179,7 +180,7 @@ def matrix(
     Exits like `kickbench trial`.
     """
     settings = options.with_deadline(Settings.from_environment(), limit)
-    scenarios = tuple(ScenarioName) if which == "full" else MATRIX_CORE
+    scenarios = _staged_here(tuple(ScenarioName) if which == "full" else MATRIX_CORE, names)
     requests = [each for each in offered_by(manager) if not _leave_out(each, manager, names)]
     places = [(scenario, Shape()) for scenario in scenarios] + [
         (scenario, Shape(image=image))
@@ -220,6 +221,16 @@ def _leave_out(request: RequestName, manager: ManagerName, names: Sequence[str])
     if why is not None:
         click.echo(f"kickbench: {request} is left out: {why}", err=True)
     return why is not None
+
+
+def _staged_here(scenarios: Sequence[ScenarioName], names: Sequence[str]) -> Sequence[ScenarioName]:
+    """The scenarios without those that the booted kernel cannot stage. Print why it cannot."""
+    if BOOTED not in names:
+        return scenarios
+    why = batch.unavailable(scenarios, Settings.from_environment())
+    for scenario, reason in why.items():
+        click.echo(f"kickbench: {scenario} is left out: {reason}", err=True)
+    return [each for each in scenarios if each not in why]
 
 
 def run(

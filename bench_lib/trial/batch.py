@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from bench_lib import interrupt, ownership
 from bench_lib.deadline import Deadline
+from bench_lib.errors import OutageUnavailable
 from bench_lib.guest import features, image
 from bench_lib.guest.workloads.firmware import Firmware
 from bench_lib.host import identity, setup
@@ -15,8 +16,10 @@ from bench_lib.host.need import Need
 from bench_lib.libvirt.manager import LibvirtManager
 from bench_lib.migration import Manager, QemuManager
 from bench_lib.network import link, outage
+from bench_lib.network.link import Link
+from bench_lib.network.outage import Mechanism
 from bench_lib.ownership import Run
-from bench_lib.record import ManagerName, Record, ScenarioName
+from bench_lib.record import ManagerName, Record, RequestName, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.trial import preflight
 from bench_lib.trial.case import Case
@@ -25,6 +28,12 @@ from bench_lib.trial.one import Limits, trial
 from bench_lib.trial.requests.description import REQUESTS
 from bench_lib.trial.scenarios.description import SCENARIOS
 from bench_lib.trial.scene import Plan
+
+CHOOSE: dict[ScenarioName, Callable[[Link], Awaitable[Mechanism]]] = {
+    ScenarioName.DEGRADED: outage.choose_degradation,
+}
+"""Chooses the mechanism of each scenario that has one of its own. The other scenarios cut the link,
+or need no mechanism."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +84,41 @@ async def _run(
     return records
 
 
+def unavailable(scenarios: Collection[ScenarioName], settings: Settings) -> dict[ScenarioName, str]:
+    """Return the scenarios whose own mechanism the booted kernel lacks, and the reason for each.
+
+    :raise HostError: this host cannot run trials.
+    """
+    tried = [each for each in CHOOSE if each in scenarios]
+    if not tried:
+        return {}
+    preflight.check(settings, [Case(each, RequestName.STOP) for each in tried])
+    with ownership.measuring(settings.runtime) as owner:
+        return interrupt.run(_unavailable(tried, owner))
+
+
+async def _unavailable(tried: Sequence[ScenarioName], owner: Run) -> dict[ScenarioName, str]:
+    why = {}
+    with link.joined(owner, 0) as probe:
+        for each in tried:
+            try:
+                await CHOOSE[each](probe)
+            except OutageUnavailable as error:
+                why[each] = str(error)
+    return why
+
+
 async def _plan(cases: Sequence[Case], settings: Settings, owner: Run) -> Plan:
-    """Prepare what all trials share. Find with a temporary link how links can be cut here."""
+    """Prepare what all trials share. Find with a temporary link how links can be cut here.
+
+    :raise OutageUnavailable: the kernel lacks a mechanism that a case needs.
+    """
     mechanism = degradation = None
     if any(Need.NETWORK in SCENARIOS[case.scenario].needs for case in cases):
         with link.joined(owner, 0) as probe:
             mechanism = await outage.choose(probe)
             if any(case.scenario is ScenarioName.DEGRADED for case in cases):
-                degradation = await outage.choose_degradation(probe)
+                degradation = await CHOOSE[ScenarioName.DEGRADED](probe)
     images = {case.shape.image for case in cases}
     return Plan(
         run=owner,

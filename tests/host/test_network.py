@@ -7,6 +7,7 @@ import asyncio
 import re
 import socket
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,9 @@ from bench_lib.network.outage import MECHANISMS, Mechanism
 from bench_lib.network.traffic import Traffic
 from bench_lib.ownership import Run
 from bench_lib.process import in_network_namespace
+from bench_lib.record import ScenarioName
+from bench_lib.settings import Settings
+from bench_lib.trial import batch
 
 
 def test_a_mechanism_that_this_kernel_has_cuts_and_restores(run: Run) -> None:
@@ -111,6 +115,19 @@ def test_a_mechanism_that_does_not_cut_is_not_chosen(
             await outage.choose(ends)
 
     asyncio.run(main())
+
+
+def test_a_scenario_whose_mechanism_does_not_work_is_unavailable(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings.from_environment()
+    assert batch.unavailable(list(ScenarioName), settings) == {}
+    idle = Mechanism("idle", ("qdisc add dev veth0 clsact",), ("qdisc del dev veth0 clsact",))
+    monkeypatch.setattr(outage, "DEGRADATIONS", (idle,))
+    (reason,) = batch.unavailable(list(ScenarioName), settings).items()
+    assert reason[0] is ScenarioName.DEGRADED
+    assert "tc cannot slow down a link on this kernel. idle: " in reason[1]
+    assert batch.unavailable([ScenarioName.IDLE, ScenarioName.BLACKHOLE], settings) == {}
 
 
 def test_a_link_adds_only_its_two_namespaces_and_removes_them(run: Run) -> None:

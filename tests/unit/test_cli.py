@@ -23,8 +23,8 @@ from bench_lib.errors import (
     UnknownKernel,
 )
 from bench_lib.lab import trials
-from bench_lib.record import ManagerName, Record, Recovery, RequestName
-from bench_lib.trial import preflight
+from bench_lib.record import ManagerName, Record, Recovery, RequestName, ScenarioName
+from bench_lib.trial import batch, preflight
 from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import Case
 from bench_lib.trial.requests.description import offered_by
@@ -171,6 +171,25 @@ def test_a_request_that_the_host_cannot_make_is_left_out_with_the_reason(
     assert {each.request for each in asked} == set(offered_by(ManagerName.QEMU)) - {
         RequestName.GDB_ATTACH
     }
+
+
+@pytest.mark.usefixtures("damaged")
+def test_a_scenario_that_the_kernel_cannot_stage_is_left_out_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Case] = []
+
+    def run(self: NativeRunner, cases: list[Case], on_record: object) -> None:
+        asked.extend(cases)
+
+    monkeypatch.setattr(NativeRunner, "run", run)
+    monkeypatch.setattr(
+        batch, "unavailable", lambda scenarios, settings: {ScenarioName.DEGRADED: "No sch_tbf."}
+    )
+    shown = CliRunner().invoke(main, ["matrix", "--set", "full"])
+    assert shown.exit_code == 0
+    assert "kickbench: degraded is left out: No sch_tbf." in shown.output
+    assert {each.scenario for each in asked} == set(ScenarioName) - {ScenarioName.DEGRADED}
 
 
 @pytest.mark.parametrize("words", [["report"], ["gate", "6.1", "6.12"]])
