@@ -16,8 +16,8 @@ class RequestDescription:
     :ivar needs: what a host must have for the request.
     :ivar ends_guest: whether QEMU has ended when the request is answered.
     :ivar terminal: whether QEMU has to be in the foreground of a terminal.
-    :ivar manager: the only one that has it; None for a request to QEMU itself.
-    :ivar deadline_s: its own default, where the usual one says too little.
+    :ivar manager: the only manager that has the request; None for a request to QEMU itself.
+    :ivar deadline_s: the default deadline of the request; None for the usual one.
     :ivar to_source: whether the source of a migration answers it, so that no thread of the
         destination's QEMU can be to blame for a hang.
     :ivar gdbstub: whether QEMU has to have a gdbstub.
@@ -32,7 +32,7 @@ class RequestDescription:
     to_source: bool = False
 
     def offered_by(self, manager: ManagerName) -> bool:
-        """Whether a guest of that manager can be asked for it."""
+        """Whether the request can be made to a guest that this manager runs."""
         if self.manager is not None:
             return self.manager is manager
         # libvirt's QEMU is not in the foreground of a terminal.
@@ -66,5 +66,5 @@ REQUESTS: dict[RequestName, RequestDescription] = {
 
 
 def offered_by(manager: ManagerName) -> list[RequestName]:
-    """The requests that a guest of that manager can be asked for, in the order of tables."""
+    """The requests that can be made to a guest that this manager runs, in the order of tables."""
     return [name for name in RequestName if REQUESTS[name].offered_by(manager)]

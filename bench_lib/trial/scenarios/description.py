@@ -15,14 +15,14 @@ SOON_S = 0.005
 LATER_S = 0.5
 """Seconds between the two equal looks, if no page can arrive that a vCPU requests, but other pages
 may. Such a page may be the one that a vCPU waits for, so the vCPU has to be seen for longer. If
-requested pages can arrive, a vCPU is never stuck for so long, and the proof needs `SOON_S`."""
+requested pages can arrive, a vCPU may never be stuck for so long, and the proof needs `SOON_S`."""
 
 
 class Stuck(Enum):
     """What has to be proved for every vCPU before the request is made."""
 
     RUNS = "runs"
-    """It has run its guest since the first look, even if it is stuck for moments."""
+    """It runs its guest, even if it is stuck for moments."""
     ANYWHERE = "anywhere"
     """It is stuck. How it got stuck depends on the kernel."""
     ON_PATH = "on-path"

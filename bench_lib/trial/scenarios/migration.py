@@ -123,7 +123,7 @@ class MigrationScenario(Scenario[MigrationScene]):
         return mechanism
 
     def _cut(self, ends: Sequence[End], mechanism: Mechanism | None = None) -> None:
-        """Apply a mechanism to everything that these ends send, until the release.
+        """Apply a mechanism to everything that these ends send. The release removes it.
 
         :param mechanism: by default the mechanism that cuts links on this host.
         """
