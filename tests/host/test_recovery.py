@@ -14,6 +14,7 @@ from bench_lib.errors import MemoryDamaged, NotRecoverable, NotStuck, TrialLost
 from bench_lib.record import (
     SCORED,
     Backing,
+    ManagerName,
     Outcome,
     Record,
     Recovery,
@@ -25,7 +26,7 @@ from bench_lib.settings import Settings
 from bench_lib.trial import recovery
 from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import Case
-from bench_lib.trial.requests.description import REQUESTS
+from bench_lib.trial.requests.description import REQUESTS, offered_by
 from bench_lib.trial.requests.monitors import Stop
 from bench_lib.trial.scenarios.description import SCENARIOS
 from bench_lib.trial.scenarios.migration import Blackhole
@@ -35,7 +36,10 @@ from tests.host.conftest import Command, run_driver
 pytestmark = pytest.mark.usefixtures("clean_host", "runtime")
 
 RECOVERABLE = [name for name, each in SCENARIOS.items() if each.unrecoverable is None]
-SURVIVED = [each for each in RequestName if not REQUESTS[each].ends_guest]
+QEMU = offered_by(ManagerName.QEMU)
+"""The requests to QEMU. tests/host/test_libvirt.py recovers guests of libvirt."""
+
+SURVIVED = [each for each in QEMU if not REQUESTS[each].ends_guest]
 
 
 def trial(case: Case) -> Record:
@@ -109,7 +113,7 @@ def test_damage_that_was_found_before_any_recovery_is_reported(
     assert made.reason.startswith("The guest found its memory damaged: vCPU 0")
 
 
-@pytest.mark.parametrize("request_", [each for each in RequestName if each not in SURVIVED])
+@pytest.mark.parametrize("request_", [each for each in QEMU if each not in SURVIVED])
 def test_a_request_that_ends_the_guest_leaves_nothing_to_recover(
     kickbench: Command, request_: RequestName
 ) -> None:

@@ -31,6 +31,7 @@ from bench_lib.record import (
     SCORED,
     Backing,
     Entry,
+    ManagerName,
     Outcome,
     Record,
     RequestName,
@@ -42,12 +43,16 @@ from bench_lib.settings import Settings
 from bench_lib.threads import look
 from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import AT_SWITCH, Case
+from bench_lib.trial.requests.description import offered_by
 from bench_lib.trial.requests.request import Reply, Request
 from bench_lib.trial.requests.table import MAKERS
 from bench_lib.trial.scenarios.description import SCENARIOS, Stuck
 from tests.host.conftest import Command, more_huge_pages
 
 pytestmark = pytest.mark.usefixtures("clean_host", "runtime")
+
+QEMU = offered_by(ManagerName.QEMU)
+"""The requests to QEMU. tests/host/test_libvirt.py has those to libvirt."""
 
 ALWAYS = (RequestName.SIGKILL, RequestName.QUERY_STATUS)
 STUCK = [name for name, each in SCENARIOS.items() if each.proves is not Stuck.RUNS]
@@ -59,7 +64,7 @@ def trial(case: Case) -> Record:
     return made
 
 
-@pytest.mark.parametrize("request_", list(RequestName))
+@pytest.mark.parametrize("request_", QEMU)
 def test_a_healthy_guest_answers_every_request(request_: RequestName) -> None:
     made = trial(Case(ScenarioName.IDLE, request_))
     assert made.outcome is Outcome.RETURNED, made.reason
@@ -69,7 +74,7 @@ def test_a_healthy_guest_answers_every_request(request_: RequestName) -> None:
     assert (made.resolution_ns is not None) == (request_ is RequestName.SIGUSR1)
 
 
-@pytest.mark.parametrize("request_", list(RequestName))
+@pytest.mark.parametrize("request_", QEMU)
 def test_every_request_to_a_stuck_guest_is_measured(request_: RequestName) -> None:
     made = trial(Case(ScenarioName.BLACKHOLE, request_))
     assert made.outcome in SCORED, made.reason
@@ -224,9 +229,7 @@ def test_a_kick_that_is_not_taken_is_seen_pending(
 ANSWERED_BEFORE_DEATH = {RequestName.SIGKILL, RequestName.CTRL_C, RequestName.SIGUSR1}
 
 
-@pytest.mark.parametrize(
-    "request_", [each for each in RequestName if each not in ANSWERED_BEFORE_DEATH]
-)
+@pytest.mark.parametrize("request_", [each for each in QEMU if each not in ANSWERED_BEFORE_DEATH])
 def test_a_guest_that_dies_after_the_request_has_died(
     monkeypatch: pytest.MonkeyPatch, request_: RequestName
 ) -> None:
