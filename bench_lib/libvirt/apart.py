@@ -154,13 +154,12 @@ def _reap(reports: int) -> None:
 def _kill_all() -> None:
     """Kill libvirtd, and what it has started, until nothing is left that dies."""
     limit_s = time.monotonic() + DEATH_S
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
     with suppress(ChildProcessError):
         while time.monotonic() < limit_s:
-            # A child of a killed one becomes ours.
-            for pid in map(
-                int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-            ):
-                os.kill(pid, signal.SIGKILL)
+            # The children of a killed process become children of this one.
+            for pid in children.read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
             time.sleep(0.001)
