@@ -18,6 +18,9 @@ SETS = ("core", "full")
 MOST_DIGITS = 18
 """The largest number of digits of a whole number."""
 
+SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")
+"""Folders of programs for administrators, such as tc and depmod."""
+
 _PACKAGE = Path(__file__).resolve().parent
 
 CHECKOUT = _PACKAGE.parent
@@ -28,6 +31,18 @@ _PACKAGED = _PACKAGE / "data"
 DATA = _PACKAGED if _PACKAGED.is_dir() else CHECKOUT
 """The folder of asv.conf.json, benchmarks, guest-images and tools. In a wheel it is inside the
 package (pyproject.toml)."""
+
+
+def search_system_folders() -> None:
+    """Add SYSTEM_FOLDERS to the PATH of this process, and so of the programs that it starts.
+
+    On Debian the PATH of an ordinary user lacks them, and so does that of root after `su`. A PATH
+    that has neither /usr/bin nor /bin is left alone, because it was chosen.
+    """
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if {"/usr/bin", "/bin"} & set(folders):
+        more = [each for each in SYSTEM_FOLDERS if each not in folders]
+        os.environ["PATH"] = os.pathsep.join([*folders, *more])
 
 
 def _nearest_history(environ: Mapping[str, str]) -> Path:

@@ -9,9 +9,11 @@ from bench_lib.asv_bridge.kernel_host import KernelHost
 from bench_lib.asv_bridge.kernel_lab import KernelLab
 from bench_lib.asv_bridge.publish import KernelsPage
 from bench_lib.asv_bridge.repo import KernelRepo
+from bench_lib.settings import search_system_folders
 
 __all__ = ["KernelHost", "KernelLab", "KernelRepo", "KernelsPage"]
 
+search_system_folders()
 machine.install()
 publish.install()
 selection.install()

@@ -22,7 +22,7 @@ from bench_lib.cli import (
     trials,
 )
 from bench_lib.errors import InternalError, KickbenchError, LabLost, LeftoversRemain
-from bench_lib.settings import Settings
+from bench_lib.settings import Settings, search_system_folders
 
 
 class _Group(click.Group):
@@ -77,6 +77,7 @@ def main(verbose: bool) -> None:
     Exit status: 0 success, 2 bad usage, 4 a trial was lost, 5 a guest found its memory damaged.
     docs/reference/exit-statuses.md lists the others. A sentence on stderr explains each failure.
     """
+    search_system_folders()
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
         logging.getLogger("bench_lib").setLevel(logging.DEBUG)

@@ -2,6 +2,7 @@
 """What commands print, and their exit statuses."""
 
 import dataclasses
+import os
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -29,6 +30,22 @@ from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import Case
 from bench_lib.trial.requests.description import offered_by
 from tests.make import record
+
+
+@pytest.mark.parametrize(
+    ("path", "searched"),
+    [
+        ("/usr/bin:/bin", "/usr/bin:/bin:/usr/sbin:/sbin"),
+        ("/sbin:/bin", "/sbin:/bin:/usr/sbin"),
+        ("/a/folder", "/a/folder"),
+    ],
+)
+def test_programs_for_administrators_are_found_by_ordinary_users(
+    monkeypatch: pytest.MonkeyPatch, path: str, searched: str
+) -> None:
+    monkeypatch.setenv("PATH", path)
+    assert CliRunner().invoke(main, ["completion", "bash"]).exit_code == 0
+    assert os.environ["PATH"] == searched
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
