@@ -142,8 +142,8 @@ def _namespaces(settings: Settings) -> str:
         if libc.LIBC.unshare(CLONE_NEWNET) != 0:
             why = libc.error("unshare").strerror
             raise NamespacesUnavailable(
-                f"Network namespaces cannot be created here: {why}. Run kickbench as root, under a "
-                "kernel with network namespaces and veth."
+                f"Network namespaces cannot be created here: {why}. This needs "
+                "root with CAP_SYS_ADMIN, and a kernel with network namespaces and veth."
             )
 
     # In a thread of its own, because the namespace ends with the thread.

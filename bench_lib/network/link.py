@@ -88,8 +88,8 @@ def joined(run: Run, seq: int) -> Iterator[Link]:
             )
         except ToolFailed as error:
             raise NamespacesUnavailable(
-                f"Network namespaces joined by a veth cannot be made here: {error} "
-                "Run as root, on a kernel with network namespaces and veth."
+                "Network namespaces joined by a veth cannot be made here: "
+                f"{str(error).rstrip('.')}. {_advice(str(error))}"
             ) from None
         fds = []
         for name in names:
@@ -97,6 +97,16 @@ def joined(run: Run, seq: int) -> Iterator[Link]:
             stack.callback(os.close, fd)
             fds.append(fd)
         yield Link(End(names[0], fds[0], addresses[0]), End(names[1], fds[1], addresses[1]))
+
+
+def _advice(error: str) -> str:
+    """Return what to do about an error of ip(8)."""
+    # ip-netns(8) makes all mounts of its mount namespace slaves.
+    if "--make-rslave /" in error:
+        return "In a chroot, `/` has to be a mount point: `mount --bind` its folder on itself."
+    if os.geteuid() != 0:
+        return "Run kickbench as root."
+    return "The kernel needs network namespaces and veth, and root the right to make them."
 
 
 def delete(*names: str) -> None:
