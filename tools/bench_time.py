@@ -73,11 +73,13 @@ def main() -> None:
     total_s = seconds(
         trials, hangs, kernels, settings.deadline_s, native=native, labs=parallel.jobs(settings)
     )
-    where = f"this kernel and {kernels}" if native else f"{kernels}"
+    where = f"{kernels} kernels in the lab"
+    if native:
+        where = f"each of {1 + kernels} kernels: this one, and {kernels} in the lab"
     print(
         f"this takes about {max(1, round(total_s / 60))} minutes, and the time to download "
-        f"kernels: {trials} trials under {where} in the lab; {hangs * settings.deadline_s:.0f} s "
-        "of it are the deadlines of trials that hang"
+        f"kernels: {trials} trials under {where}; {hangs * settings.deadline_s:.0f} s of it are "
+        "the deadlines of trials that hang"
     )
 
 

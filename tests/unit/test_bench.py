@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bench_lib import errors
 from bench_lib.errors import KickbenchError, LabUnavailable, UsageError
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "bench"
@@ -32,7 +33,7 @@ while IFS=: read -r call status; do
 done <"$PLAY/answers"
 """
 
-UNKNOWN, FAILED, UNUSABLE, NO_KVM, FULL = 43, 44, 45, 21, 31
+UNKNOWN, FAILED, UNUSABLE, NO_KVM, NOT_ROOT, FULL = 43, 44, 45, 21, 22, 31
 
 
 class Bench:
@@ -140,10 +141,31 @@ def test_any_other_failure_ends_the_run(bench: Bench, call: str) -> None:
     assert bench.called("kickbench report") == 0
 
 
-def test_a_host_without_kvm_measures_in_the_lab(bench: Bench) -> None:
-    done = bench.run(("asv run", NO_KVM))
+NATIVE_ONLY = [
+    errors.KvmUnavailable,
+    errors.NamespacesUnavailable,
+    errors.OutageUnavailable,
+    errors.PtraceForbidden,
+    errors.HugepagesMissing,
+    errors.UserfaultfdForbidden,
+    errors.EvidenceHidden,
+]
+
+
+@pytest.mark.parametrize("error", NATIVE_ONLY)
+def test_a_host_that_cannot_measure_its_own_kernel_measures_in_the_lab(
+    bench: Bench, error: type[KickbenchError]
+) -> None:
+    done = bench.run(("asv run", error.exit_status))
     assert done.returncode == 0, done.stderr
+    assert "cannot measure its own kernel" in done.stdout
     assert bench.called("kernel-lab") == 2
+
+
+def test_a_host_that_lacks_what_labs_need_too_measures_nothing(bench: Bench) -> None:
+    done = bench.run(("asv run", NOT_ROOT))
+    assert done.returncode == NOT_ROOT
+    assert bench.called("kernel-lab") == 0
 
 
 def test_a_run_that_measured_nothing_fails(bench: Bench) -> None:
