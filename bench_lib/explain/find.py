@@ -47,9 +47,10 @@ def all_of_them() -> tuple[list[Vmm], list[str]]:
         else:
             hidden += result.why == HIDDEN
     if hidden:
+        one = hidden == 1
         missed.append(
-            f"Processes that this user may not read: {hidden}. If one of them is a VMM, it is "
-            "missing here; run as root to see it."
+            f"This user may not read {'1 process' if one else f'{hidden} processes'}. If "
+            f"{'it' if one else 'one of them'} is a VMM, it is missing here; {_to_see_more()}"
         )
     return _named(found), missed
 
@@ -115,8 +116,16 @@ def _not_a_vmm(pid: int) -> NotAVmm:
 def _hidden(pid: int) -> ProcessHidden:
     return ProcessHidden(
         f"Process {pid} belongs to another user, and this user may not see whether it runs vCPUs; "
-        "run as root."
+        f"{_to_see_more()}"
     )
+
+
+def _to_see_more() -> str:
+    """Return what to do if a process may not be read, as the end of a sentence."""
+    if os.geteuid() == 0:
+        # The kernel requires every capability that the process has (ptrace_may_access()).
+        return "root lacks a capability for that, as in a container; run kickbench on the host."
+    return "run as root."
 
 
 def _ended(pid: int) -> ProcessEnded:

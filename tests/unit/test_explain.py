@@ -245,12 +245,24 @@ def test_a_process_without_a_vcpu_is_refused() -> None:
     assert "runs no vCPU" in _fails(os.getpid(), errors.NotAVmm)
 
 
-def test_a_process_of_another_user_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("uid", "advice"), [(1000, "run as root."), (0, "root lacks a")])
+def test_a_process_that_may_not_be_read_is_refused_with_advice(
+    monkeypatch: pytest.MonkeyPatch, uid: int, advice: str
+) -> None:
     def forbidden(folder: Path) -> dict[str, str]:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(vmm, "_links", forbidden)
-    assert "run as root" in _fails(os.getpid(), errors.ProcessHidden)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    assert advice in _fails(os.getpid(), errors.ProcessHidden)
+
+
+def test_processes_that_may_not_be_read_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = [(1, vmm.Look(None, vmm.HIDDEN)), (2, vmm.Look(None, vmm.OTHER))]
+    monkeypatch.setattr(find, "_looks", lambda pids: hidden)
+    found, missed = find.all_of_them()
+    assert (found, len(missed)) == ([], 1)
+    assert missed[0].startswith("This user may not read 1 process. If it is a VMM")
 
 
 @pytest.mark.parametrize(
