@@ -220,10 +220,16 @@ def known(settings: Settings, name: str, records: Sequence[Record]) -> Kernel:
     kernels = list(dict.fromkeys(each.kernel for each in records))
     fitting = meant(name, map(describe, kernels), Suites.of(settings).meanings())
     if not fitting:
-        releases = ", ".join(sorted({each.release for each in kernels}))
-        others = f"are records of {releases}" if releases else "are no records yet"
+        file = f"the record file {settings.records}"
+        if kernels:
+            there = ", ".join(sorted({each.release for each in kernels}))
+            why = f"{file} has records of {there}"
+        else:
+            why = f"{file} " + ("is empty" if settings.records.exists() else "does not exist")
+        # The lab boots only kernels that are in the cache or in Debian's suites.
+        makes = "trial" if name == BOOTED else "lab campaign"
         raise CannotCompare(
-            f"There are no records of {name}; there {others}. `kickbench lab campaign` makes some."
+            f"There are no records of {name}: {why}. `kickbench {makes}` makes some."
         )
     if len(fitting) > 1:
         builds = "; ".join(each.version for each in fitting)

@@ -525,8 +525,9 @@ class TestCommand:
         [
             (
                 ["6.1.0-1", NEW.release],
-                "no records of 6.1.0-1; there are records of 6.1.0-55-amd64, 6.1.0",
+                "records.jsonl has records of 6.1.0-55-amd64, 6.1.0-56-amd64. `kickbench lab",
             ),
+            (["booted", NEW.release], "`kickbench trial` makes some"),
             ([OLD.release], "Missing argument 'CANDIDATE'"),
             ([OLD.release, NEW.release, "--limit", "stop"], "'stop' is not REQUEST=SECONDS"),
             ([OLD.release, NEW.release, "--limit", "stop=soon"], "soon"),
@@ -544,6 +545,14 @@ class TestCommand:
         code, output = self.invoke(*words)
         assert code == CannotCompare.exit_status
         assert why in output
+
+    def test_without_records_the_file_is_named(self, records: Path) -> None:
+        _, output = self.invoke(OLD.release, NEW.release)
+        assert f"the record file {records} does not exist" in output
+        records.parent.mkdir(parents=True, exist_ok=True)
+        records.touch()
+        _, output = self.invoke(OLD.release, NEW.release)
+        assert f"the record file {records} is empty" in output
 
     def test_streams_and_json(self, records: Path) -> None:
         other = Kernel("6.12.117+deb12-amd64", "#1 SMP Debian 6.12.117-1~deb12u1 (2026-11-14)")
