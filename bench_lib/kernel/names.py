@@ -107,7 +107,9 @@ def unknown(name: str, candidates: Sequence[Named], where: str) -> UnknownKernel
             f"The ids of several builds start with {name}: {builds}; give more digits."
         )
     releases = sorted({each.release for each in candidates}, key=version_key)
-    near = difflib.get_close_matches(name.removeprefix("v"), releases, n=3, cutoff=0.3)
+    stream = f"debian/{name}"
+    streams = [stream] if any(each.stream == stream for each in candidates) else []
+    near = streams + difflib.get_close_matches(name.removeprefix("v"), releases, n=3, cutoff=0.3)
     similar = f" Similar names: {', '.join(near)}." if near else ""
     return UnknownKernel(
         f"There is no kernel {name!r} {where}.{similar} `kickbench kernels list` lists all kernels."

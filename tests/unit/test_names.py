@@ -74,6 +74,7 @@ def test_a_name_means_the_same_everywhere(name: str, found: Sequence[Build]) -> 
 def test_an_unknown_name_is_refused_with_the_nearest_ones() -> None:
     text = str(unknown("v6.1.0-9-amd46", ALL, "at apt"))
     assert text.startswith("There is no kernel 'v6.1.0-9-amd46' at apt. Similar names: 6.1.0-9")
+    assert " Similar names: debian/6.1, 6.1.0-" in str(unknown("6.1", ALL, "at apt"))
     text = str(unknown("debian/5.10", ALL, "at apt"))
     streams = "debian/6.1, debian/6.12, debian/6.12-rt"
     assert f"no kernel of debian/5.10 at apt; there are kernels of {streams}" in text
