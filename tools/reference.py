@@ -50,7 +50,7 @@ def commands() -> str:
 
 
 def _width() -> dict[str, Any]:
-    return {"terminal_width": WIDTH, "max_content_width": WIDTH}
+    return {"terminal_width": WIDTH, "max_content_width": WIDTH, **kickbench.context_settings}
 
 
 def _contexts(context: click.Context) -> Iterator[click.Context]:
