@@ -15,6 +15,7 @@ import pytest
 from bench_lib.cli import main
 from bench_lib.guest.workloads.description import WORKLOADS
 from bench_lib.record import Entry, Outcome, RequestName, ScenarioName, WaitsFor
+from bench_lib.trial.timeline import STAGES
 from tests import pages
 from tests.conftest import CHECKOUT
 from tests.pages import DOCS, PAGES, Block
@@ -156,6 +157,7 @@ def test_there_are_commands_that_are_run() -> None:
         (SCENARIOS_AND_REQUESTS, "scenario", ScenarioName),
         (SCENARIOS_AND_REQUESTS, "request", RequestName),
         (SCENARIOS_AND_REQUESTS, "image", WORKLOADS),
+        (RESULTS, "stage", STAGES),
         (RESULTS, "outcome", Outcome),
         (RESULTS, "entry", Entry),
         (RESULTS, "waits_for", WaitsFor),
