@@ -119,6 +119,9 @@ class Guest:
         has no terminal.
     """
 
+    manager_version: str | None = None
+    """The version of what manages QEMU; None if QEMU runs by itself."""
+
     def __init__(
         self,
         config: GuestConfig,

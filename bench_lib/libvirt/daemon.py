@@ -194,7 +194,7 @@ class Daemon:
         except DeadlinePassed:
             return
         how = f"{process.ended(status)}{self.last_words() if status >= 0 else ''}"
-        raise LibvirtFailed(f"{PROGRAM} of {self.name} {how}.")
+        raise LibvirtFailed(f"{self.name} {how}.")
 
     async def restarted(self, deadline: Deadline) -> None:
         """Wait until libvirtd has ended, start it again, and wait until it is up.

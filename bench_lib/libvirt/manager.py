@@ -183,7 +183,9 @@ class LibvirtManager:
         client = await self._client(f"{config.name}-client", made, deadline, stack)
         made_of = domain.xml(config, config.name, gdbstub=config.gdbstub)
         await client.call("createXML", made_of, 0, deadline=deadline)
-        return await self._adopted(config, config.name, made, deadline, stack)
+        guest = await self._adopted(config, config.name, made, deadline, stack)
+        guest.manager_version = await client.version(deadline)
+        return guest
 
     async def start_pair(
         self,
@@ -220,12 +222,14 @@ class LibvirtManager:
             domain=name,
         )
 
-        async def arrived() -> Guest:
+        async def arrived() -> LibvirtGuest:
             return await origin.during(
                 self._adopted(destination, name, daemons[1], deadline, stack)
             )
 
         target = await caller.unless_refused(arrived())
+        # Both sides run the same libvirtd.
+        target.manager_version = await operator.version(deadline)
         migration = LibvirtMigration(
             source_end,
             Endpoint(target),

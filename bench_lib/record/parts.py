@@ -2,7 +2,8 @@
 """The parts of a record. `SCHEMA` is the version of the keys and their meaning.
 
 A new key does not change the version. A change of meaning raises it, and older schemas stay
-readable (see `schema1`).
+readable (see `schema1`). The parts stay in one module, because the reference of the record file is
+generated from it and shows them in this order.
 """
 
 from __future__ import annotations
@@ -312,6 +313,7 @@ class Record:
     :ivar image_sha256: the hash of the guest's image; None in older records.
     :ivar ended_ns: from the request to QEMU's death, for requests that another program than QEMU
         answers; None for all others.
+    :ivar manager_version: the version of libvirtd; None if QEMU runs by itself.
     :ivar then: the second request; None without `--then`.
     :ivar survivors: the processes that did not end when they were killed at the end of the trial,
         each as a sentence.
@@ -347,6 +349,7 @@ class Record:
     image_sha256: str | None = None
     survivors: tuple[str, ...] = ()
     ended_ns: Nanoseconds | None = None
+    manager_version: str | None = None
     then: FollowUp | None = None
     schema: int = SCHEMA
 

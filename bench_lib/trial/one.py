@@ -58,6 +58,7 @@ class _Findings:
 
     measured: Measurement
     qemu: str | None = None
+    manager_version: str | None = None
     outage: str | None = None
     recovery: Recovery | None = None
     watch: Watch | None = None
@@ -126,6 +127,7 @@ async def trial(plan: Plan, manager: Manager, seq: int, case: Case, limits: Limi
         kickbench=bench_lib.__version__,
         image_sha256=staging.workload.sha256,
         ended_ns=measured.ended_ns,
+        manager_version=found.manager_version,
         then=found.then,
         survivors=tuple(str(each) for each in process.survivors() if each.pid not in before),
     )
@@ -137,6 +139,7 @@ async def _run(staging: Staging, limits: Limits, found: _Findings) -> None:
     scenario = STAGERS[case.scenario](staging)
     scene = await scenario.stage()
     found.qemu = scene.guest.control.qemu_version
+    found.manager_version = scene.guest.manager_version
     found.watch = scene.watch
     request = MAKERS[case.request](scene)
     second = MAKERS[case.then](scene) if case.then else None

@@ -157,6 +157,8 @@ def _check_match(match: Match) -> None:
     check_schemas([*match.base, *match.candidate])
     read: tuple[tuple[str, Callable[[Record], object]], ...] = (
         ("QEMUs", lambda record: record.qemu),
+        ("QEMUs of the lab", lambda record: record.lab_qemu),
+        ("libvirts", lambda record: record.manager_version),
         ("guest images", lambda record: record.image_sha256),
         ("deadlines", lambda record: f"{record.deadline_ns / NS_PER_S:g} s"),
         *((f"settings of {name}", _of_setup("setup", name)) for name in HOST_FIELDS),

@@ -192,6 +192,8 @@ def _made_with(record: Record) -> Iterator[tuple[str, str]]:
                 yield prefix + name.replace("_", " "), shown(getattr(setup, name))
     if record.qemu is not None:
         yield "QEMU", record.qemu
+    if record.manager_version is not None:
+        yield "manager", record.manager_version
     if record.lab_qemu is not None:
         yield "QEMU of the lab", record.lab_qemu
     if record.tool is not None:

@@ -71,8 +71,8 @@ def test_destroy_ends_a_guest_and_tells_when_qemu_was_dead(scenario: ScenarioNam
     assert made.latency_ns is not None
     assert made.ended_ns is not None
     assert 0 < made.ended_ns < made.latency_ns
-    assert made.tool is not None
-    assert made.tool.startswith("libvirt ")
+    assert made.manager_version is not None
+    assert made.manager_version.startswith("libvirt ")
     if scenario is not ScenarioName.IDLE:
         assert {each.entry for each in made.evidence.vcpus} == {Entry.GUP}
 

@@ -181,6 +181,8 @@ def test_more_comparisons_need_more_evidence() -> None:
         ({"host": Host("native", "kvm", "elsewhere")}, r"different hosts: somewhere .* elsewhere"),
         ({"image_sha256": "cd"}, "different guest images: ab, cd"),
         ({"qemu": "10.0.0"}, "different QEMUs"),
+        ({"manager_version": "libvirt 11.3.0"}, "different libvirts"),
+        ({"lab_qemu": "10.0.0"}, "different QEMUs of the lab"),
         ({"deadline_ns": 10**9}, "different deadlines: 1 s, 5 s"),
         ({"setup": Setup(governor="powersave")}, "different settings of governor: performance, p"),
     ],
@@ -188,7 +190,12 @@ def test_more_comparisons_need_more_evidence() -> None:
 def test_records_with_different_conditions_are_compared_only_if_asked_to(
     changes: dict[str, object], what: str
 ) -> None:
-    as_before = {"setup": Setup(governor="performance"), "image_sha256": "ab"}
+    as_before = {
+        "setup": Setup(governor="performance"),
+        "image_sha256": "ab",
+        "manager_version": "libvirt 9.0.0",
+        "lab_qemu": "7.2.22",
+    }
     old = [
         dataclasses.replace(each, **as_before)  # type: ignore[arg-type]
         for each in steady(OLD, 5)

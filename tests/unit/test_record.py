@@ -18,7 +18,7 @@ KEYS = {
     "schema", "run_id", "seq", "request", "scenario", "shape", "outcome", "reason", "latency_ns",
     "deadline_ns", "kernel", "boot_id", "host", "qemu", "outage", "evidence", "stages", "recovery",
     "started", "slot", "lab_setup", "setup", "tool", "manager", "late_ns", "kickbench",
-    "image_sha256", "survivors", "lab_qemu", "ended_ns", "then",
+    "image_sha256", "survivors", "lab_qemu", "ended_ns", "then", "manager_version",
 }  # fmt: skip
 
 

@@ -43,7 +43,6 @@ class VirtCall(Request):
 
     async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
         self._client = await self._connected("request", deadline, stack)
-        self.tool = await self._client.version(deadline)
 
     async def _connected(self, name: str, deadline: Deadline, stack: AsyncExitStack) -> Client:
         """Start a client of the libvirtd that is called, and wait until it is connected."""
