@@ -116,5 +116,5 @@ def test_a_folder_that_exists_is_left_alone(unpack: Unpack, tmp_path: Path) -> N
 def test_an_unknown_suite_is_refused_with_the_known_ones(unpack: Unpack, tmp_path: Path) -> None:
     done = unpack("sarge", tmp_path / "another")
     assert done.returncode == UsageError.exit_status
-    assert "these are: trixie." in done.stderr
+    assert "suites that can be: trixie." in done.stderr
     assert not (tmp_path / "another").exists()
