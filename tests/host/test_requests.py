@@ -152,7 +152,9 @@ def test_too_few_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """The huge pages that others use stay reserved."""
     monkeypatch.setattr(setup, "huge_pages", lambda: 40)
     monkeypatch.setattr(setup, "free_huge_pages", lambda: 3)
-    with pytest.raises(HugepagesMissing, match=r"need 16 .* has 3; .*`echo 53 \| tee /sys/.*2048kB"):
+    with pytest.raises(
+        HugepagesMissing, match=r"need 16 .* has 3; .*`echo 53 \| tee /sys/.*2048kB"
+    ):
         trial(HUGE)
 
 

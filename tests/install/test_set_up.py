@@ -69,7 +69,7 @@ def _run(
         (
             ARCH,
             "install these missing programs; their packages on this system are not known: bsdtar "
-            "busybox gdb git ip modprobe qemu-system-x86_64 setpriv ss tc",
+            "busybox depmod gdb git ip modprobe qemu-system-x86_64 setpriv ss tc",
         ),
     ],
 )
@@ -84,7 +84,18 @@ def test_without_apt_it_names_what_to_install(
 
 
 def test_without_apt_installed_programs_are_not_named(programs: Path) -> None:
-    for name in ("ip", "tc", "ss", "gdb", "setpriv", "modprobe", "busybox", "bsdtar", "git"):
+    for name in (
+        "ip",
+        "tc",
+        "ss",
+        "gdb",
+        "setpriv",
+        "modprobe",
+        "depmod",
+        "busybox",
+        "bsdtar",
+        "git",
+    ):
         (programs / name).write_text("")
         (programs / name).chmod(0o755)
     done = _run([CHECKOUT / "tools" / "set-up", "--programs"], programs, FEDORA)
