@@ -10,7 +10,8 @@ starts it again whenever a line arrives on stdin.
 The QEMU of a guest is an orphan. Whoever reaps it matters: libvirtd takes a dead QEMU for a living
 one until then, and looks again only every 0.2 s. This process reaps at once, as systemd does, and
 writes a line with the pid and the exit status to the descriptor REPORTS. The first line there is
-`apart`, and means that the namespaces are as they should be.
+`apart`, and means that the namespaces are as they should be. `started` with a pid means that
+PROGRAM was started.
 
 Only the standard library is imported, and no `site`, because each trial starts two of these.
 """
@@ -44,6 +45,9 @@ by the mark of the run; see `ownership`."""
 
 APART = b"apart\n"
 """The first report."""
+
+STARTED = b"started"
+"""The first word of the report that PROGRAM was started."""
 
 LONGEST_HOSTNAME = 63
 """Characters of a host name; gethostname(2)."""
@@ -122,7 +126,7 @@ def serve(reports: int, argv: list[str]) -> None:
     woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    _start(argv)
+    _start(reports, argv)
     while True:
         ready, _, _ = select.select([0, woken], [], [])
         if woken in ready:
@@ -132,16 +136,17 @@ def serve(reports: int, argv: list[str]) -> None:
             if not os.read(0, 4096):
                 _kill_all()
                 return
-            _start(argv)
+            _start(reports, argv)
 
 
-def _start(argv: list[str]) -> None:
+def _start(reports: int, argv: list[str]) -> None:
     parent = os.getpid()
-    if os.fork() == 0:
+    if (pid := os.fork()) == 0:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() == parent:
             os.execvp(argv[0], argv)  # noqa: S606  # there is no shell to be had
         os._exit(1)
+    os.write(reports, b"%s %d\n" % (STARTED, pid))
 
 
 def _reap(reports: int) -> None:

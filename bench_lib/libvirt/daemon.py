@@ -20,7 +20,7 @@ from typing import IO
 
 from bench_lib import process
 from bench_lib.deadline import Deadline
-from bench_lib.errors import DeadlinePassed, LibvirtFailed
+from bench_lib.errors import DeadlinePassed, HostError, LibvirtFailed
 from bench_lib.libvirt import apart
 from bench_lib.ownership import Run
 
@@ -69,13 +69,21 @@ class _Reports:
 
     :ivar fd: the reading end of the pipe.
     :ivar apart: whether `apart` has moved into its namespaces.
-    :ivar statuses: exit statuses by pid, as in subprocess.
+    :ivar program: the pid of the libvirtd that was started last; None before the first one.
+    :ivar statuses: exit statuses by pid, as in subprocess. Helpers of libvirtd are there as well,
+        such as each QEMU that it has probed.
     """
 
     fd: int
     apart: bool = False
+    program: int | None = None
     statuses: dict[int, int] = field(default_factory=dict)
     _pending: bytes = b""
+
+    @property
+    def status(self) -> int | None:
+        """The exit status of `program`; None while it runs."""
+        return None if self.program is None else self.statuses.get(self.program)
 
     def read(self) -> None:
         """Read the reports that have arrived, without waiting."""
@@ -87,9 +95,13 @@ class _Reports:
             for line in lines:
                 if line + b"\n" == apart.APART:
                     self.apart = True
+                    continue
+                first, second = line.split()
+                if first == apart.STARTED:
+                    self.program = int(second)
+                    self.statuses.pop(self.program, None)
                 else:
-                    pid, status = map(int, line.split())
-                    self.statuses[pid] = status
+                    self.statuses[int(first)] = int(second)
 
 
 class _Orphan:
@@ -161,8 +173,11 @@ class Daemon:
 
         def there() -> bool | None:
             self._reports.read()
-            if self.child.exit_status is not None or self._reports.statuses:
-                raise LibvirtFailed(f"{PROGRAM} ended at its start{self.last_words()}.")
+            if (status := self.child.exit_status) is None:
+                status = self._reports.status
+            if status is not None:
+                how = process.ended(status)
+                raise LibvirtFailed(f"{PROGRAM} {how} at its start{self.last_words()}.")
             # Until `apart` has moved, this path leads to the socket of a libvirtd of the host.
             socket_path = self.path(SOCKETS / "libvirt-sock")
             return (self._reports.apart and socket_path.exists()) or None
@@ -237,8 +252,13 @@ class Daemon:
         return Qemu(CREDENTIALS.unpack(found)[0], self._reports)
 
     def last_words(self) -> str:
-        """Return the last errors that libvirtd logged, as the end of a sentence."""
+        """Return the last errors that libvirtd logged, as the end of a sentence.
+
+        If `apart` failed, return the last line of its traceback, which has the cause.
+        """
         lines = self._log.read_text(errors="replace").splitlines()
+        if not self._reports.apart:
+            return f": {lines[-1]}" if lines else ""
         errors = [line.split(" : ", 2)[-1] for line in lines if ": error :" in line]
         return f": {'; '.join(errors[-LAST_ERRORS:])}" if errors else ""
 
@@ -251,8 +271,15 @@ def started(run: Run, name: str, netns_fd: int | None, cache: Path) -> Iterator[
     :param name: a name that is unique in the run.
     :param netns_fd: the network namespace to start it in; None for a new, empty one.
     :param cache: the folder in which libvirtd keeps what it finds out about QEMU.
+    :raise HostError: the cache cannot be written.
     """
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(
+            f"The cache {cache} cannot be written ({error.strerror}); set KICKBENCH_CACHE to a "
+            "folder that you can write to."
+        ) from None
     log = run.folder / f"{name}.log"
     configuration = dict(CONFIGURATION)
     configuration["libvirtd.conf"] += f'host_uuid = "{uuid.uuid4()}"\n'

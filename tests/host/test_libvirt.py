@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench_lib.deadline import Deadline
-from bench_lib.errors import LibvirtMissing
+from bench_lib.errors import HostError, LibvirtMissing
 from bench_lib.libvirt import daemon
 from bench_lib.ownership import Run
 from bench_lib.record import (
@@ -162,6 +162,37 @@ def test_a_libvirtd_that_does_not_start_is_a_lost_trial_with_its_last_words(
     assert made.outcome is Outcome.LOST
     assert made.reason is not None
     assert "nobody-of-this-name" in made.reason
+
+
+def test_a_libvirtd_that_exits_is_a_lost_trial_with_its_exit_status(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / DAEMON
+    program.write_text("#!/bin/sh\n[ $1 = --version ] || exit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    made = trial(ScenarioName.IDLE, RequestName.VIRT_DOMSTATE)
+    assert made.outcome is Outcome.LOST
+    assert made.reason == "libvirtd exited with status 3 at its start."
+
+
+def test_a_libvirtd_that_has_probed_qemu_can_be_restarted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The exit status of the probed QEMU is not the exit status of libvirtd."""
+    monkeypatch.setenv("KICKBENCH_CACHE", str(tmp_path / "cache"))
+    made = trial(ScenarioName.IDLE, RequestName.VIRT_REBOOT_DAEMON)
+    assert made.outcome is Outcome.RETURNED, made.reason
+
+
+def test_without_a_cache_trials_are_refused(kickbench: Command, tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    done = kickbench(
+        *("trial", "--manager", "libvirt", "--scenario", "idle", "--request", "virt-domstate"),
+        env={**os.environ, "KICKBENCH_CACHE": str(tmp_path / "cache")},
+    )
+    assert done.returncode == HostError.exit_status
+    assert "cannot be written (Not a directory); set KICKBENCH_CACHE" in done.stderr
 
 
 @pytest.mark.parametrize("stage", ["start", "guest-up", "postcopy", "request", "recovery"])
