@@ -22,9 +22,6 @@ from bench_lib.settings import CHECKOUT
 
 T = TypeVar("T")
 
-CONNECTION_LOST = frozenset({"VIR_ERR_INTERNAL_ERROR", "VIR_ERR_SYSTEM_ERROR"})
-"""The codes of the error of a call whose connection has ended. Other errors have them, too."""
-
 LONGEST_ANSWER = 1 << 20
 """Bytes; a domain's XML has some thousand."""
 
@@ -39,6 +36,7 @@ class Client:
         self._daemon = daemon
         self._child = child
         self._reader = reader
+        self._starts = daemon.starts
         self._answering: asyncio.Task[Answer] | None = None
 
     def send(self, method: str, *arguments: Any, domain: str | None = None) -> None:
@@ -52,15 +50,18 @@ class Client:
         """Wait for the answer to the last call. May be called again after a deadline that passed.
 
         :return: None if it did not arrive before the deadline.
-        :raise LibvirtFailed: libvirtd or the client ended.
+        :raise LibvirtFailed: libvirtd, the client or their connection ended.
         """
         assert self._answering is not None
         await asyncio.wait({self._answering}, timeout=deadline.remaining_s)
         if not self._answering.done():
             return None
         answer = self._answering.result()
-        if answer.refusal is not None and answer.refusal.code in CONNECTION_LOST:
+        if answer.disconnected:
             await self._daemon.check_lives()
+            raise LibvirtFailed(
+                f"libvirt's client {self._name} lost its connection to libvirtd: {answer.refusal}."
+            )
         return answer
 
     async def call(
@@ -124,6 +125,11 @@ class Client:
             text = (line + await self._reader.read(LONGEST_ANSWER)).decode(errors="replace")
             last = (text.strip().splitlines() or ["it wrote nothing"])[-1]
             raise LibvirtFailed(f"libvirt's client {self._name} ended: {last}.") from None
+
+    @property
+    def outdated(self) -> bool:
+        """Whether libvirtd was started again after this client had been started."""
+        return self._starts != self._daemon.starts
 
     def close(self) -> None:
         if self._answering is not None:

@@ -51,12 +51,15 @@ class Answer(msgspec.Struct):
     :ivar answered_ns: the time just after it, on the same clock.
     :ivar result: what the call returned, if that is a number, a string or a list.
     :ivar refusal: the error of the call; None if it succeeded.
+    :ivar disconnected: whether the connection to libvirtd has ended, so that the refusal is not an
+        answer of libvirtd.
     """
 
     sent_ns: int
     answered_ns: int
     result: int | str | list[int] | None = None
     refusal: Refusal | None = None
+    disconnected: bool = False
 
     @property
     def error(self) -> str | None:
@@ -96,13 +99,14 @@ def main(uri: str) -> None:
         return
     for line in sys.stdin.buffer:
         call = msgspec.json.decode(line, type=Call)
-        target = connection
-        if call.domain is not None:
-            found, target = timed(connection.lookupByName, call.domain)
-            if found.refusal:
-                say(found)
-                continue
-        say(timed(getattr(target, call.method), *call.arguments)[0])
+        if call.domain is None:
+            answer, _ = timed(getattr(connection, call.method), *call.arguments)
+        else:
+            answer, domain = timed(connection.lookupByName, call.domain)
+            if not answer.refusal:
+                answer, _ = timed(getattr(domain, call.method), *call.arguments)
+        answer.disconnected = answer.refusal is not None and not connection.isAlive()
+        say(answer)
 
 
 if __name__ == "__main__":

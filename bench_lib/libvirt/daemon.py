@@ -150,6 +150,7 @@ class Daemon:
     :ivar name: a name that is unique in the run.
     :ivar child: the process that libvirtd runs under; see `apart`.
     :ivar uri: the URI that clients on this host connect to.
+    :ivar starts: how often libvirtd has been started.
     """
 
     def __init__(self, name: str, child: process.Child, reports: _Reports, log: Path) -> None:
@@ -158,6 +159,7 @@ class Daemon:
         self._reports = reports
         self._log = log
         self._pid: int | None = None
+        self.starts = 1
         self.uri = f"qemu+unix:///system?socket={self.path(SOCKETS / 'libvirt-sock')}"
 
     def path(self, inside: Path) -> Path:
@@ -226,6 +228,7 @@ class Daemon:
         await deadline.poll(gone, f"The end of {PROGRAM}")
         self.path(SOCKETS / "libvirt-sock").unlink(missing_ok=True)
         self.child.stdin.write(b"\n")
+        self.starts += 1
         await self.up(deadline)
 
     async def connected(self, path: Path, deadline: Deadline) -> socket.socket:

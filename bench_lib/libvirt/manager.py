@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -109,7 +109,9 @@ class LibvirtMigration(Migration):
     async def resume(self, address: str, attempt: int, deadline: Deadline) -> None:
         source, destination = map(_guest, self.sides)
         # libvirt refuses to resume before its call for the broken migration has returned.
-        await self.caller.answer(deadline)
+        # A libvirtd that `virt-reboot-daemon` has ended has closed the connection instead.
+        with suppress(LibvirtFailed):
+            await self.caller.answer(deadline)
         clients = []
         for guest in (source, destination):
             name = f"{guest.name}-resume-{attempt}"

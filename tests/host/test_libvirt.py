@@ -279,3 +279,35 @@ def test_a_guest_can_be_destroyed_while_another_call_waits_for_its_lock(
     assert made.then.latency_ns is not None
     # The call that waited fails when its guest is gone.
     assert made.late_ns is not None
+
+
+def test_a_second_call_goes_to_the_libvirtd_that_was_started_again() -> None:
+    made = trial(ScenarioName.IDLE, RequestName.VIRT_REBOOT_DAEMON, then=RequestName.VIRT_SUSPEND)
+    assert made.outcome is Outcome.RETURNED, made.reason
+    assert made.then is not None
+    assert made.then.outcome is Outcome.RETURNED, made.then.reason
+
+
+def test_a_second_call_to_a_libvirtd_that_does_not_end_is_lost_and_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After SIGTERM libvirtd has closed its connections, and waits 30 s for the migration."""
+    monkeypatch.setenv("KICKBENCH_DEADLINE", "2")
+    made = trial(
+        ScenarioName.BLACKHOLE, RequestName.VIRT_REBOOT_DAEMON, then=RequestName.VIRT_DESTROY
+    )
+    assert made.outcome in HUNG, made.reason
+    assert made.then is not None
+    assert made.then.outcome is Outcome.LOST
+    assert made.then.reason is not None
+    assert "lost its connection to libvirtd" in made.then.reason
+
+
+def test_a_guest_is_recovered_although_libvirtd_has_not_ended_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KICKBENCH_DEADLINE", "2")
+    made = trial(ScenarioName.BLACKHOLE, RequestName.VIRT_REBOOT_DAEMON, recover=True)
+    assert made.outcome in HUNG, made.reason
+    assert made.recovery is not None
+    assert made.recovery.memory == "whole", made.recovery.failure

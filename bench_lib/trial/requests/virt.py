@@ -18,6 +18,9 @@ from bench_lib.libvirt.manager import LibvirtGuest
 from bench_lib.trial.requests.request import Reply, Request
 from bench_lib.trial.scene import MigrationScene, Scene
 
+RECONNECTED_S = 10.0
+"""How many seconds a client may take to connect to a libvirtd that was started again."""
+
 # Values of libvirt-domain.h.
 VIR_DOMAIN_DESTROY_GRACEFUL = 1
 VIR_DOMAIN_ABORT_JOB_POSTCOPY = 1
@@ -35,6 +38,7 @@ class VirtCall(Request):
     arguments: ClassVar[tuple[Any, ...]] = ()
 
     _client: Client
+    _stack: AsyncExitStack
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
@@ -42,6 +46,7 @@ class VirtCall(Request):
         self.asked: LibvirtGuest = scene.guest
 
     async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
+        self._stack = stack
         self._client = await self._connected("request", deadline, stack)
 
     async def _connected(self, name: str, deadline: Deadline, stack: AsyncExitStack) -> Client:
@@ -52,6 +57,9 @@ class VirtCall(Request):
         return client
 
     async def send(self) -> None:
+        if self._client.outdated:  # the request before this one was `VirtRebootDaemon`
+            deadline = Deadline.after(RECONNECTED_S)
+            self._client = await self._connected("reconnected", deadline, self._stack)
         self._client.send(self.method, *self.arguments, domain=self.asked.domain)
 
     async def answer(self, deadline: Deadline) -> Reply | None:
@@ -130,11 +138,9 @@ class VirtRebootDaemon(VirtCall):
 
     _sent_ns = 0
     _asking: asyncio.Task[Reply] | None = None
-    _stack: AsyncExitStack
 
     async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
         await super().prepare(deadline, stack)
-        self._stack = stack
         stack.callback(self._stop_asking)
 
     def _stop_asking(self) -> None:
