@@ -109,8 +109,8 @@ def trial(
       kickbench trial --scenario frozen-source --request stop --then sigkill
 
     Exits 0 if every trial gave a measurement, which may be a hang, a refusal or QEMU's death; 4 if
-    a trial was lost or a guest could not be recovered; 5 if a guest found its memory damaged; 28
-    if a QEMU could not be ended.
+    a trial or its second request was lost, or a guest could not be recovered; 5 if a guest found
+    its memory damaged; 28 if a QEMU could not be ended.
     """
     settings = options.with_deadline(Settings.from_environment(), limit)
     wanted = Case(
@@ -300,7 +300,9 @@ def exit_status(records: Sequence[Record]) -> int:
     if report_damage(records):
         return MemoryDamaged.exit_status
     unknown = any(
-        each.outcome is Outcome.LOST or (each.recovery and each.recovery.failure)
+        each.outcome is Outcome.LOST
+        or (each.recovery and each.recovery.failure)
+        or (each.then and each.then.outcome is Outcome.LOST)
         for each in records
     )
     if unknown:

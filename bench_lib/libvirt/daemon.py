@@ -195,12 +195,13 @@ class Daemon:
         assert self._pid is not None
         os.kill(self._pid, number)
 
-    async def check_lives(self) -> None:
+    async def check_lives(self, limit_s: float = DEATH_S) -> None:
         """Check whether libvirtd has ended, after a client has lost its connection.
 
+        :param limit_s: how many seconds to wait for its end.
         :raise LibvirtFailed: libvirtd ended.
         """
-        deadline = Deadline.after(DEATH_S)
+        deadline = Deadline.after(limit_s)
 
         def gone() -> int | None:
             self._reports.read()

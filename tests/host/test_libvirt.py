@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -311,3 +312,42 @@ def test_a_guest_is_recovered_although_libvirtd_has_not_ended_yet(
     assert made.outcome in HUNG, made.reason
     assert made.recovery is not None
     assert made.recovery.memory == "whole", made.recovery.failure
+
+
+def test_a_libvirtd_that_blocks_before_the_call_is_part_of_the_latency(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The lookup of the domain waits, and the call after it does not."""
+    original = Timeline.stage
+    stopped_s = 0.5
+
+    @contextmanager
+    def blocked(timeline: Timeline, name: str) -> Iterator[None]:
+        with original(timeline, name):
+            if name == "request":
+                (pid,) = daemons()
+                os.kill(pid, signal.SIGSTOP)
+                threading.Timer(stopped_s, os.kill, (pid, signal.SIGCONT)).start()
+            yield
+
+    monkeypatch.setattr(Timeline, "stage", blocked)
+    made = trial(ScenarioName.IDLE, RequestName.VIRT_DOMSTATE)
+    assert made.outcome is Outcome.RETURNED, made.reason
+    assert made.latency_ns is not None
+    assert made.latency_ns > stopped_s * 0.9e9
+
+
+def test_a_libvirtd_that_dies_after_its_restart_is_a_lost_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = daemon.Daemon.restarted
+
+    async def killed(made: daemon.Daemon, deadline: Deadline) -> None:
+        await original(made, deadline)
+        made.signal(signal.SIGKILL)
+
+    monkeypatch.setattr(daemon.Daemon, "restarted", killed)
+    made = trial(ScenarioName.IDLE, RequestName.VIRT_REBOOT_DAEMON)
+    assert made.outcome is Outcome.LOST
+    assert made.reason is not None
+    assert "SIGKILL" in made.reason

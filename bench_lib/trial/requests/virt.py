@@ -52,8 +52,10 @@ class VirtCall(Request):
     async def _connected(self, name: str, deadline: Deadline, stack: AsyncExitStack) -> Client:
         """Start a client of the libvirtd that is called, and wait until it is connected."""
         made = calls.connected(self.scene.run, f"{self.asked.name}-{name}", self.asked.daemon)
-        client = await stack.enter_async_context(made)
-        await client.opened(deadline)
+        async with AsyncExitStack() as attempt:
+            client = await attempt.enter_async_context(made)
+            await client.opened(deadline)
+            stack.push_async_callback(attempt.pop_all().aclose)
         return client
 
     async def send(self) -> None:
@@ -159,6 +161,7 @@ class VirtRebootDaemon(VirtCall):
             try:
                 client = await self._connected("restarted", forever, self._stack)
             except LibvirtFailed:  # libvirtd does not accept clients yet
+                await self.asked.daemon.check_lives(0)
                 await asyncio.sleep(0.01)
                 continue
             client.send(self.method, domain=self.asked.domain)
