@@ -41,7 +41,7 @@ class Case:
     :ivar then: a second request, made after the first one was answered or had hung.
     :raise ImageError: there is no such guest image.
     :raise BadShape: no guest can have that shape.
-    :raise NotOffered: the manager cannot make the request.
+    :raise NotOffered: the manager cannot make the request, or it cannot follow the first one.
     :raise NotRecoverable: the guest cannot be recovered after the request, or in the scenario.
     """
 
@@ -73,6 +73,11 @@ class Case:
         if self.then and REQUESTS[self.request].ends_guest:
             raise NotOffered(
                 f"{self.request} ends the guest, so no request can follow; leave out --then."
+            )
+        if self.then and REQUESTS[self.then].gdbstub and REQUESTS[self.request].stops_guest:
+            raise NotOffered(
+                f"{self.request} stops the guest, and QEMU's gdbstub does not report a second "
+                f"stop, so {self.then} would look like a hang; take another request for --then."
             )
         if self.then and self.recover:
             raise NotRecoverable(

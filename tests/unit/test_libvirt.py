@@ -127,5 +127,7 @@ def test_a_second_request_needs_a_guest_that_is_still_there() -> None:
         Case(ScenarioName.IDLE, RequestName.SIGTERM, then=RequestName.SIGKILL)
     with pytest.raises(NotOffered, match="--manager"):
         Case(ScenarioName.IDLE, RequestName.STOP, then=RequestName.VIRT_DESTROY)
+    with pytest.raises(NotOffered, match="stop stops the guest, and QEMU's gdbstub"):
+        Case(ScenarioName.IDLE, RequestName.STOP, then=RequestName.GDBSTUB_BREAK)
     with pytest.raises(NotRecoverable):
         Case(ScenarioName.PAUSED, RequestName.STOP, recover=True, then=RequestName.SIGKILL)

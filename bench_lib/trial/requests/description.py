@@ -21,12 +21,14 @@ class RequestDescription:
     :ivar to_source: whether the source of a migration answers it, so that no thread of the
         destination's QEMU can be to blame for a hang.
     :ivar gdbstub: whether QEMU has to have a gdbstub.
+    :ivar stops_guest: whether the guest is stopped when the request is granted.
     """
 
     needs: frozenset[Need] = frozenset()
     ends_guest: bool = False
     terminal: bool = False
     gdbstub: bool = False
+    stops_guest: bool = False
     manager: ManagerName | None = None
     deadline_s: float | None = None
     to_source: bool = False
@@ -45,18 +47,18 @@ LIBVIRT_DEADLINE_S = 60.0
 _LIBVIRT = RequestDescription(manager=ManagerName.LIBVIRT, deadline_s=LIBVIRT_DEADLINE_S)
 
 REQUESTS: dict[RequestName, RequestDescription] = {
-    RequestName.STOP: RequestDescription(),
+    RequestName.STOP: RequestDescription(stops_guest=True),
     RequestName.CTRL_C: RequestDescription(ends_guest=True, terminal=True),
     RequestName.GDB_ATTACH: RequestDescription(frozenset({Need.GDB, Need.PTRACE_SIBLING})),
     RequestName.PTRACE_INTERRUPT: RequestDescription(frozenset({Need.PTRACE})),
-    RequestName.GDBSTUB_BREAK: RequestDescription(gdbstub=True),
+    RequestName.GDBSTUB_BREAK: RequestDescription(gdbstub=True, stops_guest=True),
     RequestName.SIGTERM: RequestDescription(ends_guest=True),
     RequestName.QUIT: RequestDescription(ends_guest=True),
     RequestName.SIGUSR1: RequestDescription(),
     RequestName.REGISTERS: RequestDescription(),
     RequestName.SIGKILL: RequestDescription(ends_guest=True),
     RequestName.QUERY_STATUS: RequestDescription(),
-    RequestName.VIRT_SUSPEND: _LIBVIRT,
+    RequestName.VIRT_SUSPEND: replace(_LIBVIRT, stops_guest=True),
     RequestName.VIRT_DESTROY: replace(_LIBVIRT, ends_guest=True),
     RequestName.VIRT_DESTROY_GRACEFUL: replace(_LIBVIRT, ends_guest=True),
     RequestName.VIRT_ABORT: replace(_LIBVIRT, to_source=True),
