@@ -60,7 +60,7 @@ class Client:
         if answer.disconnected:
             await self._daemon.check_lives()
             raise LibvirtFailed(
-                f"libvirt's client {self._name} lost its connection to libvirtd: {answer.refusal}."
+                f"libvirt's client {self._name} has no connection to libvirtd: {answer.refusal}."
             )
         return answer
 

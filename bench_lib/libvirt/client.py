@@ -89,7 +89,9 @@ def main(uri: str) -> None:
             number = error.get_error_code()
             code = names.get(number, f"virErrorNumber {number}")
             refusal = Refusal(code, error.get_error_message() or str(error))
-            return Answer(sent_ns, now_ns, refusal=refusal), None
+            # libvirt's client reports the end of the connection itself.
+            ended = error.get_error_domain() == libvirt.VIR_FROM_RPC
+            return Answer(sent_ns, now_ns, refusal=refusal, disconnected=ended), None
         now_ns = time.monotonic_ns()
         plain = result if isinstance(result, int | str | list) else None
         return Answer(sent_ns, now_ns, plain), result
@@ -113,7 +115,6 @@ def main(uri: str) -> None:
                 answer, _ = timed(getattr(domain, call.method), *call.arguments)
                 if answer.sent_ns - found.sent_ns > BLOCKED_NS:
                     answer.sent_ns = found.sent_ns
-        answer.disconnected = answer.refusal is not None and not connection.isAlive()
         say(answer)
 
 

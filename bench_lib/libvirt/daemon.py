@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -59,6 +60,12 @@ LAST_ERRORS = 3
 DEATH_S = 0.3
 """How many seconds after the end of its connections libvirtd's exit may be seen."""
 
+UNKNOWN = -signal.SIGKILL
+"""The exit status of a QEMU whose `apart` had ended before. kickbench has killed most of these."""
+
+LOOK_S = 0.001
+"""Seconds between two looks at a process that nothing reports on."""
+
 CREDENTIALS = struct.Struct("3i")
 """struct ucred of unix(7): pid, uid, gid."""
 
@@ -70,6 +77,7 @@ class _Reports:
     :ivar fd: the reading end of the pipe.
     :ivar apart: whether `apart` has moved into its namespaces.
     :ivar program: the pid of the libvirtd that was started last; None before the first one.
+    :ivar ended: whether no more reports arrive, because `apart` or its context has ended.
     :ivar statuses: exit statuses by pid, as in subprocess. Helpers of libvirtd are there as well,
         such as each QEMU that it has probed.
     """
@@ -77,8 +85,14 @@ class _Reports:
     fd: int
     apart: bool = False
     program: int | None = None
+    ended: bool = False
     statuses: dict[int, int] = field(default_factory=dict)
     _pending: bytes = b""
+
+    def close(self) -> None:
+        # A QEMU that survives SIGKILL is looked at later than this.
+        self.ended = True
+        os.close(self.fd)
 
     @property
     def status(self) -> int | None:
@@ -87,9 +101,10 @@ class _Reports:
 
     def read(self) -> None:
         """Read the reports that have arrived, without waiting."""
-        while select.select([self.fd], [], [], 0)[0]:
+        while not self.ended and select.select([self.fd], [], [], 0)[0]:
             data = os.read(self.fd, 65536)
             if not data:
+                self.ended = True
                 return
             *lines, self._pending = (self._pending + data).split(b"\n")
             for line in lines:
@@ -117,7 +132,10 @@ class _Orphan:
 
     def poll(self) -> int | None:
         self._reports.read()
-        return self._reports.statuses.get(self.pid)
+        status = self._reports.statuses.get(self.pid)
+        if status is None and self._reports.ended and not process.lives(self.pid):
+            return UNKNOWN
+        return status
 
     def wait(self, timeout: float | None = None) -> int:
         assert timeout is not None
@@ -125,7 +143,10 @@ class _Orphan:
         while (status := self.poll()) is None:
             if deadline.passed:
                 raise subprocess.TimeoutExpired(str(self.pid), timeout)
-            select.select([self._reports.fd], [], [], deadline.remaining_s)
+            if self._reports.ended:
+                time.sleep(LOOK_S)
+            else:
+                select.select([self._reports.fd], [], [], deadline.remaining_s)
         return status
 
 
@@ -289,7 +310,8 @@ def started(run: Run, name: str, netns_fd: int | None, cache: Path) -> Iterator[
     configuration["libvirtd.conf"] += f'host_uuid = "{uuid.uuid4()}"\n'
     with ExitStack() as stack:
         reports_fd, theirs = os.pipe2(os.O_CLOEXEC)
-        stack.callback(os.close, reports_fd)
+        reports = _Reports(reports_fd)
+        stack.callback(reports.close)
         argv = [
             *(() if netns_fd is not None else ("unshare", "--net", "--")),
             *(sys.executable, "-I", "-S", apart.__file__, str(theirs)),
@@ -312,7 +334,7 @@ def started(run: Run, name: str, netns_fd: int | None, cache: Path) -> Iterator[
         finally:
             os.close(theirs)
         stack.callback(_stop, child)
-        yield Daemon(name, child, _Reports(reports_fd), log)
+        yield Daemon(name, child, reports, log)
 
 
 def _stop(child: process.Child) -> None:

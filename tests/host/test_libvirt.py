@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -301,7 +302,7 @@ def test_a_second_call_to_a_libvirtd_that_does_not_end_is_lost_and_not_refused(
     assert made.then is not None
     assert made.then.outcome is Outcome.LOST
     assert made.then.reason is not None
-    assert "lost its connection to libvirtd" in made.then.reason
+    assert "has no connection to libvirtd" in made.then.reason
 
 
 def test_a_guest_is_recovered_although_libvirtd_has_not_ended_yet(
@@ -335,6 +336,27 @@ def test_a_libvirtd_that_blocks_before_the_call_is_part_of_the_latency(
     assert made.outcome is Outcome.RETURNED, made.reason
     assert made.latency_ns is not None
     assert made.latency_ns > stopped_s * 0.9e9
+
+
+def test_when_the_parent_of_libvirtd_dies_the_trial_is_lost_and_qemu_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It reports the exit status of QEMU, which is unknown then."""
+    original = Timeline.stage
+
+    @contextmanager
+    def killed(timeline: Timeline, name: str) -> Iterator[None]:
+        with original(timeline, name):
+            if name == "request":
+                for pid in daemons():
+                    (line,) = re.findall(r"PPid:\t(\d+)", Path(f"/proc/{pid}/status").read_text())
+                    os.kill(int(line), signal.SIGKILL)
+            yield
+
+    monkeypatch.setattr(Timeline, "stage", killed)
+    made = trial(ScenarioName.BLACKHOLE, RequestName.VIRT_DESTROY)
+    assert made.outcome is Outcome.LOST
+    assert not made.survivors
 
 
 def test_a_libvirtd_that_dies_after_its_restart_is_a_lost_trial(
