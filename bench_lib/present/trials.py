@@ -52,7 +52,9 @@ def trial_line(record: Record) -> str:
 def _second(then: FollowUp) -> str:
     """Return the second request of a trial: then virt-destroy: returned after 203 ms."""
     text = f"then {then.request}: {then.outcome}"
-    if then.latency_ns is not None:
+    if then.outcome in HUNG:
+        text += f", no answer in {duration(then.deadline_ns)}"
+    elif then.latency_ns is not None:
         text += f" after {duration(then.latency_ns)}"
     if then.ended_ns is not None:
         text += f" (QEMU ended after {duration(then.ended_ns)})"

@@ -15,16 +15,27 @@ from click.testing import CliRunner
 from bench_lib import process
 from bench_lib import record as files
 from bench_lib.cli import kernels, main
+from bench_lib.cli.trials import exit_status
 from bench_lib.errors import (
     InternalError,
     Interrupted,
     LabLost,
     MemoryDamaged,
     RecordNotWritten,
+    TrialLost,
     UnknownKernel,
 )
 from bench_lib.lab import trials
-from bench_lib.record import ManagerName, Record, Recovery, RequestName, ScenarioName
+from bench_lib.present.trials import trial_line
+from bench_lib.record import (
+    FollowUp,
+    ManagerName,
+    Outcome,
+    Record,
+    Recovery,
+    RequestName,
+    ScenarioName,
+)
 from bench_lib.trial import batch, preflight
 from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import Case
@@ -71,6 +82,19 @@ def test_help_fits_into_80_columns(path: tuple[str, ...]) -> None:
     assert not [line for line in shown.output.splitlines() if len(line) > 80]
     _, _, listed = shown.output.partition("\nCommands:\n")
     assert not [line for line in listed.splitlines() if line.endswith("...")]
+
+
+def test_a_lost_second_request_has_the_exit_status_of_a_lost_trial() -> None:
+    first = record()
+    assert exit_status([first]) == 0
+    lost = FollowUp(RequestName.SIGKILL, Outcome.LOST, first.deadline_ns, reason="It ended.")
+    assert exit_status([dataclasses.replace(first, then=lost)]) == TrialLost.exit_status
+
+
+def test_a_hang_of_the_second_request_is_printed_with_its_deadline() -> None:
+    hung = FollowUp(RequestName.VIRT_SUSPEND, Outcome.UNANSWERED, 2_000_000_000)
+    line = trial_line(dataclasses.replace(record(), then=hung))
+    assert "then virt-suspend: unanswered, no answer in 2.0 s" in line
 
 
 def test_damage_is_reported_even_if_something_else_ends_the_run(
