@@ -212,9 +212,15 @@ class Daemon:
             raise LibvirtFailed(f"{PROGRAM} ended at its start{self.last_words()}.") from None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to libvirtd itself."""
+        """Send a signal to libvirtd itself.
+
+        :raise LibvirtFailed: libvirtd has ended.
+        """
         assert self._pid is not None
-        os.kill(self._pid, number)
+        try:
+            os.kill(self._pid, number)
+        except ProcessLookupError:
+            raise LibvirtFailed(f"{self.name} has ended{self.last_words()}.") from None
 
     async def check_lives(self, limit_s: float = DEATH_S) -> None:
         """Check whether libvirtd has ended, after a client has lost its connection.

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,9 +133,17 @@ def test_libvirt_resumes_the_migration_and_the_memory_is_whole(scenario: Scenari
     assert made.recovery.memory == "whole"
 
 
-@pytest.mark.parametrize("stage", ["guest-up", "postcopy", "outage", "request"])
+@pytest.mark.parametrize(
+    "stage, request_",
+    [
+        *((each, RequestName.VIRT_DESTROY) for each in ("guest-up", "postcopy", "outage")),
+        ("request", RequestName.VIRT_SUSPEND),
+        ("request", RequestName.VIRT_DESTROY),
+        ("request", RequestName.VIRT_REBOOT_DAEMON),
+    ],
+)
 def test_a_libvirtd_that_dies_in_any_stage_is_a_lost_trial(
-    monkeypatch: pytest.MonkeyPatch, stage: str
+    monkeypatch: pytest.MonkeyPatch, stage: str, request_: RequestName
 ) -> None:
     monkeypatch.setenv("KICKBENCH_STAGING", "8")
     original = Timeline.stage
@@ -147,10 +156,12 @@ def test_a_libvirtd_that_dies_in_any_stage_is_a_lost_trial(
                 assert len(victims) == 2
                 for pid in victims:
                     os.kill(pid, signal.SIGKILL)
+                while any(Path(f"/proc/{pid}").exists() for pid in victims):
+                    time.sleep(0.001)
             yield
 
     monkeypatch.setattr(Timeline, "stage", killed)
-    made = trial(ScenarioName.BLACKHOLE, RequestName.VIRT_DESTROY)
+    made = trial(ScenarioName.BLACKHOLE, request_)
     assert made.outcome is Outcome.LOST
     assert made.reason is not None
     assert "libvirt" in made.reason
