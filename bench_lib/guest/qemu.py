@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -170,6 +171,10 @@ class Guest:
         return GuestDied(f"QEMU of {self.name} {how}{last_words(self._log)}.")
 
 
+OF_LIBVIRT = re.compile(r"^-|\\$|^[\d-]+ [\d:.]+\+0000: ")
+"""Lines that libvirtd writes to the log of QEMU: the command line, and events with their times."""
+
+
 def last_words(log: Path) -> str:
     """Return the last lines that QEMU wrote, as the end of a sentence; "" if it wrote none."""
     try:
@@ -177,7 +182,9 @@ def last_words(log: Path) -> str:
     except OSError:
         # QEMU has not started, or the log was in a mount namespace that has ended.
         return ""
-    written = [line.strip().rstrip(".") for line in lines if line.strip()]
+    written = [
+        line.strip().rstrip(".") for line in lines if line.strip() and not OF_LIBVIRT.search(line)
+    ]
     return f": {'; '.join(written[-LAST_LINES:])}" if written else ""
 
 

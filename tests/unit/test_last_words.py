@@ -31,3 +31,15 @@ def test_the_cause_that_qemu_wrote_first_is_kept(tmp_path: Path) -> None:
         "qemu: error while loading state section id 2(ram); "
         "qemu: load of migration failed: Invalid argument"
     )
+
+
+def test_what_libvirtd_wrote_is_not_from_qemu(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        "-sandbox on \\\n-msg timestamp=on\n"
+        "2026-11-26 05:30:55.097+0000: Domain id=1 is tainted: custom-argv\n"
+        "2026-11-26T05:31:08.887136Z qemu-system-x86_64: terminating on signal 15\n"
+    )
+    assert last_words(log) == (
+        ": 2026-11-26T05:31:08.887136Z qemu-system-x86_64: terminating on signal 15"
+    )
