@@ -213,4 +213,4 @@ def test_a_damaged_last_line_costs_only_itself(kickbench: Command) -> None:
 def test_a_report_without_records_is_a_sentence(kickbench: Command) -> None:
     done = kickbench("report")
     assert done.returncode == 0
-    assert "No records yet" in done.stdout
+    assert "There are no records yet in" in done.stdout
