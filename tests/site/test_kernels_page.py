@@ -19,7 +19,16 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from bench_lib import record
-from bench_lib.record import Entry, Evidence, Outcome, Record, Role, ScenarioName, WaitsFor
+from bench_lib.record import (
+    Entry,
+    Evidence,
+    ManagerName,
+    Outcome,
+    Record,
+    Role,
+    ScenarioName,
+    WaitsFor,
+)
 from bench_lib.settings import CHECKOUT
 from tests.conftest import HANG_S
 from tests.make import STUCK, thread
@@ -158,6 +167,23 @@ def publish_alone(history: Path, publish: Publish, *made: Record) -> str:
     record.append(history / ".asv" / "records.jsonl", *made)
     assert publish().returncode == 0
     return (history / ".asv" / "html" / "index.html").as_uri()
+
+
+def test_a_kernel_has_room_beside_many_columns(
+    browser: Browser, history: Path, publish: Publish
+) -> None:
+    """The columns of libvirt's guests are apart from those of QEMU's, and twice as many."""
+    many = [
+        dataclasses.replace(make(), scenario=scenario, manager=manager)
+        for scenario in ScenarioName
+        for manager in ManagerName
+    ]
+    open_page(browser, publish_alone(history, publish, *many))
+    heads = [each.text for each in every(browser, "#matrix thead th")]
+    assert len(heads) == 1 + len(many)
+    assert "stop\nblackhole by libvirt" in heads
+    kernel = one(browser, "#matrix tbody th")
+    assert kernel.size["width"] > 2 * kernel.size["height"]
 
 
 def test_refusals_are_shown_apart(browser: Browser, history: Path, publish: Publish) -> None:
