@@ -22,6 +22,9 @@ from bench_lib.settings import CHECKOUT
 
 T = TypeVar("T")
 
+CAUSELESS = "cause is unknown"
+"""What libvirt's message has if it has lost the cause of an error."""
+
 LONGEST_ANSWER = 1 << 20
 """Bytes; a domain's XML has some thousand."""
 
@@ -114,7 +117,13 @@ class Client:
 
     def _check(self, method: str, answer: Answer) -> None:
         if answer.refusal is not None:
-            raise LibvirtFailed(f"libvirt refused {method}: {answer.refusal}.")
+            # Some errors, such as that of a QEMU that libvirtd cannot probe, are only in its log.
+            why = (
+                self._daemon.last_words("error", "warning")
+                if CAUSELESS in str(answer.refusal)
+                else ""
+            )
+            raise LibvirtFailed(f"libvirt refused {method}: {answer.refusal}{why}.")
 
     async def _answer(self) -> Answer:
         line = await self._reader.readline()

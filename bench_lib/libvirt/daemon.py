@@ -282,15 +282,18 @@ class Daemon:
         found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         return Qemu(CREDENTIALS.unpack(found)[0], self._reports)
 
-    def last_words(self) -> str:
+    def last_words(self, *levels: str) -> str:
         """Return the last errors that libvirtd logged, as the end of a sentence.
 
         If `apart` failed, return the last line of its traceback, which has the cause.
+
+        :param levels: the levels of libvirtd's log, such as `warning`; `error` if none is given.
         """
         lines = self._log.read_text(errors="replace").splitlines()
         if not self._reports.apart:
             return f": {lines[-1]}" if lines else ""
-        errors = [line.split(" : ", 2)[-1] for line in lines if ": error :" in line]
+        marks = [f": {level} :" for level in levels or ("error",)]
+        errors = [line.split(" : ", 2)[-1] for line in lines if any(mark in line for mark in marks)]
         return f": {'; '.join(errors[-LAST_ERRORS:])}" if errors else ""
 
 

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -14,7 +17,7 @@ from bench_lib.guest import image
 from bench_lib.guest.qemu import GuestConfig
 from bench_lib.guest.workloads.firmware import Firmware
 from bench_lib.host import needs
-from bench_lib.libvirt import domain
+from bench_lib.libvirt import daemon, domain
 from bench_lib.record import Backing, ManagerName, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
@@ -131,3 +134,26 @@ def test_a_second_request_needs_a_guest_that_is_still_there() -> None:
         Case(ScenarioName.IDLE, RequestName.STOP, then=RequestName.GDBSTUB_BREAK)
     with pytest.raises(NotRecoverable):
         Case(ScenarioName.PAUSED, RequestName.STOP, recover=True, then=RequestName.SIGKILL)
+
+
+LOG = """\
+2026-11-26 05:47:47.911+0000: 18257: error : virNetDevSendEthtoolIoctl:3034 : No such device
+2026-11-26 05:47:48.090+0000: 18239: warning : virQEMUCapsLogProbeFailure:5779 : Failed to probe it
+"""
+
+
+@pytest.mark.parametrize(
+    "levels, words",
+    [
+        ((), ": No such device"),
+        (("error", "warning"), ": No such device; Failed to probe it"),
+    ],
+)
+def test_what_libvirtd_logged_last_is_shown(
+    tmp_path: Path, levels: tuple[str, ...], words: str
+) -> None:
+    log = tmp_path / "log"
+    log.write_text(LOG)
+    child: Any = SimpleNamespace(pid=1)
+    made = daemon.Daemon("name", child, daemon._Reports(-1, apart=True), log)
+    assert made.last_words(*levels) == words
