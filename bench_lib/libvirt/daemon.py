@@ -179,7 +179,6 @@ class Daemon:
         self.child = child
         self._reports = reports
         self._log = log
-        self._pid: int | None = None
         self.starts = 1
         self.uri = f"qemu+unix:///system?socket={self.path(SOCKETS / 'libvirt-sock')}"
 
@@ -203,22 +202,19 @@ class Daemon:
                 raise LibvirtFailed(f"{PROGRAM} {how} at its start{self.last_words()}.")
             # Until `apart` has moved, this path leads to the socket of a libvirtd of the host.
             socket_path = self.path(SOCKETS / "libvirt-sock")
-            return (self._reports.apart and socket_path.exists()) or None
+            is_started = self._reports.apart and self._reports.program is not None
+            return (is_started and socket_path.exists()) or None
 
         await deadline.poll(there, f"The socket of {PROGRAM} of {self.name}")
-        try:
-            self._pid = int(self.path(PID_FILE).read_text())
-        except (OSError, ValueError):
-            raise LibvirtFailed(f"{PROGRAM} ended at its start{self.last_words()}.") from None
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to libvirtd itself.
 
         :raise LibvirtFailed: libvirtd has ended.
         """
-        assert self._pid is not None
+        assert self._reports.program is not None
         try:
-            os.kill(self._pid, number)
+            os.kill(self._reports.program, number)
         except ProcessLookupError:
             raise LibvirtFailed(f"{self.name} has ended{self.last_words()}.") from None
 
@@ -232,7 +228,7 @@ class Daemon:
 
         def gone() -> int | None:
             self._reports.read()
-            return None if self._pid is None else self._reports.statuses.get(self._pid)
+            return self._reports.status
 
         try:
             status = await deadline.poll(gone, f"The end of {PROGRAM}")
@@ -246,14 +242,14 @@ class Daemon:
 
         :raise LibvirtFailed: the new libvirtd ended.
         """
-        pid = self._pid
-        assert pid is not None
 
-        def gone() -> bool | None:
+        def gone() -> int | None:
             self._reports.read()
-            return self._reports.statuses.pop(pid, None) is not None or None
+            return self._reports.status
 
         await deadline.poll(gone, f"The end of {PROGRAM}")
+        # `up` waits for the report of the new one.
+        self._reports.program = None
         self.path(SOCKETS / "libvirt-sock").unlink(missing_ok=True)
         self.child.stdin.write(b"\n")
         self.starts += 1
