@@ -16,7 +16,7 @@ from bench_lib.lab.vm import Facts
 from bench_lib.record import SCHEMA, Record, RequestName
 from bench_lib.settings import Settings
 from bench_lib.trial.case import CORE_SCENARIOS, Case, interleaved
-from bench_lib.trial.requests.description import REQUESTS
+from bench_lib.trial.requests.description import deadline_s
 from bench_lib.units import NS_PER_S
 from bench_lib.verdict import inference
 from bench_lib.verdict.matching import check_schemas
@@ -82,7 +82,7 @@ def check_as_now(records: Sequence[Record], settings: Settings) -> None:
         before = {
             f"{each.deadline_ns / NS_PER_S:g} s" for each in records if each.request is request
         }
-        limit_s = settings.deadline_of(REQUESTS[request].deadline_s)
+        limit_s = deadline_s(request, settings)
         now[f"deadline of {request}"] = before, f"{limit_s:g} s"
     for name in sorted({each.shape.image for each in records}):
         of = {each.image_sha256 for each in records if each.shape.image == name}

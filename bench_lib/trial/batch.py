@@ -25,7 +25,7 @@ from bench_lib.trial import preflight
 from bench_lib.trial.case import Case
 from bench_lib.trial.history import History
 from bench_lib.trial.one import Limits, trial
-from bench_lib.trial.requests.description import REQUESTS
+from bench_lib.trial.requests.description import deadline_s
 from bench_lib.trial.scenarios.description import SCENARIOS
 from bench_lib.trial.scene import Plan
 
@@ -75,7 +75,7 @@ async def _run(
     history = History(settings)
     records = []
     for seq, case in enumerate(cases, start=1):
-        then_s = settings.deadline_of(REQUESTS[case.then].deadline_s) if case.then else 0.0
+        then_s = deadline_s(case.then, settings) if case.then else 0.0
         limits = Limits(settings.staging_s, case.deadline_s(settings), then_s)
         made = await trial(plan, managers[case.manager], seq, case, limits)
         history.keep(made)

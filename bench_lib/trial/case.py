@@ -112,7 +112,7 @@ class Case:
 
     def deadline_s(self, settings: Settings) -> float:
         """Seconds until a trial stops waiting for the answer."""
-        return settings.deadline_of(REQUESTS[self.request].deadline_s)
+        return requests.deadline_s(self.request, settings)
 
     @property
     def huge_pages(self) -> int:

@@ -119,7 +119,7 @@ async def measure(
     :param into: receives the results, even if this raises an error half-way.
     :raise TrialLost: no request was made, or the request's own tool failed.
     """
-    into.vcpus = {tid: number for number, tid in enumerate(scene.tids)}
+    into.vcpus = scene.vcpus
     with staging.timeline.stage("proof"):
         into.before = await scene.during(_proved(staging, scene))
     await _make(scene, request, REQUESTS[staging.case.request], deadline_s, into, staging.timeline)
@@ -128,11 +128,13 @@ async def measure(
 async def follow_up(
     staging: Staging, scene: Scene, name: RequestName, request: Request, deadline_s: float
 ) -> FollowUp:
-    """Make a second request of a guest that has answered the first one, or has not.
+    """Make a second request, after the first one was answered or had hung.
 
-    :param name: of `request`, which is prepared.
+    :param name: the name of the second request.
+    :param request: the second request, which is prepared.
+    :param deadline_s: how many seconds the answer may take before the request counts as hung.
     """
-    into = Measurement(vcpus={tid: number for number, tid in enumerate(scene.tids)})
+    into = Measurement(vcpus=scene.vcpus)
     try:
         into.before = proof.look_at_all(scene.guest.child.pid, ())
         await _make(scene, request, REQUESTS[name], deadline_s, into, staging.timeline)
@@ -159,7 +161,7 @@ async def _make(
 ) -> None:
     """Make a request, and look at the threads of QEMU at its answer or its deadline.
 
-    :param into: has the threads just before.
+    :param into: receives the results; it already has the threads just before the request.
     """
     seen_ns = time.monotonic_ns()
     scene.watch.pause()

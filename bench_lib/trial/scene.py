@@ -78,6 +78,11 @@ class Scene:
     tids: list[int]
 
     @property
+    def vcpus(self) -> dict[int, int]:
+        """The numbers of the vCPUs by the ids of their threads."""
+        return {tid: number for number, tid in enumerate(self.tids)}
+
+    @property
     def watch(self) -> Watch:
         """Observes the guest's workload."""
         return self.guest.watch

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from bench_lib.host.need import Need
 from bench_lib.record import ManagerName, RequestName
+from bench_lib.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ REQUESTS: dict[RequestName, RequestDescription] = {
     RequestName.VIRT_REBOOT_DAEMON: _LIBVIRT,
     RequestName.VIRT_DOMSTATE: _LIBVIRT,
 }
+
+
+def deadline_s(name: RequestName, settings: Settings) -> float:
+    """Return how many seconds a trial waits for the answer to a request."""
+    return settings.deadline_of(REQUESTS[name].deadline_s)
 
 
 def offered_by(manager: ManagerName) -> list[RequestName]:
