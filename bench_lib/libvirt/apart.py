@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The process that a libvirtd runs under: namespaces of its own, and an init for its orphans.
+"""The parent process of a libvirtd. It makes the namespaces, and reaps the QEMUs.
 
     python -I -S apart.py REPORTS HOSTNAME CACHE CONFIGURATION PROGRAM [ARGUMENT...]
 
-Moves into mount and UTS namespaces in which every folder of libvirt's is empty, except its cache.
-So a libvirtd that the host runs itself is neither seen nor touched. Starts PROGRAM there, and
-starts it again whenever a line arrives on stdin.
+It moves into new mount and UTS namespaces, in which all folders of libvirt are empty, except its
+cache. So PROGRAM, which it starts there, neither sees nor touches a libvirtd of the host. It starts
+PROGRAM again when a line arrives on stdin, and kills everything below it when stdin ends.
 
-The QEMU of a guest is an orphan. Whoever reaps it matters: libvirtd takes a dead QEMU for a living
-one until then, and looks again only every 0.2 s. This process reaps at once, as systemd does, and
-writes a line with the pid and the exit status to the descriptor REPORTS. The first line there is
-`apart`, and means that the namespaces are as they should be. `started` with a pid means that
-PROGRAM was started.
+libvirtd daemonizes QEMU, so that another process has to reap it. libvirtd believes that a dead QEMU
+lives until it has been reaped, and checks every 0.2 s. This process reaps at once, as systemd does,
+and writes a line with the pid and the exit status to the descriptor REPORTS. The first line there,
+`apart`, means that the namespaces are ready. `started` with a pid means that PROGRAM was started.
 
-Only the standard library is imported, and no `site`, because each trial starts two of these.
+It imports only the standard library, without `site`, because each trial starts two of these.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 BELOW = ".below"
-"""In a folder that had no room for libvirt's: what was there before."""
+"""The name under which the former contents of a folder stay visible."""
 
 PARENTS = ("/etc", "/run", "/var/lib", "/var/log", "/var/cache")
-"""Of the folders `libvirt` that libvirtd is compiled to use."""
+"""The parents of the folders `libvirt` that libvirtd is compiled to use."""
 
 DEATH_S = 5.0
-"""How long what was killed may take to be gone. `kickbench clean` finds what is not gone by then,
+"""How many seconds killed processes may take to end. `kickbench clean` finds those that take longer
 by the mark of the run; see `ownership`."""
 
 APART = b"apart\n"
@@ -50,10 +49,10 @@ STARTED = b"started"
 """The first word of the report that PROGRAM was started."""
 
 LONGEST_HOSTNAME = 63
-"""Characters of a host name; gethostname(2)."""
+"""How many characters a host name can have; see gethostname(2)."""
 
 USER = "libvirt-qemu"
-"""libvirtd does not start without this user and group, also when QEMU is to run as root."""
+"""The user and the group that libvirtd needs to start, even if QEMU runs as root."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -71,10 +70,10 @@ def _mount(source: str, target: str, kind: str | None, flags: int = 0) -> None:
 
 
 def _empty(parent: Path) -> None:
-    """Give `parent` an empty folder `libvirt`, in this mount namespace alone."""
+    """Make an empty folder `libvirt` in `parent`, visible only in this mount namespace."""
     folder = parent / "libvirt"
     if not folder.is_dir():
-        # What is in `parent` is kept reachable by links, so that the folder can be added in memory.
+        # Cover `parent` with a file system in memory, in which links lead to the former contents.
         before = os.open(parent, os.O_PATH | os.O_DIRECTORY)
         names = [each.name for each in parent.iterdir()]
         _mount("tmpfs", str(parent), "tmpfs")
@@ -88,7 +87,7 @@ def _empty(parent: Path) -> None:
 
 
 def _add_user() -> None:
-    """Make sure of the user and the group of QEMU, as the host's other programs do not see it."""
+    """Add the user and the group of QEMU, visible only in this mount namespace."""
     for path, line in (
         (Path("/etc/passwd"), f"{USER}:x:64055:64055::/nonexistent:/usr/sbin/nologin\n"),
         (Path("/etc/group"), f"{USER}:x:64055:\n"),
@@ -101,9 +100,9 @@ def _add_user() -> None:
 
 
 def enter(hostname: str, cache: str, configuration: dict[str, str]) -> None:
-    """Move into the namespaces, and put libvirt's files there.
+    """Move into the namespaces, and write libvirt's configuration there.
 
-    :param configuration: contents by names, for /etc/libvirt.
+    :param configuration: the contents of the files of /etc/libvirt, by name.
     """
     _checked(_libc.unshare(CLONE_NEWNS | CLONE_NEWUTS), "unshare")
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
@@ -144,7 +143,7 @@ def _start(reports: int, argv: list[str]) -> None:
     if (pid := os.fork()) == 0:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() == parent:
-            os.execvp(argv[0], argv)  # noqa: S606  # there is no shell to be had
+            os.execvp(argv[0], argv)  # noqa: S606  # a shell is not needed
         os._exit(1)
     os.write(reports, b"%s %d\n" % (STARTED, pid))
 
@@ -157,7 +156,7 @@ def _reap(reports: int) -> None:
 
 
 def _kill_all() -> None:
-    """Kill libvirtd, and what it has started, until nothing is left that dies."""
+    """Kill libvirtd and everything that it has started."""
     limit_s = time.monotonic() + DEATH_S
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     with suppress(ChildProcessError):

@@ -34,8 +34,8 @@ class Manager(Protocol):
         """Start a guest, and another one that waits for its migration.
 
         :param address: where the destination listens.
-        :param stack: ends both, and the following of events.
-        :raise GuestDied: one ended at once; the last words of QEMU are in the message.
+        :param stack: the exit stack that ends both guests, and stops following QEMU's events.
+        :raise GuestDied: a QEMU ended at once; the message has its last lines of output.
         """
 
 
