@@ -19,6 +19,7 @@ from bench_lib.errors import DebuggerFailed, GuestDied, MigrationFailed, Monitor
 from bench_lib.guest import monitor, serial
 from bench_lib.guest.gdbstub import GdbStub
 from bench_lib.guest.request_line import RequestLine
+from bench_lib.guest.workloads import description
 from bench_lib.guest.workloads.workload import Workload
 from bench_lib.ownership import Run
 from bench_lib.record import Backing, Shape
@@ -85,7 +86,7 @@ def command_line(
         # wait until disks are flushed.
         "-no-user-config", "-nodefaults", "-display", "none",
         "-machine", ours.machine, "-accel", "kvm",
-        "-cpu", ours.cpu,
+        "-cpu", description.cpu_model(config.shape),
         "-smp", str(config.shape.vcpus),
         "-m", f"{config.shape.memory_mib}M",
         # A guest that resets is broken. With -no-reboot QEMU exits, which kickbench notices.

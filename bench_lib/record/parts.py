@@ -29,6 +29,9 @@ SCHEMA = 2
 Nanoseconds = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """A time of up to 292 years. Python could not divide much larger integers."""
 
+USUAL_WORK = "memory"
+"""The work of a Linux guest that tables do not name."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -37,7 +40,10 @@ class Shape:
     :ivar memory_mib: the size of all of its memory.
     :ivar backing: the kind of host memory behind it.
     :ivar preempt: whether the migration sends requested pages over a separate connection.
-    :ivar image: the name of the image that the guest runs.
+    :ivar image: the name of the workload that the guest runs.
+    :ivar cpu: the guest's CPU model and features, as QEMU's -cpu takes them; None for the
+        workload's own.
+    :ivar work: what a Linux guest does; None for guest images.
     """
 
     vcpus: int = 1
@@ -45,12 +51,18 @@ class Shape:
     backing: Backing = Backing.ANONYMOUS
     preempt: bool = False
     image: str = "gup"
+    cpu: str | None = None
+    work: str | None = None
 
     @property
     def unusual(self) -> str:
         """The differences from the usual guest in parentheses, with a leading space; "" if none."""
         usual = Shape()
         parts = []
+        if self.work is not None:
+            parts.append(self.image)
+        if self.work not in {None, USUAL_WORK}:
+            parts.append(f"work {self.work}")
         if self.vcpus != usual.vcpus:
             parts.append(f"{self.vcpus} vCPUs")
         if self.memory_mib != usual.memory_mib:
@@ -59,7 +71,9 @@ class Shape:
             parts.append(self.backing)
         if self.preempt:
             parts.append("preempt")
-        if not self.tests_the_flag:
+        if self.cpu is not None:
+            parts.append(f"cpu {self.cpu}")
+        if self.work is None and not self.tests_the_flag:
             parts.append(f"{self.image}: no test of the flag")
         return f" ({', '.join(parts)})" if parts else ""
 
@@ -317,6 +331,9 @@ class Record:
     :ivar then: the second request; None without `--then`.
     :ivar survivors: the processes that did not end when they were killed at the end of the trial,
         each as a sentence.
+    :ivar guest_kernel: the kernel that a Linux guest runs; None for guest images.
+    :ivar guest_start: whether a Linux guest was booted in this trial, or restored from a saved
+        state; None for guest images.
     """
 
     run_id: str
@@ -351,6 +368,8 @@ class Record:
     ended_ns: Nanoseconds | None = None
     manager_version: str | None = None
     then: FollowUp | None = None
+    guest_kernel: Kernel | None = None
+    guest_start: Literal["booted", "restored"] | None = None
     schema: int = SCHEMA
 
     @property

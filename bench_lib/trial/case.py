@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from bench_lib.errors import BadShape, ImageError, NotOffered, NotRecoverable
-from bench_lib.guest.workloads.description import HUGE_MIB, WORKLOADS
+from bench_lib.errors import BadShape, NotOffered, NotRecoverable
+from bench_lib.guest.workloads import description as workloads
+from bench_lib.guest.workloads.description import HUGE_MIB
 from bench_lib.record import Backing, ManagerName, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial.requests import description as requests
@@ -53,12 +54,7 @@ class Case:
     then: RequestName | None = None
 
     def __post_init__(self) -> None:
-        if (limits := WORKLOADS.get(self.shape.image)) is None:
-            raise ImageError(
-                f"There is no guest image {self.shape.image!r}; the images are "
-                f"{', '.join(WORKLOADS)}."
-            )
-        limits.check(self.shape)
+        workloads.find(self.shape.image).check(self.shape)
         for request in (self.request, *([self.then] if self.then else [])):
             if not REQUESTS[request].offered_by(self.manager):
                 others = ", ".join(requests.offered_by(self.manager))
@@ -102,6 +98,10 @@ class Case:
                 f"{self.shape.image},{self.shape.vcpus},{self.shape.memory_mib},"
                 f"{self.shape.backing},{self.shape.preempt}"
             )
+        if self.shape.cpu is not None:
+            parts.append(f"cpu {self.shape.cpu}")
+        if self.shape.work is not None:
+            parts.append(self.shape.work)
         if self.recover:
             parts.append("recover")
         if self.manager is not ManagerName.QEMU:

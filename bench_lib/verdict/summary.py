@@ -202,16 +202,20 @@ def _made_with(record: Record) -> Iterator[tuple[str, str]]:
         yield f"outage of {record.scenario}", record.outage
     if record.image_sha256 is not None:
         yield f"sha256 of the image {record.shape.image}", record.image_sha256
+    if record.guest_kernel is not None:
+        yield "kernel of the guest", shown(record.guest_kernel)
 
 
 def shown(value: object) -> str:
-    """Return a value of a set-up as tables and sentences have it."""
+    """Return a value of a set-up, or a kernel, as tables and sentences have it."""
     if value is None:
         return "unknown"
     if isinstance(value, dict):
         return ", ".join(f"{key}: {text}" for key, text in sorted(value.items())) or "none"
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, Kernel):
+        return f"{value.release} {value.version}"
     return str(value)
 
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
+import dataclasses
+
 import pytest
 
 from bench_lib.errors import BadShape, ImageError, NotRecoverable
 from bench_lib.guest import image
-from bench_lib.guest.workloads.description import WORKLOADS
+from bench_lib.guest.workloads.description import FIRMWARE, WORKLOADS, shape_of
 from bench_lib.record import Backing, RequestName, ScenarioName, Shape
 from bench_lib.trial import case
 from bench_lib.trial.case import Case
@@ -12,7 +14,17 @@ from tests.conftest import CHECKOUT
 
 @pytest.mark.parametrize(
     "shape",
-    [Shape(vcpus=0), Shape(vcpus=27), Shape(memory_mib=15), Shape(memory_mib=4096)],
+    [
+        Shape(vcpus=0),
+        Shape(vcpus=27),
+        Shape(memory_mib=15),
+        Shape(memory_mib=4096),
+        Shape(work="memory"),
+        *(
+            Shape(cpu=each)
+            for each in ("", "help", "host,", "host,,a=off", "host -S", "host,a=b c", "-cpu", "a\n")
+        ),
+    ],
     ids=str,
 )
 def test_guests_that_are_impossible_are_refused(shape: Shape) -> None:
@@ -27,6 +39,38 @@ def test_an_unknown_guest_is_refused_with_the_known_ones() -> None:
 
 def test_every_guest_image_is_described() -> None:
     assert set(WORKLOADS) == set(image.manifest(CHECKOUT / "guest-images"))
+
+
+LINUX = dataclasses.replace(
+    FIRMWARE, usual_memory_mib=128, cpu="host", works=("memory", "idle", "busy")
+)
+
+
+def test_a_shape_has_the_values_of_its_workload_where_none_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(WORKLOADS, "linux", LINUX)
+    assert shape_of("linux") == Shape(memory_mib=128, image="linux", work="memory")
+    assert shape_of("linux", memory_mib=16, cpu="host,kvm-pv-eoi=off", work="idle") == Shape(
+        image="linux", cpu="host,kvm-pv-eoi=off", work="idle"
+    )
+    assert shape_of("gup") == Shape()
+
+
+def test_a_cpu_that_is_the_usual_one_makes_no_other_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WORKLOADS, "linux", LINUX)
+    assert shape_of("linux", cpu="host") == shape_of("linux")
+    assert shape_of("gup", cpu="qemu64,-pni") == Shape()
+    assert shape_of("gup", cpu="host") == Shape(cpu="host")
+
+
+def test_a_work_that_the_workload_has_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WORKLOADS, "linux", LINUX)
+    for work, why in (("swim", "memory, idle, busy, not 'swim'"), (None, "needs one of the works")):
+        with pytest.raises(BadShape, match=why):
+            Case(ScenarioName.IDLE, RequestName.STOP, Shape(image="linux", work=work))
+    with pytest.raises(BadShape, match="image gup has no choice of work, not 'idle'"):
+        Case(ScenarioName.IDLE, RequestName.STOP, Shape(work="idle"))
 
 
 def test_a_guest_whose_pages_are_lost_cannot_be_recovered() -> None:
@@ -45,7 +89,7 @@ def test_cases_survive_the_way_into_a_lab() -> None:
         Case(
             ScenarioName.PAUSED,
             RequestName.STOP,
-            Shape(4, 64, Backing.MEMFD, True, "uaccess"),
+            Shape(4, 64, Backing.MEMFD, True, "uaccess", "host,kvm-steal-time=off"),
             True,
         ),
     ]
@@ -58,6 +102,8 @@ def test_cases_that_differ_have_names_that_differ() -> None:
         Case(ScenarioName.PAUSED, RequestName.STOP, recover=True),
         Case(ScenarioName.PAUSED, RequestName.STOP, Shape(vcpus=2)),
         Case(ScenarioName.PAUSED, RequestName.STOP, Shape(preempt=True)),
+        Case(ScenarioName.PAUSED, RequestName.STOP, Shape(cpu="host")),
+        Case(ScenarioName.PAUSED, RequestName.STOP, Shape(cpu="host,kvm-pv-eoi=off")),
     ]
     assert len({each.name for each in cases}) == len(cases)
     assert cases[0].name == "paused/stop"

@@ -180,6 +180,7 @@ def test_more_comparisons_need_more_evidence() -> None:
     [
         ({"host": Host("native", "kvm", "elsewhere")}, r"different hosts: somewhere .* elsewhere"),
         ({"image_sha256": "cd"}, "different guest images: ab, cd"),
+        ({"guest_kernel": Kernel("6.12", "#2")}, "different guest kernels: 6.12 #1, 6.12 #2"),
         ({"qemu": "10.0.0"}, "different QEMUs"),
         ({"manager_version": "libvirt 11.3.0"}, "different libvirts"),
         ({"lab_qemu": "10.0.0"}, "different QEMUs of the lab"),
@@ -193,6 +194,7 @@ def test_records_with_different_conditions_are_compared_only_if_asked_to(
     as_before = {
         "setup": Setup(governor="performance"),
         "image_sha256": "ab",
+        "guest_kernel": Kernel("6.12", "#1"),
         "manager_version": "libvirt 9.0.0",
         "lab_qemu": "7.2.22",
     }

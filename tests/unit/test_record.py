@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bench_lib import record
 from bench_lib.errors import RecordNotWritten, StoreError
-from bench_lib.record import SCHEMA, Entry, Outcome, Record, Role, WaitsFor
+from bench_lib.record import SCHEMA, Entry, Outcome, Record, Role, Shape, WaitsFor
 from tests.make import record as make
 
 KEYS = {
@@ -19,6 +19,7 @@ KEYS = {
     "deadline_ns", "kernel", "boot_id", "host", "qemu", "outage", "evidence", "stages", "recovery",
     "started", "slot", "lab_setup", "setup", "tool", "manager", "late_ns", "kickbench",
     "image_sha256", "survivors", "lab_qemu", "ended_ns", "then", "manager_version",
+    "guest_kernel", "guest_start",
 }  # fmt: skip
 
 
@@ -44,7 +45,9 @@ def test_any_record_survives_its_json(any_record: Record) -> None:
 def test_the_keys_of_a_record_are_those_that_readers_rely_on() -> None:
     (data,) = json.loads(record.to_json([make()]))
     assert set(data) == KEYS
-    assert set(data["shape"]) == {"vcpus", "memory_mib", "backing", "preempt", "image"}
+    assert set(data["shape"]) == {
+        "vcpus", "memory_mib", "backing", "preempt", "image", "cpu", "work",
+    }  # fmt: skip
     assert set(data["host"]) == {"kind", "accelerator", "machine"}
     (before,), (after,) = data["evidence"]["before"], data["evidence"]["after"]
     assert set(data["evidence"]) == {"before", "after", "pending", "blocker"}
@@ -53,6 +56,31 @@ def test_the_keys_of_a_record_are_those_that_readers_rely_on() -> None:
         "called", "cpu_ns",
     }  # fmt: skip
     assert set(after) == set(before)
+
+
+def test_a_shape_of_an_older_record_equals_that_of_a_new_one() -> None:
+    """Older records have neither `cpu` nor `work`."""
+    (data,) = json.loads(record.to_json([make()]))
+    del data["shape"]["cpu"], data["shape"]["work"]
+    assert record.from_line(json.dumps(data)).key == make().key
+
+
+@pytest.mark.parametrize(
+    ("shape", "shown"),
+    [
+        (Shape(cpu="qemu64,-pni,kvm-pv-eoi=off"), " (cpu qemu64,-pni,kvm-pv-eoi=off)"),
+        (
+            Shape(2, 128, image="linux", cpu="host,kvm-steal-time=off", work="memory"),
+            " (linux, 2 vCPUs, 128 MiB, cpu host,kvm-steal-time=off)",
+        ),
+        (Shape(memory_mib=128, image="linux", work="busy"), " (linux, work busy, 128 MiB)"),
+        (Shape(image="uaccess", cpu="host"), " (cpu host, uaccess: no test of the flag)"),
+    ],
+    ids=str,
+)
+def test_a_place_shows_how_its_guest_is_unusual(shape: Shape, shown: str) -> None:
+    made = dataclasses.replace(make(), shape=shape)
+    assert made.key.place == f"blackhole{shown}"
 
 
 def test_a_line_that_was_cut_off_damages_no_record_after_it(tmp_path: Path) -> None:

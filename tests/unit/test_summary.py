@@ -101,6 +101,14 @@ def test_different_guest_images_are_reported() -> None:
     assert (found.name, found.values) == ("sha256 of the image gup", ("ab", "cd"))
 
 
+def test_different_kernels_of_guests_are_reported() -> None:
+    first, other = (
+        dataclasses.replace(record(), guest_kernel=Kernel("6.12", each)) for each in ("#1", "#2")
+    )
+    (found,) = summary.differences([record(), first, other])
+    assert (found.name, found.values) == ("kernel of the guest", ("6.12 #1", "6.12 #2"))
+
+
 def test_different_qemus_of_labs_are_reported() -> None:
     first, other = (dataclasses.replace(record(), lab_qemu=each) for each in ("7.2.22", "11.1.3"))
     (found,) = summary.differences([record(), first, other])

@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from bench_lib.errors import BadShape
-from bench_lib.record import Shape
+from bench_lib import architecture
+from bench_lib.errors import BadShape, ImageError
+from bench_lib.record import Backing, Shape
 
 HUGE_MIB = 2
 """The size of a huge page, in MiB."""
+
+CPU = re.compile(r"(?!help(,|$))[A-Za-z0-9][\w.-]*(,[+-]?[A-Za-z][\w.-]*(=[\w.:-]+)?)*", re.ASCII)
+"""A pattern for the CPUs of shapes, as QEMU's -cpu takes them: a model, and features after it. With
+`help` for a model, QEMU lists its models and ends."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +24,26 @@ class ShapeLimits:
 
     :ivar vcpus: the largest number of vCPUs.
     :ivar memory_mib: the possible sizes of memory, in MiB.
+    :ivar usual_memory_mib: the size of memory of a guest for which none is given, in MiB.
+    :ivar cpu: the CPU model of a guest for which none is given, as QEMU's -cpu takes it; None for
+        that of `architecture.Trials`.
+    :ivar works: what the guest can do (`--work`), first what it does if nothing is given; empty if
+        there is no choice.
     """
 
     vcpus: int
     memory_mib: range
+    usual_memory_mib: int = 16
+    cpu: str | None = None
+    works: tuple[str, ...] = ()
+
+    @property
+    def cpu_model(self) -> str:
+        """The CPU model of a guest for which none is given.
+
+        :raise UnknownArchitecture: kickbench has no guests for this machine's architecture.
+        """
+        return self.cpu or architecture.for_trials().cpu
 
     def check(self, shape: Shape) -> None:
         """Check that a guest may have this shape.
@@ -35,6 +57,19 @@ class ShapeLimits:
                 f"A guest can have {self.memory_mib.start} to {self.memory_mib[-1]} MiB of memory, "
                 f"an even number, not {shape.memory_mib}."
             )
+        if shape.cpu is not None and not CPU.fullmatch(shape.cpu):
+            raise BadShape(
+                "A guest's CPU is a model of QEMU and features, such as "
+                f"host,kvm-steal-time=off; {shape.cpu!r} is not."
+            )
+        if shape.work is None and self.works:
+            raise BadShape(
+                f"A guest with the image {shape.image} needs one of the works "
+                f"{', '.join(self.works)}."
+            )
+        if shape.work is not None and shape.work not in self.works:
+            known = f"one of {', '.join(self.works)}" if self.works else "no choice of work"
+            raise BadShape(f"The image {shape.image} has {known}, not {shape.work!r}.")
 
 
 FIRMWARE = ShapeLimits(
@@ -52,3 +87,49 @@ WORKLOADS: dict[str, ShapeLimits] = {
     "pv-kvmclock": FIRMWARE,
 }
 """The limits of each workload, by its name in `--image` and in records."""
+
+
+def find(image: str) -> ShapeLimits:
+    """Return the limits of a workload.
+
+    :raise ImageError: there is no such workload.
+    """
+    try:
+        return WORKLOADS[image]
+    except KeyError:
+        raise ImageError(
+            f"There is no guest image {image!r}; the images are {', '.join(WORKLOADS)}."
+        ) from None
+
+
+def cpu_model(shape: Shape) -> str:
+    """Return the CPU of a guest, as QEMU's -cpu takes it."""
+    return shape.cpu or find(shape.image).cpu_model
+
+
+def shape_of(
+    image: str,
+    *,
+    vcpus: int = 1,
+    memory_mib: int | None = None,
+    backing: Backing = Backing.ANONYMOUS,
+    preempt: bool = False,
+    cpu: str | None = None,
+    work: str | None = None,
+) -> Shape:
+    """Return a shape that has the workload's own values where a parameter is None.
+
+    The workload's own CPU model becomes None, so that shapes of equal guests are equal.
+
+    :raise ImageError: there is no such workload.
+    """
+    limits = find(image)
+    return Shape(
+        vcpus=vcpus,
+        memory_mib=limits.usual_memory_mib if memory_mib is None else memory_mib,
+        backing=backing,
+        preempt=preempt,
+        image=image,
+        cpu=None if cpu is None or cpu == limits.cpu_model else cpu,
+        work=next(iter(limits.works), None) if work is None else work,
+    )
