@@ -94,7 +94,7 @@ def run_command(kernel: str, command: tuple[str, ...], boots: int, share: Path |
 @options.count(2)
 @options.scenario("scenarios", multiple=True, default=[each.value for each in CORE_SCENARIOS])
 @options.request(default=RequestName.STOP.value)
-@options.image(default=Shape().image)
+@options.shape()
 @options.manager()
 @options.jobs()
 @click.option(
@@ -109,7 +109,7 @@ def campaign_command(
     count: int,
     scenarios: tuple[ScenarioName, ...],
     request: RequestName,
-    image: str,
+    shape: Shape,
     manager: ManagerName,
     jobs: int | None,
     name: str,
@@ -124,14 +124,11 @@ def campaign_command(
     Examples:
       kickbench lab campaign debian/6.1 debian/6.12 --boots 6
       kickbench lab campaign debian/6.1 debian/6.12 --scenario frozen-source
+      kickbench lab campaign debian/6.1 debian/6.12 --vcpus 4 --memory 64
     """
     settings = options.with_jobs(Settings.from_environment(), jobs)
     cases = case.interleaved(
-        [
-            case.Case(scenario, request, Shape(image=image), manager=manager)
-            for scenario in scenarios
-        ],
-        count,
+        [case.Case(scenario, request, shape, manager=manager) for scenario in scenarios], count
     )
     plan = campaign.Campaign([bootable(settings, each) for each in names], boots, cases, name)
     total = boots * len(names)

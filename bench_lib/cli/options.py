@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
 from bench_lib import deadline as deadlines
 from bench_lib.cli.names import Named, completing, completing_kernels, named
 from bench_lib.errors import KickbenchError, UnknownRequest, UnknownScenario
-from bench_lib.guest.workloads.description import WORKLOADS
-from bench_lib.record import ManagerName, RequestName, ScenarioName
+from bench_lib.guest.workloads.description import WORKLOADS, shape_of
+from bench_lib.record import Backing, ManagerName, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import case
 
@@ -57,6 +58,73 @@ def image(*names: str, **attributes: Any) -> Callable[[Command], Command]:
         help=text,
         **attributes,
     )
+
+
+def shape() -> Callable[[Command], Command]:
+    """The options that make up the shape of guests; a command takes them as one parameter, `shape`.
+
+    The shape has the workload's own values for options that are not given.
+    """
+    usual = Shape()
+    memory = [str(WORKLOADS[usual.image].usual_memory_mib)] + [
+        f"{each.usual_memory_mib} for {name}"
+        for name, each in WORKLOADS.items()
+        if each.usual_memory_mib != WORKLOADS[usual.image].usual_memory_mib
+    ]
+    works = {name: each.works for name, each in WORKLOADS.items() if each.works}
+    offered = "".join(f" {name}: {', '.join(each)}." for name, each in works.items())
+    parts = {
+        "vcpus": _option(
+            "--vcpus", type=int, metavar="N", default=usual.vcpus, help="vCPUs of the guest."
+        ),
+        "memory_mib": _option(
+            "--memory",
+            "memory_mib",
+            type=int,
+            metavar="MIB",
+            show_default="; ".join(memory),
+            help="Memory of the guest.",
+        ),
+        "backing": _option(
+            "--backing",
+            type=click.Choice([each.value for each in Backing]),
+            default=usual.backing.value,
+            callback=lambda context, parameter, value: Backing(value),
+            help="What the guest's memory is on the host.",
+        ),
+        "preempt": _option(
+            "--preempt",
+            is_flag=True,
+            show_default=False,
+            help="Migrate with the capability postcopy-preempt.",
+        ),
+        "image": image(default=usual.image),
+        "cpu": _option(
+            "--cpu",
+            metavar="MODEL[,FEATURE=off...]",
+            show_default="that of the image",
+            help="CPU of the guest, as QEMU's -cpu takes it.",
+        ),
+        "work": _option(
+            "--work",
+            metavar="NAME",
+            shell_complete=completing([name for each in works.values() for name in each]),
+            show_default=False,
+            help=f"What the guest does, if its image has a choice.{offered}",
+        ),
+    }
+
+    def with_shape(command: Command) -> Command:
+        @functools.wraps(command)
+        def run(**given: Any) -> Any:
+            chosen = {name: given.pop(name) for name in parts}
+            return command(**given, shape=shape_of(**chosen))
+
+        for option in reversed(parts.values()):
+            run = option(run)
+        return cast(Command, run)
+
+    return with_shape
 
 
 def kernel(*names: str, **attributes: Any) -> Callable[[Command], Command]:

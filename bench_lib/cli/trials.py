@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 
@@ -20,7 +21,7 @@ from bench_lib.errors import (
 from bench_lib.kernel.names import BOOTED
 from bench_lib.lab.trials import LabRunner
 from bench_lib.lab.vm import Facts
-from bench_lib.record import Backing, ManagerName, Outcome, Record, RequestName, ScenarioName, Shape
+from bench_lib.record import ManagerName, Outcome, Record, RequestName, ScenarioName, Shape
 from bench_lib.settings import SETS, Settings
 from bench_lib.trial import batch, case, preflight
 from bench_lib.trial.batch import NativeRunner
@@ -48,31 +49,7 @@ MATRIX_CORE = (
     is_flag=True,
     help="Recover the guest afterwards, and let it check its memory.",
 )
-@click.option(
-    "--vcpus",
-    type=int,
-    metavar="N",
-    default=Shape().vcpus,
-    show_default=True,
-    help="vCPUs of the guest.",
-)
-@click.option(
-    "--memory",
-    type=int,
-    metavar="MIB",
-    default=Shape().memory_mib,
-    show_default=True,
-    help="Memory of the guest.",
-)
-@click.option(
-    "--backing",
-    type=click.Choice([each.value for each in Backing]),
-    default=Backing.ANONYMOUS.value,
-    show_default=True,
-    help="What the guest's memory is on the host.",
-)
-@click.option("--preempt", is_flag=True, help="Migrate with the capability postcopy-preempt.")
-@options.image(default=Shape().image)
+@options.shape()
 @options.then()
 @options.manager()
 @options.as_json()
@@ -83,11 +60,7 @@ def trial(
     count: int,
     limit: str | None,
     recover: bool,
-    vcpus: int,
-    memory: int,
-    backing: str,
-    preempt: bool,
-    image: str,
+    shape: Shape,
     then: RequestName | None,
     manager: ManagerName,
     as_json: bool,
@@ -105,6 +78,7 @@ def trial(
       kickbench trial --scenario paused --request ctrl-c --kernel debian/6.1
       kickbench trial --scenario link-down --request stop --recover --vcpus 4
       kickbench trial --scenario frozen-source --request stop --image pv-kvmclock
+      kickbench trial --scenario paused --request stop --cpu qemu64,kvm-pv-eoi=off
       kickbench trial --manager libvirt --scenario idle --request virt-suspend
       kickbench trial --scenario frozen-source --request stop --then sigkill
 
@@ -113,14 +87,7 @@ def trial(
     its memory damaged; 28 if a QEMU could not be ended.
     """
     settings = options.with_deadline(Settings.from_environment(), limit)
-    wanted = Case(
-        scenario,
-        request,
-        Shape(vcpus, memory, Backing(backing), preempt, image),
-        recover,
-        manager,
-        then,
-    )
+    wanted = Case(scenario, request, shape, recover, manager, then)
     stderr = Console(stderr=True)
     with present.progress(stderr, count, "trials") as done:
 
@@ -149,6 +116,7 @@ def trial(
 @options.kernel("names", multiple=True, default=(BOOTED,))
 @options.count(1)
 @options.deadline()
+@options.shape()
 @options.manager()
 @options.as_json()
 def matrix(
@@ -156,15 +124,16 @@ def matrix(
     names: tuple[str, ...],
     count: int,
     limit: str | None,
+    shape: Shape,
     manager: ManagerName,
     as_json: bool,
 ) -> None:
     """Make every request in many scenarios.
 
     The result is one table per kernel. The core set has the scenarios idle, blackhole, paused,
-    paused-timeout, paused-command and frozen-source; the full set has all. Scenarios in which the
-    migration fails at the switch have further columns, for guests that share a page with KVM
-    (pv-steal-time, pv-kvmclock).
+    paused-timeout, paused-command and frozen-source; the full set has all. With the image gup,
+    scenarios in which the migration fails at the switch have further columns, for guests that share
+    a page with KVM (pv-steal-time, pv-kvmclock).
 
     `booted` is the kernel that this host runs; the lab boots the others. A request that needs
     something that this host lacks is left out, and a line on stderr gives the reason. So is a
@@ -176,23 +145,26 @@ def matrix(
       kickbench matrix --kernel booted --kernel debian/6.1 --kernel debian/6.12
       kickbench matrix --set full -n 4 --json >matrix.json
       kickbench matrix --manager libvirt
+      kickbench matrix --image pv-steal-time --vcpus 4
 
     Exits like `kickbench trial`.
     """
     settings = options.with_deadline(Settings.from_environment(), limit)
     scenarios = _staged_here(tuple(ScenarioName) if which == "full" else MATRIX_CORE, names)
     requests = [each for each in offered_by(manager) if not _leave_out(each, manager, names)]
-    places = [(scenario, Shape()) for scenario in scenarios] + [
-        (scenario, Shape(image=image))
-        for scenario in scenarios
-        if scenario in AT_SWITCH
-        for image in PV_IMAGES
-    ]
+    places = [(scenario, shape) for scenario in scenarios]
+    if shape.image == Shape().image:
+        places += [
+            (scenario, dataclasses.replace(shape, image=image))
+            for scenario in scenarios
+            if scenario in AT_SWITCH
+            for image in PV_IMAGES
+        ]
     cases = case.interleaved(
         [
-            Case(scenario, request, shape, manager=manager)
+            Case(scenario, request, guest, manager=manager)
             for request in requests
-            for scenario, shape in places
+            for scenario, guest in places
         ],
         count,
     )
