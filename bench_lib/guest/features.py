@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from bench_lib.deadline import Deadline
 from bench_lib.errors import BadShape, MonitorFailed, NotStarted, QemuTooOld
 from bench_lib.guest.monitor import Monitor
 from bench_lib.guest.qemu import last_words
+from bench_lib.guest.workloads import description
 from bench_lib.ownership import Run
 from bench_lib.record import Shape
 
@@ -65,7 +66,7 @@ async def check(run: Run, qemu: str, shapes: Iterable[Shape], deadline: Deadline
     """Check that a QEMU has the features that trials need.
 
     :param shapes: the shapes of the guests that will be started.
-    :raise BadShape: the machine type cannot have so many vCPUs.
+    :raise BadShape: the machine type cannot have so many vCPUs, or QEMU or KVM refuses a CPU.
     :raise NotStarted: the program starts QEMU as another process.
     :raise ProgramMissing: there is no such program.
     :raise QemuTooOld: QEMU lacks a feature, or does not answer.
@@ -84,6 +85,38 @@ async def check(run: Run, qemu: str, shapes: Iterable[Shape], deadline: Deadline
                 f"The machine type {machine} of {qemu} has at most {features.max_vcpus} vCPUs, not "
                 f"{shape.vcpus}; start the guest with fewer vCPUs."
             )
+    # QEMU can start the usual CPU on every host, and each start takes time.
+    for cpu in sorted({description.cpu_model(each) for each in shapes} - {_usual_cpu()}):
+        await _check_cpu(run, qemu, cpu, deadline)
+
+
+def _usual_cpu() -> str:
+    return architecture.for_trials().cpu
+
+
+async def _check_cpu(run: Run, qemu: str, cpu: str, deadline: Deadline) -> None:
+    """Start a guest that never runs, because KVM refuses some features only when it has a vCPU.
+
+    :raise BadShape: there is no such guest; the message has QEMU's own words.
+    """
+    log = run.folder / "cpu.log"
+    # fmt: off
+    arguments = [
+        "-machine", architecture.for_trials().machine, "-accel", "kvm", "-cpu", cpu,
+        "-m", "16M", "-S",
+    ]
+    # fmt: on
+    async with _started(run, qemu, arguments, log) as (_, monitor, connection):
+        try:
+            await monitor.connect(connection, deadline)
+            # QEMU sends its greeting before it makes the vCPUs, but answers only afterwards.
+            await monitor.execute("query-cpus-fast", deadline=deadline)
+        except MonitorFailed as error:
+            why = last_words(log) or f": {error}".rstrip(".")
+            raise BadShape(
+                f"{qemu} cannot start a guest with the CPU {cpu}{why}. Choose another model, or "
+                f"leave out a feature; `{qemu} -cpu help` lists both."
+            ) from None
 
 
 async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
@@ -94,26 +127,14 @@ async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
     :raise QemuTooOld: QEMU does not answer, or lacks the machine type that guests use.
     """
     log = run.folder / "features.log"
-    async with AsyncExitStack() as stack:
-        ours, theirs = socket.socketpair()
-        stack.callback(ours.close)
-        stack.callback(theirs.close)
-        fd = theirs.fileno()
-        # fmt: off
-        command = [
-            qemu, "-no-user-config", "-nodefaults", "-display", "none", "-machine", "none",
-            "-chardev", f"socket,id=control,fd={fd}", "-mon", "chardev=control,mode=control",
-            # QEMU reports the id of this thread, which shows the process that it is in.
-            "-object", "iothread,id=thread",
-        ]
-        # fmt: on
-        started = process.started(command, env=run.mark, output=log, pass_fds=[fd])
-        child = stack.enter_context(started)
-        theirs.close()
-        monitor = Monitor("features")
-        stack.push_async_callback(monitor.disconnect)
+    arguments = [
+        *("-machine", "none"),
+        # QEMU reports the id of this thread, which shows the process that it is in.
+        *("-object", "iothread,id=thread"),
+    ]
+    async with _started(run, qemu, arguments, log) as (child, monitor, connection):
         try:
-            await monitor.connect(ours, deadline)
+            await monitor.connect(connection, deadline)
             commands = await monitor.execute("query-commands", deadline=deadline)
             capabilities = await monitor.execute("query-migrate-capabilities", deadline=deadline)
             machines = await monitor.execute("query-machines", deadline=deadline)
@@ -142,3 +163,31 @@ async def ask(run: Run, qemu: str, deadline: Deadline) -> Features:
         capabilities=frozenset(each["capability"] for each in capabilities),
         max_vcpus=most,
     )
+
+
+@asynccontextmanager
+async def _started(
+    run: Run, qemu: str, arguments: Sequence[str], log: Path
+) -> AsyncIterator[tuple[process.Child, Monitor, socket.socket]]:
+    """Start a QEMU, and end it when the context is left.
+
+    :return: its process, a monitor, and the connection that the monitor is to be connected to.
+    :raise ProgramMissing: there is no such program.
+    """
+    async with AsyncExitStack() as stack:
+        ours, theirs = socket.socketpair()
+        stack.callback(ours.close)
+        stack.callback(theirs.close)
+        fd = theirs.fileno()
+        # fmt: off
+        command = [
+            qemu, "-no-user-config", "-nodefaults", "-display", "none", *arguments,
+            "-chardev", f"socket,id=control,fd={fd}", "-mon", "chardev=control,mode=control",
+        ]
+        # fmt: on
+        started = process.started(command, env=run.mark, output=log, pass_fds=[fd])
+        child = stack.enter_context(started)
+        theirs.close()
+        monitor = Monitor("features")
+        stack.push_async_callback(monitor.disconnect)
+        yield child, monitor, ours
