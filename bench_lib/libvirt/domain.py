@@ -14,6 +14,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 from bench_lib import architecture
 from bench_lib.guest.qemu import GuestConfig
+from bench_lib.guest.workloads import description
 from bench_lib.libvirt.daemon import SOCKETS
 from bench_lib.record import Backing
 
@@ -53,6 +54,10 @@ def xml(config: GuestConfig, name: str, *, gdbstub: bool) -> str:
     SubElement(devices, "controller", type="usb", model="none")
     SubElement(devices, "memballoon", model="none")
     arguments += _lines(gdbstub=gdbstub)
+    # libvirt has no names for most features that KVM adds, such as kvm-steal-time. It passes these
+    # arguments after its own, and QEMU takes the last -cpu.
+    if (cpu := description.cpu_model(shape)) != ours.cpu:
+        arguments += ["-cpu", cpu]
     passed = SubElement(domain, "qemu:commandline")
     for argument in arguments:
         SubElement(passed, "qemu:arg", value=argument)

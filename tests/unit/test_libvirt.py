@@ -66,6 +66,12 @@ def test_the_memory_of_a_guest_is_what_the_shape_says(backing: Backing) -> None:
     assert (memory.find("hugepages/page") is not None) == (backing is Backing.HUGETLB)
 
 
+def test_libvirt_passes_an_unusual_cpu_to_qemu() -> None:
+    passed = arguments(parsed(Shape(cpu="host,kvm-steal-time=off")))
+    assert passed[passed.index("-cpu") + 1] == "host,kvm-steal-time=off"
+    assert "-cpu" not in arguments(parsed(Shape()))
+
+
 def test_a_guest_has_a_gdbstub_only_for_a_request_to_it() -> None:
     assert "-gdb" in arguments(parsed(Shape(), gdbstub=True))
     assert "-gdb" not in arguments(parsed(Shape()))
