@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench_lib.present.words import duration, wait
+from bench_lib.present.words import duration, in_one_line, wait
 from bench_lib.record import HUNG, FollowUp, Host, Kernel, Outcome, Record, Thread
 from bench_lib.units import NS_PER_S
 from bench_lib.verdict.summary import Difference, KeySummary, Pace, Recoveries
@@ -95,7 +95,8 @@ def report(
                 console.print(_difference_line(each), style="yellow", soft_wrap=True)
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
         table.add_column("request", no_wrap=True)
-        table.add_column("scenario", no_wrap=True)
+        places = [row.key.place for row in rows]
+        table.add_column("scenario", no_wrap=in_one_line(places), overflow="fold")
         table.add_column("outcome")
         table.add_column("median", justify="right", no_wrap=True)
         table.add_column("worst", justify="right", no_wrap=True)

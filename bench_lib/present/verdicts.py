@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench_lib.present.words import count, wait
+from bench_lib.present.words import count, in_one_line, wait
 from bench_lib.verdict.effect import Ratio
 from bench_lib.verdict.gate import Comparison, Gate, Verdict
 from bench_lib.verdict.matching import host_name
@@ -34,9 +34,11 @@ def gate(console: Console, found: Gate) -> None:
             soft_wrap=True,
         )
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        for name in ("request", "scenario", "baseline", "candidate", "ratio", "hangs", "verdict"):
-            table.add_column(name, no_wrap=name in {"request", "scenario", "verdict"})
         rows = [row for row in found.rows if row.key.host == host]
+        short = {"scenario"} if in_one_line(row.key.place for row in rows) else set()
+        for name in ("request", "scenario", "baseline", "candidate", "ratio", "hangs", "verdict"):
+            whole = name in {"request", "verdict", *short}
+            table.add_column(name, no_wrap=whole, overflow="fold")
         for row in rows:
             both = (row.base, row.candidate)
             table.add_row(

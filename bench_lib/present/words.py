@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import Console
 
 from bench_lib.units import NS_PER_S
@@ -12,6 +14,11 @@ NS_PER_MS = 1_000_000
 
 WIDE = 120
 """The width of a console that is not a terminal, such as a file or a CI log, in columns."""
+
+
+WIDEST_PLACE = 60
+"""The longest place that a table keeps in one line. With a long CPU it would leave no room for the
+other columns."""
 
 
 def stdout() -> Console:
@@ -39,6 +46,11 @@ def wait(value: Wait | None) -> str:
 def size(number: int) -> str:
     """Return a number of bytes in MiB: 404 MiB."""
     return f"{number >> 20} MiB"
+
+
+def in_one_line(places: Iterable[str]) -> bool:
+    """Whether a table keeps each place (`Key.place`) in one line."""
+    return all(len(place) <= WIDEST_PLACE for place in places)
 
 
 def count(number: int, noun: str) -> str:

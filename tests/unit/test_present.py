@@ -65,6 +65,33 @@ def test_a_row_shows_the_times_of_refusals_apart_from_answers() -> None:
     assert present.outcomes(row) == "2 of 2 refused (median 20 ms, worst 30 ms)"
 
 
+@pytest.mark.parametrize(
+    "cpu",
+    [
+        "host,kvm-steal-time=off",
+        "host,kvm-steal-time=off,kvmclock=off,kvm-asyncpf=off,kvm-asyncpf-int=off,kvm-pv-eoi=off",
+    ],
+)
+def test_a_long_cpu_leaves_room_for_the_other_columns(cpu: str) -> None:
+    shape = Shape(2, 128, image="linux", cpu=cpu, work="memory")
+    rows = summary.rows([dataclasses.replace(record(), shape=shape)])
+    console = Console(file=io.StringIO(), width=present.WIDE)
+    present.report(console, rows, [], [])
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1 of 1 returned" in text
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert re.sub(r"\W", "", cpu) in re.sub(r"\W", "", _column(text, "scenario"))
+
+
+def _column(text: str, name: str) -> str:
+    """The cells of a column of a table, joined."""
+    lines = text.splitlines()
+    head = next(line for line in lines if name in line)
+    start = head.index(name)
+    end = head.index("outcome")
+    return "".join(line[start:end].strip() for line in lines[lines.index(head) + 2 :])
+
+
 def test_the_matrix_has_a_column_per_guest() -> None:
     other = dataclasses.replace(record(Outcome.DIED), shape=Shape(vcpus=4))
     console = Console(file=io.StringIO(), width=200)
