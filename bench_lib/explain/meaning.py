@@ -41,7 +41,8 @@ _REASONS = {
     Entry.GUP: "KVM wants to map a page of the guest's memory",
     Entry.UACCESS: "the kernel itself touched a page while it copied from or to memory",
     Entry.GPC: "KVM wants a page that it keeps mapped, such as kvmclock's",
-    Entry.ASYNC_PF: "KVM has halted it",
+    Entry.ASYNC_PF: "KVM has halted it while a kernel worker fetches a page of the guest",
+    Entry.HALTED: "KVM has halted it, because the guest has nothing for it to do",
     Entry.USER: "it touched a page in user mode",
     Entry.SYSCALL: "it is in a system call",
     Entry.NONE: "it is in the kernel",
@@ -116,9 +117,9 @@ def stuck(thread: Seen) -> bool:
         return True
     if thread.state not in ASLEEP or polls(thread.frames) or in_futex(thread.frames):
         return False
-    if thread.entry is Entry.ASYNC_PF:
-        # An idle guest looks the same, and a signal ends both waits. So the thread is stuck only if
-        # a signal or a tracer waits for it.
+    if thread.entry in {Entry.ASYNC_PF, Entry.HALTED}:
+        # A signal ends both waits. So the thread is stuck only if a signal or a tracer waits for
+        # it.
         return thread.still and thread.called
     waits = thread.waits_for is not WaitsFor.NOTHING
     return thread.still and (thread.state == "D" or waits)

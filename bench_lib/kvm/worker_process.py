@@ -112,7 +112,7 @@ class WorkerProcess:
         :raise ProbeFailed: the worker ended; the message is its last line of output.
         """
         try:
-            seen = threads.observe(self.pid, self.pid)
+            (seen,) = threads.told_apart([threads.observe(self.pid, self.pid)])
         except ProcessLookupError:
             raise ProbeFailed("The worker ended.") from None
         if seen.state == ZOMBIE:

@@ -137,7 +137,9 @@ class Entry(StrEnum):
     """In get_user_pages() for a page that KVM keeps mapped (gfn_to_pfn_cache), such as
     kvmclock's."""
     ASYNC_PF = "async-pf"
-    """Halted by KVM until an interrupt arrives or a kernel worker has fetched the page."""
+    """Halted by KVM while a kernel worker fetches the page (async_pf_execute())."""
+    HALTED = "halted"
+    """Halted by KVM, because the guest has executed HLT: it waits for an interrupt."""
     USER = "user"
     """In a page fault of QEMU in user mode."""
     SYSCALL = "syscall"

@@ -14,6 +14,7 @@ from bench_lib.threads.look import (
     observe_all,
     pending,
     spin,
+    told_apart,
     tracer_of,
 )
 from bench_lib.threads.roles import Part, evidence, roles
@@ -38,6 +39,7 @@ __all__ = [
     "polls",
     "roles",
     "spin",
+    "told_apart",
     "tracer_of",
     "waits_for",
     "where_caught",

@@ -13,19 +13,17 @@ exec_update_lock and may wait for a file system (stat, stack, wchan and syscall;
 from __future__ import annotations
 
 import os
-import re
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench_lib import libc
 from bench_lib.errors import EvidenceHidden, NotRoot
 from bench_lib.record import Entry, WaitsFor
 from bench_lib.threads import stack as stacks
-
-_FRAME = re.compile(r"^\[<[0-9a-fx]+>\] ([^+\s]+)", re.MULTILINE)
+from bench_lib.threads import workers
 
 ASLEEP = frozenset({"S", "D"})
 """States of a thread that sleeps: interruptibly (S), or uninterruptibly (D)."""
@@ -66,6 +64,8 @@ class ThreadState:
     :ivar signals: names of the signals that are pending for this thread alone.
     :ivar pending: names of the signals that are pending for the whole process.
     :ivar delayed_ns: the time that the thread was ready to run and waited for a CPU.
+    :ivar fetched: whether a kernel worker fetches a page for the process, so that a vCPU thread
+        that KVM has halted may wait for that page; see `workers`.
     """
 
     tid: int
@@ -80,6 +80,7 @@ class ThreadState:
     signals: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     delayed_ns: int = 0
+    fetched: bool = False
 
     @property
     def awake_ns(self) -> int:
@@ -90,8 +91,9 @@ class ThreadState:
     def entry(self) -> Entry:
         """How the thread got into the kernel's wait; a running thread waits in no system call."""
         found = stacks.entry(self.stack)
-        waits = self.state != RUNNING or found is not Entry.SYSCALL
-        return found if waits else Entry.NONE
+        if self.state == RUNNING and found in {Entry.SYSCALL, Entry.HALTED}:
+            return Entry.NONE
+        return Entry.ASYNC_PF if found is Entry.HALTED and self.fetched else found
 
     @property
     def waits_for(self) -> WaitsFor:
@@ -123,7 +125,7 @@ def observe(pid: int, tid: int, *, with_stack: bool = True) -> ThreadState:
     """
     folder = Path(f"/proc/{pid}/task/{tid}")
     try:
-        stack = tuple(_FRAME.findall((folder / "stack").read_text())) if with_stack else ()
+        stack = stacks.parse((folder / "stack").read_text()) if with_stack else ()
         wchan = (folder / "wchan").read_text()
         # The name of a thread may contain any bytes.
         stat = (folder / "stat").read_text(errors="replace")
@@ -183,7 +185,17 @@ def observe_all(pid: int, *, with_stacks: bool = True) -> list[ThreadState]:
             continue
     if not seen:
         raise ProcessLookupError(f"no process {pid}")
-    return seen
+    return told_apart(seen)
+
+
+def told_apart(looks: Sequence[ThreadState]) -> list[ThreadState]:
+    """Find out which halted vCPU threads of one process wait for a page, and return all looks.
+
+    This reads the kernel's workers once, and only if KVM has halted a thread.
+    """
+    if not any(each.entry is Entry.HALTED for each in looks) or not workers.fetch(looks[0].pid):
+        return list(looks)
+    return [replace(each, fetched=True) if each.entry is Entry.HALTED else each for each in looks]
 
 
 def spin(before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int) -> bool:

@@ -15,11 +15,13 @@ from bench_lib import architecture
 from bench_lib.architecture import Architecture
 from bench_lib.record import Entry, WaitsFor
 
+_FRAME = re.compile(r"^\[<[0-9a-fx]+>\] ([^+\s]+)", re.MULTILINE)
+
 _GPC = re.compile(r"(^|_)gpc(_|$)|gfn_to_pfn_cache|^hva_to_pfn_retry$")
 _GUP = re.compile(
     r"^(_*(internal_)?(get|pin)_user_pages|_*gup_|hva_to_pfn|fixup_user_fault$|faultin_page)"
 )
-_ASYNC_PF = re.compile(r"^kvm_vcpu_(block|halt)$")
+_HALTED = re.compile(r"^kvm_vcpu_(block|halt)$")
 
 _SCHEDULER = re.compile(
     r"^(_*schedule(_.*)?|io_schedule(_.*)?|__cond_resched|preempt_schedule.*|__switch_to(_asm)?"
@@ -70,6 +72,11 @@ _WAITS = (
 """What each function waits for, from the most specific to the least specific."""
 
 
+def parse(text: str) -> tuple[str, ...]:
+    """Return the functions in the text of a `stack` file, innermost first."""
+    return tuple(_FRAME.findall(text))
+
+
 def functions(stack: Sequence[str]) -> list[str]:
     """Return the functions' names in the source (x for x.isra.0), without the scheduler's."""
     named = (frame.split(".")[0] for frame in stack)
@@ -80,7 +87,8 @@ def entry(stack: Sequence[str], machine: Architecture | None = None) -> Entry:
     """Determine how a thread with this kernel stack got into the kernel.
 
     The innermost significant frame decides: if KVM's emulator calls get_user_pages(), the entry is
-    `gup` and not the emulator's own access.
+    `gup` and not the emulator's own access. A vCPU thread in an asynchronous page fault has the
+    same stack as one whose guest is idle, and counts as `halted` here; see `workers`.
 
     :param machine: the architecture that the stack comes from; by default that of this machine.
     """
@@ -94,8 +102,8 @@ def entry(stack: Sequence[str], machine: Architecture | None = None) -> Entry:
             return Entry.USER if way.issuperset(frames[depth:]) else Entry.UACCESS
         if _GUP.match(name):
             return Entry.GUP
-        if _ASYNC_PF.match(name):
-            return Entry.ASYNC_PF
+        if _HALTED.match(name):
+            return Entry.HALTED
     return Entry.NONE if machine.run_frames.issuperset(frames) else Entry.SYSCALL
 
 

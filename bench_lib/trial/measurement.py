@@ -204,12 +204,14 @@ async def _make(
 async def _proved(staging: Staging, scene: Scene) -> list[ThreadState]:
     """Wait until the scenario is proved for each vCPU, and look at every thread of QEMU."""
     pid, description = scene.guest.child.pid, SCENARIOS[staging.case.scenario]
+    workload, deadline = staging.workload, staging.deadline
     if description.proves is Stuck.RUNS:
-        vcpus = await proof.alive(pid, scene.tids, staging.deadline)
+        vcpus = await proof.alive(pid, scene.tids, deadline, halts=workload.halts)
     else:
-        prescribed = staging.workload.prescribes
-        path = prescribed if description.proves is Stuck.ON_PATH else None
-        vcpus = await proof.stuck(pid, scene.tids, path, staging.deadline, description.apart_s)
+        path = workload.prescribes if description.proves is Stuck.ON_PATH else None
+        vcpus = await proof.stuck(
+            pid, scene.tids, path, deadline, description.apart_s, halts=workload.halts
+        )
     return proof.look_at_all(pid, vcpus)
 
 

@@ -21,7 +21,7 @@ def look(pid: int, tids: Sequence[int]) -> list[ThreadState]:
     :raise GuestDied: a vCPU thread has ended.
     """
     try:
-        return [threads.observe(pid, tid) for tid in tids]
+        return threads.told_apart([threads.observe(pid, tid) for tid in tids])
     except ProcessLookupError:
         raise GuestDied(f"A vCPU thread of process {pid} has ended.") from None
 
@@ -47,7 +47,7 @@ def is_stuck(seen: ThreadState, path: Entry | None) -> bool:
         return False
     if path is not None:
         return seen.entry is path
-    if seen.entry in {Entry.NONE, Entry.SYSCALL}:
+    if seen.entry in {Entry.NONE, Entry.SYSCALL, Entry.HALTED}:
         return False
     return seen.entry is Entry.ASYNC_PF or seen.waits_for is not WaitsFor.NOTHING
 
@@ -60,12 +60,19 @@ def is_held_up(vcpus: Sequence[ThreadState], main: ThreadState) -> bool:
     )
 
 
+def is_halted(seen: ThreadState) -> bool:
+    """Whether a vCPU thread sleeps because its guest is idle."""
+    return seen.state in threads.ASLEEP and seen.entry is Entry.HALTED
+
+
 async def stuck(
     pid: int,
     tids: Sequence[int],
     path: Entry | None,
     deadline: Deadline,
     apart_s: float,
+    *,
+    halts: bool = False,
 ) -> list[ThreadState]:
     """Wait until two looks in a row show every vCPU thread stuck in the same place.
 
@@ -74,6 +81,8 @@ async def stuck(
 
     :param path: the required entry into the wait; None if that depends on the kernel.
     :param apart_s: seconds between the two looks.
+    :param halts: whether the guest halts vCPUs that have nothing to do. Then one stuck vCPU is
+        enough if all others are stuck or halted.
     :return: the second look at each vCPU.
     :raise NotStuck: this was not seen in time; the message has what was seen instead.
     :raise GuestDied: a vCPU thread has ended.
@@ -86,8 +95,8 @@ async def stuck(
         nonlocal earlier, looks
         earlier, looks = looks, look(pid, everyone)
         vcpus = looks[: len(tids)]
-        agree = all(
-            is_stuck(now, path) and now.same_sleep(then)
+        agree = any(is_stuck(now, path) for now in vcpus) and all(
+            (is_stuck(now, path) or (halts and is_halted(now))) and now.same_sleep(then)
             for now, then in zip(vcpus, earlier, strict=False)
         )
         held_up = path is None and looks == earlier and is_held_up(vcpus, looks[-1])
@@ -112,9 +121,12 @@ async def stuck(
         ) from None
 
 
-async def alive(pid: int, tids: Sequence[int], deadline: Deadline) -> list[ThreadState]:
+async def alive(
+    pid: int, tids: Sequence[int], deadline: Deadline, *, halts: bool = False
+) -> list[ThreadState]:
     """Wait until every vCPU thread has run its guest, even if it got stuck then.
 
+    :param halts: whether the guest halts vCPUs that have nothing to do. Such a vCPU need not run.
     :return: the last look at each vCPU.
     :raise NotStuck: a vCPU has not run in time; the message has what was seen.
     :raise GuestDied: a vCPU thread has ended.
@@ -127,7 +139,7 @@ async def alive(pid: int, tids: Sequence[int], deadline: Deadline) -> list[Threa
         looks = look(pid, tids)
         ran = all(
             # The kernel accounts CPU time at its ticks, and when a thread goes to sleep.
-            now.cpu_ns > then.cpu_ns or is_stuck(now, None)
+            now.cpu_ns > then.cpu_ns or is_stuck(now, None) or (halts and is_halted(now))
             for now, then in zip(looks, first, strict=True)
         )
         return looks if ran else None

@@ -159,7 +159,7 @@ def test_vcpus_that_are_stuck_in_the_same_way_are_explained_once() -> None:
 
 
 def test_a_guest_that_does_nothing_is_not_stuck() -> None:
-    halted = vcpu("S", ("kvm_vcpu_block", "kvm_vcpu_halt"), Entry.ASYNC_PF, WaitsFor.NOTHING)
+    halted = vcpu("S", ("kvm_vcpu_block", "kvm_vcpu_halt"), Entry.HALTED, WaitsFor.NOTHING)
     stopped = vcpu("S", FUTEX, Entry.SYSCALL, WaitsFor.NOTHING, 1)
     assert told(IDLE_LOOP, halted, stopped) == []
 

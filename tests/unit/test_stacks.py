@@ -59,7 +59,7 @@ SEEN = [
      + SYSCALL),
     ("memory on FUSE on 6.18", Entry.GUP, WaitsFor.PAGE_CACHE,
      FOLIO + " < handle_mm_fault" + GUP + " < __kvm_faultin_pfn" + RUN),
-    ("halted, or a worker has the page", Entry.ASYNC_PF, WaitsFor.NOTHING,
+    ("halted, or a worker has the page", Entry.HALTED, WaitsFor.NOTHING,
      "kvm_vcpu_block < kvm_vcpu_halt" + RUN),
     ("runs its guest", Entry.NONE, WaitsFor.NOTHING, "xfer_to_guest_mode_handle_work" + RUN),
     ("preempted on 6.18", Entry.NONE, WaitsFor.NOTHING, "exit_to_user_mode_loop" + SYSCALL),

@@ -73,10 +73,12 @@ class Workload(ABC):
     :ivar sha256: the hash of the image that the guest is started from.
     :ivar prescribes: how the vCPUs get stuck on a page that does not arrive; None if that depends
         on the kernel.
+    :ivar halts: whether vCPUs that have nothing to do halt, so that not every vCPU gets stuck.
     """
 
     sha256: str
     prescribes: Entry | None
+    halts: bool = False
 
     @abstractmethod
     def arguments(self, shape: Shape) -> list[str]:

@@ -81,7 +81,8 @@ class DeadSource(_AtSwitch):
 
     async def _fail_now(self, scene: MigrationScene) -> str:
         deadline = self.staging.deadline
-        await proof.stuck(scene.guest.child.pid, scene.tids, None, deadline, SOON_S)
+        halts = self.staging.workload.halts
+        await proof.stuck(scene.guest.child.pid, scene.tids, None, deadline, SOON_S, halts=halts)
         scene.source.child.signal(signal.SIGKILL)
         if await scene.source.child.reaped(deadline) is None:
             raise GuestDied(f"{scene.source.name} was killed, but did not end in time.")
