@@ -24,7 +24,7 @@ import click
 import msgspec
 
 from bench_lib.cli import main as kickbench
-from bench_lib.record import Record, parts
+from bench_lib.record import parts, stored
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 
@@ -66,7 +66,7 @@ def _contexts(context: click.Context) -> Iterator[click.Context]:
 
 def schema() -> str:
     """The JSON schema of a record, without the docstrings of the types."""
-    return json.dumps(_bare(msgspec.json.schema(Record)), indent=2) + "\n"
+    return json.dumps(_bare(msgspec.json.schema(stored.Record)), indent=2) + "\n"
 
 
 def _bare(part: Any) -> Any:
@@ -94,7 +94,7 @@ def _table(name: str, before: str) -> str:
     for row in before.splitlines()[2:]:
         _, key, _, meaning, _ = re.split(r"(?<!\\)\|", row)
         meanings[key.strip(" `")] = meaning.strip()
-    of = getattr(parts, name)
+    of = getattr(stored, name, None) or getattr(parts, name)
     hints = typing.get_type_hints(of)
     rows = [
         f"| `{field.name}` | {_type(hints[field.name])} | {meanings.get(field.name, '')} |"

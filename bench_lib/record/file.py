@@ -5,22 +5,21 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import msgspec
 
 from bench_lib.errors import RecordNotWritten, StoreError
-from bench_lib.record import schema1
+from bench_lib.record import schema1, schema2, stored
 from bench_lib.record.names import ANSWERED
 from bench_lib.record.parts import SCHEMA, Record
 
 
 def to_line(record: Record) -> str:
     """Encode a record as a line of the file, without the newline."""
-    return msgspec.json.encode(record).decode()
+    return stored.encode(record).decode()
 
 
 def from_line(line: str) -> Record:
@@ -57,10 +56,12 @@ class Damage:
         return f"{self.path}, line {self.line}: {self.why}."
 
 
-@cache
-def _decoder() -> msgspec.json.Decoder[Record]:
-    """Make the decoder when it is first needed. In a lab it never is: records are only written."""
-    return msgspec.json.Decoder(Record)
+_DECODERS: dict[int, Callable[[bytes], Record]] = {
+    schema1.SCHEMA: schema1.decode,
+    schema2.SCHEMA: schema2.decode,
+    SCHEMA: stored.decode,
+}
+"""The decoder of each schema."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ def _decode(line: bytes) -> Record | _NotARecord:
         if number > SCHEMA:
             why = f"its schema {number} is newer than schema {SCHEMA}; update kickbench"
             return _NotARecord(why, newer=True)
-        if number < schema1.SCHEMA:
+        if number not in _DECODERS:
             return _NotARecord(f"not a record: there is no schema {number}")
-        record = schema1.decode(line) if number == schema1.SCHEMA else _decoder().decode(line)
+        record = _DECODERS[number](line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return _NotARecord(f"not a whole record ({error})")
     if (flaw := _contradiction(record)) is not None:
@@ -136,7 +137,7 @@ def append(path: Path, *records: Record) -> None:
 
     :raise RecordNotWritten: the records could not be written; the file is unchanged.
     """
-    text = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
+    text = b"".join(stored.encode(record) + b"\n" for record in records)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

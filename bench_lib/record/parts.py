@@ -2,8 +2,9 @@
 """The parts of a record. `SCHEMA` is the version of the keys and their meaning.
 
 A new key does not change the version. A change of meaning raises it, and older schemas stay
-readable (see `schema1`). The parts stay in one module, because the reference of the record file is
-generated from it and shows them in this order.
+readable (see `schema1` and `schema2`). The record file stores equal stacks once (see `stored`). The
+parts stay in one module, because the reference of the file is generated from it and shows them in
+this order.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from bench_lib.record.names import (
     WaitsFor,
 )
 
-SCHEMA = 2
+SCHEMA = 3
 
 Nanoseconds = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """A time of up to 292 years. Python could not divide much larger integers."""

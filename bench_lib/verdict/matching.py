@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bench_lib.errors import CannotCompare
-from bench_lib.record import SCHEMA, SCORED, Host, Kernel, Key, Outcome, Record, ScenarioName
+from bench_lib.record import SCORED, Host, Kernel, Key, Outcome, Record, ScenarioName, schema1
 from bench_lib.units import NS_PER_S
 from bench_lib.verdict.summary import SETUP_FIELDS, shown
 
@@ -37,12 +37,12 @@ def scored(record: Record) -> bool:
 
 
 def _unclear(record: Record) -> bool:
-    """Whether the outcome of a trial of an older schema might be a different one today.
+    """Whether the outcome of a trial of schema 1 might be a different one today.
 
     A trial that returned or hung would do so today as well. A trial that was lost might count as a
     hang or a death today. A refusal counted as lost.
     """
-    return record.schema < SCHEMA and record.outcome in {Outcome.LOST, Outcome.REFUSED}
+    return record.schema == schema1.SCHEMA and record.outcome in {Outcome.LOST, Outcome.REFUSED}
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _check_match(match: Match) -> None:
 def check_schemas(records: Sequence[Record], schemas: Iterable[int] = ()) -> None:
     """Refuse records of several schemas if their outcomes may have different meanings.
 
-    That is the case if a trial of an older schema was lost or refused; see `_unclear`.
+    That is the case if a trial of schema 1 was lost or refused; see `_unclear`.
 
     :param schemas: the schemas of records that will be added to these.
     :raise CannotCompare: there are such records.

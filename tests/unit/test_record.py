@@ -3,15 +3,27 @@ import dataclasses
 import json
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench_lib import record
 from bench_lib.errors import RecordNotWritten, StoreError
-from bench_lib.record import SCHEMA, Entry, Outcome, Record, Role, Shape, WaitsFor
+from bench_lib.record import (
+    SCHEMA,
+    Entry,
+    Evidence,
+    Outcome,
+    Record,
+    Role,
+    Shape,
+    Thread,
+    WaitsFor,
+    stored,
+)
+from tests.conftest import CHECKOUT
 from tests.make import record as make
+from tests.make import thread
 
 KEYS = {
     "resolution_ns",
@@ -38,8 +50,10 @@ st.register_type_strategy(int, st.integers(-(2**63), 2**63 - 1))
 
 @given(st.from_type(Record))
 def test_any_record_survives_its_json(any_record: Record) -> None:
-    text = record.to_json([any_record])
-    assert msgspec.json.decode(text, type=list[Record]) == [any_record]
+    today = dataclasses.replace(any_record, schema=SCHEMA)
+    assert stored.decode(stored.encode(today)) == today
+    (line,) = json.loads(record.to_json([today]))
+    assert stored.decode(json.dumps(line).encode()) == today
 
 
 def test_the_keys_of_a_record_are_those_that_readers_rely_on() -> None:
@@ -50,12 +64,82 @@ def test_the_keys_of_a_record_are_those_that_readers_rely_on() -> None:
     }  # fmt: skip
     assert set(data["host"]) == {"kind", "accelerator", "machine"}
     (before,), (after,) = data["evidence"]["before"], data["evidence"]["after"]
-    assert set(data["evidence"]) == {"before", "after", "pending", "blocker"}
+    assert set(data["evidence"]) == {"before", "after", "pending", "blocker", "stacks"}
     assert set(before) == {
-        "tid", "role", "vcpu", "name", "state", "wchan", "stack", "entry", "waits_for", "signals",
-        "called", "cpu_ns",
+        "tid", "role", "vcpu", "name", "state", "wchan", "stack", "entry", "waits_for",
     }  # fmt: skip
-    assert set(after) == set(before)
+    assert set(after) == {*before, "cpu_ns"}
+
+
+def _with_threads(*threads: Thread) -> Record:
+    return dataclasses.replace(make(), evidence=Evidence(threads, threads))
+
+
+STUCK = thread(
+    "S", "handle_userfault", ("handle_userfault", "hva_to_pfn"), Entry.GUP, WaitsFor.USERFAULT
+)
+CALLED = dataclasses.replace(STUCK, tid=12, signals=("SIGUSR1",), called=True, cpu_ns=7)
+
+
+def test_equal_stacks_are_stored_once() -> None:
+    runs = dataclasses.replace(STUCK, tid=13, stack=())
+    data = json.loads(record.to_line(_with_threads(STUCK, CALLED, runs)))["evidence"]
+    assert data["stacks"] == [["handle_userfault", "hva_to_pfn"], []]
+    assert [each["stack"] for each in (*data["before"], *data["after"])] == [0, 0, 1] * 2
+
+
+def test_keys_of_a_thread_that_say_nothing_are_left_out() -> None:
+    said = json.loads(record.to_line(_with_threads(STUCK, CALLED)))["evidence"]["before"]
+    assert not {"signals", "called", "cpu_ns"} & set(said[0])
+    assert (said[1]["signals"], said[1]["called"], said[1]["cpu_ns"]) == (["SIGUSR1"], True, 7)
+
+
+def test_a_guest_with_255_vcpus_has_a_small_record() -> None:
+    frames = tuple(f"a_function_of_the_kernel_{number}" for number in range(30))
+    before = tuple(
+        dataclasses.replace(
+            STUCK, tid=1_000_000 + number, vcpu=number, name=f"CPU {number}/KVM", stack=frames
+        )
+        for number in range(255)
+    )
+    after = tuple(
+        dataclasses.replace(each, signals=("SIGUSR1",), called=True, cpu_ns=2_500_000)
+        for each in before
+    )
+    made = dataclasses.replace(make(), evidence=Evidence(before, after))
+    assert len(record.to_line(made)) < 100_000
+
+
+@pytest.mark.parametrize("index", [2, -1, 0.5, "0", None, True, ["hva_to_pfn"]])
+def test_a_thread_without_a_stored_stack_costs_only_its_line(tmp_path: Path, index: object) -> None:
+    path = tmp_path / "records.jsonl"
+    data = json.loads(record.to_line(_with_threads(STUCK)))
+    data["evidence"]["after"][0]["stack"] = index
+    path.write_text(json.dumps(data) + "\n")
+    record.append(path, make(seq=2))
+    (made,), (damage,) = record.read(path)
+    assert made.seq == 2
+    assert "not a whole record" in damage.why
+
+
+def test_a_record_of_schema_2_is_still_read() -> None:
+    """The samples were made with schema 2, in which each thread has its own stack."""
+    lines = (CHECKOUT / "docs/sample/records.jsonl").read_text().splitlines()
+    made = record.from_line(lines[0])
+    data = json.loads(lines[0])
+    assert data["schema"] == made.schema == 2
+    for moment, seen in (("before", made.evidence.before), ("after", made.evidence.after)):
+        assert [list(each.stack) for each in seen] == [
+            each["stack"] for each in data["evidence"][moment]
+        ]
+    assert made.evidence.vcpus[0].stack[0] == "handle_userfault"
+
+
+def test_a_record_of_schema_2_is_written_as_it_was_read(tmp_path: Path) -> None:
+    sample = CHECKOUT / "docs/sample/records.jsonl"
+    records, _ = record.read(sample)
+    record.append(tmp_path / "copy.jsonl", *records)
+    assert record.read(tmp_path / "copy.jsonl") == (records, [])
 
 
 def test_a_shape_of_an_older_record_equals_that_of_a_new_one() -> None:
