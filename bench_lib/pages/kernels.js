@@ -196,6 +196,17 @@ const kickbench = (() => {
     byId("detail").scrollIntoView({ block: "start" });
   };
 
+  /**
+   * How many vCPUs were on which path before the request, and in how many trials if that differed.
+   * @param {Trial[]} trials
+   */
+  const mixesOf = (trials) => {
+    const seen = trials.filter((each) => each.outcome !== "lost" && each.mix).map((each) => each.mix);
+    const mixes = [...new Set(seen)].map((mix) => ({ mix, times: seen.filter((each) => each === mix).length }));
+    const texts = mixes.sort((a, b) => b.times - a.times).map(({ mix, times }) => (mixes.length > 1 ? `${mix} (${count(times, "trial")})` : mix));
+    return texts.length ? ` vCPUs before the request: ${texts.join("; ")}.` : "";
+  };
+
   /** Shows the trials of the selected cell, unless the reader has selected another one meanwhile. */
   const show = () => {
     const chosen = selected;
@@ -206,7 +217,7 @@ const kickbench = (() => {
       if (selected !== chosen || !cell) return;
       const trials = all.filter((each) => each.column === number);
       byId("summary").textContent =
-        `${rowName(row)}; ${row.version}. ${count(cell.total, "trial")} in ${count(bootsOf(trials).length, "boot")}: median ${medianOf(cell)}, ${cell.hung} hung${othersOf(cell)}.`;
+        `${rowName(row)}; ${row.version}. ${count(cell.total, "trial")} in ${count(bootsOf(trials).length, "boot")}: median ${medianOf(cell)}, ${cell.hung} hung${othersOf(cell)}.${mixesOf(trials)}`;
       const reasons = [...new Set(trials.filter((each) => each.reason !== null).map((each) => `${each.outcome}: ${each.reason}`))];
       byId("reasons").replaceChildren(...reasons.map((each) => make("li", {}, each)));
       plots.drawDots(trials, showEvidence);
@@ -265,9 +276,10 @@ const kickbench = (() => {
   /**
    * A heading with the state of a thread, and its stack.
    * @param {Thread} thread
+   * @param {string[][]} stacks
    * @param {"before" | "after"} when
    */
-  const threadOf = (thread, when) => {
+  const threadOf = (thread, stacks, when) => {
     const moment = when === "before" ? "just before the request" : "at the end";
     const where = `state ${thread.state}, ${thread.wchan}, entry ${thread.entry}, waits for ${thread.waits_for}`;
     const signals = thread.signals.length ? `, pending ${thread.signals.join(" ")}` : "";
@@ -275,7 +287,7 @@ const kickbench = (() => {
     const blocks = thread.blocks ? "; it blocks the answer" : "";
     return [
       make("h4", thread.blocks ? { class: "blocks" } : {}, `${thread.label} ${moment}: ${where}${signals}${cpu}${blocks}`),
-      make("pre", { tabindex: "0" }, thread.stack.join("\n") || "(in user mode or in the guest)"),
+      make("pre", { tabindex: "0" }, (stacks[thread.stack] ?? []).join("\n") || "(in user mode or in the guest)"),
     ];
   };
 
@@ -286,6 +298,7 @@ const kickbench = (() => {
       ["boot", trial.boot || "none"],
       ["outcome", outcomeOf(trial)],
       ["outage", trial.outage ?? "none"],
+      ["vCPUs before the request", trial.mix],
       ["QEMU", trial.qemu ?? "unknown"],
       ["pending for all of QEMU", trial.pending.join(" ")],
       ["did not end when killed", trial.survivors.join(", ")],
@@ -293,8 +306,8 @@ const kickbench = (() => {
     const lines = facts.map(([name, text]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, text)));
     byId("evidence").replaceChildren(
       make("table", {}, ...lines),
-      ...trial.before.flatMap((thread) => threadOf(thread, "before")),
-      ...trial.after.flatMap((thread) => threadOf(thread, "after")),
+      ...trial.before.flatMap((thread) => threadOf(thread, trial.stacks, "before")),
+      ...trial.after.flatMap((thread) => threadOf(thread, trial.stacks, "after")),
     );
   };
 

@@ -145,6 +145,10 @@ def _cell(row: KeySummary) -> tuple[int | None, bool, int, int, int, int]:
 
 
 def _trial(record: Record, columns: Mapping[str, int]) -> dict[str, object]:
+    evidence = record.evidence
+    # Many threads have the same stack, so each stack is written once.
+    stacks = {each.stack: None for each in (*evidence.before, *evidence.after)}
+    numbers = {stack: number for number, stack in enumerate(stacks)}
     return {
         "column": columns[record.key.name],
         "boot": record.boot_id,
@@ -159,13 +163,21 @@ def _trial(record: Record, columns: Mapping[str, int]) -> dict[str, object]:
         "qemu": record.qemu,
         "late_ns": record.late_ns,
         "survivors": record.survivors,
-        "pending": record.evidence.pending,
-        "before": [_thread(each) for each in record.evidence.before],
-        "after": [_thread(each, record.evidence.blocker) for each in record.evidence.after],
+        "pending": evidence.pending,
+        "mix": evidence.mix,
+        "stacks": list(stacks),
+        "before": [_thread(each, numbers) for each in evidence.before],
+        "after": [_thread(each, numbers, evidence.blocker) for each in evidence.after],
     }
 
 
-def _thread(thread: Thread, blocker: int | None = None) -> dict[str, object]:
+def _thread(
+    thread: Thread, stacks: Mapping[tuple[str, ...], int], blocker: int | None = None
+) -> dict[str, object]:
+    """Return a thread as the page has it.
+
+    :param stacks: the number of each stack.
+    """
     return {
         "label": thread.label,
         "state": thread.state,
@@ -174,6 +186,6 @@ def _thread(thread: Thread, blocker: int | None = None) -> dict[str, object]:
         "waits_for": thread.waits_for,
         "signals": thread.signals,
         "cpu_ns": thread.cpu_ns,
-        "stack": thread.stack,
+        "stack": stacks[thread.stack],
         "blocks": thread.tid == blocker,
     }

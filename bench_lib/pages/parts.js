@@ -57,7 +57,7 @@
  * @property {string} waits_for
  * @property {string[]} signals
  * @property {number} cpu_ns
- * @property {string[]} stack
+ * @property {number} stack the index of its stack in the stacks of the trial
  * @property {boolean} blocks whether the thread explains the hang
  */
 
@@ -77,6 +77,8 @@
  * @property {number | null} late_ns
  * @property {string[]} survivors
  * @property {string[]} pending
+ * @property {string} mix how many vCPUs were on which path just before the request
+ * @property {string[][]} stacks the different stacks of all threads
  * @property {Thread[]} before
  * @property {Thread[]} after
  */

@@ -40,13 +40,21 @@ def trial_line(record: Record) -> str:
         parts.append(f"NOT RECOVERED: {record.recovery.failure}")
     elif record.recovery:
         parts.append(f"recovered, memory {record.recovery.memory}")
-    parts.extend(
-        f"vCPU {thread.vcpu} {thread.state} {thread.wchan} {thread.entry}"
-        for thread in record.evidence.vcpus
-    )
+    parts.extend(_vcpus(record.evidence.vcpus))
     if record.survivors:
         parts.append(f"did not end when killed: {', '.join(record.survivors)}")
     return f"#{record.seq} " + ", ".join(parts)
+
+
+def _vcpus(threads: Sequence[Thread]) -> list[str]:
+    """Return what vCPUs did, those that are alike together: 254 vCPUs S handle_userfault gup."""
+    alike: dict[str, list[Thread]] = {}
+    for each in threads:
+        alike.setdefault(f"{each.state} {each.wchan} {each.entry}", []).append(each)
+    return [
+        f"{group[0].label if len(group) == 1 else f'{len(group)} vCPUs'} {what}"
+        for what, group in alike.items()
+    ]
 
 
 def _second(then: FollowUp) -> str:
@@ -103,20 +111,31 @@ def report(
         table.add_column("vCPUs before it")
         for row in rows:
             if (row.kernel, row.key.host) == (kernel, host):
-                seen = (row.states, row.wchans, row.entries)
                 table.add_row(
                     row.key.request,
                     row.key.place,
                     outcomes(row),
                     wait(row.median),
                     wait(row.worst),
-                    " ".join("/".join(values) for values in seen) if row.states else "-",
+                    _seen(row, row.states, row.wchans) or "-",
                     style="bold red" if row.failed else None,
                 )
         console.print(table)
         for pace in paces:
             if (pace.kernel, pace.host) == (kernel, host):
                 console.print(_pace_line(pace), highlight=False, soft_wrap=True)
+
+
+def _seen(row: KeySummary, *columns: Sequence[str]) -> str:
+    """Return what the vCPUs did, and their mix of entries: S handle_userfault: 2 uaccess, 1 gup.
+
+    :param columns: what to show before the mix.
+    """
+    what = " ".join("/".join(values) for values in columns)
+    if row.key.shape.vcpus == 1:
+        return f"{what} {'/'.join(row.mixes)}".strip()
+    # Slashes would be hard to tell from the commas of a mix.
+    return f"{what}: {' or '.join(row.mixes)}" if row.mixes else what
 
 
 def _places(rows: Sequence[KeySummary]) -> list[tuple[Kernel, Host]]:
@@ -154,8 +173,8 @@ def matrix(console: Console, rows: Sequence[KeySummary]) -> None:
             table.add_row(request, *(_cell(cells.get((request, each))) for each in places))
         console.print(table)
     console.print(
-        "A cell has the outcome, the median wait (> if that is only a lower bound), and the state "
-        "and entry of the vCPUs before the request.",
+        "A cell has the outcome, the median wait (> if that is only a lower bound), and the states "
+        "and entries of the vCPUs before the request.",
         highlight=False,
         soft_wrap=True,
     )
@@ -168,9 +187,8 @@ def _cell(row: KeySummary | None) -> str:
     ended = [each for each in Outcome if row.outcomes[each]]
     number = f" {row.outcomes[ended[0]]}/{row.trials}" if row.trials > 1 else ""
     first = f"{ended[0]}{number}" if len(ended) == 1 else outcomes(row)
-    seen = " ".join("/".join(values) for values in (row.states, row.entries))
     usual = row.refused_median if ended == [Outcome.REFUSED] else row.median
-    text = f"{first} {wait(usual)} {seen}".rstrip(" -")
+    text = f"{first} {wait(usual)} {_seen(row, row.states)}".rstrip(" -")
     if row.failed:
         return f"[bold red]{text}[/]"
     return f"[yellow]{text}[/]" if row.outcomes[Outcome.LOST] else text

@@ -42,6 +42,10 @@ class ScenarioName(StrEnum):
         return cls.PAUSED if value == "paused-reset" else None
 
 
+RUNS = frozenset({ScenarioName.IDLE, ScenarioName.POSTCOPY})
+"""The scenarios whose guests run. Where their vCPUs are at one moment is chance."""
+
+
 class RequestName(StrEnum):
     """What the operator requests."""
 

@@ -9,6 +9,7 @@ this order.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -203,6 +204,20 @@ class Evidence:
     def vcpus(self) -> tuple[Thread, ...]:
         """The vCPU threads just before the request."""
         return tuple(each for each in self.before if each.role is Role.VCPU)
+
+    @property
+    def mix(self) -> str:
+        """How many vCPU threads had each entry just before the request: 2 uaccess, 1 gup.
+
+        For a guest with one vCPU it is just the entry. It is "" if no vCPU thread was seen.
+        """
+        counts = Counter(each.entry for each in self.vcpus)
+        if counts.total() == 1:
+            return next(iter(counts))
+        # The most frequent entries come first, and those that are as frequent as each other come in
+        # the order of their definition.
+        order = sorted(Entry, key=lambda entry: -counts[entry])
+        return ", ".join(f"{counts[entry]} {entry}" for entry in order if counts[entry])
 
     @property
     def blocking(self) -> Thread | None:

@@ -55,6 +55,8 @@ class KeySummary:
     :ivar states: states of the threads.
     :ivar wchans: functions in which the threads slept.
     :ivar entries: how the threads got into the kernel's wait.
+    :ivar mixes: how many trials had each mix of entries, the most frequent first; see
+        `Evidence.mix`.
     :ivar waits_for: what the threads waited for.
     :ivar mechanisms: the mechanisms of the outage.
     """
@@ -70,6 +72,7 @@ class KeySummary:
     states: tuple[str, ...]
     wchans: tuple[str, ...]
     entries: tuple[Entry, ...]
+    mixes: dict[str, int]
     waits_for: tuple[WaitsFor, ...]
     mechanisms: tuple[str, ...]
 
@@ -105,9 +108,16 @@ def _row(kernel: Kernel, key: Key, group: Sequence[Record]) -> KeySummary:
         states=tuple(sorted({thread.state for thread in seen})),
         wchans=tuple(sorted({thread.wchan for thread in seen})),
         entries=tuple(sorted({thread.entry for thread in seen})),
+        mixes=mixes(scored),
         waits_for=tuple(sorted({thread.waits_for for thread in seen})),
         mechanisms=tuple(sorted({record.outage for record in scored if record.outage})),
     )
+
+
+def mixes(records: Iterable[Record]) -> dict[str, int]:
+    """Return how many trials had each mix of entries, the most frequent first."""
+    counts = Counter(record.evidence.mix for record in records if record.evidence.vcpus)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def flat(summed: object) -> dict[str, object]:

@@ -57,6 +57,36 @@ def test_a_trial_in_one_line(made: Record, line: str) -> None:
     assert present.trial_line(made) == f"#1 stop in blackhole: {line}"
 
 
+def big(*entries: Entry) -> Record:
+    """A trial of a guest with a vCPU for each entry."""
+    vcpus = tuple(
+        dataclasses.replace(
+            thread("S", "handle_userfault", STUCK, entry, WaitsFor.USERFAULT), vcpu=number
+        )
+        for number, entry in enumerate(entries)
+    )
+    return dataclasses.replace(record(), evidence=Evidence(vcpus), shape=Shape(vcpus=len(vcpus)))
+
+
+def test_vcpus_that_are_alike_are_shown_together() -> None:
+    line = present.trial_line(big(*[Entry.GUP] * 254, Entry.UACCESS))
+    assert line.endswith(
+        ", by netem, 254 vCPUs S handle_userfault gup, vCPU 254 S handle_userfault uaccess"
+    )
+
+
+@pytest.mark.parametrize("table", ["report", "matrix"])
+def test_a_table_shows_how_many_vcpus_were_on_which_path(table: str) -> None:
+    mixes = [[Entry.UACCESS, Entry.GUP, Entry.UACCESS]] * 2 + [[Entry.GUP] * 3]
+    rows = summary.rows([big(*mix) for mix in mixes])
+    console = Console(file=io.StringIO(), width=200)
+    if table == "report":
+        present.report(console, rows, [], [])
+    else:
+        present.matrix(console, rows)
+    assert ": 2 uaccess, 1 gup or 3 gup" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_a_row_shows_the_times_of_refusals_apart_from_answers() -> None:
     refused = [record(Outcome.REFUSED, ms) for ms in (10.0, 30.0)]
     (row,) = summary.rows([record(latency_ms=2.0), *refused])

@@ -3,10 +3,21 @@ import dataclasses
 
 import pytest
 
-from bench_lib.record import FAILED, Entry, Kernel, Outcome, Record, ScenarioName, Setup
+from bench_lib.record import (
+    FAILED,
+    Entry,
+    Evidence,
+    Kernel,
+    Outcome,
+    Record,
+    ScenarioName,
+    Setup,
+    Shape,
+    WaitsFor,
+)
 from bench_lib.verdict import summary
 from bench_lib.verdict.summary import Wait
-from tests.make import MS, record
+from tests.make import MS, record, thread
 
 HUNG = Wait(5_000 * MS, censored=True)
 
@@ -79,10 +90,43 @@ def test_a_row_in_json_has_the_parts_of_its_key_as_keys() -> None:
     found = summary.flat(row)
     assert set(found) == {
         "kernel", "host", "scenario", "request", "manager", "shape", "trials", "outcomes", "median",
-        "worst", "refused_median", "refused_worst", "states", "wchans", "entries", "waits_for",
-        "mechanisms",
+        "worst", "refused_median", "refused_worst", "states", "wchans", "entries", "mixes",
+        "waits_for", "mechanisms",
     }  # fmt: skip
     assert (found["request"], found["waits_for"]) == ("stop", ("userfault",))
+
+
+def mixed(*entries: Entry) -> Record:
+    vcpus = tuple(
+        dataclasses.replace(thread("S", "0", (), entry, WaitsFor.USERFAULT), vcpu=number)
+        for number, entry in enumerate(entries)
+    )
+    return dataclasses.replace(
+        record(), evidence=Evidence(vcpus), shape=Shape(vcpus=len(entries) or 1)
+    )
+
+
+@pytest.mark.parametrize(
+    "entries, mix",
+    [
+        ([], ""),
+        ([Entry.GUP], "gup"),
+        ([Entry.GUP] * 255, "255 gup"),
+        (
+            [Entry.ASYNC_PF, Entry.UACCESS, Entry.GUP, Entry.UACCESS],
+            "2 uaccess, 1 gup, 1 async-pf",
+        ),
+    ],
+)
+def test_the_mix_counts_the_vcpus_on_each_path(entries: list[Entry], mix: str) -> None:
+    assert mixed(*entries).evidence.mix == mix
+
+
+def test_a_row_counts_the_mixes_of_its_trials() -> None:
+    first, second = mixed(Entry.GUP, Entry.UACCESS), mixed(Entry.UACCESS, Entry.UACCESS)
+    lost = dataclasses.replace(mixed(Entry.NONE, Entry.NONE), outcome=Outcome.LOST)
+    (row,) = summary.rows([first, second, second, lost])
+    assert list(row.mixes.items()) == [("2 uaccess", 2), ("1 gup, 1 uaccess", 1)]
 
 
 def test_the_pace_leaves_out_lost_trials() -> None:
