@@ -53,6 +53,9 @@ def gate(console: Console, found: Gate) -> None:
         for row in rows:
             if row.reasons:
                 console.print(Text(f"{row.key.name}: {'; '.join(row.reasons)}"), soft_wrap=True)
+        for row in rows:
+            if row.mixes is not None:
+                console.print(Text(f"{row.key.name}: {row.mixes.note}"), soft_wrap=True)
     if found.emulated:
         console.print(
             "Emulated (tcg): hangs are judged, milliseconds are not, and limits are ten times as "

@@ -10,7 +10,7 @@ from bench_lib.units import NS_PER_S
 from bench_lib.verdict import by_boot, inference
 from bench_lib.verdict.effect import Ratio
 from bench_lib.verdict.terms import Terms
-from bench_lib.verdict.tested import Tested
+from bench_lib.verdict.tested import Tested, Timed
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def doubts(
     """Return all doubts about a row that no test has rejected.
 
     :param family: the number of tests of the whole gate.
-    :param ratio: None if the trials were emulated, whose times are not compared.
+    :param ratio: None if times are not compared.
     :param bound: the largest share of the candidate's boots with a hang that is not ruled out.
     """
     return [
@@ -88,22 +88,21 @@ def _of_refusals(row: Tested, terms: Terms, family: int) -> list[Doubt]:
 
 
 def _of_stalls(row: Tested, terms: Terms) -> list[Doubt]:
-    if row.stall_ns is None:
+    timed = row.timed
+    if timed is None:
         return []
-    ours = by_boot.stalling_boots(row.candidate_boots, row.stall_ns)
-    theirs = by_boot.stalling_boots(row.even_base, row.stall_ns)
-    no_more = ours / row.candidate.boots <= theirs / row.base.boots
-    if (
-        no_more
-        or inference.bound_above(ours, row.candidate.boots, terms.confidence) <= terms.hanging
-    ):
+    ours = by_boot.stalling_boots(timed.candidate, timed.stall_ns)
+    theirs = by_boot.stalling_boots(timed.even_base, timed.stall_ns)
+    there, before = len(timed.candidate), len(timed.base)
+    no_more = ours / there <= theirs / before
+    if no_more or inference.bound_above(ours, there, terms.confidence) <= terms.hanging:
         return []
     text = (
-        f"{ours} of {row.candidate.boots} boots had an answer after more than {terms.stall:g} "
-        f"times the usual wait, and {theirs} of {row.base.boots} boots of the baseline"
+        f"{ours} of {there} boots had an answer after more than {terms.stall:g} "
+        f"times the usual wait, and {theirs} of {before} boots of the baseline"
     )
-    enough = inference.boots_to_bound(terms.hanging, terms.confidence, ours / row.candidate.boots)
-    return [Doubt(text, enough)]
+    enough = inference.boots_to_bound(terms.hanging, terms.confidence, ours / there)
+    return [Doubt(text, enough * _untimed(row, timed))]
 
 
 def _boots_to_reject(row: Tested, terms: Terms, family: int, p_value: float) -> float:
@@ -138,18 +137,31 @@ def _of_lateness(row: Tested, terms: Terms) -> list[Doubt]:
 
 
 def _of_time(row: Tested, terms: Terms, ratio: Ratio | None) -> list[Doubt]:
-    if ratio is None or ratio.high <= terms.tolerance or _all_hang(row):
+    timed = row.timed
+    if ratio is None or timed is None or ratio.high <= terms.tolerance or _all_hang(row):
         return []
     longest = "any number of" if math.isinf(ratio.high) else f"{ratio.high:.2f}"
-    return [Doubt(f"it may take up to {longest} times as long", _boots_for(ratio, terms, row))]
+    enough = _boots_for(ratio, terms, _fewer_timed(timed)) * _untimed(row, timed)
+    return [Doubt(f"it may take up to {longest} times as long", enough)]
 
 
-def _boots_for(ratio: Ratio, terms: Terms, row: Tested) -> float:
+def _fewer_timed(timed: Timed) -> int:
+    """Return the number of boots with compared latencies of the kernel that has fewer."""
+    return min(len(timed.base), len(timed.candidate))
+
+
+def _untimed(row: Tested, timed: Timed) -> float:
+    """Estimate how many boots it takes to get one with latencies that can be compared."""
+    return _fewer(row) / _fewer_timed(timed)
+
+
+def _boots_for(ratio: Ratio, terms: Terms, there: int) -> float:
     """Estimate the boots per kernel with which the interval no longer contains the tolerance.
 
     The width of the interval shrinks with the square root of their number.
+
+    :param there: the number of boots of the kernel that has fewer.
     """
-    there = _fewer(row)
     least = inference.boots_to_estimate(terms.confidence)
     if there < least:
         return least

@@ -15,6 +15,7 @@ from bench_lib.verdict.by_boot import hanging_boots
 from bench_lib.verdict.doubts import doubts, refuses_more
 from bench_lib.verdict.effect import Ratio, ratio
 from bench_lib.verdict.matching import host_name, matched
+from bench_lib.verdict.mixes import Mixes
 from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
 from bench_lib.verdict.tested import KernelCounts, Tested, tested
 
@@ -33,13 +34,14 @@ class Comparison:
 
     Each p value is adjusted for all tests of the gate, and None if the test was not made.
 
-    :ivar ratio: how many times as long the candidate takes; None if nothing was scored, or if the
-        trials were emulated, whose times are not compared.
+    :ivar ratio: how many times as long the candidate takes; None if nothing was scored, or if times
+        are not compared, because the trials were emulated or their vCPUs stuck on other paths.
     :ivar hang_bound: the largest share of the candidate's boots with a hang that is not ruled out.
     :ivar limit_ns: the absolute limit that was applied; None if there is none.
     :ivar reasons: the reasons for the verdict, in words.
     :ivar boots_needed: boots per kernel that would settle the verdict; None if it is settled, or if
         no number is known to settle it.
+    :ivar mixes: the paths on which vCPUs were stuck, if that differed between trials.
     """
 
     key: Key
@@ -56,6 +58,7 @@ class Comparison:
     verdict: Verdict
     reasons: tuple[str, ...]
     boots_needed: int | None
+    mixes: Mixes | None
 
 
 @dataclass(frozen=True)
@@ -145,8 +148,8 @@ def _judged(row: Tested, terms: Terms, family: int) -> Comparison:
     if row.base_boots and row.candidate_boots:
         hits = hanging_boots(row.candidate_boots)
         bound = inference.bound_above(hits, row.candidate.boots, terms.confidence)
-        if not row.emulated:
-            effect = ratio(row.base_boots, row.candidate_boots, terms.confidence)
+        if row.timed is not None:
+            effect = ratio(row.timed.base, row.timed.candidate, terms.confidence)
     verdict, reasons, needed = _verdict(row, terms, family, effect, bound)
     return Comparison(
         key=row.key,
@@ -163,6 +166,7 @@ def _judged(row: Tested, terms: Terms, family: int) -> Comparison:
         verdict=verdict,
         reasons=reasons,
         boots_needed=needed,
+        mixes=row.mixes,
     )
 
 

@@ -23,6 +23,7 @@ def document(gate: Gate) -> bytes:
     for a pass.
     """
     lines = [gate.sentence, *(f"differs: {note}" for note in gate.notes)]
+    lines += [f"{row.key.name}: {row.mixes.note}" for row in gate.rows if row.mixes is not None]
     if gate.emulated:
         lines.append("Emulated (tcg): hangs are judged, milliseconds are not.")
     lines += [f"left out: {host_name(host)}" for host in gate.left_out]

@@ -12,6 +12,7 @@ from bench_lib.units import NS_PER_S
 from bench_lib.verdict import inference
 from bench_lib.verdict.by_boot import Boot, even, usual_wait_ns
 from bench_lib.verdict.matching import Match, scored
+from bench_lib.verdict.mixes import Mixes, differing, with_mix
 from bench_lib.verdict.summary import Wait, median_wait
 from bench_lib.verdict.terms import Terms
 
@@ -43,6 +44,23 @@ class KernelCounts:
 
 
 @dataclass(frozen=True)
+class Timed:
+    """The trials whose latencies are compared, by boot.
+
+    :ivar base: boots of the baseline.
+    :ivar candidate: boots of the candidate.
+    :ivar even_base: boots of the baseline with as many trials as those of the candidate; see
+        `by_boot.even`.
+    :ivar stall_ns: an answer after more than this is a stall.
+    """
+
+    base: list[Boot]
+    candidate: list[Boot]
+    even_base: list[Boot]
+    stall_ns: float
+
+
+@dataclass(frozen=True)
 class Tested:
     """A match by boot, and the p values of its tests.
 
@@ -50,7 +68,8 @@ class Tested:
         `by_boot.even`.
     :ivar even_candidate: boots of the candidate with as many trials as those of the baseline.
     :ivar limit_ns: the absolute limit of the request; None if there is none.
-    :ivar stall_ns: an answer after more than this is a stall; None if the trials were emulated.
+    :ivar timed: the trials whose latencies are compared; None if there are none.
+    :ivar mixes: the paths on which vCPUs were stuck, if that differed between trials.
     :ivar p: the p value of each test, by its name.
     """
 
@@ -62,7 +81,8 @@ class Tested:
     even_base: list[Boot]
     even_candidate: list[Boot]
     limit_ns: int | None
-    stall_ns: float | None
+    timed: Timed | None
+    mixes: Mixes | None
     p: dict[str, float]
 
     @property
@@ -85,7 +105,8 @@ def tested(match: Match, terms: Terms) -> Tested:
     deadline_ns = min(record.deadline_ns for record in (*match.base, *match.candidate))
     base, candidate = (_boots(records, deadline_ns) for records in (match.base, match.candidate))
     limit_ns = _limit(match.key, deadline_ns, terms)
-    stall_ns = None
+    mixes = differing(match)
+    timed = None
     p: dict[str, float] = {}
     alike = base, candidate
     if base and candidate:
@@ -96,13 +117,41 @@ def tested(match: Match, terms: Terms) -> Tested:
         if any(any(boot.refused) for boots in alike for boot in boots):
             p["refusals"] = inference.more_refusals(*alike)
         if not _emulated(match.key):
-            stall_ns = terms.stall * usual_wait_ns(base)
-            p["slower"] = inference.slower(*alike, terms.tolerance)
-            p["stalls"] = inference.more_stalls(*alike, stall_ns)
+            timed = _timed(match, mixes, deadline_ns, terms, p)
     if candidate and limit_ns is not None:
         p["late"] = inference.beyond(candidate, limit_ns, terms.late)
     counts = _counts(match.base, base), _counts(match.candidate, candidate)
-    return Tested(match.key, *counts, base, candidate, *alike, limit_ns, stall_ns, p)
+    return Tested(match.key, *counts, base, candidate, *alike, limit_ns, timed, mixes, p)
+
+
+def _timed(
+    match: Match, mixes: Mixes | None, deadline_ns: int, terms: Terms, p: dict[str, float]
+) -> Timed | None:
+    """Test the latencies of the trials that may be compared, and return the boots of these trials.
+
+    If several mixes are common to both kernels, the trials of each are tested apart, and those of
+    the most frequent one are returned: a mix that is rare may never have enough boots for a pass.
+
+    :param p: receives the p values.
+    """
+    groups: list[tuple[Sequence[Record], Sequence[Record]]] = [(match.base, match.candidate)]
+    if mixes is not None:
+        groups = [
+            (with_mix(match.base, mix), with_mix(match.candidate, mix)) for mix in mixes.common
+        ]
+    found, slower, stalls = [], [], []
+    for group in groups:
+        base, candidate = (_boots(records, deadline_ns) for records in group)
+        stall_ns = terms.stall * usual_wait_ns(base)
+        alike = even(base, candidate)
+        slower.append(inference.slower(*alike, terms.tolerance))
+        stalls.append(inference.more_stalls(*alike, stall_ns))
+        found.append(Timed(base, candidate, alike[0], stall_ns))
+    if not found:
+        return None
+    # One of several tests rejects by chance more often than a single one (Bonferroni).
+    p["slower"], p["stalls"] = (min(1.0, len(found) * min(each)) for each in (slower, stalls))
+    return found[0]
 
 
 def _limit(key: Key, deadline_ns: int, terms: Terms) -> int | None:
