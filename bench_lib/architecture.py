@@ -50,6 +50,22 @@ class Trials:
 
 
 @dataclass(frozen=True)
+class SharedPage:
+    """A paravirtual feature for which a guest shares a page with KVM.
+
+    :ivar feature: the feature's name in QEMU's -cpu.
+    :ivar use: what KVM does with the page, in words.
+    :ivar functions: functions of KVM that touch the page and do nothing else.
+    :ivar mapped_by: functions that map the page, if it is one that KVM keeps mapped.
+    """
+
+    feature: str
+    use: str
+    functions: frozenset[str]
+    mapped_by: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Architecture:
     """One CPU architecture.
 
@@ -59,6 +75,7 @@ class Architecture:
         faults from user mode and from kernel mode.
     :ivar run_frames: functions in the stack of a vCPU thread that runs its guest, from KVM_RUN
         outwards.
+    :ivar shared_pages: the features for which a guest shares pages with KVM.
     :ivar userfaultfd: the number of the system call userfaultfd(2).
     :ivar kvm_modules: KVM's modules in the order in which kickbench looks for them; empty if KVM is
         not a module.
@@ -69,6 +86,7 @@ class Architecture:
     fault_frames: frozenset[str]
     exception_frames: frozenset[str]
     run_frames: frozenset[str]
+    shared_pages: tuple[SharedPage, ...]
     userfaultfd: int
     kvm_modules: tuple[KvmModule, ...]
     trials: Trials | None
@@ -102,6 +120,43 @@ X86_64 = Architecture(
     | {"vmx_vcpu_run", "vmx_vcpu_enter_exit", "svm_vcpu_run", "svm_vcpu_enter_exit"}
     | {"vt_vcpu_run", "pvm_vcpu_run"}
     | {"__x64_sys_ioctl", "x64_sys_call", "do_syscall_64", "entry_SYSCALL_64_after_hwframe"},
+    # arch/x86/kvm/x86.c and arch/x86/kvm/lapic.c, Linux 6.1 to 7.3.
+    shared_pages=(
+        SharedPage(
+            "kvm-steal-time",
+            "KVM writes the vCPU's steal time, which is how long it had to wait for a CPU, into a "
+            "page of the guest",
+            frozenset({"record_steal_time", "kvm_steal_time_set_preempted"}),
+        ),
+        SharedPage(
+            "kvm-asyncpf",
+            "KVM keeps the state of asynchronous page faults in a page of the guest",
+            frozenset(
+                {"kvm_check_async_pf_completion", "kvm_arch_can_dequeue_async_page_present"}
+                | {"kvm_arch_async_page_present", "kvm_arch_async_page_not_present"}
+                | {"kvm_can_deliver_async_pf", "apf_pageready_slot_free", "apf_put_user_ready"}
+                | {"apf_put_user_notpresent"}
+            ),
+        ),
+        SharedPage(
+            "kvmclock",
+            "KVM keeps the time of the guest's paravirtual clock (kvmclock) in a page of the guest",
+            frozenset(
+                {"kvm_guest_time_update", "kvm_setup_guest_pvclock", "kvm_setup_pvclock_page"}
+                | {"kvm_write_system_time"}
+            ),
+            frozenset({"kvm_set_msr_common"}),
+        ),
+        SharedPage(
+            "kvm-pv-eoi",
+            "KVM keeps the state of an interrupt (PV EOI) in a page of the guest",
+            frozenset(
+                {"pv_eoi_get_pending", "pv_eoi_set_pending", "pv_eoi_clr_pending"}
+                | {"pv_eoi_test_and_clr_pending", "pv_eoi_put_user", "pv_eoi_get_user"}
+                | {"apic_sync_pv_eoi_to_guest", "apic_sync_pv_eoi_from_guest"}
+            ),
+        ),
+    ),
     # arch/x86/entry/syscalls/syscall_64.tbl
     userfaultfd=323,
     kvm_modules=(
@@ -137,6 +192,7 @@ AARCH64 = Architecture(
     | {"kvm_arm_vcpu_enter_exit", "do_notify_resume"}
     | {"__arm64_sys_ioctl", "invoke_syscall", "el0_svc_common", "do_el0_svc", "el0_svc"}
     | {"el0t_64_sync_handler", "el0t_64_sync"},
+    shared_pages=(),
     # include/uapi/asm-generic/unistd.h
     userfaultfd=282,
     # KVM is built into the kernel.

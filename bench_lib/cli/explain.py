@@ -47,8 +47,9 @@ def explain(guest: str | None, as_json: bool, watch: bool) -> None:
       threads  tid, role (vcpu, main, iothread, other), vcpu, name, state, wchan,
                stack (innermost first) and entry (null: only root can see them),
                waits_for, signals, called (a signal or a tracer waits for the
-               thread), still (asleep in one place for 0.1 s), cpu_share
-      meanings tids, who, sentence, hangs, works, free
+               thread), still (asleep in one place for 0.1 s), cpu_share,
+               awake_share (it ran, or waited for a CPU)
+      meanings tids, who, sentence, hangs, works, free, avoid
     """
     if not watch:
         _once(guest, as_json=as_json)

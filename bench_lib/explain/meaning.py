@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from bench_lib.explain import shared
+from bench_lib.explain.judged import spins, stuck, unkillable
 from bench_lib.explain.vmm import OpenFile, Seen, Vmm
 from bench_lib.record import Entry, Role, WaitsFor
-from bench_lib.threads import ASLEEP, SPINNING_SHARE, TRACED, in_futex, polls
+from bench_lib.threads import TRACED, polls
 
 CALLS_VCPUS = ("stop", "Ctrl-C", "SIGTERM", "quit", "gdb", "info registers")
 """Requests that every vCPU has to leave the kernel for."""
@@ -22,20 +24,6 @@ OUT_OF_BAND = (
     "out-of-band commands (migrate-pause, migrate-recover, yank) where the monitor has them on",
 )
 KILL = "SIGKILL"
-
-_UNKILLABLE = frozenset(
-    {
-        "shmem_swapin_folio",
-        "nfs_vm_page_mkwrite",
-        "folio_wait_writeback",
-        "wait_on_page_writeback",
-        "fuse_vma_close",
-        "synchronize_srcu",
-        "__synchronize_srcu",
-        "vhost_vring_ioctl",
-    }
-)
-"""Functions whose sleep not even SIGKILL ends, from the sources of Linux 6.1 to 7.3."""
 
 _REASONS = {
     Entry.GUP: "KVM wants to map a page of the guest's memory",
@@ -70,6 +58,7 @@ class Meaning:
     :ivar hangs: requests that will not be answered.
     :ivar works: requests that will be answered.
     :ivar free: commands and steps that free the threads.
+    :ivar avoid: how to start guests that do not get stuck in this way, if that is known.
     """
 
     tids: tuple[int, ...]
@@ -78,6 +67,7 @@ class Meaning:
     hangs: tuple[str, ...]
     works: tuple[str, ...]
     free: tuple[str, ...]
+    avoid: tuple[str, ...] = ()
 
 
 def explain(vmm: Vmm) -> list[Meaning]:
@@ -106,39 +96,23 @@ def _stopped(vmm: Vmm) -> Meaning:
     )
 
 
-def spins(thread: Seen) -> bool:
-    """Whether a thread uses CPU time in the kernel although a signal or a tracer waits for it."""
-    return thread.called and thread.cpu_share > SPINNING_SHARE
-
-
-def stuck(thread: Seen) -> bool:
-    """Whether something outside of the thread keeps it from going on."""
-    if spins(thread):
-        return True
-    if thread.state not in ASLEEP or polls(thread.frames) or in_futex(thread.frames):
-        return False
-    if thread.entry in {Entry.ASYNC_PF, Entry.HALTED}:
-        # A signal ends both waits. So the thread is stuck only if a signal or a tracer waits for
-        # it.
-        return thread.still and thread.called
-    waits = thread.waits_for is not WaitsFor.NOTHING
-    return thread.still and (thread.state == "D" or waits)
-
-
 def _meaning(vmm: Vmm, alike: Sequence[Seen]) -> Meaning:
     first = alike[0]
     hangs, works = _requests(vmm, first)
+    page = shared.find(first)
     return Meaning(
         tuple(thread.tid for thread in alike),
-        _who(alike),
+        who(alike),
         f"{_state(first)}: {_reason(first)}.",
         hangs,
         works,
         tuple(_free(vmm, first)),
+        () if page is None else (page.avoid,),
     )
 
 
-def _who(alike: Sequence[Seen]) -> str:
+def who(alike: Sequence[Seen]) -> str:
+    """Return the names of threads for people: vCPUs 0-3, 7."""
     if len(alike) == 1 or alike[0].role is not Role.VCPU:
         return ", ".join(thread.label for thread in alike)
     numbers = sorted(thread.vcpu for thread in alike if thread.vcpu is not None)
@@ -168,7 +142,7 @@ def _state(thread: Seen) -> str:
         reach = "only SIGKILL reaches it"
         if thread.stack is None:
             reach = "at most SIGKILL reaches it"
-        elif _unkillable(thread):
+        elif unkillable(thread):
             reach = "not even SIGKILL reaches it"
         return f"sleeps in state D, where {reach}"
     if thread.called:
@@ -192,13 +166,15 @@ def _reason(thread: Seen) -> str:
     if thread.entry is None and thread.waits_for is WaitsFor.NOTHING:
         return "what it waits for shows only in its stack, which only root may read"
     where = "it is in the kernel" if thread.entry is None else _REASONS[thread.entry]
+    if (page := shared.find(thread)) is not None:
+        where = page.sentence
+        if thread.waits_for is WaitsFor.USERFAULT:
+            return (
+                f"{where}, and this page is missing: after the switch of a postcopy migration only "
+                "the source can send it, and the source has not sent it"
+            )
     function = "" if thread.wchan == "0" else f" ({thread.wchan})"
     return f"{where}, and {_WAITS[thread.waits_for]}{function}"
-
-
-def _unkillable(thread: Seen) -> bool:
-    frames = {frame.split(".")[0] for frame in thread.frames}
-    return bool(frames & _UNKILLABLE) or thread.waits_for is WaitsFor.FUSE
 
 
 def _gets_through(thread: Seen) -> bool:
@@ -228,7 +204,7 @@ def _requests(vmm: Vmm, thread: Seen) -> tuple[tuple[str, ...], tuple[str, ...]]
     elif loop is Loop.RUNS:
         works += MONITOR
     works += OUT_OF_BAND
-    if thread.state == "D" and _unkillable(thread):
+    if thread.state == "D" and unkillable(thread):
         hangs += (KILL,)
     elif thread.waits_for is WaitsFor.FUSE:
         hangs += (f"{KILL} (once the server has taken the request)",)

@@ -8,15 +8,16 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from bench_lib.explain.meaning import Meaning, explain
+from bench_lib.explain.meaning import Meaning, explain, who
 from bench_lib.explain.vmm import NO_STACKS, Seen, Vmm
+from bench_lib.record import Role
 
 WIDTH = 100
 """The width of sentences, in columns. Commands are broken only between words."""
 
 MANY = 24
 """If a VMM has more threads than this, only vCPUs, the main thread, iothreads and stuck threads are
-listed. The others are counted."""
+listed, and vCPUs that are alike have one line. The others are counted."""
 
 
 def lines(vmm: Vmm) -> Iterator[str]:
@@ -26,9 +27,10 @@ def lines(vmm: Vmm) -> Iterator[str]:
     yield f"process {vmm.pid} ({vmm.program}), {guest}{pending}"
     meanings = explain(vmm)
     shown, left_out = _worth_showing(vmm, meanings)
-    width = max((len(thread.label) for thread in shown), default=0)
-    for thread in shown:
-        yield f"  {thread.label:<{width}}  {_thread(thread)}"
+    rows = _rows(shown, together=len(vmm.threads) > MANY)
+    width = max((len(label) for label, _ in rows), default=0)
+    for label, text in rows:
+        yield f"  {label:<{width}}  {text}"
     if left_out:
         yield f"  and {left_out} other threads, none of them stuck"
     for hidden in vmm.hidden:
@@ -39,13 +41,16 @@ def lines(vmm: Vmm) -> Iterator[str]:
         yield "  No thread is stuck."
     for meaning in meanings:
         yield ""
-        yield from _wrapped("  ", f"{meaning.who} {meaning.sentence}")
+        subject = f"each of {meaning.who}" if meaning.who.startswith("vCPUs") else meaning.who
+        yield from _wrapped("  ", f"{subject} {meaning.sentence}")
         if meaning.hangs:
             yield from _wrapped("    no answer   ", ", ".join(meaning.hangs))
         if meaning.works:
             yield from _wrapped("    still work  ", ", ".join(meaning.works))
         for number, step in enumerate(meaning.free):
             yield from _wrapped("                " if number else "    to free it  ", step)
+        for step in meaning.avoid:
+            yield from _wrapped("    to avoid it ", step)
 
 
 def _wrapped(head: str, text: str) -> list[str]:
@@ -69,11 +74,27 @@ def _worth_showing(vmm: Vmm, meanings: Sequence[Meaning]) -> tuple[list[Seen], i
     return shown, len(threads) - len(shown)
 
 
+def _rows(shown: Sequence[Seen], *, together: bool) -> list[tuple[str, str]]:
+    """Return the label and the text of each line.
+
+    :param together: whether vCPUs that are alike have one line, with their CPU time together.
+    """
+    groups: dict[tuple[object, ...], list[Seen]] = {}
+    for number, thread in enumerate(shown):
+        alike = together and thread.role is Role.VCPU
+        groups.setdefault((_thread(thread), None if alike else number), []).append(thread)
+    rows = []
+    for group in groups.values():
+        share = sum(each.cpu_share for each in group)
+        busy = f" {share:.0%} CPU" if share >= 0.01 else ""
+        rows.append((who(group), f"{_thread(group[0])}{busy}"))
+    return rows
+
+
 def _thread(thread: Seen) -> str:
     entry = "?" if thread.entry is None else thread.entry
     signals = f" {','.join(thread.signals)} pending" if thread.signals else ""
-    busy = f" {thread.cpu_share:.0%} CPU" if thread.cpu_share >= 0.01 else ""
-    return f"{thread.state} {thread.wchan} {entry}/{thread.waits_for}{signals}{busy}"
+    return f"{thread.state} {thread.wchan} {entry}/{thread.waits_for}{signals}"
 
 
 def as_json(vmms: Sequence[Vmm], missed: Sequence[str]) -> str:

@@ -38,6 +38,7 @@ class Seen:
     :ivar called: whether a signal or a tracer waits for the thread to leave the kernel.
     :ivar still: whether the thread slept in the same place all the time.
     :ivar cpu_share: the share of a CPU that the thread used between the looks.
+    :ivar awake_share: the share of the time that it ran, or waited for a CPU.
     """
 
     tid: int
@@ -53,6 +54,7 @@ class Seen:
     called: bool = False
     still: bool = False
     cpu_share: float = 0.0
+    awake_share: float = 0.0
 
     @property
     def frames(self) -> tuple[str, ...]:
@@ -209,6 +211,7 @@ def _seen(
 ) -> Seen:
     judged = now if with_stack else replace(now, stack=(now.wchan,))
     used_ns = 0 if then is None else now.cpu_ns - then.cpu_ns
+    awake_ns = 0 if then is None else now.awake_ns - then.awake_ns
     return Seen(
         now.tid,
         part.role,
@@ -225,6 +228,7 @@ def _seen(
         and now.state in threads.ASLEEP
         and (now.wchan, now.stack, now.cpu_ns) == (then.wchan, then.stack, then.cpu_ns),
         cpu_share=round(used_ns / elapsed_ns, 2),
+        awake_share=round(awake_ns / elapsed_ns, 2),
     )
 
 

@@ -5,6 +5,7 @@ from bench_lib.threads.blame import blame
 from bench_lib.threads.caught import catch, where_caught
 from bench_lib.threads.look import (
     ASLEEP,
+    IN_A_PAGE,
     RUNNING,
     SPINNING_SHARE,
     TRACED,
@@ -18,10 +19,11 @@ from bench_lib.threads.look import (
     tracer_of,
 )
 from bench_lib.threads.roles import Part, evidence, roles
-from bench_lib.threads.stack import entry, in_futex, polls, waits_for
+from bench_lib.threads.stack import entry, functions, in_futex, polls, waits_for
 
 __all__ = [
     "ASLEEP",
+    "IN_A_PAGE",
     "RUNNING",
     "SPINNING_SHARE",
     "TRACED",
@@ -31,6 +33,7 @@ __all__ = [
     "catch",
     "entry",
     "evidence",
+    "functions",
     "in_futex",
     "kick",
     "observe",

@@ -151,6 +151,20 @@ def test_the_thread_that_holds_a_lock_is_named() -> None:
     assert "is not known" in alone.free[0]
 
 
+def test_the_vcpus_of_a_big_guest_have_one_line_if_they_are_alike() -> None:
+    spinning = [
+        vcpu("R", UACCESS, Entry.UACCESS, WaitsFor.USERFAULT, number, called=True, cpu_share=0.01)
+        for number in range(64)
+    ]
+    sleeps = vcpu("S", GUP, Entry.GUP, WaitsFor.USERFAULT, 64)
+    text = list(show.lines(Vmm(1, "web", "qemu", 0, (IDLE_LOOP, *spinning, sleeps))))
+    assert text[1:4] == [
+        "  vCPUs 0-63  R handle_userfault uaccess/userfault SIGUSR1 pending 64% CPU",
+        "  vCPU 64     S handle_userfault gup/userfault",
+        "  main        S poll_schedule_timeout.constprop.0 syscall/nothing",
+    ]
+
+
 def test_vcpus_that_are_stuck_in_the_same_way_are_explained_once() -> None:
     vcpus = [vcpu("D", GUP, Entry.GUP, WaitsFor.USERFAULT, number) for number in (0, 1, 2, 5)]
     (only,) = told(IDLE_LOOP, *vcpus)
