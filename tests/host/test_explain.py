@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from bench_lib import errors
 from bench_lib.deadline import Deadline
 from bench_lib.guest import image
-from bench_lib.record import RequestName, ScenarioName
+from bench_lib.record import RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import Case
@@ -28,6 +28,9 @@ from tests.host.fuse import SIZE_MIB, FuseServer, served, started
 from tests.host.fuse import locked as holding_its_lock
 
 LIMIT_S = 20
+
+Explained = Callable[[ScenarioName, str], str]
+"""Returns the JSON of `explain` for a guest that runs an image and is stuck in a scenario."""
 
 
 class Qemu:
@@ -234,9 +237,9 @@ def test_a_vcpu_that_spins_is_caught_in_its_page_fault(clean_host: Path, runtime
         probe.communicate(timeout=LIMIT_S)
 
 
-def test_a_guest_that_is_stuck_in_postcopy_is_explained(
-    clean_host: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def explained(clean_host: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Explained:
+    """Makes a trial of `stop`, and returns the JSON of `explain` just before the request."""
     told: list[str] = []
     send = Stop.send
 
@@ -244,12 +247,35 @@ def test_a_guest_that_is_stuck_in_postcopy_is_explained(
         told.append(await asyncio.to_thread(stuck, self.guest.child.pid))
         await send(self)
 
+    def run(scenario: ScenarioName, image: str) -> str:
+        case = Case(scenario, RequestName.STOP, Shape(image=image))
+        (made,) = NativeRunner(Settings.from_environment()).run([case], lambda record: None)
+        assert told, made.reason
+        return told[0]
+
     monkeypatch.setattr(Stop, "send", explain_and_send)
-    monkeypatch.setenv("KICKBENCH_DEADLINE", "20")
-    case = Case(ScenarioName.BLACKHOLE, RequestName.STOP)
-    (made,) = NativeRunner(Settings.from_environment()).run([case], lambda record: None)
-    assert told, made.reason
-    vcpu = vcpu_of(told[0])
+    monkeypatch.setenv("KICKBENCH_DEADLINE", "3")
+    return run
+
+
+def test_a_guest_that_is_stuck_in_postcopy_is_explained(explained: Explained) -> None:
+    told = explained(ScenarioName.BLACKHOLE, "gup")
+    vcpu = vcpu_of(told)
     assert (vcpu["entry"], vcpu["waits_for"]) == ("gup", "userfault")
-    (meaning,) = json.loads(told[0])["vmms"][0]["meanings"]
+    (meaning,) = json.loads(told)["vmms"][0]["meanings"]
     assert any("migrate-recover" in step for step in meaning["free"])
+    assert meaning["avoid"] == []
+
+
+def test_a_guest_that_shares_a_page_with_kvm_is_explained_by_that_page(
+    explained: Explained,
+) -> None:
+    told = explained(ScenarioName.FROZEN_SOURCE, "pv-steal-time")
+    vcpu = vcpu_of(told)
+    assert (vcpu["entry"], vcpu["waits_for"]) == ("uaccess", "userfault")
+    (meaning,) = json.loads(told)["vmms"][0]["meanings"]
+    assert "steal time" in meaning["sentence"]
+    assert "only the source can send it" in meaning["sentence"]
+    assert "stop" in meaning["hangs"]
+    (avoid,) = meaning["avoid"]
+    assert "kvm-steal-time=off" in avoid
