@@ -110,12 +110,36 @@ def test_a_cell_leads_to_its_trials_and_these_to_their_evidence(
 
     cell(browser, HUNG, "blackhole").click()
     wait(browser, lambda: len(every(browser, "#dots .dot.hung")) == 4)
+    assert one(browser, "#summary").text.endswith("vCPUs before the request: gup.")
     every(browser, "#dots .dot")[0].click()
     evidence = one(browser, "#evidence").text
+    assert "vCPUs before the request gup" in evidence
     assert "asleep, no answer in 5.0 s" in evidence
     assert "vCPU 0 just before the request: state S, handle_userfault, entry gup" in evidence
     assert "waits for userfault" in evidence
     assert "handle_userfault\n__get_user_pages\nhva_to_pfn" in evidence
+
+
+def test_a_cell_counts_the_paths_on_which_vcpus_were_stuck(
+    browser: Browser, history: Path, publish: Publish
+) -> None:
+    mixes = [[Entry.UACCESS, Entry.GUP, Entry.UACCESS]] * 2 + [[Entry.GUP] * 3]
+    for entries in mixes:
+        vcpus = tuple(
+            dataclasses.replace(
+                thread("S", "handle_userfault", STUCK, entry, WaitsFor.USERFAULT), vcpu=number
+            )
+            for number, entry in enumerate(entries)
+        )
+        made = dataclasses.replace(make(), evidence=Evidence(vcpus))
+        record.append(history / ".asv" / "records.jsonl", made)
+    assert publish().returncode == 0
+    open_page(browser, (history / ".asv" / "html" / "index.html").as_uri())
+    every(browser, "#matrix button")[0].click()
+    wait(browser, lambda: one(browser, "#summary").text)
+    assert one(browser, "#summary").text.endswith(
+        "vCPUs before the request: 2 uaccess, 1 gup (2 trials); 3 gup (1 trial)."
+    )
 
 
 def test_hung_trials_are_on_the_line_of_their_deadline(browser: Browser, site: Path) -> None:
