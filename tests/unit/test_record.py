@@ -122,9 +122,12 @@ def test_a_thread_without_a_stored_stack_costs_only_its_line(tmp_path: Path, ind
     assert "not a whole record" in damage.why
 
 
+SCHEMA_2 = CHECKOUT / "tests/data/schema2.jsonl"
+"""Trials that kickbench recorded before schema 3. Each thread has its own stack."""
+
+
 def test_a_record_of_schema_2_is_still_read() -> None:
-    """The samples were made with schema 2, in which each thread has its own stack."""
-    lines = (CHECKOUT / "docs/sample/records.jsonl").read_text().splitlines()
+    lines = SCHEMA_2.read_text().splitlines()
     made = record.from_line(lines[0])
     data = json.loads(lines[0])
     assert data["schema"] == made.schema == 2
@@ -136,8 +139,8 @@ def test_a_record_of_schema_2_is_still_read() -> None:
 
 
 def test_a_record_of_schema_2_is_written_as_it_was_read(tmp_path: Path) -> None:
-    sample = CHECKOUT / "docs/sample/records.jsonl"
-    records, _ = record.read(sample)
+    records, _ = record.read(SCHEMA_2)
+    assert len(records) == 4
     record.append(tmp_path / "copy.jsonl", *records)
     assert record.read(tmp_path / "copy.jsonl") == (records, [])
 
