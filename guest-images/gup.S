@@ -27,10 +27,12 @@
  * a missing page table would be read by KVM itself and be another fault path.
  * For the same reason the loop uses no stack.
  *
- * Serial line (0x3f8), one byte a mark, so that vCPUs need no lock:
- *     'A' + n    vCPU n finished a pass
- *     a line     "!damage vcpu=HH page=H... expected=H... found=H...", lowercase hex only,
- *                so that other vCPUs' marks can be told from it; that vCPU then stops
+ * The first serial port (COM1) has the marks: a vCPU that finished a pass sends one byte, its
+ * number (0 to 254). So vCPUs need no lock.
+ *
+ * The second serial port (COM2) has text. The only text of this guest is one line for each vCPU
+ * that found a page damaged, and that stops then:
+ *     "!damage vcpu=HH page=H... expected=H... found=H...", in lowercase hex
  */
 	.set	PARAM_PAGES,	0x7000
 	.set	PARAM_VCPUS,	0x7008
@@ -39,7 +41,8 @@
 	.set	PDPT,		0x11000
 	.set	PAGE_DIRS,	0x12000
 	.set	SPAN,		0x200000
-	.set	SERIAL,		0x3f8
+	.set	COM1,		0x3f8
+	.set	COM2,		0x2f8
 	.set	LAPIC_ICR,	0xfee00300
 	.set	SHARED_OFFSET,	64	/* in the page; steal time has to be aligned so */
 
@@ -51,7 +54,7 @@
 
 	.set	TABLE,		0x27	/* present, writable, user, accessed */
 	.set	PAGE_2M,	0xe7	/* the same, dirty, 2 MiB */
-	.set	RFLAGS_USER,	0x3002	/* IOPL 3 so that CPL 3 may use the serial line; IF off */
+	.set	RFLAGS_USER,	0x3002	/* IOPL 3 so that CPL 3 may use the serial ports; IF off */
 	.ifdef	INTERRUPTS
 	.set	RFLAGS_USER,	RFLAGS_USER | 0x200	/* IF on */
 	.endif
@@ -133,8 +136,8 @@ unpaged:
 	addl	$4096, %edi
 	cmpl	%ecx, %edi
 	jb	1b
-	leal	'A'(%ebx), %eax
-	movl	$SERIAL, %edx
+	movl	%ebx, %eax
+	movl	$COM1, %edx
 	outb	%al, %dx
 	incl	%esi
 	jmp	unpaged
@@ -161,7 +164,7 @@ long_mode:
 	leaq	-1(%rsi), %r9
 	movq	(%rdi), %r10
 	.else
-	/* The share: %r12 pages from %r13 on. %r14: this vCPU's mark. %r8: the pass. */
+	/* The share: %r12 pages from %r13 on. %r8: the pass. */
 	xorl	%edx, %edx
 	movl	PARAM_PAGES, %eax
 	divl	PARAM_VCPUS
@@ -169,7 +172,6 @@ long_mode:
 	imulq	%rbx, %rax
 	shlq	$12, %rax
 	leaq	SPAN(%rax), %r13
-	leal	'A'(%rbx), %r14d
 	movl	$1, %r8d
 
 	.ifdef	SHARED_MSR
@@ -203,8 +205,8 @@ user:
 	addq	$4096, %rdi
 	decq	%rcx
 	jnz	2b
-	movl	%r14d, %eax
-	movl	$SERIAL, %edx
+	movl	%ebx, %eax
+	movl	$COM1, %edx
 	outb	%al, %dx
 	incq	%r8
 	jmp	user
@@ -215,7 +217,7 @@ damage:					/* %rbx: the vCPU, %rdi: the page, %r9: expected, %r10: found */
 	jnc	3f
 	pause
 	jmp	damage
-3:	movl	$SERIAL, %edx
+3:	movl	$COM2, %edx
 	.macro	PRINT text:vararg
 	leaq	9f, %rsi
 	leaq	8f, %rbp

@@ -69,7 +69,12 @@ def _memory(shape: Shape) -> list[str]:
 
 
 def command_line(
-    config: GuestConfig, serial_fd: int, control_fd: int, requests_fd: int, gdbstub_fd: int
+    config: GuestConfig,
+    marks_fd: int,
+    text_fd: int,
+    control_fd: int,
+    requests_fd: int,
+    gdbstub_fd: int,
 ) -> list[str]:
     """Return QEMU's command line.
 
@@ -92,7 +97,9 @@ def command_line(
         # A guest that resets is broken. With -no-reboot QEMU exits, which kickbench notices.
         "-no-reboot",
         *config.workload.arguments(config.shape),
-        "-chardev", f"socket,id=serial,fd={serial_fd}", "-serial", "chardev:serial",
+        # The guest's first serial port has marks, the second one text.
+        "-chardev", f"socket,id=marks,fd={marks_fd}", "-serial", "chardev:marks",
+        "-chardev", f"socket,id=text,fd={text_fd}", "-serial", "chardev:text",
         # The measured request may block its own monitor for ever, so everything else uses
         # the other one.
         "-chardev", f"socket,id=control,fd={control_fd}", "-mon", "chardev=control,mode=control",
@@ -114,7 +121,7 @@ class Guest:
     :ivar child: QEMU's process.
     :ivar control: the monitor for everything but the measured request.
     :ivar requests: the monitor for the measured request.
-    :ivar serial: the host's end of the guest's serial line.
+    :ivar serial: the host's end of the guest's serial ports.
     :ivar watch: observes the guest's workload.
     :ivar gdbstub: the debugger's end of the connection to QEMU's gdbstub; None if it has none.
     :ivar keyboard: the descriptor on which the keys for QEMU's terminal are written; None if QEMU
@@ -205,7 +212,7 @@ async def started(run: Run, config: GuestConfig, deadline: Deadline) -> AsyncIte
     """
     log = run.folder / f"{config.name}.log"
     async with AsyncExitStack() as stack:
-        pairs = [socket.socketpair() for _ in range(4)]
+        pairs = [socket.socketpair() for _ in range(5)]
         for ours, theirs in pairs:
             stack.callback(ours.close)
             stack.callback(theirs.close)
@@ -224,8 +231,8 @@ async def started(run: Run, config: GuestConfig, deadline: Deadline) -> AsyncIte
         stack.callback(log.unlink, missing_ok=True)
         for _, theirs in pairs:
             theirs.close()
-        serial_end, control_end, requests_end, gdbstub_end = (ours for ours, _ in pairs)
-        line = await serial.SerialLine.open(serial_end)
+        marks_end, text_end, control_end, requests_end, gdbstub_end = (ours for ours, _ in pairs)
+        line = await serial.SerialLine.open(marks_end, text_end)
         stack.callback(line.close)
         control = monitor.Monitor(f"{config.name}/control")
         requests = RequestLine(f"{config.name}/requests", requests_end)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A guest's serial line, on which it reports each pass over its memory, and damaged memory."""
+"""A guest's two serial ports: marks of its passes over memory on one, text on the other."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import socket
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -15,9 +16,8 @@ from bench_lib.errors import MemoryDamaged
 
 _DAMAGE = re.compile(
     rb"!damage vcpu=([0-9a-f]{2}) page=([0-9a-f]{16})"
-    rb" expected=([0-9a-f]{16}) found=([0-9a-f]{16})\n"
+    rb" expected=([0-9a-f]{16}) found=([0-9a-f]{16})\r?\n"
 )
-_MARKS = bytes(range(ord("A"), ord("Z") + 1))
 
 SILENCE_S = 0.02
 """Seconds without data after which all that the guest had sent counts as read."""
@@ -29,8 +29,15 @@ sending."""
 TURNS = 3
 """Iterations of the event loop after which the data that was in the socket has been read."""
 
-ALARM = b"!"
-"""The first byte of a report of damage. A guest sends this byte for nothing else."""
+ALARM = b"!damage"
+"""How a report of damage starts."""
+
+LINE = 200
+"""How many characters of an incomplete report an error has."""
+
+KEPT = 8192
+"""How many bytes of text are kept, of the end. A kernel that panics prints less after its last
+words."""
 
 
 @dataclass(frozen=True)
@@ -51,64 +58,117 @@ class MemoryDamage:
 
 @dataclass
 class Marks:
-    """A parser of the bytes that a guest sends; guest-images/gup.S describes their format."""
+    """A parser of the first port: each byte is the number of a vCPU that finished a pass."""
 
-    passes: dict[int, int] = field(default_factory=dict)
+    passes: Counter[int] = field(default_factory=Counter)
     """How many passes each vCPU has finished."""
+
+    def feed(self, data: bytes) -> None:
+        """Count the marks in data."""
+        self.passes.update(data)
+
+
+@dataclass
+class Text:
+    """A parser of the second port: text, which may have reports of damage in it.
+
+    guest-images/gup.S describes the format of a report.
+    """
+
     damage: list[MemoryDamage] = field(default_factory=list)
-    _text: bytes = b""
+    _rest: bytes = b""
 
     @property
-    def alarm(self) -> bool:
-        """Whether a report of damage has arrived at least in part."""
-        return ALARM in self._text
+    def incomplete(self) -> str | None:
+        """A report of damage that has arrived only in part; None if there is none."""
+        at = self._rest.rfind(ALARM)
+        if at < 0:
+            at = self._rest.rfind(b"\n") + 1
+        found = self._rest[at:]
+        starts = found.startswith(ALARM) or (found != b"" and ALARM.startswith(found))
+        return found.decode(errors="replace").strip() if starts else None
 
     @property
     def rest(self) -> str:
-        """The text that is neither a mark nor a complete report, for an error."""
-        return self._text.decode(errors="replace").strip()
+        """The end of the text that is not a complete report."""
+        return self._rest.decode(errors="replace").strip()
 
     def feed(self, data: bytes) -> None:
-        """Parse data. Remove marks first, because they may be inside a report of damage."""
-        for mark in data:
-            if mark in _MARKS:
-                vcpu = mark - ord("A")
-                self.passes[vcpu] = self.passes.get(vcpu, 0) + 1
-        self._text += data.translate(None, delete=_MARKS)
-        end = 0
-        for match in _DAMAGE.finditer(self._text):
+        """Take reports of damage out of the text, and keep the end of what is left."""
+
+        def take(match: re.Match[bytes]) -> bytes:
             self.damage.append(MemoryDamage(*(int(group, 16) for group in match.groups())))
-            end = match.end()
-        self._text = self._text[end:].lstrip(b"\n")
+            return b""
+
+        self._rest = _DAMAGE.sub(take, self._rest + data)[-KEPT:]
 
 
-class SerialLine(asyncio.Protocol):
-    """The host's end of a guest's serial line."""
+class _Port(asyncio.Protocol):
+    """The host's end of one serial port."""
 
-    def __init__(self) -> None:
-        self.marks = Marks()
-        self._changed = asyncio.Event()
+    def __init__(self, feed: Callable[[bytes], None]) -> None:
+        self._feed = feed
         self._transport: asyncio.Transport | None = None
 
     @classmethod
-    async def open(cls, connection: socket.socket) -> SerialLine:
-        """Start to read from a connected socket, which `close()` closes."""
+    async def open(cls, connection: socket.socket, feed: Callable[[bytes], None]) -> _Port:
+        """Start to read from a connected socket, which `close()` closes.
+
+        :param feed: called with all that arrives.
+        """
         loop = asyncio.get_running_loop()
-        _, line = await loop.create_connection(cls, sock=connection)
-        return line
+        _, port = await loop.create_connection(lambda: cls(feed), sock=connection)
+        return port
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.marks.feed(data)
-        self._changed.set()
+        self._feed(data)
+
+    def read(self, *, go_on: bool) -> None:
+        """Start or stop to read."""
+        if self._transport is None or self._transport.is_reading() is go_on:
+            return
+        if go_on:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class SerialLine:
+    """The host's end of a guest's two serial ports."""
+
+    def __init__(self) -> None:
+        self.marks = Marks()
+        self.reports = Text()
+        self._changed = asyncio.Event()
+        self._ports: list[_Port] = []
+
+    @classmethod
+    async def open(cls, marks: socket.socket, text: socket.socket) -> SerialLine:
+        """Start to read from two connected sockets, which `close()` closes."""
+        line = cls()
+        for connection, feed in ((marks, line.marks.feed), (text, line.reports.feed)):
+            line._ports.append(await _Port.open(connection, line._noticed(feed)))
+        return line
+
+    def _noticed(self, feed: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        def take(data: bytes) -> None:
+            feed(data)
+            self._changed.set()
+
+        return take
 
     def pause(self) -> None:
         """Stop reading, because reading the marks of a busy guest would disturb a measurement."""
-        if self._transport is not None and self._transport.is_reading():
-            self._transport.pause_reading()
+        for port in self._ports:
+            port.read(go_on=False)
 
     async def resume(self) -> None:
         """Resume reading, and return after all that the guest sent during the pause was read."""
@@ -129,18 +189,27 @@ class SerialLine(asyncio.Protocol):
             await asyncio.sleep(0)
 
     def _read_on(self) -> None:
-        if self._transport is not None and not self._transport.is_reading():
-            self._transport.resume_reading()
+        for port in self._ports:
+            port.read(go_on=True)
+
+    @property
+    def text(self) -> str:
+        """The end of the text that the guest has sent: the last 8 KiB, without reports of damage.
+
+        A guest with an operating system has its kernel's console there.
+        """
+        return self.reports.rest
 
     @property
     def damage(self) -> str | None:
         """What the guest has reported about its memory; None if it has reported no damage."""
-        if not self.marks.damage and self.marks.alarm:
+        incomplete = self.reports.incomplete
+        if not self.reports.damage and incomplete is not None:
             return (
                 "The guest found its memory damaged, but its report is incomplete: "
-                f"{self.marks.rest}"
+                f"{incomplete[:LINE]}"
             )
-        for each in self.marks.damage:
+        for each in self.reports.damage:
             return (
                 f"The guest found its memory damaged: vCPU {each.vcpu}, page {each.page:#x} held "
                 f"{each.found:#x} instead of {each.expected:#x}."
@@ -156,8 +225,8 @@ class SerialLine(asyncio.Protocol):
             raise MemoryDamaged(self.damage)
 
     def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        for port in self._ports:
+            port.close()
 
     async def passes(
         self,
@@ -175,10 +244,10 @@ class SerialLine(asyncio.Protocol):
 
         async def enough() -> None:
             while any(
-                self.marks.passes.get(vcpu, 0) < since.get(vcpu, 0) + count for vcpu in range(vcpus)
+                self.marks.passes[vcpu] < since.get(vcpu, 0) + count for vcpu in range(vcpus)
             ):
                 # The rest of an incomplete report may still arrive; if not, the deadline passes.
-                if self.marks.damage:
+                if self.reports.damage:
                     self.check_memory()
                 self._changed.clear()
                 await self._changed.wait()

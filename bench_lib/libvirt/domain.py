@@ -20,7 +20,8 @@ from bench_lib.record import Backing
 
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 
-SERIAL, CONTROL, REQUESTS, GDBSTUB = "serial", "control", "requests", "gdbstub"
+MARKS, TEXT = "marks", "text"
+CONTROL, REQUESTS, GDBSTUB = "control", "requests", "gdbstub"
 """The lines between kickbench and a guest. libvirt's own monitor is another one."""
 
 
@@ -93,12 +94,14 @@ def _add_cpu(domain: Element, described: str) -> None:
 def _lines(*, gdbstub: bool) -> list[str]:
     """Return the arguments of QEMU that make the sockets of the lines."""
     found = []
-    for line in (SERIAL, CONTROL, REQUESTS, *((GDBSTUB,) if gdbstub else ())):
+    for line in (MARKS, TEXT, CONTROL, REQUESTS, *((GDBSTUB,) if gdbstub else ())):
         options = f"path={socket_path(line)},server=on,wait=off"
         found += ["-chardev", f"socket,id=kickbench-{line},{options}"]
     for monitor in (CONTROL, REQUESTS):
         found += ["-mon", f"chardev=kickbench-{monitor},mode=control"]
-    found += ["-serial", f"chardev:kickbench-{SERIAL}"]
+    # In the order of the guest's serial ports.
+    for serial in (MARKS, TEXT):
+        found += ["-serial", f"chardev:kickbench-{serial}"]
     if gdbstub:
         found += ["-gdb", f"chardev:kickbench-{GDBSTUB}"]
     return found

@@ -279,7 +279,8 @@ class LibvirtManager:
         control_end = await made.connected(domain.socket_path(domain.CONTROL), deadline)
         child = made.qemu(control_end)
         stack.callback(child.end)
-        serial_end = await made.connected(domain.socket_path(domain.SERIAL), deadline)
+        marks_end = await made.connected(domain.socket_path(domain.MARKS), deadline)
+        text_end = await made.connected(domain.socket_path(domain.TEXT), deadline)
         requests_end = await made.connected(domain.socket_path(domain.REQUESTS), deadline)
         stack.callback(requests_end.close)
         gdbstub = None
@@ -287,7 +288,7 @@ class LibvirtManager:
             gdbstub_end = await made.connected(domain.socket_path(domain.GDBSTUB), deadline)
             stack.callback(gdbstub_end.close)
             gdbstub = GdbStub(config.name, gdbstub_end)
-        line = await SerialLine.open(serial_end)
+        line = await SerialLine.open(marks_end, text_end)
         stack.callback(line.close)
         control = Monitor(f"{config.name}/control")
         requests = RequestLine(f"{config.name}/requests", requests_end)

@@ -27,7 +27,7 @@ STAGES = (
 """Every stage that a trial may have, in order.
 
 - start: make namespaces and veth, and start QEMU, up to its greeting.
-- guest-up: wait until the guest has marked its serial line.
+- guest-up: wait until the guest has marked its first serial port.
 - prepare: start what the request needs, such as a debugger.
 - postcopy: migrate, until the guest runs at the destination.
 - outage: make the outage and prove it.

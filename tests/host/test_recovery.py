@@ -102,7 +102,7 @@ def test_damage_that_was_found_before_any_recovery_is_reported(
     async def damaged(self: Blackhole, scene: MigrationScene) -> str | None:
         number = "0" * 16
         text = f"!damage vcpu=00 page={number} expected={number} found={number}\n"
-        scene.guest.serial.marks.feed(text.encode())
+        scene.guest.serial.reports.feed(text.encode())
         raise NotStuck("Not every vCPU was seen stuck.")
 
     monkeypatch.setattr(Blackhole, "strand", damaged)

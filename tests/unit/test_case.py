@@ -16,7 +16,7 @@ from tests.conftest import CHECKOUT
     "shape",
     [
         Shape(vcpus=0),
-        Shape(vcpus=27),
+        Shape(vcpus=256),
         Shape(memory_mib=15),
         Shape(memory_mib=4096),
         Shape(work="memory"),

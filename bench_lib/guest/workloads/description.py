@@ -73,8 +73,8 @@ class ShapeLimits:
 
 
 FIRMWARE = ShapeLimits(
-    # Each vCPU marks the serial line with its own letter.
-    vcpus=26,
+    # QEMU's machine type `pc` has at most 255 vCPUs. A mark, which is one byte, has their numbers.
+    vcpus=255,
     # The image's page tables map huge pages, and end below the PCI hole.
     memory_mib=range(4, 3073, HUGE_MIB),
 )
