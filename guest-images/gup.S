@@ -16,11 +16,17 @@
  * emulator, whose page faults are kernel accesses and never come from get_user_pages().
  *
  * Memory, by guest-physical address:
- *     0x7000  parameters, put there by QEMU before the first vCPU runs (two 64-bit words):
- *             pages in the whole span, number of vCPUs
+ *     0x7000  parameters, put there by QEMU before the first vCPU runs (three 64-bit words):
+ *             pages in the whole span, number of vCPUs, pages of memory below the hole
  *     0x8000  this code, copied out of the firmware
- *    0x10000  page tables, identity, 2 MiB pages, accessed and dirty bits already set
- *   0x200000  the span: every page from here on, an equal share a vCPU
+ *    0x10000  the two upper page tables
+ *   0x100000  page directories: 2 MiB pages, accessed and dirty bits already set; 4 KiB per GiB of
+ *             memory, so there is room for 256 GiB
+ *   0x200000  the span: every page from here on, an equal share per vCPU
+ *
+ * A PC has a hole for devices below 4 GiB, and the memory that does not fit below the hole starts at
+ * 4 GiB. The page tables leave out the hole: a virtual address is an offset in memory, and it is also
+ * the physical address if the memory is below the hole. The unpaged guest has no more memory than that.
  *
  * After the start only the span is written. So the code and the page tables arrive on a
  * migration's destination with its first pass and only the span can be missing there:
@@ -36,10 +42,11 @@
  */
 	.set	PARAM_PAGES,	0x7000
 	.set	PARAM_VCPUS,	0x7008
+	.set	PARAM_LOW,	0x7010
 	.set	LOAD,		0x8000
 	.set	PML4,		0x10000
 	.set	PDPT,		0x11000
-	.set	PAGE_DIRS,	0x12000
+	.set	PAGE_DIRS,	0x100000
 	.set	SPAN,		0x200000
 	.set	COM1,		0x3f8
 	.set	COM2,		0x2f8
@@ -96,15 +103,30 @@ protected:
 	shrl	$9, %ecx
 	movl	$PAGE_DIRS, %edi
 	movl	$PAGE_2M, %eax
+	xorl	%edx, %edx
+	movl	PARAM_LOW, %ebp
+	shll	$12, %ebp
+	orl	$PAGE_2M, %ebp		/* the entry that would be the first in the hole */
 1:	movl	%eax, (%edi)
+	movl	%edx, 4(%edi)
 	addl	$0x200000, %eax
-	addl	$8, %edi
+	adcl	$0, %edx
+	cmpl	%ebp, %eax
+	jne	2f
+	movl	$PAGE_2M, %eax		/* go on at 4 GiB; there is one hole only */
+	movl	$1, %edx
+	xorl	%ebp, %ebp
+2:	addl	$8, %edi
 	loop	1b
 	movl	$(PDPT + TABLE), PML4
-	movl	$(PAGE_DIRS + TABLE), PDPT
-	movl	$(PAGE_DIRS + 0x1000 + TABLE), PDPT + 8
-	movl	$(PAGE_DIRS + 0x2000 + TABLE), PDPT + 16
-	movl	$(PAGE_DIRS + 0x3000 + TABLE), PDPT + 24
+	addl	$TABLE, %edi
+	movl	$PDPT, %esi
+	movl	$(PAGE_DIRS + TABLE), %eax
+3:	movl	%eax, (%esi)
+	addl	$8, %esi
+	addl	$0x1000, %eax
+	cmpl	%edi, %eax
+	jb	3b
 
 	/* ... and wakes the others: INIT, then SIPI with this code's page, to all but itself. */
 	cmpl	$1, PARAM_VCPUS
@@ -158,6 +180,19 @@ enter_long_mode:
 	movl	%eax, %cr0
 	ljmpl	$SEL_CODE64, $long_mode
 
+	/* Turn an offset in memory into a guest-physical address, by leaving out the hole. */
+	.macro	PHYSICAL address, scratch, scratch32
+	movl	PARAM_LOW, \scratch32
+	shlq	$12, \scratch
+	cmpq	\scratch, \address
+	jb	7f
+	subq	\scratch, \address
+	movl	$1, \scratch32
+	shlq	$32, \scratch
+	addq	\scratch, \address
+7:
+	.endm
+
 	.code64
 long_mode:
 	.ifdef	UNPAGED
@@ -185,6 +220,7 @@ long_mode:
 	movq	%r12, %rax
 	shlq	$12, %rax
 	leaq	(SHARED_OFFSET + 1 - 4096)(%r13, %rax), %rax
+	PHYSICAL %rax, %rdx, %edx
 	movq	%rax, %rdx
 	shrq	$32, %rdx
 	movl	$SHARED_MSR, %ecx
@@ -234,6 +270,7 @@ damage:					/* %rbx: the vCPU, %rdi: the page, %r9: expected, %r10: found */
 	.endm
 	PRINT	"\n!damage vcpu="
 	HEX	%rbx, 2
+	PHYSICAL %rdi, %rax, %eax
 	shrq	$12, %rdi
 	PRINT	" page="
 	HEX	%rdi, 16

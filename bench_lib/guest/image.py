@@ -15,6 +15,10 @@ from bench_lib.record import Entry
 PAGE = 4096
 MIB = 1 << 20
 
+SPLIT_FROM_MIB, SPLIT_AT_MIB = 3584, 3072
+"""The size of memory, in MiB, from which QEMU's machine type `pc` puts a part of it at 4 GiB, and
+the size of the part that stays below the hole then (pc_init1() in hw/i386/pc_piix.c)."""
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -22,10 +26,12 @@ class Parameters:
 
     :ivar pages: the address of the span's length in pages.
     :ivar vcpus: the address of the number of vCPUs.
+    :ivar low_pages: the address of the number of pages of memory below the hole.
     """
 
     pages: int
     vcpus: int
+    low_pages: int
 
 
 @dataclass(frozen=True)
@@ -74,14 +80,20 @@ class LoadedImage:
         that there are fewer; QEMU 7.2 does not abort.
         """
         addresses = self.entry.parameters
-        return [
-            "-bios",
-            str(self.path),
-            "-device",
-            f"loader,addr={addresses.pages:#x},data={self.pages(memory_mib)},data-len=4",
-            "-device",
-            f"loader,addr={addresses.vcpus:#x},data={vcpus},data-len=4",
-        ]
+        values = {
+            addresses.pages: self.pages(memory_mib),
+            addresses.vcpus: vcpus,
+            addresses.low_pages: low_mib(memory_mib) * MIB // PAGE,
+        }
+        arguments = ["-bios", str(self.path)]
+        for address, value in values.items():
+            arguments += ["-device", f"loader,addr={address:#x},data={value},data-len=4"]
+        return arguments
+
+
+def low_mib(memory_mib: int) -> int:
+    """Return how much of a guest's memory is below the hole for devices, in MiB."""
+    return memory_mib if memory_mib < SPLIT_FROM_MIB else SPLIT_AT_MIB
 
 
 def manifest(folder: Path) -> dict[str, Image]:

@@ -18,7 +18,8 @@ from tests.conftest import CHECKOUT
         Shape(vcpus=0),
         Shape(vcpus=256),
         Shape(memory_mib=15),
-        Shape(memory_mib=4096),
+        Shape(memory_mib=(256 << 10) + 2),
+        Shape(memory_mib=4096, image="uaccess"),
         Shape(work="memory"),
         *(
             Shape(cpu=each)
@@ -30,6 +31,11 @@ from tests.conftest import CHECKOUT
 def test_guests_that_are_impossible_are_refused(shape: Shape) -> None:
     with pytest.raises(BadShape):
         Case(ScenarioName.IDLE, RequestName.STOP, shape)
+
+
+@pytest.mark.parametrize("shape", [Shape(vcpus=255), Shape(memory_mib=128 << 10)], ids=str)
+def test_big_guests_are_possible(shape: Shape) -> None:
+    assert Case(ScenarioName.IDLE, RequestName.STOP, shape).shape == shape
 
 
 def test_an_unknown_guest_is_refused_with_the_known_ones() -> None:

@@ -26,6 +26,17 @@ def test_the_guest_gets_its_span_and_vcpus_through_loader_devices() -> None:
     arguments = loaded.qemu_arguments(64, 3)
     assert "loader,addr=0x7000,data=15872,data-len=4" in arguments
     assert "loader,addr=0x7008,data=3,data-len=4" in arguments
+    assert "loader,addr=0x7010,data=16384,data-len=4" in arguments
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "low_pages"), [(3582, 0xDFE00), (3584, 0xC0000), (128 << 10, 0xC0000)]
+)
+def test_the_guest_gets_the_place_of_the_hole_in_its_memory(
+    memory_mib: int, low_pages: int
+) -> None:
+    arguments = image.load(FOLDER, "gup").qemu_arguments(memory_mib, 1)
+    assert f"loader,addr=0x7010,data={low_pages},data-len=4" in arguments
 
 
 def test_an_image_that_was_changed_is_refused(tmp_path: Path) -> None:

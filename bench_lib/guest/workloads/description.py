@@ -75,14 +75,17 @@ class ShapeLimits:
 FIRMWARE = ShapeLimits(
     # QEMU's machine type `pc` has at most 255 vCPUs. A mark, which is one byte, has their numbers.
     vcpus=255,
-    # The image's page tables map huge pages, and end below the PCI hole.
-    memory_mib=range(4, 3073, HUGE_MIB),
+    # The image's page tables map huge pages, and have room for 256 GiB.
+    memory_mib=range(4, (256 << 10) + 1, HUGE_MIB),
 )
+
+# An unpaged guest cannot leave out the hole for devices, which may start at 3 GiB.
+UNPAGED = ShapeLimits(vcpus=FIRMWARE.vcpus, memory_mib=range(4, (3 << 10) + 1, HUGE_MIB))
 
 WORKLOADS: dict[str, ShapeLimits] = {
     "gup": FIRMWARE,
     "async-pf": FIRMWARE,
-    "uaccess": FIRMWARE,
+    "uaccess": UNPAGED,
     "pv-steal-time": FIRMWARE,
     "pv-kvmclock": FIRMWARE,
 }
