@@ -30,6 +30,7 @@ compares them with docs/reference/exit-statuses.md.
     │   ├── PtraceForbidden
     │   ├── NotStarted
     │   ├── HugepagesMissing
+    │   ├── MemoryMissing
     │   ├── UserfaultfdForbidden
     │   ├── EvidenceHidden
     │   ├── LibvirtMissing
@@ -236,6 +237,12 @@ class HugepagesMissing(HostError):
     """This host has too few free huge pages for the guests."""
 
     exit_status = 32
+
+
+class MemoryMissing(HostError):
+    """This host has too little free memory for the guests."""
+
+    exit_status = 36
 
 
 class UserfaultfdForbidden(HostError):

@@ -118,7 +118,8 @@ class Settings:
     """KICKBENCH_LISTED: set by `asv_bridge` for its benchmarks. It decides whether they list all
     values of their parameters (`full`), or only those that KICKBENCH_SET makes them measure."""
     staging_s: float
-    """KICKBENCH_STAGING: seconds until a trial that is not yet staged and proved is lost."""
+    """KICKBENCH_STAGING: seconds until a trial that is not yet staged and proved is lost; once
+    more for each GiB of memory and each 32 vCPUs of a guest."""
     lab_memory_mib: int
     """KICKBENCH_LAB_MEMORY: the memory of a lab in MiB."""
     lab_boot_s: float

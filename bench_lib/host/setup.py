@@ -7,12 +7,16 @@ import os
 from pathlib import Path
 
 from bench_lib import architecture
-from bench_lib.errors import HugepagesMissing
+from bench_lib.errors import HugepagesMissing, MemoryMissing
 from bench_lib.record import Setup
 
 SYSTEM = Path("/sys/devices/system/cpu")
 MODULES = Path("/sys/module")
 HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
+
+SPARE_MIB = 128
+"""Memory that has to be free beside that of the guests, in MiB: for QEMU itself, and for kickbench.
+"""
 
 
 def of_this_machine() -> Setup:
@@ -99,6 +103,27 @@ def check_huge_pages(needed: int) -> None:
         raise HugepagesMissing(
             f"The guests need {pages} of {size_mib} MiB, but this host has {free}; reserve more "
             f"with `{more_huge_pages(needed)}`."
+        )
+
+
+def check_memory(guests: int, each_mib: int) -> None:
+    """Refuse a host that has too little free memory for guests that run at the same time.
+
+    If the kernel does not report how much memory is free, nothing is refused.
+
+    :param guests: how many guests run at the same time.
+    :param each_mib: the size of the memory of each guest, in MiB.
+    :raise MemoryMissing: the sentence has both sizes.
+    """
+    free_mib = memory_mib("MemAvailable")
+    needed_mib = guests * each_mib + SPARE_MIB
+    if free_mib is not None and free_mib < needed_mib:
+        all_need = f"The {guests} guests of a trial need {guests} times"
+        needed = "The guest needs" if guests == 1 else all_need
+        raise MemoryMissing(
+            f"{needed} {each_mib} MiB of memory, and {SPARE_MIB} MiB have to be free beside that, "
+            f"but this host has {free_mib} MiB available; start smaller guests (--memory), or end "
+            "other programs."
         )
 
 

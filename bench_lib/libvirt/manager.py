@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,6 @@ from bench_lib import libvirt
 from bench_lib.deadline import Deadline, together
 from bench_lib.errors import DeadlinePassed, LibvirtFailed, MonitorRefused
 from bench_lib.guest.gdbstub import GdbStub
-from bench_lib.guest.image import MIB
 from bench_lib.guest.monitor import Monitor
 from bench_lib.guest.qemu import Guest, GuestConfig
 from bench_lib.guest.request_line import RequestLine
@@ -25,7 +25,7 @@ from bench_lib.libvirt import calls, daemon, domain
 from bench_lib.libvirt.calls import Client
 from bench_lib.libvirt.daemon import Daemon
 from bench_lib.migration import PORT, Endpoint, Migration, Phase
-from bench_lib.migration.postcopy import POSTCOPY_BANDWIDTH, PRECOPY_PER_SECOND
+from bench_lib.migration.postcopy import POSTCOPY_BANDWIDTH, precopy_bandwidth
 from bench_lib.ownership import Run
 from bench_lib.record import Shape
 
@@ -93,7 +93,7 @@ class LibvirtMigration(Migration):
     async def _start(self, address: str, deadline: Deadline) -> None:
         await self.source.guest.control.execute(
             "migrate-set-parameters",
-            {"max-bandwidth": PRECOPY_PER_SECOND * self.shape.memory_mib * MIB},
+            {"max-bandwidth": precopy_bandwidth(self.shape, len(os.sched_getaffinity(0)))},
             deadline=deadline,
         )
 

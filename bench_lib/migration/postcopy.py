@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -35,13 +36,30 @@ NOTICED_S = 2.0
 milliseconds, under emulation tenths of a second."""
 
 PRECOPY_PER_SECOND = 5
-"""The precopy bandwidth, in sizes of the guest's memory per second.
+"""The largest precopy bandwidth, in sizes of the guest's memory per second.
 
 QEMU spends its bandwidth in slices of 100 ms, and looks for dirty memory only after the first slice
 (BUFFER_DELAY and threshold_size in migration.c). A guest that fits into one slice would be migrated
 completely. At this bandwidth a slice is half of the guest, and the first pass ends early in the
 second slice.
 """
+
+TURN_S = 0.004
+"""Seconds for which a vCPU keeps a CPU of the host that other vCPUs wait for, about the kernel's
+base_slice. During that time it dirties no more than its own share of memory."""
+
+
+def precopy_bandwidth(shape: Shape, cpus: int) -> int:
+    """Return the bandwidth of precopy, in bytes per second.
+
+    If the guest dirtied memory more slowly than QEMU sends it, precopy would come to its end before
+    it is told to slow down. A guest dirties all of its memory once in the time in which each vCPU
+    has had a turn. So the first pass takes at least twice that time.
+
+    :param cpus: how many CPUs of the host run the vCPUs.
+    """
+    turns_s = TURN_S * shape.vcpus / cpus
+    return int(min(PRECOPY_PER_SECOND, 1 / (2 * turns_s)) * shape.memory_mib * MIB)
 
 
 @dataclass(frozen=True)
@@ -91,7 +109,7 @@ class Migration:
         await self.source.guest.control.execute(
             "migrate-set-parameters",
             {
-                "max-bandwidth": PRECOPY_PER_SECOND * shape.memory_mib * MIB,
+                "max-bandwidth": precopy_bandwidth(shape, len(os.sched_getaffinity(0))),
                 "max-postcopy-bandwidth": POSTCOPY_BANDWIDTH,
                 # In milliseconds. With 1, QEMU never expects to send the rest within the downtime.
                 # With 0 it would not look for dirty pages.

@@ -76,7 +76,7 @@ async def _run(
     records = []
     for seq, case in enumerate(cases, start=1):
         then_s = deadline_s(case.then, settings) if case.then else 0.0
-        limits = Limits(settings.staging_s, case.deadline_s(settings), then_s)
+        limits = Limits(case.staging_s(settings), case.deadline_s(settings), then_s)
         made = await trial(plan, managers[case.manager], seq, case, limits)
         history.keep(made)
         records.append(made)

@@ -33,6 +33,10 @@ MOST = 100_000
 """The most trials of one case per command. They take a day."""
 
 
+MIB_PER_TIME, VCPUS_PER_TIME = 1024, 32
+"""How much memory and how many vCPUs give a guest the usual time of staging once more."""
+
+
 @dataclass(frozen=True)
 class Case:
     """What one trial measures.
@@ -119,7 +123,26 @@ class Case:
         """How many huge pages of the host the guests need at the same time."""
         if self.shape.backing is not Backing.HUGETLB:
             return 0
-        return SCENARIOS[self.scenario].guests * self.shape.memory_mib // HUGE_MIB
+        return self.guests * self.shape.memory_mib // HUGE_MIB
+
+    @property
+    def guests(self) -> int:
+        """How many guests run at the same time."""
+        return SCENARIOS[self.scenario].guests
+
+    @property
+    def memory_mib(self) -> int:
+        """How much of the host's memory each guest needs beside huge pages, in MiB."""
+        return 0 if self.shape.backing is Backing.HUGETLB else self.shape.memory_mib
+
+    def staging_s(self, settings: Settings) -> float:
+        """Seconds until a trial that is not yet staged and proved is lost.
+
+        A big guest has more time: it takes longer to write and send its memory (about 5 s per GiB
+        on a host with 2 CPUs), and many vCPUs that share a CPU take turns.
+        """
+        times = 1 + self.shape.memory_mib // MIB_PER_TIME + self.shape.vcpus // VCPUS_PER_TIME
+        return times * settings.staging_s
 
 
 def interleaved(cases: Sequence[Case], count: int) -> list[Case]:

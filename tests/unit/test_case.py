@@ -7,6 +7,7 @@ from bench_lib.errors import BadShape, ImageError, NotRecoverable
 from bench_lib.guest import image
 from bench_lib.guest.workloads.description import FIRMWARE, WORKLOADS, shape_of
 from bench_lib.record import Backing, RequestName, ScenarioName, Shape
+from bench_lib.settings import Settings
 from bench_lib.trial import case
 from bench_lib.trial.case import Case
 from tests.conftest import CHECKOUT
@@ -36,6 +37,16 @@ def test_guests_that_are_impossible_are_refused(shape: Shape) -> None:
 @pytest.mark.parametrize("shape", [Shape(vcpus=255), Shape(memory_mib=128 << 10)], ids=str)
 def test_big_guests_are_possible(shape: Shape) -> None:
     assert Case(ScenarioName.IDLE, RequestName.STOP, shape).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("shape", "staging_s"),
+    [(Shape(), 30), (Shape(memory_mib=4096), 150), (Shape(vcpus=64), 90)],
+    ids=str,
+)
+def test_a_big_guest_has_more_time_to_be_staged(shape: Shape, staging_s: float) -> None:
+    settings = Settings.from_environment({"HOME": "/"})
+    assert Case(ScenarioName.IDLE, RequestName.STOP, shape).staging_s(settings) == staging_s
 
 
 def test_an_unknown_guest_is_refused_with_the_known_ones() -> None:

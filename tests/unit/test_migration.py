@@ -8,10 +8,22 @@ import pytest
 from bench_lib.deadline import Deadline
 from bench_lib.errors import MigratedWhole, MigrationFailed, MonitorFailed
 from bench_lib.migration import Endpoint, Phase
+from bench_lib.migration.postcopy import precopy_bandwidth
+from bench_lib.record import Shape
 
 
 def test_an_unknown_migration_state_is_not_a_failure() -> None:
     assert Phase("postcopy-recover-setup") is Phase.OTHER
+
+
+@pytest.mark.parametrize(
+    ("vcpus", "cpus", "mib_per_second"), [(1, 2, 80), (2, 2, 80), (64, 2, 62.5), (255, 1, 7.84)]
+)
+def test_precopy_is_slower_than_vcpus_that_share_cpus_dirty_memory(
+    vcpus: int, cpus: int, mib_per_second: float
+) -> None:
+    found = precopy_bandwidth(Shape(vcpus=vcpus, memory_mib=16), cpus) / (1 << 20)
+    assert found == pytest.approx(mib_per_second, rel=0.01)
 
 
 class _Guest:

@@ -7,10 +7,10 @@ from collections.abc import Collection
 
 import pytest
 
-from bench_lib.errors import HostError, ProgramMissing, PtraceForbidden
-from bench_lib.host import needs
+from bench_lib.errors import HostError, MemoryMissing, ProgramMissing, PtraceForbidden
+from bench_lib.host import needs, setup
 from bench_lib.host.need import Need
-from bench_lib.record import ManagerName, RequestName, ScenarioName
+from bench_lib.record import Backing, ManagerName, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import preflight
 from bench_lib.trial.case import Case
@@ -87,6 +87,45 @@ def test_a_lab_needs_the_programs_of_its_host_but_not_its_rights(
         preflight.lacking(RequestName.GDB_ATTACH, ManagerName.QEMU, lab=True)
         == "gdb is not installed."
     )
+
+
+BIG = Shape(memory_mib=4096)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "shape", "free_mib", "error"),
+    [
+        (ScenarioName.IDLE, BIG, 4096 + 127, "The guest needs 4096 MiB .* has 4223 MiB available"),
+        (ScenarioName.IDLE, BIG, 4096 + 128, None),
+        (ScenarioName.BLACKHOLE, BIG, 2 * 4096, "2 guests of a trial need 2 times 4096 MiB"),
+        (ScenarioName.BLACKHOLE, BIG, 2 * 4096 + 128, None),
+        (ScenarioName.BLACKHOLE, BIG, None, None),
+    ],
+)
+def test_guests_that_do_not_fit_into_the_memory_of_the_host_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    scenario: ScenarioName,
+    shape: Shape,
+    free_mib: int | None,
+    error: str | None,
+) -> None:
+    _lacks(monkeypatch, (), HostError("Nothing is missing."))
+    monkeypatch.setattr(setup, "memory_mib", lambda name: free_mib)
+    small = Case(ScenarioName.BLACKHOLE, RequestName.STOP)
+    cases = [small, Case(scenario, RequestName.STOP, shape), small]
+    if error is None:
+        preflight.check(SETTINGS, cases)
+        return
+    with pytest.raises(MemoryMissing, match=error):
+        preflight.check(SETTINGS, cases)
+
+
+def test_guests_on_huge_pages_need_no_other_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    _lacks(monkeypatch, (), HostError("Nothing is missing."))
+    monkeypatch.setattr(setup, "memory_mib", lambda name: 1024)
+    monkeypatch.setattr(setup, "free_huge_pages", lambda: 2048)
+    huge = Shape(memory_mib=2048, backing=Backing.HUGETLB)
+    preflight.check(SETTINGS, [Case(ScenarioName.BLACKHOLE, RequestName.STOP, huge)])
 
 
 def test_needs_are_checked_in_their_order(
