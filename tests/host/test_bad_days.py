@@ -28,11 +28,15 @@ RECORDS = Path(".asv/records.jsonl")
 
 
 def _drive(
-    scenario: str, stage: str, action: str, left_s: float = 0
+    scenario: str, stage: str, action: str, left_s: float = 0, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
-    """:param left_s: the seconds that a wait may take after the action; 0 for the usual limits."""
+    """Run the driver.
+
+    :param left_s: the seconds that a wait may take after the action; 0 for the usual limits.
+    :param arguments: more arguments of `kickbench trial`.
+    """
     return subprocess.run(
-        [sys.executable, DRIVER, scenario, stage, action, str(left_s)],
+        [sys.executable, DRIVER, scenario, stage, action, str(left_s), *arguments],
         capture_output=True,
         text=True,
         timeout=HANG_S,
@@ -57,6 +61,17 @@ def test_after_a_kill_in_any_stage_clean_leaves_nothing(
     (run_id,) = (folder.name for folder in left.folders)
     assert not [name for name in link.existing() if run_id in name]
     assert not RECORDS.exists()
+
+
+@pytest.mark.usefixtures("clean_host")
+@pytest.mark.parametrize("stage", ["guest-up", "postcopy", "request"])
+def test_after_a_kill_clean_leaves_nothing_of_a_guest_with_255_vcpus(
+    runtime: Path, stage: str
+) -> None:
+    done = _drive("blackhole", stage, "killed", 0, "--vcpus", "255")
+    assert done.returncode == -9, done.stderr
+    assert leftovers.end(runtime).folders
+    assert not all_that_is_left(runtime)
 
 
 @pytest.mark.parametrize("stage", MOMENTS)
