@@ -51,7 +51,7 @@ def test_libvirt_is_told_of_the_same_guest_as_qemu() -> None:
     assert found.find("memoryBacking") is None
     passed = arguments(found)
     loaded = [each for each in passed if each.startswith("loader,")]
-    assert len(loaded) == 2
+    assert len(loaded) == 3
     assert any(each.endswith("data=3,data-len=4") for each in loaded)
     assert "-bios" not in passed
 
