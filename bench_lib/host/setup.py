@@ -13,6 +13,7 @@ from bench_lib.record import Setup
 SYSTEM = Path("/sys/devices/system/cpu")
 MODULES = Path("/sys/module")
 HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
+CLOCKSOURCE = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 
 SPARE_MIB = 128
 """Memory that has to be free beside that of the guests, in MiB: for QEMU itself, and for kickbench.
@@ -35,6 +36,7 @@ def of_this_machine() -> Setup:
         ptrace_scope=ptrace_scope(),
         unprivileged_userfaultfd=_is_one(Path("/proc/sys/vm/unprivileged_userfaultfd")),
         mitigations=_mitigations(),
+        clocksource=_text(CLOCKSOURCE),
         load=round(os.getloadavg()[0], 2),
     )
 

@@ -38,6 +38,7 @@ from bench_lib.record.parts import (
     Slot,
     Stage,
     Thread,
+    place,
 )
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "WaitsFor",
     "append",
     "from_line",
+    "place",
     "read",
     "to_json",
     "to_line",

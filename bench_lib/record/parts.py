@@ -126,6 +126,8 @@ class Setup:
     :ivar huge_pages: how many huge pages of 2 MiB are reserved.
     :ivar ptrace_scope: the value of kernel.yama.ptrace_scope.
     :ivar mitigations: for each flaw of the processor, what the kernel does about it.
+    :ivar clocksource: the clock that the kernel takes its time from, such as tsc. If it is not the
+        TSC, KVM updates the clocks that it shares with guests far more often.
     :ivar load: the average number of runnable threads in the minute before the run. It never counts
         as a difference between machines.
     """
@@ -143,6 +145,7 @@ class Setup:
     ptrace_scope: int | None = None
     unprivileged_userfaultfd: bool | None = None
     mitigations: dict[str, str] = field(default_factory=dict)
+    clocksource: str | None = None
     load: float | None = None
 
 
@@ -290,6 +293,12 @@ class Slot:
     number: int
 
 
+def place(scenario: ScenarioName, manager: ManagerName, shape: Shape) -> str:
+    """Name a scenario, and what is unusual about its guest: blackhole (4 vCPUs)."""
+    by = "" if manager is ManagerName.QEMU else f" by {manager}"
+    return f"{scenario}{by}{shape.unusual}"
+
+
 @dataclass(frozen=True)
 class Key:
     """What makes trials comparable: trials with equal keys measure the same thing."""
@@ -303,8 +312,7 @@ class Key:
     @property
     def place(self) -> str:
         """The conditions of the request, without the host: blackhole (4 vCPUs)."""
-        by = "" if self.manager is ManagerName.QEMU else f" by {self.manager}"
-        return f"{self.scenario}{by}{self.shape.unusual}"
+        return place(self.scenario, self.manager, self.shape)
 
     @property
     def name(self) -> str:
@@ -350,6 +358,7 @@ class Record:
     :ivar guest_kernel: the kernel that a Linux guest runs; None for guest images.
     :ivar guest_start: whether a Linux guest was booted in this trial, or restored from a saved
         state; None for guest images.
+    :ivar guest_boot_ns: how long a guest took to boot that was restored; None for others.
     """
 
     run_id: str
@@ -386,6 +395,7 @@ class Record:
     then: FollowUp | None = None
     guest_kernel: Kernel | None = None
     guest_start: Literal["booted", "restored"] | None = None
+    guest_boot_ns: Nanoseconds | None = None
     schema: int = SCHEMA
 
     @property
