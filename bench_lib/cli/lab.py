@@ -23,7 +23,7 @@ from bench_lib.record import ManagerName, Record, RequestName, ScenarioName, Sha
 from bench_lib.settings import Settings
 from bench_lib.trial import case
 from bench_lib.trial.case import CORE_SCENARIOS
-from bench_lib.verdict import summary
+from bench_lib.verdict import pace, summary
 
 
 @click.group()
@@ -146,7 +146,7 @@ def campaign_command(
         campaign.run(plan, settings, on_record, on_boot)
     mine = plan.made(record.read(settings.records)[0])
     present.report(
-        present.stdout(), summary.rows(mine), summary.paces(mine), summary.differences(mine)
+        present.stdout(), summary.rows(mine), pace.paces(mine), summary.differences(mine)
     )
     if report_damage(mine):
         sys.exit(MemoryDamaged.exit_status)

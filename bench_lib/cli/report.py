@@ -19,7 +19,7 @@ from bench_lib.kernel.names import meant
 from bench_lib.kernel.suites import Suites
 from bench_lib.record import Kernel, Record, RequestName, ScenarioName
 from bench_lib.settings import Settings
-from bench_lib.verdict import summary
+from bench_lib.verdict import pace, summary
 
 
 def _start(text: str) -> datetime:
@@ -168,7 +168,7 @@ def report(
         present.report(
             present.stdout(),
             summary.rows(selected),
-            summary.paces(selected),
+            pace.paces(selected),
             summary.differences(selected),
         )
     else:
@@ -217,7 +217,7 @@ def to_json(records: Sequence[Record]) -> bytes:
         {
             "rows": [summary.flat(each) for each in summary.rows(records)],
             "recoveries": [summary.flat(each) for each in summary.recoveries(records)],
-            "paces": summary.paces(records),
+            "paces": pace.paces(records),
             "differences": summary.differences(records),
         }
     )

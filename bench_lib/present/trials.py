@@ -14,7 +14,8 @@ from rich.text import Text
 from bench_lib.present.words import duration, in_one_line, wait
 from bench_lib.record import HUNG, FollowUp, Host, Kernel, Outcome, Record, Thread
 from bench_lib.units import NS_PER_S
-from bench_lib.verdict.summary import Difference, KeySummary, Pace, Recoveries
+from bench_lib.verdict.pace import Pace
+from bench_lib.verdict.summary import Difference, KeySummary, Recoveries
 
 
 def trial_line(record: Record) -> str:
@@ -215,7 +216,11 @@ def recoveries(console: Console, rows: Sequence[Recoveries]) -> None:
 
 def _pace_line(pace: Pace) -> str:
     stages = ", ".join(f"{each.name} {each.median_ns / NS_PER_S:.3f}" for each in pace.stages)
-    return (
-        f"{pace.scenario}: median {pace.median_ns / NS_PER_S:.2f} s per trial "
+    line = (
+        f"{pace.place}: median {pace.median_ns / NS_PER_S:.2f} s per trial "
         f"(n = {pace.trials}); {stages}"
     )
+    if pace.shape.vcpus > 1:
+        parts = ", ".join(f"{each.name} {duration(each.median_ns)}" for each in pace.by_vcpu)
+        line += f"; per vCPU: {parts}"
+    return line

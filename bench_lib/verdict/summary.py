@@ -20,7 +20,6 @@ from bench_lib.record import (
     Outcome,
     Record,
     Recovery,
-    ScenarioName,
     Setup,
     WaitsFor,
 )
@@ -227,48 +226,6 @@ def shown(value: object) -> str:
     if isinstance(value, Kernel):
         return f"{value.release} {value.version}"
     return str(value)
-
-
-@dataclass(frozen=True)
-class StageTime:
-    """The median time of a stage over the trials that had it."""
-
-    name: str
-    median_ns: int
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How long trials of one scenario took on one host, up to their clean-up."""
-
-    kernel: Kernel
-    host: Host
-    scenario: ScenarioName
-    trials: int
-    median_ns: int
-    stages: tuple[StageTime, ...]
-
-
-def paces(records: Iterable[Record]) -> list[Pace]:
-    """Return where the time of trials goes. Lost trials do not count, because they ended early."""
-    groups: dict[tuple[Kernel, Host, ScenarioName], list[Record]] = {}
-    for record in records:
-        if record.outcome is not Outcome.LOST and record.stages:
-            groups.setdefault((record.kernel, record.host, record.scenario), []).append(record)
-    return [_pace(key, group) for key, group in groups.items()]
-
-
-def _pace(key: tuple[Kernel, Host, ScenarioName], group: Sequence[Record]) -> Pace:
-    stages: dict[str, list[int]] = {}
-    for record in group:
-        for stage in record.stages:
-            stages.setdefault(stage.name, []).append(stage.end_ns - stage.start_ns)
-    return Pace(
-        *key,
-        trials=len(group),
-        median_ns=round(median(record.stages[-1].end_ns for record in group)),
-        stages=tuple(StageTime(name, round(median(times))) for name, times in stages.items()),
-    )
 
 
 @dataclass(frozen=True)

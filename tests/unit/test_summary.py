@@ -15,7 +15,7 @@ from bench_lib.record import (
     Shape,
     WaitsFor,
 )
-from bench_lib.verdict import summary
+from bench_lib.verdict import pace, summary
 from bench_lib.verdict.summary import Wait
 from tests.make import MS, record, thread
 
@@ -130,13 +130,21 @@ def test_a_row_counts_the_mixes_of_its_trials() -> None:
 
 
 def test_the_pace_leaves_out_lost_trials() -> None:
-    assert not summary.paces([record(Outcome.LOST)])
-    (pace,) = summary.paces([record(), record()])
-    assert (pace.trials, pace.median_ns) == (2, 350 * MS)
-    assert [(stage.name, stage.median_ns) for stage in pace.stages] == [
+    assert not pace.paces([record(Outcome.LOST)])
+    (found,) = pace.paces([record(), record()])
+    assert (found.trials, found.median_ns) == (2, 350 * MS)
+    assert [(stage.name, stage.median_ns) for stage in found.stages] == [
         ("start", 80 * MS),
         ("release", 50 * MS),
     ]
+
+
+def test_guests_of_different_shapes_have_paces_of_their_own() -> None:
+    big = dataclasses.replace(record(), shape=Shape(vcpus=4))
+    found = pace.paces([record(), big])
+    assert [each.place for each in found] == ["blackhole", "blackhole (4 vCPUs)"]
+    staging = [each.by_vcpu[0].median_ns for each in found]
+    assert staging == [80 * MS, 20 * MS]
 
 
 def test_different_guest_images_are_reported() -> None:
