@@ -34,6 +34,7 @@ compares them with docs/reference/exit-statuses.md.
     │   ├── UserfaultfdForbidden
     │   ├── EvidenceHidden
     │   ├── LibvirtMissing
+    │   ├── GuestNotBooted
     │   └── UnknownArchitecture
     ├── StoreError                  records cannot be written or read
     │   └── RecordNotWritten
@@ -44,7 +45,8 @@ compares them with docs/reference/exit-statuses.md.
     │   ├── FetchFailed
     │   ├── KernelUnusable
     │   ├── ArchiveUnsafe
-    │   └── KernelAmbiguous
+    │   ├── KernelAmbiguous
+    │   └── GuestKernelMissing
     ├── CannotCompare               the records of two kernels cannot be compared
     ├── LabError                    the lab cannot be used
     │   ├── LabUnavailable
@@ -263,6 +265,12 @@ class LibvirtMissing(HostError):
     exit_status = 39
 
 
+class GuestNotBooted(HostError):
+    """A Linux guest did not boot on this host, or its state could not be saved."""
+
+    exit_status = 37
+
+
 class UnknownArchitecture(HostError):
     """kickbench does not know this machine's CPU architecture, or has no guests for it."""
 
@@ -327,6 +335,12 @@ class KernelAmbiguous(KernelError):
     """Several builds have this name, but one is needed."""
 
     exit_status = 47
+
+
+class GuestKernelMissing(KernelError):
+    """The kernel of Linux guests is not in the cache."""
+
+    exit_status = 48
 
 
 class CannotCompare(KickbenchError):

@@ -15,6 +15,9 @@ from bench_lib.errors import BadDeadline, OtherHistory, UsageError
 SETS = ("core", "full")
 """The values of KICKBENCH_SET: how much `asv run` measures."""
 
+GUEST_KERNEL = "debian/6.12"
+"""The kernel that Linux guests run by default. It is the same for all kernels under test."""
+
 MOST_DIGITS = 18
 """The largest number of digits of a whole number."""
 
@@ -105,6 +108,9 @@ class Settings:
     tmpfs."""
     qemu: str
     """KICKBENCH_QEMU: the QEMU program, a name or a path."""
+    guest_kernel: str
+    """KICKBENCH_GUEST_KERNEL: the kernel that Linux guests run: a name, which means the newest such
+    build in the cache, or the path of a build's folder."""
     trials: int
     """KICKBENCH_TRIALS: the number of trials per scenario in `asv run`."""
     deadline_s: float
@@ -171,6 +177,7 @@ class Settings:
             expired=frozenset(environ.get("KICKBENCH_EXPIRED", "").replace(",", " ").split()),
             runtime=path("KICKBENCH_RUNTIME", Path("/run/kickbench")),
             qemu=str(Path(qemu).absolute()) if "/" in qemu else qemu,
+            guest_kernel=environ.get("KICKBENCH_GUEST_KERNEL") or GUEST_KERNEL,
             trials=_positive("KICKBENCH_TRIALS", environ.get("KICKBENCH_TRIALS", "8")),
             full=chosen == "full",
             lists_full="full" in {chosen, environ.get("KICKBENCH_LISTED")},
@@ -218,4 +225,5 @@ class Settings:
             "KICKBENCH_CACHE": str(self.cache),
             "KICKBENCH_RUNTIME": str(self.runtime),
             "KICKBENCH_QEMU": self.qemu,
+            "KICKBENCH_GUEST_KERNEL": self.guest_kernel,
         }

@@ -101,17 +101,26 @@ class Store:
         for path in sorted(self.folder.glob(f"*/{MANIFEST}")):
             if path.parent.name.startswith(_NEW):  # incomplete, or left by a killed process
                 continue
-            try:
-                manifest = msgspec.json.decode(path.read_bytes(), type=_Manifest)
-            except FileNotFoundError:  # another process has just removed the build
-                continue
-            except msgspec.MsgspecError as error:
-                raise KernelUnusable(
-                    f"{path} is damaged ({error}); delete {path.parent}, and fetch the kernel "
-                    "again."
-                ) from None
-            found.append(Bootable(manifest.build, manifest.source, path.parent))
+            if (build := self.at(path.parent)) is not None:
+                found.append(build)
         return found
+
+    @staticmethod
+    def at(folder: Path) -> Bootable | None:
+        """The build in a folder; None if there is none, because another process has removed it.
+
+        :raise KernelUnusable: its build.json is damaged.
+        """
+        path = folder / MANIFEST
+        try:
+            manifest = msgspec.json.decode(path.read_bytes(), type=_Manifest)
+        except OSError:
+            return None
+        except msgspec.MsgspecError as error:
+            raise KernelUnusable(
+                f"{path} is damaged ({error}); delete {folder}, and fetch the kernel again."
+            ) from None
+        return Bootable(manifest.build, manifest.source, folder)
 
     def find(self, release: str) -> Bootable | None:
         """The newest build of this release, or None."""

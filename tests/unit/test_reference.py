@@ -109,6 +109,7 @@ def test_the_page_of_settings_has_the_defaults() -> None:
         "KICKBENCH_DEADLINE": f"{settings.deadline_s:g}",
         "KICKBENCH_STAGING": f"{settings.staging_s:g}",
         "KICKBENCH_QEMU": settings.qemu,
+        "KICKBENCH_GUEST_KERNEL": settings.guest_kernel,
         "KICKBENCH_CACHE": str(settings.cache).replace(str(Path.home()), "~"),
         "KICKBENCH_LAB_MEMORY": str(settings.lab_memory_mib),
         "KICKBENCH_LAB_BOOT": f"{settings.lab_boot_s:g}",
