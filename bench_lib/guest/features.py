@@ -14,7 +14,6 @@ from bench_lib.deadline import Deadline
 from bench_lib.errors import BadShape, MonitorFailed, NotStarted, QemuTooOld
 from bench_lib.guest.monitor import Monitor
 from bench_lib.guest.qemu import last_words
-from bench_lib.guest.workloads import description
 from bench_lib.ownership import Run
 from bench_lib.record import Shape
 
@@ -62,8 +61,8 @@ class Features:
         ]
 
 
-async def check(run: Run, qemu: str, shapes: Iterable[Shape], deadline: Deadline) -> None:
-    """Check that a QEMU has the features that trials need.
+async def check(run: Run, qemu: str, shapes: Iterable[Shape], deadline: Deadline) -> Features:
+    """Check that a QEMU has the features that trials need, and return its features.
 
     :param shapes: the shapes of the guests that will be started.
     :raise BadShape: the machine type cannot have so many vCPUs, or QEMU or KVM refuses a CPU.
@@ -85,13 +84,10 @@ async def check(run: Run, qemu: str, shapes: Iterable[Shape], deadline: Deadline
                 f"The machine type {machine} of {qemu} has at most {features.max_vcpus} vCPUs, not "
                 f"{shape.vcpus}; start the guest with fewer vCPUs."
             )
-    # QEMU can start the usual CPU on every host, and each start takes time.
-    for cpu in sorted({description.cpu_model(each) for each in shapes} - {_usual_cpu()}):
+    # The workloads' own CPUs are not checked, because each start takes time.
+    for cpu in sorted({each.cpu for each in shapes if each.cpu is not None}):
         await _check_cpu(run, qemu, cpu, deadline)
-
-
-def _usual_cpu() -> str:
-    return architecture.for_trials().cpu
+    return features
 
 
 async def _check_cpu(run: Run, qemu: str, cpu: str, deadline: Deadline) -> None:

@@ -46,6 +46,7 @@ class GuestConfig:
     :ivar netns_fd: a descriptor of the network namespace for QEMU; None for our own.
     :ivar terminal: whether QEMU runs in the foreground of its own terminal.
     :ivar gdbstub: whether QEMU has a gdbstub.
+    :ivar state: the saved state that the guest starts from; None if it boots.
     """
 
     name: str
@@ -56,6 +57,7 @@ class GuestConfig:
     netns_fd: int | None = None
     terminal: bool = False
     gdbstub: bool = False
+    state: Path | None = None
 
 
 def _memory(shape: Shape) -> list[str]:
@@ -109,7 +111,7 @@ def command_line(
             ["-chardev", f"socket,id=gdbstub,fd={gdbstub_fd}", "-gdb", "chardev:gdbstub"]
             if config.gdbstub else []
         ),
-        *(["-incoming", "defer"] if config.incoming else []),
+        *(["-incoming", "defer"] if config.incoming or config.state else []),
     ]
     # fmt: on
 
@@ -130,6 +132,8 @@ class Guest:
 
     manager_version: str | None = None
     """The version of what manages QEMU; None if QEMU runs by itself."""
+    restored: bool = False
+    """Whether the guest was started from a saved state."""
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Protocol
 
 from bench_lib.deadline import Deadline, together
-from bench_lib.guest import qemu
+from bench_lib.guest import qemu, state
 from bench_lib.guest.qemu import Guest, GuestConfig
 from bench_lib.migration.postcopy import Migration
 from bench_lib.ownership import Run
@@ -47,7 +47,13 @@ class QemuManager:
         self._run = run
 
     async def start(self, config: GuestConfig, deadline: Deadline, stack: AsyncExitStack) -> Guest:
-        return await stack.enter_async_context(qemu.started(self._run, config, deadline))
+        guest = await stack.enter_async_context(qemu.started(self._run, config, deadline))
+        if config.state is not None:
+            address = self._run.folder / f"{config.name}.socket"
+            restoring = state.restore(guest, config.state, address, deadline)
+            await guest.during(restoring)
+            guest.restored = True
+        return guest
 
     async def start_pair(
         self,

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 from bench_lib.deadline import Deadline
 from bench_lib.guest.serial import SerialLine
-from bench_lib.record import Entry, Shape
+from bench_lib.record import Entry, Kernel, Shape
 
 
 class Watch(ABC):
@@ -73,12 +74,18 @@ class Workload(ABC):
     :ivar sha256: the hash of the image that the guest is started from.
     :ivar prescribes: how the vCPUs get stuck on a page that does not arrive; None if that depends
         on the kernel.
+    :ivar kernel: the kernel that the guest runs; None if it runs none.
+    :ivar state: the saved state that trials start the guest from; None if it boots.
+    :ivar boot_ns: how long the guest took to boot before its state was saved.
     :ivar halts: whether vCPUs that have nothing to do halt, so that not every vCPU gets stuck.
     """
 
     sha256: str
     prescribes: Entry | None
     halts: bool = False
+    kernel: Kernel | None = None
+    state: Path | None = None
+    boot_ns: int | None = None
 
     @abstractmethod
     def arguments(self, shape: Shape) -> list[str]:
