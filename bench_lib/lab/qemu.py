@@ -152,6 +152,10 @@ def parameters(kernel: Bootable, *, emulated: bool) -> list[str]:
         # The self-tests of cryptographic algorithms, which no trial uses, take half a second of an
         # emulated Linux 6.12.
         *(["cryptomgr.notests"] if emulated else []),
+        # On a busy host an emulated kernel may find the TSC unstable. Then KVM updates the clocks
+        # that it shares with guests all the time, and guests get stuck elsewhere than on most
+        # hosts.
+        *(["tsc=reliable"] if emulated else []),
         *(f"{name}={_escaped(str(value))}" for name, value in ours.items()),
     ]
     if len(" ".join(found)) > LONGEST_COMMAND_LINE:
