@@ -80,7 +80,7 @@ async def compare(pairs: int) -> None:
             host=identity.this_host(None),
             setup=setup.of_this_machine(),
             qemu=settings.qemu,
-            workloads={shape.image: Firmware(image.load(settings.images, shape.image))},
+            workloads={shape: Firmware(image.load(settings.images, shape.image))},
             mechanism=mechanism,
             degradation=None,
         )

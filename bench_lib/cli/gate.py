@@ -15,7 +15,7 @@ import msgspec
 
 from bench_lib import deadline, present, record
 from bench_lib.cli import options
-from bench_lib.cli.kernels import bootable
+from bench_lib.cli.kernels import bootable, fetch_guest
 from bench_lib.cli.names import completing_kernels, named
 from bench_lib.errors import (
     CannotCompare,
@@ -292,6 +292,7 @@ def _until_settled(
     _print_releases(names, kernels)
     there = settling.lab_records(settings, builds)
     _check_limits({each.request for each in settling.cases(there)}, limits)
+    fetch_guest(settings, settling.cases(there))
     if alike:
         check_alike(there, *kernels)
         settling.check_as_now(there, settings)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
@@ -15,18 +15,34 @@ from bench_lib import interrupt, ownership, present, record
 from bench_lib.cli import adding, options
 from bench_lib.errors import (
     FetchFailed,
+    GuestKernelMissing,
     HostError,
     KernelAmbiguous,
     KernelError,
     ToolFailed,
 )
+from bench_lib.guest.workloads.description import LINUX
 from bench_lib.host import identity
-from bench_lib.kernel import debian
+from bench_lib.kernel import debian, guest
 from bench_lib.kernel.ledger import Build, Ledger, version_key
 from bench_lib.kernel.names import meant, unknown
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.kernel.suites import Suites
 from bench_lib.settings import Settings
+from bench_lib.trial.case import Case
+
+
+def fetch_guest(settings: Settings, cases: Iterable[Case]) -> None:
+    """Fetch the kernel of Linux guests if a case needs it and the cache does not have it.
+
+    :raise KernelError: there is no such kernel, or it could not be downloaded.
+    """
+    if not any(case.shape.image == LINUX for case in cases):
+        return
+    try:
+        guest.find(settings)
+    except GuestKernelMissing:
+        bootable(settings, settings.guest_kernel)
 
 
 def bootable(settings: Settings, name: str) -> Bootable:

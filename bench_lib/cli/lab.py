@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bench_lib import interrupt, ownership, present, record
 from bench_lib.cli import options
-from bench_lib.cli.kernels import bootable
+from bench_lib.cli.kernels import bootable, fetch_guest
 from bench_lib.cli.names import completing_kernels
 from bench_lib.cli.trials import report_damage
 from bench_lib.errors import MemoryDamaged
@@ -130,6 +130,7 @@ def campaign_command(
     cases = case.interleaved(
         [case.Case(scenario, request, shape, manager=manager) for scenario in scenarios], count
     )
+    fetch_guest(settings, cases)
     plan = campaign.Campaign([bootable(settings, each) for each in names], boots, cases, name)
     total = boots * len(names)
     missing = len(plan.missing(record.read(settings.records)[0]))

@@ -50,6 +50,11 @@ MATRIX_CORE = (
     help="Recover the guest afterwards, and let it check its memory.",
 )
 @options.shape()
+@click.option(
+    "--boot",
+    is_flag=True,
+    help="Boot a Linux guest in each trial. By default it starts from a saved state.",
+)
 @options.then()
 @options.manager()
 @options.as_json()
@@ -61,6 +66,7 @@ def trial(
     limit: str | None,
     recover: bool,
     shape: Shape,
+    boot: bool,
     then: RequestName | None,
     manager: ManagerName,
     as_json: bool,
@@ -78,6 +84,8 @@ def trial(
       kickbench trial --scenario paused --request ctrl-c --kernel debian/6.1
       kickbench trial --scenario link-down --request stop --recover --vcpus 4
       kickbench trial --scenario frozen-source --request stop --image pv-kvmclock
+      kickbench trial --scenario frozen-source --request stop --image linux \\
+        --vcpus 2 --cpu host,kvm-steal-time=off --kernel debian/6.12
       kickbench trial --scenario paused --request stop --cpu qemu64,kvm-pv-eoi=off
       kickbench trial --manager libvirt --scenario idle --request virt-suspend
       kickbench trial --scenario frozen-source --request stop --then sigkill
@@ -87,7 +95,7 @@ def trial(
     its memory damaged; 28 if a QEMU could not be ended.
     """
     settings = options.with_deadline(Settings.from_environment(), limit)
-    wanted = Case(scenario, request, shape, recover, manager, then)
+    wanted = Case(scenario, request, shape, recover, manager, then, boot)
     stderr = Console(stderr=True)
     with present.progress(stderr, count, "trials") as done:
 
@@ -227,6 +235,7 @@ def run(
         click.echo(f"kickbench: {facts}", err=True)
 
     # Find and fetch all kernels first, because the trials of one may take a quarter of an hour.
+    kernels.fetch_guest(settings, cases)
     builds = [None if name == BOOTED else kernels.bootable(settings, name) for name in names]
     try:
         for build in builds:

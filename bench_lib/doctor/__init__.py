@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench_lib.doctor import disturbance, guests, lab, libvirt, links
+from bench_lib.doctor import disturbance, guests, lab, libvirt, links, linux
 from bench_lib.doctor.finding import Finding, Status
 from bench_lib.host import setup
 from bench_lib.host.need import Need
@@ -63,6 +63,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from links.rows(settings)
     yield from guests.debuggers(settings)
     yield guests.huge_pages()
+    yield linux.finding(settings)
     yield libvirt.finding(settings)
     yield lab.programs()
     yield lab.memory(settings)

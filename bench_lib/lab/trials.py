@@ -17,7 +17,10 @@ from pathlib import Path
 import bench_lib
 from bench_lib import interrupt, libvirt, ownership, process, record
 from bench_lib.errors import LabError, LabLost
+from bench_lib.guest import state
+from bench_lib.guest.workloads.description import LINUX
 from bench_lib.host import setup
+from bench_lib.kernel import guest as guest_kernel
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import parallel, qemu, vm
 from bench_lib.lab.parallel import Job
@@ -25,6 +28,7 @@ from bench_lib.lab.vm import Facts, Lab
 from bench_lib.ownership import Run
 from bench_lib.record import Host, ManagerName, Outcome, Record
 from bench_lib.settings import Settings
+from bench_lib.trial import linux_guests
 from bench_lib.trial.case import Case, to_json
 from bench_lib.trial.history import History
 from bench_lib.units import NS_PER_S
@@ -66,6 +70,7 @@ def environment(settings: Settings, lab: Lab) -> dict[str, str]:
         "KICKBENCH_LAB": f"{lab.facts.accelerator}:{platform.node()}",
         "KICKBENCH_HISTORY": "/tmp",  # noqa: S108  # the lab's own, which has no other users
         "KICKBENCH_QEMU": settings.qemu,
+        "KICKBENCH_GUEST_KERNEL": settings.guest_kernel,
         **({"KICKBENCH_DEADLINE": str(settings.deadline_s)} if settings.deadline_given else {}),
         "KICKBENCH_STAGING": str(max(settings.staging_s, STAGING_S)),
     }
@@ -197,11 +202,14 @@ async def _boot(
     share = Path(tempfile.mkdtemp(dir=owner.folder, prefix="share-"))
     # A file, because one argument of execve(2) is limited to 128 KiB.
     (share / CASES).write_text(to_json(cases))
-    cached = share / CACHE / libvirt.CACHE
+    kept = [f"{linux_guests.CACHE}/{kernel.build.release}-*", f"{libvirt.CACHE}/**/*.xml"]
+    if any(case.shape.image == LINUX for case in cases):
+        folder = guest_kernel.find(settings).folder
+        settings = dataclasses.replace(settings, guest_kernel=str(folder))
     if any(case.manager is ManagerName.LIBVIRT for case in cases):
-        _copy(settings.cache / libvirt.CACHE, cached)
         staging_s = max(settings.staging_s, LIBVIRT_STAGING_S)
         settings = dataclasses.replace(settings, staging_s=staging_s)
+    _copy(settings.cache, share / CACHE, kept)
     async with vm.booted(owner, kernel, settings, share) as lab:
         on_boot(lab.facts)
         arguments = ["-m", "bench_lib.trial", f"{qemu.SHARE}/{CASES}"]
@@ -213,7 +221,8 @@ async def _boot(
             if made < len(cases):
                 keep(_lost(owner, kernel, cases[made], made + 1, settings, lab, error))
             return
-    _copy(cached, settings.cache / libvirt.CACHE)
+    _copy(share / CACHE, settings.cache, kept)
+    state.prune(settings.cache / linux_guests.CACHE, linux_guests.KEEP)
     text = b"".join(stderr).decode(errors="replace").strip()
     last = text.splitlines()[-1] if text else f"the command {process.ended(status)}"
     if made < len(cases):
@@ -226,10 +235,15 @@ async def _boot(
         )
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy what libvirtd knows about QEMU. To find it out takes ten seconds in an emulated lab."""
-    for path in source.rglob("*.xml"):
+def _copy(source: Path, target: Path, patterns: Sequence[str]) -> None:
+    """Copy what labs find out, and would need half a minute under emulation to find out again.
+
+    :param patterns: the patterns of the files, relative to `source`.
+    """
+    for path in itertools.chain.from_iterable(map(source.glob, patterns)):
         to = target / path.relative_to(source)
+        if to.exists() and to.stat().st_size == path.stat().st_size:
+            continue
         to.parent.mkdir(parents=True, exist_ok=True)
         # Other labs may copy the same file at the same time.
         with tempfile.NamedTemporaryFile(dir=to.parent, delete=False) as file:

@@ -10,7 +10,9 @@ from bench_lib import interrupt, ownership
 from bench_lib.deadline import Deadline
 from bench_lib.errors import OutageUnavailable
 from bench_lib.guest import features, image
+from bench_lib.guest.workloads.description import LINUX
 from bench_lib.guest.workloads.firmware import Firmware
+from bench_lib.guest.workloads.workload import Workload
 from bench_lib.host import identity, setup
 from bench_lib.host.need import Need
 from bench_lib.libvirt.manager import LibvirtManager
@@ -19,9 +21,9 @@ from bench_lib.network import link, outage
 from bench_lib.network.link import Link
 from bench_lib.network.outage import Mechanism
 from bench_lib.ownership import Run
-from bench_lib.record import ManagerName, Record, RequestName, ScenarioName
+from bench_lib.record import ManagerName, Record, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
-from bench_lib.trial import preflight
+from bench_lib.trial import linux_guests, preflight
 from bench_lib.trial.case import Case
 from bench_lib.trial.history import History
 from bench_lib.trial.one import Limits, trial
@@ -66,8 +68,8 @@ async def _run(
     on_record: Callable[[Record], None],
 ) -> list[Record]:
     shapes = {case.shape for case in cases}
-    await features.check(owner, settings.qemu, shapes, Deadline.after(settings.staging_s))
-    plan = await _plan(cases, settings, owner)
+    found = await features.check(owner, settings.qemu, shapes, Deadline.after(settings.staging_s))
+    plan = await _plan(cases, settings, owner, found.version)
     managers: dict[ManagerName, Manager] = {
         ManagerName.QEMU: QemuManager(owner),
         ManagerName.LIBVIRT: LibvirtManager(owner, settings.cache),
@@ -108,9 +110,11 @@ async def _unavailable(tried: Sequence[ScenarioName], owner: Run) -> dict[Scenar
     return why
 
 
-async def _plan(cases: Sequence[Case], settings: Settings, owner: Run) -> Plan:
+async def _plan(cases: Sequence[Case], settings: Settings, owner: Run, qemu: str) -> Plan:
     """Prepare what all trials share. Find with a temporary link how links can be cut here.
 
+    :param qemu: QEMU's version.
+    :raise GuestNotBooted: this host cannot boot a Linux guest that a case needs.
     :raise OutageUnavailable: the kernel lacks a mechanism that a case needs.
     """
     mechanism = degradation = None
@@ -119,13 +123,31 @@ async def _plan(cases: Sequence[Case], settings: Settings, owner: Run) -> Plan:
             mechanism = await outage.choose(probe)
             if any(case.scenario is ScenarioName.DEGRADED for case in cases):
                 degradation = await CHOOSE[ScenarioName.DEGRADED](probe)
-    images = {case.shape.image for case in cases}
     return Plan(
         run=owner,
         host=identity.this_host(settings.lab),
         setup=setup.of_this_machine(),
         qemu=settings.qemu,
-        workloads={name: Firmware(image.load(settings.images, name)) for name in images},
+        workloads=await _workloads(cases, settings, owner, qemu),
         mechanism=mechanism,
         degradation=degradation,
     )
+
+
+async def _workloads(
+    cases: Sequence[Case], settings: Settings, owner: Run, qemu: str
+) -> dict[Shape, Workload]:
+    """Prepare what the guests run."""
+    shapes = {case.shape for case in cases}
+    linux = {shape for shape in shapes if shape.image == LINUX}
+    restored = {
+        case.shape
+        for case in cases
+        if case.shape in linux and not case.boot and case.manager is ManagerName.QEMU
+    }
+    images = {shape.image: None for shape in shapes - linux}
+    firmware = {name: Firmware(image.load(settings.images, name)) for name in images}
+    return {
+        **{shape: firmware[shape.image] for shape in shapes - linux},
+        **await linux_guests.prepared(owner, settings, qemu, linux, restored),
+    }

@@ -43,6 +43,8 @@ class Case:
 
     :ivar recover: whether the guest is recovered after the request and then checks its memory.
     :ivar manager: the manager that runs the guest.
+    :ivar boot: whether a Linux guest boots in the trial. If not, it starts from a saved state where
+        that is possible.
     :ivar then: a second request, made after the first one was answered or had hung.
     :raise ImageError: there is no such guest image.
     :raise BadShape: no guest can have that shape.
@@ -56,6 +58,7 @@ class Case:
     recover: bool = False
     manager: ManagerName = ManagerName.QEMU
     then: RequestName | None = None
+    boot: bool = False
 
     def __post_init__(self) -> None:
         workloads.find(self.shape.image).check(self.shape)
@@ -112,6 +115,8 @@ class Case:
             parts.append(self.manager)
         if self.then:
             parts.append(f"then {self.then}")
+        if self.boot:
+            parts.append("boot")
         return "/".join(parts)
 
     def deadline_s(self, settings: Settings) -> float:
@@ -136,13 +141,18 @@ class Case:
         return 0 if self.shape.backing is Backing.HUGETLB else self.shape.memory_mib
 
     def staging_s(self, settings: Settings) -> float:
-        """Seconds until a trial that is not yet staged and proved is lost.
+        """Seconds until a trial that is not yet staged and proved is lost."""
+        return staging_s(self.shape, settings)
 
-        A big guest has more time: it takes longer to write and send its memory (about 5 s per GiB
-        on a host with 2 CPUs), and many vCPUs that share a CPU take turns.
-        """
-        times = 1 + self.shape.memory_mib // MIB_PER_TIME + self.shape.vcpus // VCPUS_PER_TIME
-        return times * settings.staging_s
+
+def staging_s(shape: Shape, settings: Settings) -> float:
+    """Seconds until a trial with such a guest that is not yet staged and proved is lost.
+
+    A big guest has more time: it takes longer to write and send its memory (about 5 s per GiB on a
+    host with 2 CPUs), and many vCPUs that share a CPU take turns.
+    """
+    times = 1 + shape.memory_mib // MIB_PER_TIME + shape.vcpus // VCPUS_PER_TIME
+    return times * settings.staging_s
 
 
 def interleaved(cases: Sequence[Case], count: int) -> list[Case]:

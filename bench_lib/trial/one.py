@@ -7,13 +7,13 @@ import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import bench_lib
 from bench_lib import process
 from bench_lib.deadline import Deadline
 from bench_lib.errors import MigratedWhole, TrialLost
-from bench_lib.guest.workloads.workload import Watch
+from bench_lib.guest.workloads.workload import Watch, Workload
 from bench_lib.host import identity
 from bench_lib.migration import Manager
 from bench_lib.record import FollowUp, Outcome, Record, Recovery
@@ -63,6 +63,7 @@ class _Findings:
     recovery: Recovery | None = None
     watch: Watch | None = None
     tool: str | None = None
+    restored: bool = False
     then: FollowUp | None = None
 
 
@@ -129,8 +130,18 @@ async def trial(plan: Plan, manager: Manager, seq: int, case: Case, limits: Limi
         ended_ns=measured.ended_ns,
         manager_version=found.manager_version,
         then=found.then,
+        guest_kernel=staging.workload.kernel,
+        guest_start=_start(staging.workload, found),
+        guest_boot_ns=staging.workload.boot_ns if found.restored else None,
         survivors=tuple(str(each) for each in process.survivors() if each.pid not in before),
     )
+
+
+def _start(workload: Workload, found: _Findings) -> Literal["booted", "restored"] | None:
+    """How the guest came up; None if it has no kernel of its own."""
+    if workload.kernel is None:
+        return None
+    return "restored" if found.restored else "booted"
 
 
 async def _run(staging: Staging, limits: Limits, found: _Findings) -> None:
@@ -140,6 +151,7 @@ async def _run(staging: Staging, limits: Limits, found: _Findings) -> None:
     scene = await scenario.stage()
     found.qemu = scene.guest.control.qemu_version
     found.manager_version = scene.guest.manager_version
+    found.restored = scene.first.restored
     found.watch = scene.watch
     request = MAKERS[case.request](scene)
     second = MAKERS[case.then](scene) if case.then else None

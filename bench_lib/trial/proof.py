@@ -151,6 +151,25 @@ async def alive(
         raise NotStuck(f"Not every vCPU was seen to run its guest: {seen}.") from None
 
 
+async def in_guest(pid: int, tids: Sequence[int], deadline: Deadline) -> None:
+    """Wait until every vCPU has entered its guest, where it touched a page or halted.
+
+    Before that, KVM touches the pages that it shares with the guest. So those have arrived.
+
+    :raise DeadlinePassed: a vCPU was not seen to enter its guest in time.
+    :raise GuestDied: a vCPU thread has ended.
+    """
+    left = set(tids)
+
+    def all_have_entered() -> bool | None:
+        for each in look(pid, sorted(left)):
+            if each.entry in {Entry.GUP, Entry.HALTED, Entry.ASYNC_PF}:
+                left.discard(each.tid)
+        return not left or None
+
+    await deadline.poll(all_have_entered, "Every vCPU in its guest")
+
+
 async def quiet(pid: int, deadline: Deadline) -> None:
     """Wait until no thread of QEMU has anything to do: two looks are equal, and all threads sleep.
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from bench_lib.deadline import Deadline
@@ -16,7 +17,7 @@ from bench_lib.network.link import Link
 from bench_lib.network.outage import Mechanism
 from bench_lib.network.traffic import Traffic
 from bench_lib.ownership import Run
-from bench_lib.record import Host, Setup
+from bench_lib.record import Host, Setup, Shape
 from bench_lib.trial.case import Case
 from bench_lib.trial.timeline import Timeline
 
@@ -27,7 +28,7 @@ T = TypeVar("T")
 class Plan:
     """What all trials of a run share.
 
-    :ivar workloads: the workloads by the names of their images.
+    :ivar workloads: the workloads by the shapes of their guests.
     :ivar mechanism: how links are cut on this host; None if no trial needs a link.
     :ivar degradation: how links are made slow on this host; None if no trial needs that.
     """
@@ -36,7 +37,7 @@ class Plan:
     host: Host
     setup: Setup
     qemu: str
-    workloads: dict[str, Workload]
+    workloads: Mapping[Shape, Workload]
     mechanism: Mechanism | None
     degradation: Mechanism | None
 
@@ -61,7 +62,12 @@ class Staging:
     @property
     def workload(self) -> Workload:
         """The workload of the trial's guest."""
-        return self.plan.workloads[self.case.shape.image]
+        return self.plan.workloads[self.case.shape]
+
+    @property
+    def state(self) -> Path | None:
+        """The saved state that the guest starts from; None if it boots."""
+        return None if self.case.boot else self.workload.state
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,11 @@ class Scene:
     def vcpus(self) -> dict[int, int]:
         """The numbers of the vCPUs by the ids of their threads."""
         return {tid: number for number, tid in enumerate(self.tids)}
+
+    @property
+    def first(self) -> Guest:
+        """The guest that was started, booted or restored first."""
+        return self.guest
 
     @property
     def watch(self) -> Watch:
@@ -117,6 +128,10 @@ class MigrationScene(Scene):
     traffic: Traffic = field(kw_only=True)
     migration: Migration = field(kw_only=True)
     source_may_end: bool = field(kw_only=True, default=False)
+
+    @property
+    def first(self) -> Guest:
+        return self.source
 
     @property
     def source(self) -> Guest:

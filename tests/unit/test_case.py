@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-import dataclasses
 
 import pytest
 
 from bench_lib.errors import BadShape, ImageError, NotRecoverable
 from bench_lib.guest import image
-from bench_lib.guest.workloads.description import FIRMWARE, WORKLOADS, shape_of
+from bench_lib.guest.workloads.description import WORKLOADS, shape_of
 from bench_lib.record import Backing, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import case
@@ -55,37 +54,29 @@ def test_an_unknown_guest_is_refused_with_the_known_ones() -> None:
 
 
 def test_every_guest_image_is_described() -> None:
-    assert set(WORKLOADS) == set(image.manifest(CHECKOUT / "guest-images"))
+    assert set(WORKLOADS) == {*image.manifest(CHECKOUT / "guest-images"), "linux"}
 
 
-LINUX = dataclasses.replace(
-    FIRMWARE, usual_memory_mib=128, cpu="host", works=("memory", "idle", "busy")
-)
-
-
-def test_a_shape_has_the_values_of_its_workload_where_none_are_given(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(WORKLOADS, "linux", LINUX)
+def test_a_shape_has_the_values_of_its_workload_where_none_are_given() -> None:
     assert shape_of("linux") == Shape(memory_mib=128, image="linux", work="memory")
-    assert shape_of("linux", memory_mib=16, cpu="host,kvm-pv-eoi=off", work="idle") == Shape(
-        image="linux", cpu="host,kvm-pv-eoi=off", work="idle"
+    assert shape_of("linux", memory_mib=256, cpu="host,kvm-pv-eoi=off", work="idle") == Shape(
+        memory_mib=256, image="linux", cpu="host,kvm-pv-eoi=off", work="idle"
     )
     assert shape_of("gup") == Shape()
 
 
-def test_a_cpu_that_is_the_usual_one_makes_no_other_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(WORKLOADS, "linux", LINUX)
+def test_a_cpu_that_is_the_usual_one_makes_no_other_shape() -> None:
     assert shape_of("linux", cpu="host") == shape_of("linux")
     assert shape_of("gup", cpu="qemu64,-pni") == Shape()
     assert shape_of("gup", cpu="host") == Shape(cpu="host")
 
 
-def test_a_work_that_the_workload_has_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(WORKLOADS, "linux", LINUX)
+def test_a_work_that_the_workload_has_not_is_refused() -> None:
     for work, why in (("swim", "memory, idle, busy, not 'swim'"), (None, "needs one of the works")):
         with pytest.raises(BadShape, match=why):
-            Case(ScenarioName.IDLE, RequestName.STOP, Shape(image="linux", work=work))
+            Case(
+                ScenarioName.IDLE, RequestName.STOP, Shape(memory_mib=128, image="linux", work=work)
+            )
     with pytest.raises(BadShape, match="image gup has no choice of work, not 'idle'"):
         Case(ScenarioName.IDLE, RequestName.STOP, Shape(work="idle"))
 

@@ -139,7 +139,7 @@ def test_a_record_without_a_readable_start_is_in_no_time_span(history: Path) -> 
             UnknownRequest,
             "There is no request 'halt'; the requests are stop, ",
         ),
-        (["--image", "linux"], ImageError, "There is no guest image 'linux'; the images are gup, "),
+        (["--image", "linus"], ImageError, "There is no guest image 'linus'; the images are gup, "),
         (
             ["--kernel", "6.2"],
             UnknownKernel,

@@ -82,12 +82,24 @@ FIRMWARE = ShapeLimits(
 # An unpaged guest cannot leave out the hole for devices, which may start at 3 GiB.
 UNPAGED = ShapeLimits(vcpus=FIRMWARE.vcpus, memory_mib=range(4, (3 << 10) + 1, HUGE_MIB))
 
+LINUX = "linux"
+"""The name of the workload that is a Linux guest."""
+
 WORKLOADS: dict[str, ShapeLimits] = {
     "gup": FIRMWARE,
     "async-pf": FIRMWARE,
     "uaccess": UNPAGED,
     "pv-steal-time": FIRMWARE,
     "pv-kvmclock": FIRMWARE,
+    LINUX: ShapeLimits(
+        vcpus=255,
+        # Less is not enough for the guest's kernel.
+        memory_mib=range(128, (1 << 20) + 1, HUGE_MIB),
+        usual_memory_mib=128,
+        # The features that KVM offers are what makes a Linux guest share pages with it.
+        cpu="host",
+        works=("memory", "idle", "busy"),
+    ),
 }
 """The limits of each workload, by its name in `--image` and in records."""
 

@@ -17,6 +17,7 @@ from bench_lib.network.link import End
 from bench_lib.network.outage import Mechanism
 from bench_lib.network.traffic import Traffic
 from bench_lib.record import Recovery, ScenarioName
+from bench_lib.trial import proof
 from bench_lib.trial.recovery import recover
 from bench_lib.trial.requests.request import Request
 from bench_lib.trial.scenarios.scenario import Scenario
@@ -45,8 +46,17 @@ class MigrationScenario(Scenario[MigrationScene]):
             ends = staging.stack.enter_context(link.joined(plan.run, staging.seq))
             traffic = Traffic(ends, staging.stack)
             name = plan.run.name(staging.seq, "source")
-            origin = GuestConfig(name, plan.qemu, staging.workload, shape, netns_fd=ends.source.fd)
-            incoming = dataclasses.replace(target, incoming=True, netns_fd=ends.destination.fd)
+            origin = GuestConfig(
+                name,
+                plan.qemu,
+                staging.workload,
+                shape,
+                netns_fd=ends.source.fd,
+                state=staging.state,
+            )
+            incoming = dataclasses.replace(
+                target, incoming=True, netns_fd=ends.destination.fd, state=None
+            )
             address = ends.destination.address
             migration = await staging.manager.start_pair(
                 origin, incoming, address, staging.deadline, staging.stack
@@ -93,6 +103,10 @@ class MigrationScenario(Scenario[MigrationScene]):
         await scene.migration.start(scene.link.destination.address, deadline)
         await scene.migration.switch(deadline)
         await scene.migration.destination.resumes(deadline)
+        if self.staging.workload.prescribes is None:
+            # Otherwise it would depend on the moment whether the pages that KVM shares with the
+            # guest are missing. The scenarios at the switch are those in which they are.
+            await proof.in_guest(scene.guest.child.pid, scene.tids, deadline)
 
     @abstractmethod
     async def _fail(self, scene: MigrationScene) -> str | None:

@@ -83,4 +83,5 @@ class Scenario(ABC, Generic[SceneT]):
             case.shape,
             terminal=any(each.terminal for each in requests),
             gdbstub=any(each.gdbstub for each in requests),
+            state=staging.state,
         )
