@@ -35,6 +35,7 @@ from bench_lib.trial.case import Case
 def fetch_guest(settings: Settings, cases: Iterable[Case]) -> None:
     """Fetch the kernel of Linux guests if a case needs it and the cache does not have it.
 
+    :raise GuestKernelMissing: the folder that the settings name has no build.
     :raise KernelError: there is no such kernel, or it could not be downloaded.
     """
     if not any(case.shape.image == LINUX for case in cases):
@@ -42,6 +43,8 @@ def fetch_guest(settings: Settings, cases: Iterable[Case]) -> None:
     try:
         guest.find(settings)
     except GuestKernelMissing:
+        if guest.is_path(settings):
+            raise
         bootable(settings, settings.guest_kernel)
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from bench_lib import interrupt, ownership
 from bench_lib.doctor.finding import Finding, Status
-from bench_lib.errors import GuestKernelMissing, KickbenchError
+from bench_lib.errors import GuestKernelMissing, GuestNotBooted, KickbenchError
 from bench_lib.kernel import guest
 from bench_lib.settings import Settings
 from bench_lib.trial import linux_guests
 
 NAME = "Linux guests"
+
+NONE = "trials with --image linux cannot be made"
 
 BOOT_LIMIT_S = 20.0
 """How long a guest may take to boot. It takes a second or two where the processor runs guests."""
@@ -27,10 +29,14 @@ def finding(settings: Settings) -> Finding:
         with tempfile.TemporaryDirectory() as folder, ownership.measuring(Path(folder)) as run:
             took_s = interrupt.run(linux_guests.try_boot(run, settings, BOOT_LIMIT_S))
     except GuestKernelMissing as error:
+        if guest.is_path(settings):
+            return Finding(NAME, Status.DEGRADED, str(error), NONE)
         means = "trials with --image linux have to fetch it first"
         fix = f"kickbench kernels fetch {settings.guest_kernel}"
         return Finding(NAME, Status.DEGRADED, str(error), means, fix)
-    except KickbenchError as error:
+    except GuestNotBooted as error:
         means = "trials with --image linux need a lab: use --kernel"
         return Finding(NAME, Status.DEGRADED, str(error), means)
+    except KickbenchError as error:
+        return Finding(NAME, Status.DEGRADED, str(error), NONE)
     return Finding(NAME, Status.FINE, f"{release} boots in {took_s:.1f} s")

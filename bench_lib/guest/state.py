@@ -8,16 +8,19 @@ has what QEMU sent, and NAME.json describes it.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
+from bench_lib import lock
 from bench_lib.deadline import Deadline
 from bench_lib.errors import GuestNotBooted, MigrationFailed
 from bench_lib.guest.qemu import Guest
@@ -95,6 +98,43 @@ def _checksum(file: BinaryIO) -> tuple[int, int]:
     return size, crc32
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that gets its name, and replaces an older one, when the context is left.
+
+    If there is an error, nothing of the file is left. What killed processes have left in the folder
+    is deleted first.
+
+    :raise OSError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The lock is held, so that no other process deletes the file before it is locked.
+    with lock.held(path.parent):
+        _delete_unfinished(path.parent)
+        made, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
+        os.close(made)
+        new = Path(name)
+        fd = lock.take(new, os.O_RDWR, wait=True)
+    assert fd is not None
+    try:
+        with open(fd, "wb+") as file:
+            yield file
+            file.flush()
+            new.rename(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _delete_unfinished(folder: Path) -> None:
+    """Delete the unfinished files of processes that were killed. Call with the folder locked."""
+    for each in folder.glob(f"{UNFINISHED}*"):
+        with suppress(FileNotFoundError):  # its process has just finished it
+            fd = lock.take(each, os.O_RDONLY, wait=False)
+            if fd is not None:
+                each.unlink()
+                os.close(fd)
+
+
 async def save(
     guest: Guest,
     path: Path,
@@ -111,28 +151,23 @@ async def save(
     :raise GuestNotBooted: the state could not be saved.
     """
     await guest.control.execute("stop", deadline=deadline)
-    unfinished = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for suffix in (DATA, DESCRIPTION):
-            _, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=suffix)
-            unfinished.append(Path(name))
-        sent, description = unfinished
-        with sent.open("wb+") as file:
+        # The description is written before either file gets its name, and gets its name last.
+        with (
+            replacing(_with(path, DESCRIPTION)) as description,
+            replacing(data(path)) as file,
+        ):
             await guest.during(_receive(guest, file, address, deadline))
             file.seek(0)
             state = State(dict(of), boot_ns, *_checksum(file))
-        description.write_bytes(msgspec.json.encode(state))
-        sent.rename(data(path))
-        description.rename(_with(path, DESCRIPTION))
+            description.write(msgspec.json.encode(state))
+            description.flush()
     except OSError as error:
         raise GuestNotBooted(
-            f"The state of the Linux guest cannot be saved in {path.parent} ({error.strerror}); "
-            "free some space there, or set KICKBENCH_CACHE to another folder."
+            f"The state of the Linux guest cannot be saved in {path.parent} "
+            f"({error.strerror or error}); free some space there, or set KICKBENCH_CACHE to "
+            "another folder."
         ) from None
-    finally:
-        for each in unfinished:
-            each.unlink(missing_ok=True)
     return state
 
 
@@ -142,35 +177,31 @@ async def _receive(guest: Guest, file: BinaryIO, address: Path, deadline: Deadli
     :raise OSError: the file cannot be written.
     :raise GuestNotBooted: QEMU did not send its whole state.
     """
-    received: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
 
-    async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while part := await reader.read(CHUNK):
+    async def receive() -> None:
+        connection, _ = await loop.sock_accept(listener)
+        with connection:
+            while part := await loop.sock_recv(connection, CHUNK):
                 file.write(part)
-            file.flush()
-        except OSError as error:
-            received.set_exception(error)
-        else:
-            received.set_result(None)
-        finally:
-            writer.close()
+        file.flush()
 
-    server = await asyncio.start_unix_server(receive, address)
-    try:
-        await guest.control.execute(
-            "migrate-set-parameters", {"max-bandwidth": 0}, deadline=deadline
-        )
-        await guest.control.execute("migrate", {"uri": f"unix:{address}"}, deadline=deadline)
-        await deadline.wait_for(received, "The state of the Linux guest")
-        if (status := await _migration(guest, deadline)) != "completed":
-            raise GuestNotBooted(
-                f"QEMU could not save the state of the Linux guest: its migration is {status}."
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.setblocking(False)
+        listener.bind(str(address))
+        try:
+            listener.listen()
+            await guest.control.execute(
+                "migrate-set-parameters", {"max-bandwidth": 0}, deadline=deadline
             )
-    finally:
-        server.close()
-        await server.wait_closed()
-        address.unlink(missing_ok=True)
+            await guest.control.execute("migrate", {"uri": f"unix:{address}"}, deadline=deadline)
+            await deadline.wait_for(receive(), "The state of the Linux guest")
+        finally:
+            address.unlink(missing_ok=True)
+    if (status := await _migration(guest, deadline)) != "completed":
+        raise GuestNotBooted(
+            f"QEMU could not save the state of the Linux guest: its migration is {status}."
+        )
 
 
 async def _migration(guest: Guest, deadline: Deadline) -> str:
@@ -214,8 +245,24 @@ async def _status(guest: Guest, deadline: Deadline) -> str:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest states in a folder, and files that a killed process has left."""
-    states = sorted(folder.glob(f"*{DATA}"), key=lambda each: each.stat().st_mtime)
-    for each in states[: max(0, len(states) - keep)]:
-        each.unlink(missing_ok=True)
-        each.with_suffix(DESCRIPTION).unlink(missing_ok=True)
+    """Delete all but the newest states in a folder, and files that a killed process has left.
+
+    A file that cannot be deleted is left.
+    """
+    with suppress(OSError), lock.held(folder):
+        _delete_unfinished(folder)
+    for each in sorted(folder.glob(f"*{DATA}"), key=_written_ns, reverse=True)[keep:]:
+        with suppress(OSError):
+            each.unlink()
+    for each in folder.glob(f"*{DESCRIPTION}"):
+        with suppress(OSError):
+            if not each.with_suffix(DATA).exists():
+                each.unlink()
+
+
+def _written_ns(path: Path) -> int:
+    """Return when a file was written; 0 if another process has deleted it."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import logging
 import platform
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -202,14 +203,15 @@ async def _boot(
     share = Path(tempfile.mkdtemp(dir=owner.folder, prefix="share-"))
     # A file, because one argument of execve(2) is limited to 128 KiB.
     (share / CASES).write_text(to_json(cases))
-    kept = [f"{linux_guests.CACHE}/{kernel.build.release}-*", f"{libvirt.CACHE}/**/*.xml"]
-    if any(case.shape.image == LINUX for case in cases):
+    kept = [f"{libvirt.CACHE}/**/*.xml"]
+    if linux := {case.shape for case in cases if case.shape.image == LINUX}:
+        kept += [linux_guests.pattern(kernel.build.release, shape) for shape in linux]
         folder = guest_kernel.find(settings).folder
         settings = dataclasses.replace(settings, guest_kernel=str(folder))
     if any(case.manager is ManagerName.LIBVIRT for case in cases):
         staging_s = max(settings.staging_s, LIBVIRT_STAGING_S)
         settings = dataclasses.replace(settings, staging_s=staging_s)
-    _copy(settings.cache, share / CACHE, kept)
+    copy_changed(settings.cache, share / CACHE, kept)
     async with vm.booted(owner, kernel, settings, share) as lab:
         on_boot(lab.facts)
         arguments = ["-m", "bench_lib.trial", f"{qemu.SHARE}/{CASES}"]
@@ -221,7 +223,7 @@ async def _boot(
             if made < len(cases):
                 keep(_lost(owner, kernel, cases[made], made + 1, settings, lab, error))
             return
-    _copy(share / CACHE, settings.cache, kept)
+    copy_changed(share / CACHE, settings.cache, kept)
     state.prune(settings.cache / linux_guests.CACHE, linux_guests.KEEP)
     text = b"".join(stderr).decode(errors="replace").strip()
     last = text.splitlines()[-1] if text else f"the command {process.ended(status)}"
@@ -235,20 +237,34 @@ async def _boot(
         )
 
 
-def _copy(source: Path, target: Path, patterns: Sequence[str]) -> None:
+def copy_changed(source: Path, target: Path, patterns: Sequence[str]) -> None:
     """Copy what labs find out, and would need half a minute under emulation to find out again.
+
+    A file that cannot be copied is left out.
 
     :param patterns: the patterns of the files, relative to `source`.
     """
     for path in itertools.chain.from_iterable(map(source.glob, patterns)):
         to = target / path.relative_to(source)
-        if to.exists() and to.stat().st_size == path.stat().st_size:
-            continue
-        to.parent.mkdir(parents=True, exist_ok=True)
-        # Other labs may copy the same file at the same time.
-        with tempfile.NamedTemporaryFile(dir=to.parent, delete=False) as file:
-            file.write(path.read_bytes())
-        Path(file.name).rename(to)
+        try:
+            # Other labs may copy the same file at the same time.
+            if not _same(path, to):
+                with path.open("rb") as file, state.replacing(to) as new:
+                    shutil.copyfileobj(file, new)
+                shutil.copystat(path, to)
+        except OSError as error:
+            _log.warning("%s was not copied to %s: %s", path, target, error.strerror)
+
+
+def _same(path: Path, to: Path) -> bool:
+    """Return whether `to` is a copy of `path` that has not been changed.
+
+    The size is not enough: a state that replaces a damaged one may have the same.
+    """
+    if not to.exists():
+        return False
+    here, there = path.stat(), to.stat()
+    return (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
 
 
 def _lost(

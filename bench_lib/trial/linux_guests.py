@@ -41,7 +41,7 @@ CACHE = "guests"
 """The folder of states in the cache."""
 
 KEEP = 24
-"""How many states are kept. A state takes some 50 MiB."""
+"""How many states are kept. The state of a guest of 128 MiB takes 70 MiB."""
 
 BOOT_LIMIT = 4
 """How much longer the boot of a guest may take than the staging of a trial."""
@@ -64,13 +64,19 @@ class _Maker:
     kernel: Bootable
 
     def bare(self) -> Linux:
-        """Prepare a guest that boots in every trial."""
-        return Linux(self.program, self.kernel, self.run.folder)
+        """Prepare a guest that boots in every trial.
+
+        :raise GuestNotBooted: its initramfs cannot be written.
+        """
+        try:
+            return Linux(self.program, self.kernel, self.run.folder)
+        except OSError as error:
+            raise self._not_written("initramfs", error) from None
 
     async def with_state(self, shape: Shape) -> Linux:
         """Prepare a guest that starts from its saved state. If there is none, boot it and save it.
 
-        :raise GuestNotBooted: the guest does not boot, or its state cannot be saved.
+        :raise GuestNotBooted: the guest does not boot, or its state cannot be saved or copied.
         """
         workload = self.bare()
         of = self._of(workload, shape)
@@ -80,9 +86,19 @@ class _Maker:
             saved = await self._saved(workload, shape, path, of)
         # The cache may be on a slow file system, and another run may replace the state.
         copy = self.run.folder / path.name
-        shutil.copyfile(state.data(path), copy)
+        try:
+            shutil.copyfile(state.data(path), copy)
+        except OSError as error:
+            raise self._not_written("state", error) from None
         workload.state, workload.boot_ns = copy, saved.boot_ns
         return workload
+
+    def _not_written(self, what: str, error: OSError) -> GuestNotBooted:
+        return GuestNotBooted(
+            f"The {what} of the Linux guest cannot be copied to {self.run.folder} "
+            f"({error.strerror}); free some space there, or set KICKBENCH_RUNTIME to another "
+            "folder."
+        )
 
     def _of(self, workload: Linux, shape: Shape) -> dict[str, str]:
         """Describe a guest and the machine, as far as a state depends on them."""
@@ -99,6 +115,8 @@ class _Maker:
             "cpu": description.cpu_model(shape),
             "vcpus": str(shape.vcpus),
             "memory_mib": str(shape.memory_mib),
+            # QEMU gives the memory another name.
+            "backing": str(shape.backing),
         }
 
     async def _saved(
@@ -139,6 +157,8 @@ class _Maker:
             why = str(error).rstrip(".")
             if isinstance(error, DeadlinePassed):
                 why = f"it was not up after {limit_s:g} s"
+            if guest is not None:
+                await guest.serial.look()
             raise GuestNotBooted(
                 f"The Linux guest with kernel {self.kernel.build.release} did not boot: {why}. "
                 f"{_console(guest)}"
@@ -159,8 +179,16 @@ def _console(guest: Guest | None) -> str:
 def name(shape: Shape, of: dict[str, str]) -> str:
     """Return the name of a state's files in the cache, without a suffix."""
     digest = hashlib.sha256(msgspec.json.encode(of, order="sorted")).hexdigest()[:12]
-    release = of["kernel"].partition(" ")[0]
-    return f"{release}-linux-{shape.work}-{shape.vcpus}x{shape.memory_mib}-{digest}"
+    return f"{_prefix(of['kernel'].partition(' ')[0], shape)}{digest}"
+
+
+def pattern(release: str, shape: Shape) -> str:
+    """Return a glob pattern of the states of such guests under a kernel, relative to the cache."""
+    return f"{CACHE}/{_prefix(release, shape)}*"
+
+
+def _prefix(release: str, shape: Shape) -> str:
+    return f"{release}-linux-{shape.work}-{shape.vcpus}x{shape.memory_mib}-"
 
 
 async def prepared(
@@ -205,7 +233,7 @@ async def try_boot(run: Run, settings: Settings, limit_s: float) -> float:
 async def _up(guest: Guest, deadline: Deadline) -> None:
     """Wait until the guest's program runs.
 
-    :raise GuestNotBooted: KVM cannot run the guest, or its kernel panicked.
+    :raise TrialLost: QEMU stopped the guest, as it does if KVM cannot run it.
     :raise DeadlinePassed: the guest was not up in time.
     """
     ready = asyncio.ensure_future(guest.watch.ready(deadline))

@@ -115,3 +115,14 @@ def test_cases_that_differ_have_names_that_differ() -> None:
     ]
     assert len({each.name for each in cases}) == len(cases)
     assert cases[0].name == "paused/stop"
+
+
+def test_a_case_that_boots_its_guest_has_another_name() -> None:
+    cases = [
+        Case(ScenarioName.IDLE, RequestName.STOP, shape_of("linux"), boot=boot)
+        for boot in (False, True)
+    ]
+    assert [each.name for each in cases] == [
+        "idle/stop/linux,1,128,anonymous,False/memory",
+        "idle/stop/linux,1,128,anonymous,False/memory/boot",
+    ]

@@ -285,3 +285,53 @@ def test_a_lab_runs_on_kvm_if_kvm_works_and_nests(
         assert qemu.accelerator() == expected
     finally:
         qemu.accelerator.cache_clear()
+
+
+PATTERNS = ["guests/6.1-*", "libvirt/**/*.xml"]
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    found = (each for each in folder.rglob("*") if each.is_file())
+    return {str(each.relative_to(folder)): each.read_bytes() for each in found}
+
+
+def _cache(folder: Path) -> Path:
+    for name in ("guests/6.1-a.state", "guests/6.12-b.state", "libvirt/c/d.xml", "libvirt/e.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_a_lab_gets_a_part_of_the_cache(tmp_path: Path) -> None:
+    trials.copy_changed(_cache(tmp_path / "from"), tmp_path / "to", PATTERNS)
+    assert set(_files(tmp_path / "to")) == {"guests/6.1-a.state", "libvirt/c/d.xml"}
+
+
+def test_what_a_lab_has_not_changed_is_not_written_again(tmp_path: Path) -> None:
+    cache = _cache(tmp_path / "from")
+    inode = (cache / "guests/6.1-a.state").stat().st_ino
+    trials.copy_changed(cache, tmp_path / "to", PATTERNS)
+    trials.copy_changed(tmp_path / "to", cache, PATTERNS)
+    assert (cache / "guests/6.1-a.state").stat().st_ino == inode
+
+
+def test_a_state_that_a_lab_has_made_anew_replaces_a_damaged_one_of_the_same_size(
+    tmp_path: Path,
+) -> None:
+    cache = _cache(tmp_path / "from")
+    trials.copy_changed(cache, tmp_path / "to", PATTERNS)
+    anew = tmp_path / "to" / "guests/6.1-a.state"
+    anew.write_bytes(anew.read_bytes().upper())
+    trials.copy_changed(tmp_path / "to", cache, PATTERNS)
+    assert _files(cache)["guests/6.1-a.state"] == b"GUESTS/6.1-A.STATE"
+
+
+def test_a_file_that_cannot_be_copied_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = _cache(tmp_path / "from")
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "guests").write_text("This file is where the folder should be.")
+    trials.copy_changed(cache, tmp_path / "to", PATTERNS)
+    assert _files(tmp_path / "to")["libvirt/c/d.xml"] == b"libvirt/c/d.xml"
+    assert "guests/6.1-a.state was not copied to" in caplog.text
