@@ -52,16 +52,22 @@ LOOK_S = 0.25
 LINES = 3
 """How many lines of the guest's console an error has."""
 
+ADVICE = "If KVM on this host cannot run Linux, a lab can: use --kernel."
+
 
 @dataclass(frozen=True)
 class _Maker:
-    """What all Linux guests of a run have in common."""
+    """What all Linux guests of a run have in common.
+
+    :ivar advice: the last sentence of the error about a guest that did not boot.
+    """
 
     run: Run
     settings: Settings
     qemu: str
     program: bytes
     kernel: Bootable
+    advice: str = ""
 
     def bare(self) -> Linux:
         """Prepare a guest that boots in every trial.
@@ -137,6 +143,15 @@ class _Maker:
         state.prune(path.parent, KEEP)
         return saved
 
+    async def try_boot(self, shape: Shape, limit_s: float) -> float:
+        """Boot a guest and end it, and return how many seconds the boot took.
+
+        :raise GuestNotBooted: the guest does not boot.
+        """
+        async with AsyncExitStack() as stack:
+            _, boot_ns = await self.boot(self.bare(), shape, limit_s, stack)
+        return boot_ns / NS_PER_S
+
     async def boot(
         self, workload: Linux, shape: Shape, limit_s: float, stack: AsyncExitStack
     ) -> tuple[Guest, int]:
@@ -159,21 +174,24 @@ class _Maker:
                 why = f"it was not up after {limit_s:g} s"
             if guest is not None:
                 await guest.serial.look()
-            raise GuestNotBooted(
-                f"The Linux guest with kernel {self.kernel.build.release} did not boot: {why}. "
-                f"{_console(guest)}"
-            ) from None
+            told = [
+                f"The Linux guest with kernel {self.kernel.build.release} did not boot: {why}.",
+                *_console(guest),
+            ]
+            if self.advice:
+                told.append(self.advice)
+            raise GuestNotBooted(" ".join(told)) from None
         return guest, time.monotonic_ns() - started_ns
 
 
-def _console(guest: Guest | None) -> str:
-    """Return a sentence about the guest's console; "" if QEMU did not start."""
+def _console(guest: Guest | None) -> list[str]:
+    """Return a sentence about the guest's console; none if QEMU did not start."""
     if guest is None:
-        return ""
+        return []
     if not guest.serial.text:
-        return "It printed nothing on its console."
+        return ["It printed nothing on its console."]
     printed = "; ".join(line.strip() for line in guest.serial.text.splitlines()[-LINES:])
-    return f"Its console printed: {printed}."
+    return [f"Its console printed: {printed}."]
 
 
 def name(shape: Shape, of: dict[str, str]) -> str:
@@ -200,6 +218,9 @@ async def prepared(
 ) -> dict[Shape, Linux]:
     """Prepare the Linux guests of these shapes.
 
+    KVM on some hosts cannot run Linux. So if none of the guests starts from a saved state, boot one
+    of them, unless in a lab.
+
     :param qemu: QEMU's version.
     :param restored: the shapes of guests that trials start from a saved state.
     :raise GuestKernelMissing: the cache does not have the guests' kernel.
@@ -208,7 +229,12 @@ async def prepared(
     if not shapes:
         return {}
     kernel = guest_kernel.find(settings)
-    maker = _Maker(run, settings, qemu, linux.load(settings.images), kernel)
+    native = settings.lab is None
+    program = linux.load(settings.images)
+    maker = _Maker(run, settings, qemu, program, kernel, ADVICE if native else "")
+    if native and not restored:
+        shape = next(iter(shapes))
+        await maker.try_boot(shape, staging_s(shape, settings))
     return {
         shape: await maker.with_state(shape) if shape in restored else maker.bare()
         for shape in shapes
@@ -223,11 +249,7 @@ async def try_boot(run: Run, settings: Settings, limit_s: float) -> float:
     :raise GuestNotBooted: the guest does not boot.
     """
     maker = _Maker(run, settings, "", linux.load(settings.images), guest_kernel.find(settings))
-    async with AsyncExitStack() as stack:
-        _, boot_ns = await maker.boot(
-            maker.bare(), description.shape_of(description.LINUX), limit_s, stack
-        )
-    return boot_ns / NS_PER_S
+    return await maker.try_boot(description.shape_of(description.LINUX), limit_s)
 
 
 async def _up(guest: Guest, deadline: Deadline) -> None:
