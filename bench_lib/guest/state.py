@@ -186,22 +186,33 @@ async def _receive(guest: Guest, file: BinaryIO, address: Path, deadline: Deadli
                 file.write(part)
         file.flush()
 
-    with socket.socket(socket.AF_UNIX) as listener:
+    with socket.socket(socket.AF_UNIX) as listener, _short(address) as short:
         listener.setblocking(False)
-        listener.bind(str(address))
-        try:
-            listener.listen()
-            await guest.control.execute(
-                "migrate-set-parameters", {"max-bandwidth": 0}, deadline=deadline
-            )
-            await guest.control.execute("migrate", {"uri": f"unix:{address}"}, deadline=deadline)
-            await deadline.wait_for(receive(), "The state of the Linux guest")
-        finally:
-            address.unlink(missing_ok=True)
+        listener.bind(short)
+        listener.listen()
+        await guest.control.execute(
+            "migrate-set-parameters", {"max-bandwidth": 0}, deadline=deadline
+        )
+        await guest.control.execute("migrate", {"uri": f"unix:{short}"}, deadline=deadline)
+        await deadline.wait_for(receive(), "The state of the Linux guest")
     if (status := await _migration(guest, deadline)) != "completed":
         raise GuestNotBooted(
             f"QEMU could not save the state of the Linux guest: its migration is {status}."
         )
+
+
+@contextmanager
+def _short(address: Path) -> Iterator[str]:
+    """Return another path of a socket, and remove the socket at the end.
+
+    The path of a socket has at most 107 bytes (unix(7)). This one is short whatever its folder is.
+    """
+    folder = os.open(address.parent, lock.FOLDER)
+    try:
+        yield f"/proc/{os.getpid()}/fd/{folder}/{address.name}"
+    finally:
+        address.unlink(missing_ok=True)
+        os.close(folder)
 
 
 async def _migration(guest: Guest, deadline: Deadline) -> str:
@@ -220,20 +231,21 @@ async def restore(guest: Guest, path: Path, address: Path, deadline: Deadline) -
     :param address: the path of the socket over which QEMU gets the state; it is removed.
     :raise MigrationFailed: QEMU does not take the state, or the file cannot be read.
     """
-    await guest.control.execute("migrate-incoming", {"uri": f"unix:{address}"}, deadline=deadline)
-    try:
-        with path.open("rb") as file, socket.socket(socket.AF_UNIX) as connection:
-            connection.setblocking(False)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(connection, str(address))
-            sent = loop.sock_sendfile(connection, file)
-            await deadline.wait_for(sent, f"The state of {guest.name}")
-    except OSError as error:
-        raise MigrationFailed(
-            f"The saved state of {guest.name} cannot be sent to QEMU ({error.strerror})."
-        ) from None
-    finally:
-        address.unlink(missing_ok=True)
+    with _short(address) as short:
+        await guest.control.execute("migrate-incoming", {"uri": f"unix:{short}"}, deadline=deadline)
+        try:
+            with path.open("rb") as file, socket.socket(socket.AF_UNIX) as connection:
+                connection.setblocking(False)
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(connection, short)
+                sent = loop.sock_sendfile(connection, file)
+                await deadline.wait_for(sent, f"The state of {guest.name}")
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # QEMU does not take the state. It ends, and its last words are the reason.
+        except OSError as error:
+            raise MigrationFailed(
+                f"The saved state of {guest.name} cannot be sent to QEMU ({error.strerror})."
+            ) from None
     while (await _status(guest, deadline)) == "inmigrate":  # noqa: ASYNC110  # there is no event
         await asyncio.sleep(LOOK_S)
     await guest.control.execute("cont", deadline=deadline)
