@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 import shutil
 import time
 from collections.abc import Collection
@@ -51,6 +52,12 @@ LOOK_S = 0.25
 
 LINES = 3
 """How many lines of the guest's console an error has."""
+
+TIME = re.compile(r"^\[ *\d+\.\d+\] ")
+"""The time before a line that the guest's kernel prints."""
+
+OURS, PANIC = "kickbench: ", "Kernel panic"
+"""How the lines begin that explain why a guest ended: its program's, and its kernel's."""
 
 ADVICE = "If KVM on this host cannot run Linux, a lab can: use --kernel."
 
@@ -172,11 +179,14 @@ class _Maker:
             why = str(error).rstrip(".")
             if isinstance(error, DeadlinePassed):
                 why = f"it was not up after {limit_s:g} s"
+            text = ""
             if guest is not None:
                 await guest.serial.look()
+                text = guest.serial.text
             told = [
-                f"The Linux guest with kernel {self.kernel.build.release} did not boot: {why}.",
-                *_console(guest),
+                f"The Linux guest with kernel {self.kernel.build.release} did not boot: "
+                f"{'its kernel panicked' if PANIC in text else why}.",
+                *([console(text)] if guest is not None else []),
             ]
             if self.advice:
                 told.append(self.advice)
@@ -184,14 +194,16 @@ class _Maker:
         return guest, time.monotonic_ns() - started_ns
 
 
-def _console(guest: Guest | None) -> list[str]:
-    """Return a sentence about the guest's console; none if QEMU did not start."""
-    if guest is None:
-        return []
-    if not guest.serial.text:
-        return ["It printed nothing on its console."]
-    printed = "; ".join(line.strip() for line in guest.serial.text.splitlines()[-LINES:])
-    return [f"Its console printed: {printed}."]
+def console(text: str) -> str:
+    """Return a sentence about what a guest printed on its console.
+
+    It has what the guest's program printed and the reason of a panic, or else the last lines.
+    """
+    lines = [TIME.sub("", line.strip()) for line in text.splitlines() if line.strip()]
+    if not lines:
+        return "It printed nothing on its console."
+    reasons = [line for line in lines if line.startswith((OURS, PANIC))]
+    return f"Its console printed: {'; '.join(reasons or lines[-LINES:])}."
 
 
 def name(shape: Shape, of: dict[str, str]) -> str:

@@ -281,6 +281,40 @@ def test_a_state_that_cannot_be_copied_is_an_error_with_advice(
     assert caught.value.exit_status == 37
 
 
+PANICKED = """
+[   17.400000] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)
+[   17.500000] Call Trace:
+[   17.600000]  ret_from_fork_asm+0x1a/0x30
+[   17.700000] ---[ end Kernel panic - not syncing: VFS: Unable to mount root fs ]---
+"""
+EXITED = """kickbench: there is no serial line for marks
+[    7.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "It printed nothing on its console."),
+        ("\r\n", "It printed nothing on its console."),
+        ("one\n[    1.25] two\r\n three\nfour", "Its console printed: two; three; four."),
+        (
+            PANICKED,
+            "Its console printed: Kernel panic - not syncing: VFS: Unable to mount root fs on "
+            "unknown-block(0,0).",
+        ),
+        (
+            EXITED,
+            "Its console printed: kickbench: there is no serial line for marks; Kernel panic - not "
+            "syncing: Attempted to kill init! exitcode=0x00000100.",
+        ),
+    ],
+    ids=["nothing", "empty lines", "lines", "panic", "program"],
+)
+def test_an_error_has_what_explains_it_on_the_guests_console(text: str, sentence: str) -> None:
+    assert linux_guests.console(text) == sentence
+
+
 def _row(settings: Settings, outcome: float | Exception, patch: pytest.MonkeyPatch) -> Finding:
     async def try_boot(*_: object) -> float:
         if isinstance(outcome, Exception):
