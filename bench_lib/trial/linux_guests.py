@@ -63,7 +63,7 @@ ADVICE = "If KVM on this host cannot run Linux, a lab can: use --kernel."
 
 
 @dataclass(frozen=True)
-class _Maker:
+class Maker:
     """What all Linux guests of a run have in common.
 
     :ivar advice: the last sentence of the error about a guest that did not boot.
@@ -243,7 +243,7 @@ async def prepared(
     kernel = guest_kernel.find(settings)
     native = settings.lab is None
     program = linux.load(settings.images)
-    maker = _Maker(run, settings, qemu, program, kernel, ADVICE if native else "")
+    maker = Maker(run, settings, qemu, program, kernel, ADVICE if native else "")
     if native and not restored:
         shape = next(iter(shapes))
         await maker.try_boot(shape, staging_s(shape, settings))
@@ -260,7 +260,7 @@ async def try_boot(run: Run, settings: Settings, limit_s: float) -> float:
     :raise GuestKernelMissing: the cache does not have the guest's kernel.
     :raise GuestNotBooted: the guest does not boot.
     """
-    maker = _Maker(run, settings, "", linux.load(settings.images), guest_kernel.find(settings))
+    maker = Maker(run, settings, "", linux.load(settings.images), guest_kernel.find(settings))
     return await maker.try_boot(description.shape_of(description.LINUX), limit_s)
 
 

@@ -152,3 +152,14 @@ def test_a_file_that_is_being_written_is_not_deleted(path: Path) -> None:
         file.write(b"one")
     assert first.read_bytes() == b"one"
     assert sorted(path.parent.iterdir()) == [first, second]
+
+
+def test_two_runs_may_write_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with state.replacing(path) as one:
+        with state.replacing(path) as other:
+            other.write(b"other")
+        assert path.read_bytes() == b"other"
+        one.write(b"one")
+    assert path.read_bytes() == b"one"
+    assert [*tmp_path.iterdir()] == [path]

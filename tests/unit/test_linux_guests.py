@@ -281,6 +281,36 @@ def test_a_state_that_cannot_be_copied_is_an_error_with_advice(
     assert caught.value.exit_status == 37
 
 
+@pytest.mark.parametrize(
+    ("inside", "restored", "times"), [(False, False, 1), (False, True, 0), (True, False, 0)]
+)
+def test_a_host_is_tried_once_before_trials_that_boot_their_guests(
+    asked: Asked,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    inside: bool,
+    restored: bool,
+    times: int,
+) -> None:
+    """Each of them would be lost on a host that cannot run Linux. A lab can."""
+    tried: list[Shape] = []
+
+    async def boot(_: object, workload: linux.Linux, shape: Shape, *__: object) -> tuple[None, int]:
+        tried.append(shape)
+        return None, 7
+
+    monkeypatch.setattr(linux_guests.Maker, "boot", boot)
+    if inside:
+        settings = dataclasses.replace(settings, lab=("tcg", "somewhere"))
+    shapes = {SHAPE, shape_of("linux")}
+    run = Run("8123456789ab", tmp_path)
+    kept = {SHAPE} if restored else set()
+    made = asyncio.run(linux_guests.prepared(run, settings, "7.2.22", shapes, kept))
+    assert len(tried) == times
+    assert {shape for shape in made if made[shape].state is not None} == kept
+
+
 PANICKED = """
 [   17.400000] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)
 [   17.500000] Call Trace:
