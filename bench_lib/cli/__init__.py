@@ -86,7 +86,7 @@ def main(verbose: bool) -> None:
 @main.command("clean")
 @click.option("--dry-run", is_flag=True, help="Print what would be ended, and end nothing.")
 def clean_command(dry_run: bool) -> None:
-    """End what killed runs left: processes, namespaces and folders.
+    """End what killed runs left: processes, namespaces, folders, and incomplete states of guests.
 
     A run that is alive is not touched.
 
@@ -97,9 +97,12 @@ def clean_command(dry_run: bool) -> None:
 
     Exits 28 if something cannot be ended, and names it; everything else has been ended.
     """
-    from bench_lib.trial import leftovers
+    from bench_lib.trial import leftovers, linux_guests
 
-    runtime = Settings.from_environment().runtime
+    settings = Settings.from_environment()
+    runtime = settings.runtime
+    if not dry_run:
+        linux_guests.prune(settings.cache)
     try:
         found = leftovers.find(runtime) if dry_run else leftovers.end(runtime)
     except LeftoversRemain as error:

@@ -224,7 +224,7 @@ async def _boot(
                 keep(_lost(owner, kernel, cases[made], made + 1, settings, lab, error))
             return
     copy_changed(share / CACHE, settings.cache, kept)
-    state.prune(settings.cache / linux_guests.CACHE, linux_guests.KEEP)
+    linux_guests.prune(settings.cache)
     text = b"".join(stderr).decode(errors="replace").strip()
     last = text.splitlines()[-1] if text else f"the command {process.ended(status)}"
     if made < len(cases):

@@ -147,7 +147,7 @@ class Maker:
                 raise GuestNotBooted(
                     f"The state of the Linux guest cannot be saved: {error}"
                 ) from None
-        state.prune(path.parent, KEEP)
+        prune(self.settings.cache)
         return saved
 
     async def try_boot(self, shape: Shape, limit_s: float) -> float:
@@ -215,6 +215,11 @@ def name(shape: Shape, of: dict[str, str]) -> str:
 def pattern(release: str, shape: Shape) -> str:
     """Return a glob pattern of the states of such guests under a kernel, relative to the cache."""
     return f"{CACHE}/{_prefix(release, shape)}*"
+
+
+def prune(cache: Path) -> None:
+    """Delete old states in the cache, and files that a killed run has left there."""
+    state.prune(cache / CACHE, KEEP)
 
 
 def _prefix(release: str, shape: Shape) -> str:

@@ -91,3 +91,18 @@ def test_a_folder_that_has_no_kernel_is_refused(
         "build: it has no build.json; set it to such a folder in the cache, or to the name of a "
         "kernel.\n"
     )
+
+
+def test_clean_deletes_the_incomplete_states_of_killed_runs(
+    kickbench: Command, cache: Path
+) -> None:
+    for name in (".new-1", "whole.state", "whole.json"):
+        (cache / "guests" / name).parent.mkdir(exist_ok=True)
+        (cache / "guests" / name).touch()
+    assert kickbench("clean", "--dry-run").returncode == 0
+    assert (cache / "guests" / ".new-1").exists()
+    assert kickbench("clean").returncode == 0
+    assert sorted(each.name for each in (cache / "guests").iterdir()) == [
+        "whole.json",
+        "whole.state",
+    ]
