@@ -161,3 +161,23 @@ def test_a_qemu_that_ends_while_its_state_is_saved_leaves_no_part_of_it(
         asyncio.run(_saved(run, folder / "state", before=lambda guest: guest.child.signal(number)))
     assert not folder.exists() or not [*folder.iterdir()]
     assert _nothing_else(run, folder)
+
+
+def test_a_run_that_is_interrupted_while_it_saves_leaves_no_part_of_a_state(
+    run: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache"
+
+    def begun() -> bool | None:
+        return any(each.stat().st_size for each in folder.glob(f"{state.UNFINISHED}*")) or None
+
+    async def main() -> None:
+        saving = asyncio.create_task(_saved(run, folder / "state", Shape(memory_mib=512)))
+        await Deadline.after(HANG_S).poll(begun, "A part of the state")
+        saving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await saving
+
+    asyncio.run(main())
+    assert not [*folder.iterdir()]
+    assert _nothing_else(run, folder)
