@@ -86,9 +86,10 @@ def main(verbose: bool) -> None:
 @main.command("clean")
 @click.option("--dry-run", is_flag=True, help="Print what would be ended, and end nothing.")
 def clean_command(dry_run: bool) -> None:
-    """End what killed runs left: processes, namespaces, folders, and incomplete states of guests.
+    """End what killed runs left: processes, namespaces and folders.
 
-    A run that is alive is not touched.
+    Incomplete states of Linux guests in the cache are deleted too. A run that is alive is not
+    touched.
 
     \b
     Examples:
