@@ -101,7 +101,7 @@ def test_a_manifest_that_is_missing_or_damaged_is_refused(images: Path, text: st
 
 
 @pytest.mark.parametrize(
-    ("memory_mib", "span_mib"), [(128, 1), (130, 2), (256, 112), (1024, 784), (8192, 7056)]
+    ("memory_mib", "span_mib"), [(128, 16), (130, 18), (256, 128), (1024, 800), (8192, 7072)]
 )
 def test_the_program_leaves_memory_to_the_guests_kernel(memory_mib: int, span_mib: int) -> None:
     assert linux.span_mib(memory_mib) == span_mib
@@ -116,7 +116,7 @@ def test_the_guests_kernel_gets_its_command_line_and_initramfs(tmp_path: Path) -
     assert given == {
         "-kernel": str(tmp_path / "build" / "boot" / f"vmlinuz-{make.KERNEL.release}"),
         "-initrd": str(tmp_path / "linux-guest.cpio"),
-        "-append": "console=ttyS1 quiet panic=-1 -- busy 112",
+        "-append": "console=ttyS1 quiet panic=-1 nowatchdog -- busy 128",
     }
     assert Path(given["-initrd"]).read_bytes() == initramfs.packed(b"a program")
     assert workload.kernel == make.KERNEL

@@ -35,7 +35,7 @@ PARAMETERS = (
 )
 """Parameters of the guest's kernel. The others have their defaults, as in any Linux guest."""
 
-KERNEL_MIB = 112
+KERNEL_MIB = 96
 """The memory that the guest's kernel takes, and an eighth of all memory beside it."""
 
 
