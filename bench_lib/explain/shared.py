@@ -38,13 +38,21 @@ class Shared:
     def avoid(self) -> str:
         """How to start guests that cannot get stuck there."""
         if self.feature is None:
-            off = ",".join(f"{name}=off" for name in self.features)
-            return f"Start guests with -cpu MODEL,{off}."
-        others = ", ".join(f"{name}=off" for name in self.features if name != self.feature)
+            return f"Start guests with -cpu MODEL,{','.join(map(_off, self.features))}."
+        others = ", ".join(_off(name) for name in self.features if name != self.feature)
         return (
-            f"Start guests with -cpu MODEL,{self.feature}=off. They may then get stuck in the next "
-            f"page that they share with KVM; {others} remove the others."
+            f"Start guests with -cpu MODEL,{_off(self.feature)}. They may then get stuck in the "
+            f"next page that they share with KVM; {others} remove the others."
         )
+
+
+def _off(feature: str) -> str:
+    """Switch off a feature in QEMU's -cpu.
+
+    Linux guests look only at kvm-asyncpf-int, and QEMU migrates the state of both with kvm-asyncpf.
+    """
+    both = ",kvm-asyncpf-int=off" if feature == "kvm-asyncpf" else ""
+    return f"{feature}=off{both}"
 
 
 def find(thread: Seen, machine: Architecture | None = None) -> Shared | None:

@@ -138,8 +138,8 @@ async def trial(plan: Plan, manager: Manager, seq: int, case: Case, limits: Limi
 
 
 def _start(workload: Workload, found: _Findings) -> Literal["booted", "restored"] | None:
-    """How the guest came up; None if it has no kernel of its own."""
-    if workload.kernel is None:
+    """How the guest came up; None if it has no kernel of its own, or did not come up."""
+    if workload.kernel is None or found.watch is None:
         return None
     return "restored" if found.restored else "booted"
 

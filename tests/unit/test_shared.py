@@ -83,8 +83,8 @@ def test_without_the_function_all_features_come_into_question(stack: str) -> Non
     assert found.feature is None
     assert "most likely for steal time" in found.sentence
     assert found.avoid == (
-        "Start guests with -cpu MODEL,kvm-steal-time=off,kvm-asyncpf=off,kvmclock=off,"
-        "kvm-pv-eoi=off."
+        "Start guests with -cpu MODEL,kvm-steal-time=off,kvm-asyncpf=off,"
+        "kvm-asyncpf-int=off,kvmclock=off,kvm-pv-eoi=off."
     )
 
 
