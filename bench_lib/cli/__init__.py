@@ -103,7 +103,7 @@ def clean_command(dry_run: bool) -> None:
     settings = Settings.from_environment()
     runtime = settings.runtime
     if not dry_run:
-        linux_guests.prune(settings.cache)
+        linux_guests.delete_unfinished(settings.cache)
     try:
         found = leftovers.find(runtime) if dry_run else leftovers.end(runtime)
     except LeftoversRemain as error:

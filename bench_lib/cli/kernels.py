@@ -20,6 +20,7 @@ from bench_lib.errors import (
     KernelAmbiguous,
     KernelError,
     ToolFailed,
+    UnknownKernel,
 )
 from bench_lib.guest.workloads.description import LINUX
 from bench_lib.host import identity
@@ -45,7 +46,10 @@ def fetch_guest(settings: Settings, cases: Iterable[Case]) -> None:
     except GuestKernelMissing:
         if guest.is_path(settings):
             raise
-        bootable(settings, settings.guest_kernel)
+        try:
+            bootable(settings, settings.guest_kernel)
+        except UnknownKernel as error:
+            raise UnknownKernel(f"KICKBENCH_GUEST_KERNEL: {error}") from None
 
 
 def bootable(settings: Settings, name: str) -> Bootable:

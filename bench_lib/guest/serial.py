@@ -45,8 +45,9 @@ class MemoryDamage:
     """A page whose contents have changed.
 
     :ivar vcpu: the number of the vCPU that found it.
-    :ivar page: the number of the page in guest-physical memory.
-    :ivar expected: what the page should have held: the number of the previous pass.
+    :ivar page: the number of the page in guest-physical memory; in a Linux guest, in the share of
+        that vCPU.
+    :ivar expected: what the previous pass has written to the page.
     :ivar found: what the page held.
     """
 

@@ -131,8 +131,10 @@ def _delete_unfinished(folder: Path) -> None:
         with suppress(FileNotFoundError):  # its process has just finished it
             fd = lock.take(each, os.O_RDONLY, wait=False)
             if fd is not None:
-                each.unlink()
-                os.close(fd)
+                try:
+                    each.unlink()
+                finally:
+                    os.close(fd)
 
 
 async def save(
@@ -256,13 +258,18 @@ async def _status(guest: Guest, deadline: Deadline) -> str:
     return str((await guest.control.execute("query-status", deadline=deadline))["status"])
 
 
+def delete_unfinished(folder: Path) -> None:
+    """Delete the files that killed processes have left in a folder, as far as that is possible."""
+    with suppress(OSError), lock.held(folder):
+        _delete_unfinished(folder)
+
+
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the newest states in a folder, and files that a killed process has left.
 
     A file that cannot be deleted is left.
     """
-    with suppress(OSError), lock.held(folder):
-        _delete_unfinished(folder)
+    delete_unfinished(folder)
     for each in sorted(folder.glob(f"*{DATA}"), key=_written_ns, reverse=True)[keep:]:
         with suppress(OSError):
             each.unlink()

@@ -191,9 +191,12 @@ def observe_all(pid: int, *, with_stacks: bool = True) -> list[ThreadState]:
 def told_apart(looks: Sequence[ThreadState]) -> list[ThreadState]:
     """Find out which halted vCPU threads of one process wait for a page, and return all looks.
 
-    This reads the kernel's workers once, and only if KVM has halted a thread.
+    There has to be a worker for each halted thread. With fewer workers, some of the threads are
+    idle, and nothing shows which, so that none of them counts as stuck. This reads the kernel's
+    workers once, and only if KVM has halted a thread.
     """
-    if not any(each.entry is Entry.HALTED for each in looks) or not workers.fetch(looks[0].pid):
+    halted = sum(each.entry is Entry.HALTED for each in looks)
+    if not halted or workers.count(looks[0].pid) < halted:
         return list(looks)
     return [replace(each, fetched=True) if each.entry is Entry.HALTED else each for each in looks]
 

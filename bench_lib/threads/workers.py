@@ -19,25 +19,20 @@ KTHREADD = 2
 """The id of the parent of all kernel threads."""
 
 
-def fetch(pid: int) -> bool:
-    """Whether a kernel worker may fetch a page for a process.
+def count(pid: int) -> int:
+    """Return how many kernel workers may fetch pages for a process.
 
     The kernel does not show which process a worker serves. If the worker waits for a userfaultfd,
     only processes that have one come into question.
     """
-    for stack in _stacks():
-        if stacks.waits_for(stack) is not WaitsFor.USERFAULT or _has_userfaultfd(pid):
-            return True
-    return False
+    found = [stacks.waits_for(stack) for stack in _stacks()]
+    others = sum(each is not WaitsFor.USERFAULT for each in found)
+    return len(found) if len(found) > others and _has_userfaultfd(pid) else others
 
 
 def _stacks() -> Iterator[Sequence[str]]:
-    """Yield the stacks of the workers that are in async_pf_execute().
-
-    New workers come first, because a worker that is stuck was probably started lately, and the
-    caller needs only one.
-    """
-    for pid in reversed(_kernel_threads()):
+    """Yield the stacks of the workers that are in async_pf_execute()."""
+    for pid in _kernel_threads():
         folder = PROC / str(pid)
         try:
             # The kernel's threads have no exec_update_lock to wait for, and "I" is an idle worker.

@@ -62,6 +62,11 @@ class Case:
 
     def __post_init__(self) -> None:
         workloads.find(self.shape.image).check(self.shape)
+        if self.boot and self.shape.image != workloads.LINUX:
+            raise BadShape(
+                f"The image {self.shape.image} has nothing to boot; leave out --boot, or take "
+                f"--image {workloads.LINUX}."
+            )
         for request in (self.request, *([self.then] if self.then else [])):
             if not REQUESTS[request].offered_by(self.manager):
                 others = ", ".join(requests.offered_by(self.manager))

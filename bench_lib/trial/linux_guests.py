@@ -121,6 +121,7 @@ class Maker:
             "kernel": f"{kernel.release} {kernel.version}",
             "host": "native" if self.settings.lab is None else self.settings.lab[0],
             "processor": str(setup.of_this_machine().cpu),
+            "kvm": str(setup.kvm_module()),
             "qemu": self.qemu,
             "guest kernel": self.kernel.build.id,
             "program": workload.sha256,
@@ -222,8 +223,14 @@ def prune(cache: Path) -> None:
     state.prune(cache / CACHE, KEEP)
 
 
+def delete_unfinished(cache: Path) -> None:
+    """Delete the files that killed runs have left in the cache."""
+    state.delete_unfinished(cache / CACHE)
+
+
 def _prefix(release: str, shape: Shape) -> str:
-    return f"{release}-linux-{shape.work}-{shape.vcpus}x{shape.memory_mib}-"
+    cpu = hashlib.sha256(description.cpu_model(shape).encode()).hexdigest()[:6]
+    return f"{release}-linux-{shape.work}-{shape.vcpus}x{shape.memory_mib}-{cpu}-"
 
 
 async def prepared(

@@ -159,12 +159,18 @@ async def in_guest(pid: int, tids: Sequence[int], deadline: Deadline) -> None:
     :raise DeadlinePassed: a vCPU was not seen to enter its guest in time.
     :raise GuestDied: a vCPU thread has ended.
     """
+    first = {each.tid: each.cpu_ns for each in look(pid, tids)}
     left = set(tids)
 
+    def has_entered(seen: ThreadState) -> bool:
+        if seen.entry in {Entry.GUP, Entry.HALTED, Entry.ASYNC_PF}:
+            return True
+        # It has run since the first look, and neither spins nor waits in the kernel.
+        runs = seen.entry is Entry.NONE and not seen.stack and not seen.called
+        return runs and seen.cpu_ns > first[seen.tid]
+
     def all_have_entered() -> bool | None:
-        for each in look(pid, sorted(left)):
-            if each.entry in {Entry.GUP, Entry.HALTED, Entry.ASYNC_PF}:
-                left.discard(each.tid)
+        left.difference_update(each.tid for each in look(pid, sorted(left)) if has_entered(each))
         return not left or None
 
     await deadline.poll(all_have_entered, "Every vCPU in its guest")

@@ -129,8 +129,9 @@ def _timed(
 ) -> Timed | None:
     """Test the latencies of the trials that may be compared, and return the boots of these trials.
 
-    If several mixes are common to both kernels, the trials of each are tested apart, and those of
-    the most frequent one are returned: a mix that is rare may never have enough boots for a pass.
+    If several mixes are common to both kernels, the trials of each are tested apart. Those of the
+    most frequent one are returned, because a mix that is rare may never have enough boots for a
+    pass; if another mix is what rejects the candidate, those of that mix.
 
     :param p: receives the p values.
     """
@@ -151,7 +152,9 @@ def _timed(
         return None
     # One of several tests rejects by chance more often than a single one (Bonferroni).
     p["slower"], p["stalls"] = (min(1.0, len(found) * min(each)) for each in (slower, stalls))
-    return found[0]
+    least = [min(each) for each in zip(slower, stalls, strict=True)]
+    rejects = len(found) * min(least) <= terms.alpha_per_look
+    return found[least.index(min(least))] if rejects else found[0]
 
 
 def _limit(key: Key, deadline_ns: int, terms: Terms) -> int | None:

@@ -72,13 +72,18 @@ def test_a_cpu_that_is_the_usual_one_makes_no_other_shape() -> None:
 
 
 def test_a_work_that_the_workload_has_not_is_refused() -> None:
-    for work, why in (("swim", "memory, idle, busy, not 'swim'"), (None, "needs one of the works")):
+    for work, why in (("swim", "'swim' is not one of them"), (None, "linux needs a work: memory")):
         with pytest.raises(BadShape, match=why):
             Case(
                 ScenarioName.IDLE, RequestName.STOP, Shape(memory_mib=128, image="linux", work=work)
             )
-    with pytest.raises(BadShape, match="image gup has no choice of work, not 'idle'"):
+    with pytest.raises(BadShape, match="image gup takes no --work"):
         Case(ScenarioName.IDLE, RequestName.STOP, Shape(work="idle"))
+
+
+def test_an_image_without_a_kernel_of_its_own_cannot_be_booted() -> None:
+    with pytest.raises(BadShape, match="gup has nothing to boot; leave out --boot"):
+        Case(ScenarioName.IDLE, RequestName.STOP, boot=True)
 
 
 def test_a_guest_whose_pages_are_lost_cannot_be_recovered() -> None:

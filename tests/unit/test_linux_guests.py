@@ -183,7 +183,7 @@ def test_a_guest_starts_from_the_state_of_an_equal_guest(asked: Asked) -> None:
     name, of = asked()
     assert name.startswith("6.1.0-1-amd64-linux-memory-2x128-")
     assert set(of) == {
-        "kernel", "host", "processor", "qemu", "guest kernel", "program", "arguments", "cpu",
+        "kernel", "host", "processor", "kvm", "qemu", "guest kernel", "program", "arguments", "cpu",
         "vcpus", "memory_mib", "backing",
     }  # fmt: skip
 

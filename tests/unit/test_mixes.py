@@ -119,6 +119,17 @@ def test_the_mix_with_most_trials_of_both_kernels_comes_first() -> None:
     assert found.rows[0].mixes.common == ("1 gup, 1 uaccess", "2 gup")
 
 
+def test_the_ratio_is_that_of_the_mix_that_rejects_the_candidate() -> None:
+    found = judged(
+        boots(OLD, 8, (GUP, 1), (BOTH, 5), (BOTH, 5)),
+        boots(NEW, 8, (GUP, 3), (BOTH, 5), (BOTH, 5)),
+    )
+    assert found.verdict is Verdict.FAIL
+    ratio = found.rows[0].ratio
+    assert ratio is not None
+    assert ratio.low > 2
+
+
 def test_stalls_are_counted_in_the_compared_trials_only() -> None:
     found = judged(boots(OLD, 8, (GUP, 1)), boots(NEW, 8, (GUP, 1), (BOTH, 900)))
     assert found.verdict is Verdict.PASS

@@ -68,7 +68,7 @@ def test_a_matrix_of_gup_also_has_the_guests_that_share_a_page(cases: list[Case]
     [
         (("--cpu", ""), BadShape, "A guest's CPU is a model of QEMU and features, such as host,"),
         (("--cpu", "host -S"), BadShape, "'host -S' is not."),
-        (("--work", "idle"), BadShape, "The image gup has no choice of work, not 'idle'."),
+        (("--work", "idle"), BadShape, "The image gup takes no --work."),
         (("--vcpus", "0"), BadShape, "vCPUs, not 0."),
         (("--image", "gupp"), ImageError, "There is no guest image 'gupp'"),
     ],

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,15 @@ def test_a_worker_that_waits_for_a_userfaultfd_serves_no_vmm_without_one(proc: P
     assert entries(HALTED) == [Entry.HALTED]
 
 
+def test_halted_vcpus_are_idle_if_there_are_fewer_workers_than_them(proc: Proc) -> None:
+    other = dataclasses.replace(HALTED, tid=13)
+    proc.opens(9, "anon_inode:[userfaultfd]")
+    proc.worker(30, "D", FETCHES)
+    assert entries(HALTED, other) == [Entry.HALTED, Entry.HALTED]
+    proc.worker(31, "D", FETCHES)
+    assert entries(HALTED, other) == [Entry.ASYNC_PF, Entry.ASYNC_PF]
+
+
 def test_a_worker_that_waits_for_a_file_may_serve_every_vmm(proc: Proc) -> None:
     proc.worker(30, "D", ON_FUSE)
     assert entries(HALTED) == [Entry.ASYNC_PF]
@@ -85,10 +95,10 @@ def test_a_kernel_without_lists_of_children_is_searched_for_workers(proc: Proc) 
 
 
 def test_no_worker_is_read_if_no_vcpu_is_halted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fetch(pid: int) -> bool:
+    def count(pid: int) -> int:
         raise AssertionError("no halted vCPU needs this")
 
-    monkeypatch.setattr(workers, "fetch", fetch)
+    monkeypatch.setattr(workers, "count", count)
     assert entries(IN_GUP) == [Entry.GUP]
 
 

@@ -63,13 +63,14 @@ class ShapeLimits:
                 f"host,kvm-steal-time=off; {shape.cpu!r} is not."
             )
         if shape.work is None and self.works:
-            raise BadShape(
-                f"A guest with the image {shape.image} needs one of the works "
-                f"{', '.join(self.works)}."
-            )
+            raise BadShape(f"The image {shape.image} needs a work: {', '.join(self.works)}.")
+        if shape.work is not None and not self.works:
+            raise BadShape(f"The image {shape.image} takes no --work.")
         if shape.work is not None and shape.work not in self.works:
-            known = f"one of {', '.join(self.works)}" if self.works else "no choice of work"
-            raise BadShape(f"The image {shape.image} has {known}, not {shape.work!r}.")
+            raise BadShape(
+                f"The works of the image {shape.image} are {', '.join(self.works)}; "
+                f"{shape.work!r} is not one of them."
+            )
 
 
 FIRMWARE = ShapeLimits(
