@@ -37,6 +37,6 @@ def finding(settings: Settings) -> Finding:
     except GuestNotBooted as error:
         means = "trials with --image linux need a lab: use --kernel"
         return Finding(NAME, Status.DEGRADED, str(error), means)
-    except KickbenchError as error:
+    except (KickbenchError, OSError) as error:
         return Finding(NAME, Status.DEGRADED, str(error), NONE)
     return Finding(NAME, Status.FINE, f"{release} boots in {took_s:.1f} s")
