@@ -29,6 +29,9 @@ from tests.host.fuse import locked as holding_its_lock
 
 LIMIT_S = 20
 
+PAGE_DIRS = 0x100000
+"""Where the image `gup` has its page directories."""
+
 Explained = Callable[[ScenarioName, str], str]
 """Returns the JSON of `explain` for a guest that runs an image and is stuck in a scenario."""
 
@@ -44,6 +47,9 @@ class Qemu:
              "-no-user-config", "-nodefaults", "-display", "none", "-machine",
              "pc,memory-backend=memory", "-accel", "kvm", "-cpu", "qemu64,-pni",
              "-m", f"{SIZE_MIB}M", "-object", backend, "-no-reboot",
+             # QEMU writes to the page directories, so that they are read before the guest runs.
+             # Where KVM emulates the code that fills them, the guest would get stuck there.
+             "-device", f"loader,addr={PAGE_DIRS:#x},data=0,data-len=4",
              *gup.qemu_arguments(SIZE_MIB, 1), "-qmp", "stdio"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
