@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from bench_lib.doctor.finding import Finding, Status
 from bench_lib.errors import HostError
@@ -95,6 +92,6 @@ def _leftovers(settings: Settings) -> Finding:
         return Finding("leftovers", Status.DEGRADED, unseen, means)
     if not found:
         return Finding("leftovers", Status.FINE, "none")
-    fix = f"{shlex.quote(str(Path(sys.executable).parent / 'kickbench'))} clean"
+    fix = shell.ours("clean")
     means = "killed runs have left this, and it may lengthen latencies"
     return Finding("leftovers", Status.DEGRADED, ", ".join(found), means, shell.as_root(fix))

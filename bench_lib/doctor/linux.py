@@ -9,6 +9,7 @@ from pathlib import Path
 from bench_lib import interrupt, ownership
 from bench_lib.doctor.finding import Finding, Status
 from bench_lib.errors import GuestKernelMissing, GuestNotBooted, KickbenchError
+from bench_lib.host import shell
 from bench_lib.kernel import guest
 from bench_lib.settings import Settings
 from bench_lib.trial import linux_guests
@@ -32,7 +33,7 @@ def finding(settings: Settings) -> Finding:
         if guest.is_path(settings):
             return Finding(NAME, Status.DEGRADED, str(error), NONE)
         means = "trials with --image linux have to fetch it first"
-        fix = f"kickbench kernels fetch {settings.guest_kernel}"
+        fix = shell.ours(f"kernels fetch {settings.guest_kernel}")
         return Finding(NAME, Status.DEGRADED, str(error), means, fix)
     except GuestNotBooted as error:
         means = "trials with --image linux need a lab: use --kernel"

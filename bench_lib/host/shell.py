@@ -4,11 +4,19 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
+from pathlib import Path
 
 
 def as_root(command: str) -> str:
     """The command, with sudo unless this user is root."""
     return command if os.geteuid() == 0 else f"sudo {command}"
+
+
+def ours(arguments: str) -> str:
+    """The command of this kickbench, which may not be in the user's PATH."""
+    return f"{shlex.quote(str(Path(sys.executable).parent / 'kickbench'))} {arguments}"
 
 
 def write(value: str, path: str) -> str:

@@ -382,7 +382,9 @@ def test_the_doctor_knows_how_to_fetch_a_kernel_but_not_how_to_fetch_a_folder(
     settings: Settings, tmp_path: Path
 ) -> None:
     found = row.finding(_with(settings, "debian/7.0"))
-    assert (found.status, found.fix) == (Status.DEGRADED, "kickbench kernels fetch debian/7.0")
+    assert found.status is Status.DEGRADED
+    assert found.fix is not None
+    assert found.fix.endswith("/kickbench kernels fetch debian/7.0")
     assert found.means == "trials with --image linux have to fetch it first"
     found = row.finding(_with(settings, tmp_path))
     assert (found.status, found.fix) == (Status.DEGRADED, None)
