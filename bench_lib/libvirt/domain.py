@@ -45,8 +45,7 @@ def xml(config: GuestConfig, name: str, *, gdbstub: bool) -> str:
     _add_memory(domain, shape.backing)
     system = SubElement(domain, "os")
     SubElement(system, "type", arch=architecture.here().name, machine=ours.machine).text = "hvm"
-    if firmware is not None:
-        SubElement(system, "loader", readonly="yes", type="rom").text = firmware
+    SubElement(system, "loader", readonly="yes", type="rom").text = firmware
     _add_cpu(domain, ours.cpu)
     SubElement(domain, "on_reboot").text = "destroy"
     devices = SubElement(domain, "devices")
@@ -66,13 +65,8 @@ def xml(config: GuestConfig, name: str, *, gdbstub: bool) -> str:
     return ElementTree.tostring(domain, encoding="unicode")
 
 
-def _firmware(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Split QEMU's arguments into the firmware, which has an XML element, and the others.
-
-    A guest without firmware of its own has QEMU's.
-    """
-    if "-bios" not in arguments:
-        return None, arguments
+def _firmware(arguments: list[str]) -> tuple[str, list[str]]:
+    """Split QEMU's arguments into the firmware, which has an XML element, and the others."""
     at = arguments.index("-bios")
     return arguments[at + 1], arguments[:at] + arguments[at + 2 :]
 

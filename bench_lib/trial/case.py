@@ -67,6 +67,11 @@ class Case:
                 f"The image {self.shape.image} has nothing to boot; leave out --boot, or take "
                 f"--image {workloads.LINUX}."
             )
+        if self.shape.image == workloads.LINUX and self.manager is ManagerName.LIBVIRT:
+            raise BadShape(
+                "libvirt does not run Linux guests, because its own /run hides their initramfs; "
+                "leave out --image or --manager."
+            )
         for request in (self.request, *([self.then] if self.then else [])):
             if not REQUESTS[request].offered_by(self.manager):
                 others = ", ".join(requests.offered_by(self.manager))

@@ -5,7 +5,7 @@ import pytest
 from bench_lib.errors import BadShape, ImageError, NotRecoverable
 from bench_lib.guest import image
 from bench_lib.guest.workloads.description import WORKLOADS, shape_of
-from bench_lib.record import Backing, RequestName, ScenarioName, Shape
+from bench_lib.record import Backing, ManagerName, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import case
 from bench_lib.trial.case import Case
@@ -79,6 +79,11 @@ def test_a_work_that_the_workload_has_not_is_refused() -> None:
             )
     with pytest.raises(BadShape, match="image gup takes no --work"):
         Case(ScenarioName.IDLE, RequestName.STOP, Shape(work="idle"))
+
+
+def test_a_linux_guest_is_not_run_by_libvirt() -> None:
+    with pytest.raises(BadShape, match="libvirt does not run Linux guests"):
+        Case(ScenarioName.IDLE, RequestName.STOP, shape_of("linux"), manager=ManagerName.LIBVIRT)
 
 
 def test_an_image_without_a_kernel_of_its_own_cannot_be_booted() -> None:
