@@ -222,6 +222,8 @@ async def _boot(
             _log.warning("%s\n%s", error, "\n".join(error.console))
             if made < len(cases):
                 keep(_lost(owner, kernel, cases[made], made + 1, settings, lab, error))
+            # The next lab needs it, and a file exists in the shared folder only if it is whole.
+            copy_changed(share / CACHE, settings.cache, kept)
             return
     copy_changed(share / CACHE, settings.cache, kept)
     linux_guests.prune(settings.cache)

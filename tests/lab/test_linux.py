@@ -16,7 +16,7 @@ from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
 from tests.lab.conftest import CACHE, HANG_S
 
-pytestmark = pytest.mark.timeout(HANG_S + 300)
+pytestmark = pytest.mark.timeout(HANG_S + 900)
 
 SHAPE = shape_of("linux", vcpus=2)
 AT_SWITCH = Case(ScenarioName.FROZEN_SOURCE, RequestName.STOP, SHAPE)
@@ -39,13 +39,26 @@ def cache(clean_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return folder
 
 
+ATTEMPTS = 4
+"""How often a case is tried. About one emulated lab in twenty hangs while a Linux guest runs in it,
+and one in five while such a guest boots."""
+
+
 def _made(*cases: Case) -> list[tuple[Case, Record]]:
-    """Make trials in one lab. A trial that is lost under emulation shows nothing."""
+    """Make trials. One that is lost under emulation shows nothing, and is made again."""
     settings = Settings.from_environment()
     fetch_guest(settings, cases)
     runner = trials.LabRunner(bootable(settings, "debian/6.12"), settings, lambda facts: None)
-    records = runner.run(cases, lambda record: None)
-    return list(zip(cases, records, strict=True))
+    made: list[tuple[Case, Record]] = []
+    left = list(cases)
+    for _ in range(ATTEMPTS):
+        now = list(zip(left, runner.run(left, lambda record: None), strict=False))
+        made += now
+        scored = {case for case, each in now if each.outcome is not Outcome.LOST}
+        left = [case for case in left if case not in scored]
+        if not left:
+            break
+    return made
 
 
 def _files(cache: Path) -> dict[str, tuple[int, int]]:
