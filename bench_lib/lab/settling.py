@@ -9,11 +9,14 @@ from bench_lib import interrupt, ownership, record
 from bench_lib.deadline import Deadline
 from bench_lib.errors import CannotCompare
 from bench_lib.guest import features, image
+from bench_lib.guest.workloads import linux
+from bench_lib.guest.workloads.description import LINUX
+from bench_lib.kernel import guest as guest_kernel
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import campaign, qemu
 from bench_lib.lab.campaign import Campaign
 from bench_lib.lab.vm import Facts
-from bench_lib.record import SCHEMA, Record, RequestName
+from bench_lib.record import SCHEMA, Kernel, Record, RequestName
 from bench_lib.settings import Settings
 from bench_lib.trial.case import CORE_SCENARIOS, Case, interleaved
 from bench_lib.trial.requests.description import deadline_s
@@ -64,9 +67,10 @@ def cases(records: Sequence[Record]) -> list[Case]:
 
 
 def check_as_now(records: Sequence[Record], settings: Settings) -> None:
-    """Refuse to add boots to records that were made with another QEMU, deadline or guest image.
+    """Refuse to add boots to records that were made with another QEMU, deadline or guest.
 
     :raise CannotCompare: one of them has changed; the sentence names it.
+    :raise GuestKernelMissing: the cache does not have the kernel of Linux guests.
     :raise HostError: QEMU cannot be started or does not answer.
     """
     if not records:
@@ -84,12 +88,7 @@ def check_as_now(records: Sequence[Record], settings: Settings) -> None:
         }
         limit_s = deadline_s(request, settings)
         now[f"deadline of {request}"] = before, f"{limit_s:g} s"
-    for name in sorted({each.shape.image for each in records}):
-        of = {each.image_sha256 for each in records if each.shape.image == name}
-        now[f"guest image {name}"] = (
-            {each for each in of if each},
-            image.load(settings.images, name).entry.sha256,
-        )
+    now |= guests(records, settings)
     for what, (before, here) in now.items():
         if before - {here}:
             raise CannotCompare(
@@ -97,6 +96,31 @@ def check_as_now(records: Sequence[Record], settings: Settings) -> None:
                 f"ones would be made with {here}, so they cannot be compared; keep the new ones in "
                 "a separate record file (KICKBENCH_RECORDS)."
             )
+
+
+def guests(records: Sequence[Record], settings: Settings) -> dict[str, tuple[set[str], str]]:
+    """Return what guests consisted of in these records, and what new ones would consist of.
+
+    :return: for each part of a guest, the values in the records and the present value.
+    :raise GuestKernelMissing: the cache does not have the kernel of Linux guests.
+    :raise ImageError: an image is missing, or is not the one that its manifest describes.
+    """
+    found = {}
+    for name in sorted({each.shape.image for each in records}):
+        of = {each.image_sha256 for each in records if each.shape.image == name}
+        if name == LINUX:
+            sha256 = linux.manifest(settings.images).sha256
+        else:
+            sha256 = image.load(settings.images, name).entry.sha256
+        found[f"guest image {name}"] = ({each for each in of if each}, sha256)
+    if kernels := {_named(each.guest_kernel) for each in records if each.guest_kernel}:
+        now = guest_kernel.find(settings).build.kernel
+        found["the guest kernel"] = (kernels, _named(now))
+    return found
+
+
+def _named(kernel: Kernel) -> str:
+    return f"{kernel.release} {kernel.version}"
 
 
 def boot(

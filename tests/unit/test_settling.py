@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from bench_lib import record
 from bench_lib.cli import gate as command
 from bench_lib.cli import main
 from bench_lib.guest import features
+from bench_lib.guest.workloads.description import shape_of
+from bench_lib.kernel import guest
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.kernel.suites import Suites
@@ -62,6 +65,21 @@ class Lab:
 )
 def test_looks_are_few(most: int, looks: list[int]) -> None:
     assert settling.looks(most) == looks
+
+
+def test_linux_guests_are_compared_by_their_program_and_kernel(
+    history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings.from_environment()
+    monkeypatch.setattr(guest, "find", lambda _: BUILDS[1])
+    made = dataclasses.replace(
+        make(), shape=shape_of("linux"), image_sha256="ab", guest_kernel=KERNELS[0]
+    )
+    manifest = json.loads((settings.images / "linux" / "manifest.json").read_text())
+    assert settling.guests([made, made], settings) == {
+        "guest image linux": ({"ab"}, manifest["sha256"]),
+        "the guest kernel": ({"6.1 #1"}, "6.12 #1"),
+    }
 
 
 def test_both_kernels_are_booted_in_one_campaign(
