@@ -120,13 +120,25 @@ def load(folder: Path, name: str) -> LoadedImage:
         raise ImageError(f"There is no guest image {name!r}; the images are {', '.join(images)}.")
     entry = images[name]
     path = folder / entry.file
-    try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ImageError(f"The guest image {path} cannot be read: {error.strerror}.") from None
-    if found != entry.sha256:
-        raise ImageError(
-            f"The guest image {path} is not the one in the manifest (sha256 {found[:12]}... "
-            f"instead of {entry.sha256[:12]}...); restore it from version control."
-        )
+    checked(path, entry.sha256, "The guest image")
     return LoadedImage(path, entry)
+
+
+def checked(path: Path, sha256: str, what: str) -> bytes:
+    """Read a file of a guest, and check it against its manifest.
+
+    :param sha256: the hash in the manifest.
+    :param what: what the file is, as the beginning of an error.
+    :raise ImageError: the file is missing, or is not the one that the manifest describes.
+    """
+    try:
+        contents = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{what} {path} cannot be read: {error.strerror}.") from None
+    found = hashlib.sha256(contents).hexdigest()
+    if found != sha256:
+        raise ImageError(
+            f"{what} {path} is not the one in the manifest (sha256 {found[:12]}... instead of "
+            f"{sha256[:12]}...); restore it from version control."
+        )
+    return contents

@@ -43,8 +43,7 @@ class Case:
 
     :ivar recover: whether the guest is recovered after the request and then checks its memory.
     :ivar manager: the manager that runs the guest.
-    :ivar boot: whether a Linux guest boots in the trial. If not, it starts from a saved state where
-        that is possible.
+    :ivar boot: whether a Linux guest boots in the trial. If not, it starts from a saved state.
     :ivar then: a second request, made after the first one was answered or had hung.
     :raise ImageError: there is no such guest image.
     :raise BadShape: no guest can have that shape.

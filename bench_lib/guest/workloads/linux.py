@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from bench_lib.errors import ImageError
-from bench_lib.guest import initramfs
+from bench_lib.guest import image, initramfs
 from bench_lib.guest.serial import SerialLine
 from bench_lib.guest.workloads.marks import MarksWatch
 from bench_lib.guest.workloads.workload import Watch, Workload
@@ -78,19 +78,7 @@ def load(images: Path) -> bytes:
     """
     entry = manifest(images)
     path = images / FOLDER / entry.file
-    try:
-        program = path.read_bytes()
-    except OSError as error:
-        raise ImageError(
-            f"The program of the Linux guest {path} cannot be read: {error.strerror}."
-        ) from None
-    found = hashlib.sha256(program).hexdigest()
-    if found != entry.sha256:
-        raise ImageError(
-            f"The program of the Linux guest {path} is not the one in the manifest (sha256 "
-            f"{found[:12]}... instead of {entry.sha256[:12]}...); restore it from version control."
-        )
-    return program
+    return image.checked(path, entry.sha256, "The program of the Linux guest")
 
 
 def span_mib(memory_mib: int) -> int:
