@@ -87,7 +87,7 @@ def _cut(file: Path) -> None:
 
 
 def _overwrite(file: Path) -> None:
-    file.write_bytes(b"This is no state.")
+    file.write_bytes(b"This is not a state.")
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_a_kernel_that_is_none_is_refused_with_qemus_reason(
     scratch = tmp_path / "build"
     shutil.copytree(build, scratch, ignore=shutil.ignore_patterns("lib", "lab"))
     (vmlinuz,) = (scratch / "boot").glob("vmlinuz-*")
-    vmlinuz.write_bytes(b"This is no kernel." * 1000)
+    vmlinuz.write_bytes(b"This is not a kernel." * 1000)
     # The usual CPU of Linux guests ends QEMU before it reads the kernel where KVM lacks an MSR.
     env = {**os.environ, "KICKBENCH_GUEST_KERNEL": str(scratch)}
     done = kickbench(*TRIAL, "--cpu", "qemu64", env=env)
