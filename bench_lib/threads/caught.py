@@ -12,7 +12,7 @@ from dataclasses import replace
 from bench_lib.deadline import Deadline
 from bench_lib.record import Entry
 from bench_lib.threads import stack as stacks
-from bench_lib.threads.look import ThreadState, observe, processor
+from bench_lib.threads.look import ASLEEP, ThreadState, observe, processor
 
 REST_S = 0.001
 """Seconds between two tries."""
@@ -20,6 +20,8 @@ REST_S = 0.001
 
 def catch(seen: Iterable[ThreadState], deadline: Deadline) -> dict[int, ThreadState]:
     """Look at called threads until each was seen in a page fault, or the deadline has passed.
+
+    A thread that sleeps where it slept in the look before does not spin, and is left alone.
 
     The kernel shows the stack of a thread only while the thread does not run. A thread that spins
     yields its CPU where it tries to sleep, but only if another thread wants that CPU. So this
@@ -45,6 +47,10 @@ def catch(seen: Iterable[ThreadState], deadline: Deadline) -> dict[int, ThreadSt
                 if now.fault_path is not Entry.NONE:
                     caught[tid] = now
                     del left[tid]
+                elif now.state in ASLEEP and now.same_sleep(state):
+                    del left[tid]
+                else:
+                    left[tid] = now
             time.sleep(REST_S)
     return caught
 
