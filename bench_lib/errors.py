@@ -35,6 +35,7 @@ compares them with docs/reference/exit-statuses.md.
     │   ├── EvidenceHidden
     │   ├── LibvirtMissing
     │   ├── GuestNotBooted
+    │   ├── FuseUnavailable
     │   └── UnknownArchitecture
     ├── StoreError                  records cannot be written or read
     │   └── RecordNotWritten
@@ -65,6 +66,7 @@ compares them with docs/reference/exit-statuses.md.
     ├── ProbeFailed                 a case of the probe measured nothing
     └── TrialLost                   a trial gave no measurement; it is counted, never scored
         ├── LibvirtFailed
+        ├── StorageFailed
         ├── DeadlinePassed
         ├── ToolFailed
         ├── GuestDied
@@ -271,6 +273,12 @@ class GuestNotBooted(HostError):
     exit_status = 37
 
 
+class FuseUnavailable(HostError):
+    """No FUSE file system can be served on this host."""
+
+    exit_status = 51
+
+
 class UnknownArchitecture(HostError):
     """kickbench does not know this machine's CPU architecture, or has no guests for it."""
 
@@ -469,6 +477,10 @@ class TrialLost(KickbenchError):
 
 class LibvirtFailed(TrialLost):
     """libvirtd ended, or refused something that a scenario needs."""
+
+
+class StorageFailed(TrialLost):
+    """What a guest's memory comes from failed, instead of not answering."""
 
 
 class DeadlinePassed(TrialLost):

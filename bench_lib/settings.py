@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,14 @@ _PACKAGED = _PACKAGE / "data"
 DATA = _PACKAGED if _PACKAGED.is_dir() else CHECKOUT
 """The folder of asv.conf.json, benchmarks, guest-images and tools. In a wheel it is inside the
 package (pyproject.toml)."""
+
+
+def import_path() -> str:
+    """The PYTHONPATH with which another Python, started with -S, finds all modules that we find.
+
+    -S leaves out `site`, which runs the .pth files of installed packages, and takes time.
+    """
+    return os.pathsep.join(path for path in sys.path if Path(path).is_dir())
 
 
 def search_system_folders() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -47,6 +48,8 @@ class GuestConfig:
     :ivar terminal: whether QEMU runs in the foreground of its own terminal.
     :ivar gdbstub: whether QEMU has a gdbstub.
     :ivar state: the saved state that the guest starts from; None if it boots.
+    :ivar paused: whether the guest waits for the command `cont` before it runs.
+    :ivar memory_file: the file that is the guest's memory; None for memory of the shape's backing.
     """
 
     name: str
@@ -58,15 +61,23 @@ class GuestConfig:
     terminal: bool = False
     gdbstub: bool = False
     state: Path | None = None
+    memory_file: str | None = None
+    paused: bool = False
 
 
-def _memory(shape: Shape) -> list[str]:
+def _memory(config: GuestConfig) -> list[str]:
     """Return the arguments for the guest's memory; none for anonymous memory, QEMU's default."""
-    if shape.backing is Backing.ANONYMOUS:
+    shape = config.shape
+    if config.memory_file is not None:
+        # A comma is doubled in the value of an option of QEMU.
+        kind = f"file,mem-path={config.memory_file.replace(',', ',,')}"
+    elif shape.backing is Backing.ANONYMOUS:
         return []
-    size = f"{architecture.for_trials().huge_page_mib}M"
-    huge = f",hugetlb=on,hugetlbsize={size}" if shape.backing is Backing.HUGETLB else ""
-    memory = f"memory-backend-memfd,id=memory,size={shape.memory_mib}M,share=on{huge}"
+    elif shape.backing is Backing.HUGETLB:
+        kind = f"memfd,hugetlb=on,hugetlbsize={architecture.for_trials().huge_page_mib}M"
+    else:
+        kind = "memfd"
+    memory = f"memory-backend-{kind},id=memory,size={shape.memory_mib}M,share=on"
     return ["-object", memory, "-machine", "memory-backend=memory"]
 
 
@@ -106,11 +117,12 @@ def command_line(
         # the other one.
         "-chardev", f"socket,id=control,fd={control_fd}", "-mon", "chardev=control,mode=control",
         "-chardev", f"socket,id=requests,fd={requests_fd}", "-mon", "chardev=requests,mode=control",
-        *_memory(config.shape),
+        *_memory(config),
         *(
             ["-chardev", f"socket,id=gdbstub,fd={gdbstub_fd}", "-gdb", "chardev:gdbstub"]
             if config.gdbstub else []
         ),
+        *(["-S"] if config.paused else []),
         *(["-incoming", "defer"] if config.incoming or config.state else []),
     ]
     # fmt: on
@@ -177,6 +189,8 @@ class Guest:
 
     def _died(self, status: int) -> GuestDied:
         how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+        if status == -signal.SIGBUS:
+            how = "was killed by SIGBUS: a page of its memory could not be read from its file"
         if status == 0:
             # No request to quit was made, and -no-reboot makes QEMU exit if the guest resets.
             how += ", probably because its guest has reset"

@@ -35,6 +35,8 @@ class Need(StrEnum):
     """The right of a process to trace its children."""
     PTRACE_SIBLING = "ptrace of a sibling"
     """The right of a process to trace another child of its parent, as gdb does with QEMU."""
+    FUSE = "FUSE"
+    """The means to serve a FUSE file system: /dev/fuse, libfuse 3 and mfusepy."""
     LIBVIRT = "libvirt"
     """libvirtd, and a libvirt-python that kickbench's Python can import."""
 

@@ -27,15 +27,19 @@ from bench_lib.errors import (
     ProgramMissing,
     ToolFailed,
 )
-from bench_lib.host import device, packages, setup, shell, userfaultfd
+from bench_lib.host import device, fuse, packages, setup, shell, userfaultfd
 from bench_lib.host.need import Need
 from bench_lib.process import CLONE_NEWNET, run_tool
-from bench_lib.record import RequestName
+from bench_lib.record import RequestName, ScenarioName
 from bench_lib.settings import Settings
 
 TOOLS = ("ip", "tc", "ss")
 GDB = "gdb"
 LIBVIRTD = "libvirtd"
+
+FUSERMOUNT = "fusermount3"
+"""A program in the package that requires libfuse 3; that of the library has a version in its name.
+"""
 
 PTRACE_NEVER = 3
 """The value of kernel.yama.ptrace_scope that forbids all tracing until the next boot."""
@@ -193,6 +197,8 @@ def _allow_ptrace(settings: Settings) -> str | None:
     return shell.as_root("sysctl -w kernel.yama.ptrace_scope=0")
 
 
+_FUSE_SCENARIOS = ", ".join(each for each in ScenarioName if each.startswith("fuse-"))
+
 _NO_LINK = "no network link can be made or broken, so no migration can be tested"
 
 
@@ -209,6 +215,16 @@ def _libvirt(settings: Settings) -> str:
             f"{them}."
         )
     return run_tool([LIBVIRTD, "--version"]).strip()
+
+
+def _fuse(settings: Settings) -> str:
+    return f"{fuse.DEVICE}, {fuse.check()}"
+
+
+def _install_fuse(settings: Settings) -> str | None:
+    if not fuse.DEVICE.exists():
+        return shell.as_root("modprobe fuse")
+    return packages.install(FUSERMOUNT)
 
 
 def _install_libvirt(settings: Settings) -> str | None:
@@ -245,6 +261,11 @@ _CAPABILITIES = {
     ),
     Need.PTRACE_SIBLING: _Capability(
         _ptrace_sibling, f"the request {RequestName.GDB_ATTACH} cannot be made", _allow_ptrace
+    ),
+    Need.FUSE: _Capability(
+        _fuse,
+        f"the scenarios {_FUSE_SCENARIOS} cannot be staged",
+        _install_fuse,
     ),
     Need.LIBVIRT: _Capability(_libvirt, "no trials with --manager libvirt", _install_libvirt),
 }

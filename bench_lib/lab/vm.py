@@ -21,7 +21,7 @@ from bench_lib.errors import DeadlinePassed, LabLost, LabUnavailable
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import agent, qemu
 from bench_lib.ownership import Run
-from bench_lib.settings import CHECKOUT, Settings
+from bench_lib.settings import CHECKOUT, Settings, import_path
 
 SILENCE_S = 60.0
 """How long a lab may send no message. The agent sends `alive` every five seconds."""
@@ -133,9 +133,7 @@ class Lab:
         :raise LabLost: the lab died or stopped answering, or a signal ended the command, such as
             SIGKILL from the OOM killer.
         """
-        # -S leaves out `site`, which runs the .pth files of installed packages.
-        paths = [path for path in sys.path if Path(path).is_dir()]
-        env = {**env, "PYTHONPATH": os.pathsep.join(paths)}
+        env = {**env, "PYTHONPATH": import_path()}
         status = await self.run([sys.executable, "-S", *arguments], env, CHECKOUT, on_output)
         if status < 0:
             what = "kickbench did not finish in the lab"

@@ -35,6 +35,12 @@ class ScenarioName(StrEnum):
     """The source's QEMU is killed (SIGKILL) at the switch, before the guest runs again."""
     CUT_AT_SWITCH = "cut-at-switch"
     """Every packet is dropped from the switch on, before the guest runs again."""
+    FUSE_HOLD = "fuse-hold"
+    """The guest's memory is a file on FUSE, whose server leaves reads unanswered."""
+    FUSE_STOPPED = "fuse-stopped"
+    """The same, but the server is stopped (SIGSTOP) and answers nothing."""
+    FUSE_SYNC = "fuse-sync"
+    """As `fuse-hold` without read-ahead, so that a vCPU's page fault reads the page itself."""
 
     @classmethod
     def _missing_(cls, value: object) -> ScenarioName | None:

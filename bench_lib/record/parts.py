@@ -359,6 +359,8 @@ class Record:
     :ivar guest_start: whether a Linux guest was booted in this trial, or restored from a saved
         state; None for guest images.
     :ivar guest_boot_ns: how long a guest took to boot that was restored; None for others.
+    :ivar store: what the guest's memory came from, in scenarios of the family storage; None in
+        others.
     """
 
     run_id: str
@@ -396,6 +398,7 @@ class Record:
     guest_kernel: Kernel | None = None
     guest_start: Literal["booted", "restored"] | None = None
     guest_boot_ns: Nanoseconds | None = None
+    store: str | None = None
     schema: int = SCHEMA
 
     @property

@@ -71,6 +71,8 @@ class Case:
                 "libvirt does not run Linux guests, because its own /run hides their initramfs; "
                 "leave out --image or --manager."
             )
+        if SCENARIOS[self.scenario].chooses_memory:
+            self._check_storage()
         for request in (self.request, *([self.then] if self.then else [])):
             if not REQUESTS[request].offered_by(self.manager):
                 others = ", ".join(requests.offered_by(self.manager))
@@ -104,6 +106,32 @@ class Case:
             raise NotRecoverable(
                 f"In {self.scenario} {why}; leave out --recover, or take another scenario."
             )
+
+    def _check_storage(self) -> None:
+        """Check what a scenario of the family storage cannot have.
+
+        :raise BadShape: the guest cannot have that shape.
+        :raise NotOffered: the manager cannot run such a guest.
+        """
+        if self.manager is ManagerName.LIBVIRT:
+            raise NotOffered(
+                f"{self.scenario} needs a guest that QEMU runs by itself; leave out --manager."
+            )
+        if self.shape.backing is not DEFAULT_SHAPE.backing:
+            raise BadShape(
+                f"{self.scenario} chooses what the guest's memory is; leave out --backing."
+            )
+        if self.shape.image == workloads.LINUX or self.shape.preempt:
+            raise BadShape(
+                f"{self.scenario} has no migration, and its store stalls before a Linux guest is "
+                "up; leave out --preempt, and take a firmware image."
+            )
+
+    @property
+    def recovers(self) -> bool:
+        """Whether the guest is recovered after the request, on demand or always."""
+        always = SCENARIOS[self.scenario].recovers and not self.then
+        return self.recover or (always and not REQUESTS[self.request].ends_guest)
 
     @property
     def name(self) -> str:

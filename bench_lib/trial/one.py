@@ -23,7 +23,7 @@ from bench_lib.trial.requests.request import Request
 from bench_lib.trial.requests.table import MAKERS
 from bench_lib.trial.scenarios.scenario import Scenario
 from bench_lib.trial.scenarios.table import STAGERS
-from bench_lib.trial.scene import Plan, Scene, Staging
+from bench_lib.trial.scene import Plan, Scene, Staging, StorageScene
 from bench_lib.trial.timeline import Timeline
 from bench_lib.units import NS_PER_S
 
@@ -63,6 +63,7 @@ class _Findings:
     recovery: Recovery | None = None
     watch: Watch | None = None
     tool: str | None = None
+    store: str | None = None
     restored: bool = False
     then: FollowUp | None = None
 
@@ -133,6 +134,7 @@ async def trial(plan: Plan, manager: Manager, seq: int, case: Case, limits: Limi
         guest_kernel=staging.workload.kernel,
         guest_start=_start(staging.workload, found),
         guest_boot_ns=staging.workload.boot_ns if found.restored else None,
+        store=found.store,
         survivors=tuple(str(each) for each in process.survivors() if each.pid not in before),
     )
 
@@ -153,6 +155,8 @@ async def _run(staging: Staging, limits: Limits, found: _Findings) -> None:
     found.manager_version = scene.guest.manager_version
     found.restored = scene.first.restored
     found.watch = scene.watch
+    if isinstance(scene, StorageScene):
+        found.store = scene.store.description
     request = MAKERS[case.request](scene)
     second = MAKERS[case.then](scene) if case.then else None
     with timeline.stage("prepare"):
@@ -169,7 +173,7 @@ async def _run(staging: Staging, limits: Limits, found: _Findings) -> None:
     await scene.watch.look()
     if scene.watch.damage is not None:
         found.recovery = Recovery(None, None, "damaged", damage=scene.watch.damage)
-    elif case.recover and found.measured.outcome is not Outcome.DIED:
+    elif case.recovers and found.measured.outcome is not Outcome.DIED:
         with timeline.stage("recovery"):
             found.recovery = await _recovered(
                 scenario, scene, request, found.measured, limits.staging_s

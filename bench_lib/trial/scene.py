@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from bench_lib.deadline import Deadline
 from bench_lib.guest.qemu import Guest
@@ -18,10 +18,12 @@ from bench_lib.network.outage import Mechanism
 from bench_lib.network.traffic import Traffic
 from bench_lib.ownership import Run
 from bench_lib.record import Host, Setup, Shape
+from bench_lib.storage.store import Store
 from bench_lib.trial.case import Case
 from bench_lib.trial.timeline import Timeline
 
 T = TypeVar("T")
+StoreT = TypeVar("StoreT", bound=Store)
 
 
 @dataclass(frozen=True)
@@ -148,3 +150,20 @@ class MigrationScene(Scene):
         if not (self.source_may_end or (completing and self.migration.ends_source)):
             work = self.source.during(work)
         return await super().during(work, guest_may_end=guest_may_end, completing=completing)
+
+
+@dataclass(frozen=True)
+class StorageScene(Scene, Generic[StoreT]):
+    """A guest whose memory comes from a store that can stop answering."""
+
+    store: StoreT = field(kw_only=True)
+
+    async def during(
+        self,
+        work: Coroutine[Any, Any, T],
+        *,
+        guest_may_end: bool = False,
+        completing: bool = False,
+    ) -> T:
+        guarded = super().during(work, guest_may_end=guest_may_end, completing=completing)
+        return await self.store.during(guarded)

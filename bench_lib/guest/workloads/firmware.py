@@ -17,6 +17,7 @@ class Firmware(Workload):
         self._image = image
         self.sha256 = image.entry.sha256
         self.prescribes = image.entry.entry
+        self.span_start = image.entry.span_start
 
     def arguments(self, shape: Shape) -> list[str]:
         return self._image.qemu_arguments(shape.memory_mib, shape.vcpus)

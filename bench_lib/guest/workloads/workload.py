@@ -77,11 +77,13 @@ class Workload(ABC):
     :ivar kernel: the kernel that the guest runs; None if it runs none.
     :ivar state: the saved state that trials start the guest from; None if it boots.
     :ivar boot_ns: how long the guest took to boot before its state was saved.
+    :ivar span_start: the guest-physical address from which on the passes touch every page.
     :ivar halts: whether vCPUs that have nothing to do halt, so that not every vCPU gets stuck.
     """
 
     sha256: str
     prescribes: Entry | None
+    span_start: int = 0
     halts: bool = False
     kernel: Kernel | None = None
     state: Path | None = None

@@ -37,6 +37,9 @@ class ScenarioDescription:
     :ivar proves: what has to be proved for every vCPU before the request.
     :ivar guests: how many QEMUs run at the same time.
     :ivar unrecoverable: why the guest cannot be recovered after the request; None if it can.
+    :ivar recovers: whether a guest that the request leaves alive is always recovered, because that
+        takes no time to speak of.
+    :ivar chooses_memory: whether the scenario chooses what the guest's memory is on the host.
     :ivar apart_s: seconds between the two equal looks that prove a vCPU stuck: `SOON_S` or
         `LATER_S`. `Stuck.RUNS` has no such proof.
     """
@@ -45,15 +48,21 @@ class ScenarioDescription:
     proves: Stuck
     guests: int = 2
     unrecoverable: str | None = None
+    recovers: bool = False
+    chooses_memory: bool = False
     apart_s: float = SOON_S
 
 
 MIGRATION = frozenset({Need.NETWORK, Need.NAMESPACES, Need.USERFAULTFD})
 """The needs of scenarios that break a migration over a link of their own."""
 
+FUSE = frozenset({Need.FUSE, Need.NAMESPACES})
+"""The needs of scenarios in which the guest's memory is a file on FUSE."""
+
 _STUCK = ScenarioDescription(MIGRATION, Stuck.ON_PATH)
 _RUNS = ScenarioDescription(MIGRATION, Stuck.RUNS)
 _ANYWHERE = ScenarioDescription(MIGRATION, Stuck.ANYWHERE)
+_FUSE = ScenarioDescription(FUSE, Stuck.ON_PATH, guests=1, recovers=True, chooses_memory=True)
 
 SCENARIOS: dict[ScenarioName, ScenarioDescription] = {
     ScenarioName.IDLE: ScenarioDescription(
@@ -75,4 +84,7 @@ SCENARIOS: dict[ScenarioName, ScenarioDescription] = {
         unrecoverable="the guest cannot be recovered: its missing pages are lost with the source",
     ),
     ScenarioName.CUT_AT_SWITCH: _ANYWHERE,
+    ScenarioName.FUSE_HOLD: _FUSE,
+    ScenarioName.FUSE_STOPPED: _FUSE,
+    ScenarioName.FUSE_SYNC: _FUSE,
 }

@@ -20,6 +20,7 @@ from bench_lib.trial.scenarios.migration import (
     Postcopy,
 )
 from bench_lib.trial.scenarios.scenario import Scenario
+from bench_lib.trial.scenarios.storage import FuseHold, FuseStopped, FuseSync
 
 STAGERS: dict[ScenarioName, type[Scenario[Any]]] = {
     each.name: each
@@ -37,5 +38,8 @@ STAGERS: dict[ScenarioName, type[Scenario[Any]]] = {
         FrozenSource,
         DeadSource,
         CutAtSwitch,
+        FuseHold,
+        FuseStopped,
+        FuseSync,
     )
 }

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The program of a FUSE server: one file, `memory`, of which a part is never read.
+
+    python -m bench_lib.storage.fuse_server FOLDER SIZE FIRST STALL
+
+The server mounts the file system on FOLDER in a mount namespace of its own. So other processes
+reach it as /proc/PID/root/FOLDER, and it is gone when the server has ended, whatever ended it.
+
+The file has SIZE bytes of zeros. Reads of the bytes before FIRST are answered. What happens to
+other reads depends on STALL:
+
+    hold  The server leaves them unanswered, and still answers everything else.
+    sync  The same for reads of one page. It refuses longer ones, with which the kernel reads ahead.
+          So a page fault reads the page itself and waits for the answer (fuse_read_folio());
+          otherwise it waits for a lock that the read-ahead holds. A smaller read-ahead would not
+          do: QEMU advises huge pages (MADV_HUGEPAGE), and then the kernel reads 2 MiB ahead even
+          where read-ahead is off (do_sync_mmap_readahead() in Linux 5.18 and later).
+
+After a line `answer` on stdin it answers all reads. The words on stdout are
+`up VERSION` once the file exists, and `stalls` just before the first read is left unanswered.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import threading
+from errno import EIO, ENOENT
+from typing import Any
+
+from bench_lib import libc
+from bench_lib.host import fuse
+
+os.environ["FUSE_LIBRARY_PATH"] = fuse.library()
+
+# mfusepy loads the library when it is imported. Its own search starts programs.
+import mfusepy
+
+FILE = "memory"
+PAGE = 4096
+THREADS = 1024
+"""The most threads of the server. Each read that is held keeps one."""
+MAX_THREADS_SINCE = (3, 12)
+"""The first version of libfuse that limits its threads, to 10 by default."""
+
+CLONE_NEWNS = 0x00020000
+MS_REC_PRIVATE = 0x4000 | 0x40000
+
+
+class OneFile(mfusepy.Operations):  # type: ignore[misc]
+    """The file system."""
+
+    use_ns = True
+
+    def __init__(self, size: int, first: int, stall: str) -> None:
+        self._data = bytearray(size)
+        self._first = first
+        self._page_by_page = stall == "sync"
+        self._has_stalled = threading.Lock()
+        self._answers = threading.Event()
+
+    def answer(self) -> None:
+        """Answer the reads that are held, and all later ones."""
+        self._answers.set()
+
+    def init(self, path: str) -> None:
+        print(f"up {mfusepy.fuse_version_major}.{mfusepy.fuse_version_minor}", flush=True)
+
+    def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
+        if path == "/":
+            return {"st_mode": stat.S_IFDIR | 0o755, "st_nlink": 2}
+        if path != f"/{FILE}":
+            raise OSError(ENOENT, os.strerror(ENOENT))
+        return {"st_mode": stat.S_IFREG | 0o600, "st_nlink": 1, "st_size": len(self._data)}
+
+    def truncate(self, path: str, length: int, fh: int | None = None) -> int:
+        return 0
+
+    def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
+        if offset + size > self._first and not self._answers.is_set():
+            if self._page_by_page and size > PAGE:
+                raise OSError(EIO, os.strerror(EIO))
+            self._stall()
+        return bytes(self._data[offset : offset + size])
+
+    def _stall(self) -> None:
+        if self._has_stalled.acquire(blocking=False):
+            print("stalls", flush=True)
+        self._answers.wait()
+
+    def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
+        self._data[offset : offset + len(data)] = data
+        return len(data)
+
+    def flush(self, path: str, fh: int) -> int:
+        return 0
+
+    def release(self, path: str, fh: int) -> int:
+        return 0
+
+    def fsync(self, path: str, datasync: int, fh: int) -> int:
+        return 0
+
+
+def _mount_apart() -> None:
+    """Move this process into a mount namespace of its own, whose mounts nobody else sees."""
+    if libc.LIBC.unshare(CLONE_NEWNS) != 0:
+        raise libc.error("unshare")
+    if libc.LIBC.mount(None, b"/", None, MS_REC_PRIVATE, None) != 0:
+        raise libc.error("mount")
+
+
+def main(folder: str, size: str, first: str, stall: str) -> None:
+    """Serve the file until this process is killed."""
+    _mount_apart()
+    served = OneFile(int(size), int(first), stall)
+
+    def obey() -> None:
+        for line in sys.stdin:
+            if line.strip() == "answer":
+                served.answer()
+
+    threading.Thread(target=obey, daemon=True).start()
+    version = mfusepy.fuse_version_major, mfusepy.fuse_version_minor
+    options = {"max_threads": THREADS} if version >= MAX_THREADS_SINCE else {}
+    mfusepy.FUSE(served, folder, foreground=True, fsname="kickbench", **options)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except (OSError, RuntimeError) as error:
+        sys.exit(f"The file system cannot be served: {error}")

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Scenarios in which a guest's memory comes from a store that stops answering."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from abc import abstractmethod
+from typing import ClassVar, Generic, TypeVar
+
+from bench_lib.deadline import Deadline
+from bench_lib.errors import RecoveryFailed, TrialLost
+from bench_lib.record import Recovery, ScenarioName
+from bench_lib.storage import fuse
+from bench_lib.storage.fuse import FuseStore
+from bench_lib.storage.store import Store
+from bench_lib.trial import proof
+from bench_lib.trial.requests.request import Request
+from bench_lib.trial.scenarios.description import SOON_S
+from bench_lib.trial.scenarios.scenario import Scenario
+from bench_lib.trial.scene import StorageScene
+
+StoreT = TypeVar("StoreT", bound=Store)
+
+
+class StorageScenario(Scenario[StorageScene[StoreT]], Generic[StoreT]):
+    """One guest, and a store for its memory that stops answering in the guest's first pass."""
+
+    async def stage(self) -> StorageScene[StoreT]:
+        staging = self.staging
+        with staging.timeline.stage("start"):
+            store = await self._store()
+            # Otherwise the guest could get stuck before QEMU has answered on its monitors.
+            config = dataclasses.replace(self._spec(), memory_file=store.memory_file, paused=True)
+            starting = staging.manager.start(config, staging.deadline, staging.stack)
+            guest = await store.during(starting)
+        with staging.timeline.stage("guest-up"):
+            tids = await store.during(guest.during(guest.vcpu_tids(staging.deadline)))
+        # The stall has to end before anything is killed, even if the trial is lost half-way.
+        staging.stack.callback(store.release)
+        return StorageScene(staging.plan.run, guest, tids, store=store)
+
+    @abstractmethod
+    async def _store(self) -> StoreT:
+        """Start the store.
+
+        :raise StorageFailed: it did not start.
+        """
+
+    async def strand(self, scene: StorageScene[StoreT]) -> str | None:
+        staging = self.staging
+
+        async def run_until_it_stalls() -> str:
+            await scene.guest.control.execute("cont", deadline=staging.deadline)
+            return await self._stall(scene)
+
+        with staging.timeline.stage("outage"):
+            return await scene.during(run_until_it_stalls())
+
+    @abstractmethod
+    async def _stall(self, scene: StorageScene[StoreT]) -> str:
+        """Make the store stall while the guest runs, and return the mechanism.
+
+        :raise TrialLost: it did not stall before the deadline.
+        """
+
+    async def release(self, scene: StorageScene[StoreT]) -> None:
+        scene.store.release()
+
+    async def recover(
+        self, scene: StorageScene[StoreT], request: Request, limit_s: float, *, answered: bool
+    ) -> Recovery:
+        await scene.watch.resume()
+        answered_ns = next_pass_ns = None
+        if answered:
+            await request.undo(Deadline.after(limit_s))
+        awaited = not answered and not request.withdraw()
+        scene.store.release()
+        released_ns = time.monotonic_ns()
+        try:
+            if awaited:
+                late = await request.answer(Deadline.after(limit_s))
+                if late is None:
+                    raise RecoveryFailed("The store answers again, but the request is unanswered.")
+                answered_ns = late.answered_ns - released_ns
+                await request.undo(Deadline.after(limit_s))
+            await scene.watch.ready(Deadline.after(limit_s))
+            next_pass_ns = time.monotonic_ns() - released_ns
+            await scene.watch.verified(Deadline.after(limit_s))
+        except TrialLost:
+            if scene.watch.damage is None:
+                raise
+            return Recovery(None, next_pass_ns, "damaged", answered_ns, damage=scene.watch.damage)
+        return Recovery(None, next_pass_ns, "whole", answered_ns)
+
+
+class FuseHold(StorageScenario[FuseStore]):
+    """The server leaves reads unanswered. A page fault waits for the read-ahead that needs them."""
+
+    name = ScenarioName.FUSE_HOLD
+    kind: ClassVar[fuse.Stall] = fuse.Stall.HOLD
+
+    async def _store(self) -> FuseStore:
+        staging = self.staging
+        return await FuseStore.start(
+            staging.plan.run,
+            staging.plan.run.name(staging.seq, "store"),
+            staging.case.shape.memory_mib,
+            staging.workload.span_start,
+            self.kind,
+            staging.deadline,
+            staging.stack,
+        )
+
+    async def _stall(self, scene: StorageScene[FuseStore]) -> str:
+        await scene.store.stall(scene.guest.child.pid, self.staging.deadline)
+        return f"fuse-{self.kind}"
+
+
+class FuseStopped(FuseHold):
+    """The server is stopped by a signal, and answers nothing."""
+
+    name = ScenarioName.FUSE_STOPPED
+
+    async def _stall(self, scene: StorageScene[FuseStore]) -> str:
+        await super()._stall(scene)
+        workload, deadline = self.staging.workload, self.staging.deadline
+        # Before that, the guest needs its code and its page tables.
+        await proof.stuck(scene.guest.child.pid, scene.tids, workload.prescribes, deadline, SOON_S)
+        scene.store.stop()
+        return "fuse-sigstop"
+
+
+class FuseSync(FuseHold):
+    """The server leaves reads unanswered, and a page fault itself reads the page."""
+
+    name = ScenarioName.FUSE_SYNC
+    kind = fuse.Stall.SYNC
