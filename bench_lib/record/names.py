@@ -6,6 +6,17 @@ from __future__ import annotations
 from enum import StrEnum
 
 
+class Family(StrEnum):
+    """The scenarios that are staged by the same means."""
+
+    NONE = "none"
+    """Nothing is done to the guest."""
+    MIGRATION = "migration"
+    """A postcopy migration fails, or is slow."""
+    STORAGE = "storage"
+    """The storage behind the guest's memory does not answer."""
+
+
 class ScenarioName(StrEnum):
     """The scenario of a trial: what happens to the guest."""
 
@@ -42,11 +53,24 @@ class ScenarioName(StrEnum):
     FUSE_SYNC = "fuse-sync"
     """As `fuse-hold` without read-ahead, so that a vCPU's page fault reads the page itself."""
 
+    @property
+    def family(self) -> Family:
+        """The family of the scenario."""
+        return _OTHER_FAMILIES.get(self, Family.MIGRATION)
+
     @classmethod
     def _missing_(cls, value: object) -> ScenarioName | None:
         """Accept `paused-reset`, the full name of `paused`."""
         return cls.PAUSED if value == "paused-reset" else None
 
+
+_OTHER_FAMILIES = {
+    ScenarioName.IDLE: Family.NONE,
+    ScenarioName.FUSE_HOLD: Family.STORAGE,
+    ScenarioName.FUSE_STOPPED: Family.STORAGE,
+    ScenarioName.FUSE_SYNC: Family.STORAGE,
+}
+"""The scenarios without a migration, and their families."""
 
 RUNS = frozenset({ScenarioName.IDLE, ScenarioName.POSTCOPY})
 """The scenarios whose guests run. Where their vCPUs are at one moment is chance."""
