@@ -26,7 +26,7 @@ from bench_lib.kernel.store import Bootable, Store
 FIRST = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 """The modules without which a lab does not come up."""
 
-THEN = ("veth", "sch_netem", "kvm_amd", "kvm_intel")
+THEN = ("veth", "sch_netem", "fuse", "kvm_amd", "kvm_intel")
 """The modules that trials use.
 
 They are in the initramfs because modprobe takes ten times as long under emulation. A module that

@@ -4,7 +4,8 @@
     python driver.py SCENARIO STAGE ACTION [SECONDS] [ARGUMENT...]
 
 It is a process of its own, because ACTION may end it: `killed`, `interrupted`, `terminated`. Other
-actions are done to a QEMU: `killed-source`, `stopped-destination`, `held-destination`. A QEMU that
+actions are done to a QEMU: `killed-source`, `stopped-destination`, `held-destination`, or to the
+FUSE server (`killed-store`). A QEMU that
 is held survives even SIGKILL, until the stdin of this program ends. If SECONDS is above 0, every
 wait after the action ends after that time. Every ARGUMENT is passed to `kickbench trial`.
 """
@@ -43,7 +44,7 @@ def _qemu(role: str) -> int:
     tasks = Path("/proc/self/task").glob("*/children")
     for pid in " ".join(task.read_text() for task in tasks).split():
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if f"-{role},debug-threads".encode() in command:
+        if f"-{role},debug-threads".encode() in command or f"-{role}\0".encode() in command:
             return int(pid)
     raise LookupError(f"There is no {role}.")
 

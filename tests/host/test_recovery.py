@@ -14,6 +14,7 @@ from bench_lib.errors import MemoryDamaged, NotRecoverable, NotStuck, TrialLost
 from bench_lib.record import (
     SCORED,
     Backing,
+    Family,
     ManagerName,
     Outcome,
     Record,
@@ -35,7 +36,11 @@ from tests.host.conftest import Command, run_driver
 
 pytestmark = pytest.mark.usefixtures("clean_host", "runtime")
 
-RECOVERABLE = [name for name, each in SCENARIOS.items() if each.unrecoverable is None]
+RECOVERABLE = [
+    name
+    for name, each in SCENARIOS.items()
+    if each.unrecoverable is None and name.family is Family.MIGRATION
+]
 QEMU = offered_by(ManagerName.QEMU)
 """The requests to QEMU. tests/host/test_libvirt.py recovers guests of libvirt."""
 

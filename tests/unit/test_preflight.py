@@ -7,10 +7,16 @@ from collections.abc import Collection
 
 import pytest
 
-from bench_lib.errors import HostError, MemoryMissing, ProgramMissing, PtraceForbidden
+from bench_lib.errors import (
+    FuseUnavailable,
+    HostError,
+    MemoryMissing,
+    ProgramMissing,
+    PtraceForbidden,
+)
 from bench_lib.host import needs, setup
 from bench_lib.host.need import Need
-from bench_lib.record import Backing, ManagerName, RequestName, ScenarioName, Shape
+from bench_lib.record import Backing, Family, ManagerName, RequestName, ScenarioName, Shape
 from bench_lib.settings import Settings
 from bench_lib.trial import preflight
 from bench_lib.trial.case import Case
@@ -37,7 +43,9 @@ def test_idle_needs_no_link_and_no_userfaultfd(monkeypatch: pytest.MonkeyPatch) 
     preflight.check(SETTINGS, [Case(ScenarioName.IDLE, RequestName.STOP)])
 
 
-@pytest.mark.parametrize("scenario", sorted(set(ScenarioName) - {ScenarioName.IDLE}))
+@pytest.mark.parametrize(
+    "scenario", [each for each in ScenarioName if each.family is Family.MIGRATION]
+)
 @pytest.mark.parametrize("need", sorted(LINKS))
 def test_every_migration_needs_a_link(
     monkeypatch: pytest.MonkeyPatch, scenario: ScenarioName, need: Need
@@ -46,6 +54,17 @@ def test_every_migration_needs_a_link(
     cases = [Case(ScenarioName.IDLE, RequestName.STOP), Case(scenario, RequestName.STOP)]
     with pytest.raises(ProgramMissing):
         preflight.check(SETTINGS, cases)
+
+
+@pytest.mark.parametrize("scenario", [each for each in ScenarioName if each.startswith("fuse-")])
+def test_a_file_on_fuse_needs_a_server_and_no_link(
+    monkeypatch: pytest.MonkeyPatch, scenario: ScenarioName
+) -> None:
+    _lacks(monkeypatch, {Need.NETWORK, Need.USERFAULTFD}, ProgramMissing("tc is not installed."))
+    preflight.check(SETTINGS, [Case(scenario, RequestName.STOP)])
+    _lacks(monkeypatch, {Need.FUSE}, FuseUnavailable("/dev/fuse cannot be opened."))
+    with pytest.raises(FuseUnavailable):
+        preflight.check(SETTINGS, [Case(scenario, RequestName.STOP)])
 
 
 def test_without_cases_the_needs_of_a_migration_are_checked(
