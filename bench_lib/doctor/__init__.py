@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench_lib.doctor import disturbance, guests, lab, libvirt, links, linux
-from bench_lib.doctor.finding import Finding, Status
+from bench_lib.doctor.finding import Finding, Status, of_need
 from bench_lib.host import setup
 from bench_lib.host.need import Need
 from bench_lib.settings import Settings
@@ -62,6 +62,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from guests.qemu(settings)
     yield from links.rows(settings)
     yield from guests.debuggers(settings)
+    yield of_need(Need.FUSE, settings, Status.DEGRADED)
     yield guests.huge_pages()
     yield linux.finding(settings)
     yield libvirt.finding(settings)
