@@ -14,6 +14,10 @@ SYSTEM = Path("/sys/devices/system/cpu")
 MODULES = Path("/sys/module")
 HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
 CLOCKSOURCE = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+TRANSPARENT = Path("/sys/kernel/mm/transparent_hugepage")
+FUSE = Path("/proc/sys/fs/fuse")
+VM = Path("/proc/sys/vm")
+SWAPS = Path("/proc/swaps")
 
 SPARE_MIB = 128
 """Memory that has to be free beside that of the guests, in MiB: for QEMU itself, and for kickbench.
@@ -31,12 +35,18 @@ def of_this_machine() -> Setup:
         governor=_governor(),
         turbo=turbo(),
         smt=_is_one(SYSTEM / "smt/active"),
-        thp=_chosen(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
+        thp=_chosen(TRANSPARENT / "enabled"),
         huge_pages=huge_pages(),
         ptrace_scope=ptrace_scope(),
-        unprivileged_userfaultfd=_is_one(Path("/proc/sys/vm/unprivileged_userfaultfd")),
+        unprivileged_userfaultfd=_is_one(VM / "unprivileged_userfaultfd"),
         mitigations=_mitigations(),
         clocksource=_text(CLOCKSOURCE),
+        fuse_request_timeout=_number(FUSE / "default_request_timeout"),
+        fuse_max_request_timeout=_number(FUSE / "max_request_timeout"),
+        shmem_thp=_chosen(TRANSPARENT / "shmem_enabled"),
+        swap=swap(),
+        swappiness=_number(VM / "swappiness"),
+        dirty_limit=_dirty_limit(),
         load=round(os.getloadavg()[0], 2),
     )
 
@@ -147,6 +157,27 @@ def _huge_pages() -> Path:
     :raise UnknownArchitecture: kickbench has no guests for this machine.
     """
     return HUGE_PAGES / f"hugepages-{architecture.for_trials().huge_page_mib * 1024}kB"
+
+
+def swap() -> tuple[str, ...] | None:
+    """The devices and files that the kernel swaps to, each with its type: /dev/dm-0 (partition).
+
+    None if the kernel cannot swap.
+    """
+    text = _text(SWAPS)
+    if text is None:
+        return None
+    # Spaces in names are written as octal numbers, and the first line has the names of the columns.
+    rows = [line.split() for line in text.splitlines()[1:]]
+    return tuple(f"{name} ({kind})" for name, kind, *_ in rows)
+
+
+def _dirty_limit() -> str | None:
+    """The limit that is in force. The kernel sets either of the two to 0 if the other is set."""
+    if number := _number(VM / "dirty_bytes"):
+        return f"{number} bytes"
+    ratio = _number(VM / "dirty_ratio")
+    return None if ratio is None else f"{ratio}%"
 
 
 def _governor() -> str | None:

@@ -128,6 +128,15 @@ class Setup:
     :ivar mitigations: for each flaw of the processor, what the kernel does about it.
     :ivar clocksource: the clock that the kernel takes its time from, such as tsc. If it is not the
         TSC, KVM updates the clocks that it shares with guests far more often.
+    :ivar fuse_request_timeout: the value of fs.fuse.default_request_timeout, in seconds: after that
+        time the kernel ends the connection to a FUSE server that does not answer. 0 means never.
+    :ivar fuse_max_request_timeout: the value of fs.fuse.max_request_timeout, in seconds: the
+        longest that a FUSE server may ask for. 0 means no limit.
+    :ivar shmem_thp: the mode of huge pages in shared memory.
+    :ivar swap: the devices and files that the kernel swaps to, each with its type.
+    :ivar swappiness: the value of vm.swappiness.
+    :ivar dirty_limit: how much memory may be dirty before the kernel makes writers wait: a
+        percentage (vm.dirty_ratio) or a number of bytes (vm.dirty_bytes).
     :ivar load: the average number of runnable threads in the minute before the run. It never counts
         as a difference between machines.
     """
@@ -146,6 +155,12 @@ class Setup:
     unprivileged_userfaultfd: bool | None = None
     mitigations: dict[str, str] = field(default_factory=dict)
     clocksource: str | None = None
+    fuse_request_timeout: int | None = None
+    fuse_max_request_timeout: int | None = None
+    shmem_thp: str | None = None
+    swap: tuple[str, ...] | None = None
+    swappiness: int | None = None
+    dirty_limit: str | None = None
     load: float | None = None
 
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from bench_lib.errors import CannotCompare
 from bench_lib.record import SCORED, Host, Kernel, Key, Outcome, Record, ScenarioName, schema1
 from bench_lib.units import NS_PER_S
-from bench_lib.verdict.summary import SETUP_FIELDS, shown
+from bench_lib.verdict.summary import SETUP_FIELDS, STORAGE_FIELDS, setup_fields, shown
 
 HOST_FIELDS = ("cpu", "cpus", "governor", "turbo", "smt")
 """Fields of a set-up that the host chooses, and not the kernel."""
 
-OTHER_FIELDS = tuple(each for each in SETUP_FIELDS if each not in {*HOST_FIELDS, "memory_mib"})
+OTHER_FIELDS = tuple(
+    each for each in (*SETUP_FIELDS, *STORAGE_FIELDS) if each not in {*HOST_FIELDS, "memory_mib"}
+)
 """Fields of a set-up that a kernel may choose. Memory is not among them, because each kernel leaves
 a different part of it."""
 
@@ -208,8 +210,14 @@ def _notes(matches: Sequence[Match]) -> tuple[str, ...]:
 
 
 def _settings(name: str, records: Iterable[Record]) -> list[str]:
-    """Return the values of a setting, in words."""
-    return sorted({shown(getattr(each.setup, name)) for each in records if each.setup is not None})
+    """Return the values of a setting in records that it affects, in words."""
+    return sorted(
+        {
+            shown(getattr(each.setup, name))
+            for each in records
+            if each.setup is not None and name in setup_fields(each.scenario)
+        }
+    )
 
 
 def _of_setup(which: str, name: str) -> Callable[[Record], object]:

@@ -14,18 +14,38 @@ from bench_lib.record import (
     FAILED,
     SCORED,
     Entry,
+    Family,
     Host,
     Kernel,
     Key,
     Outcome,
     Record,
     Recovery,
+    ScenarioName,
     Setup,
     WaitsFor,
 )
 
-SETUP_FIELDS = tuple(each.name for each in fields(Setup) if each.name != "load")
-"""The fields by which two set-ups differ. The load is not among them, because it always differs."""
+STORAGE_FIELDS = (
+    "fuse_request_timeout",
+    "fuse_max_request_timeout",
+    "shmem_thp",
+    "swap",
+    "swappiness",
+    "dirty_limit",
+)
+"""The fields of a set-up that affect only trials of the family storage."""
+
+SETUP_FIELDS = tuple(
+    each.name for each in fields(Setup) if each.name not in {"load", *STORAGE_FIELDS}
+)
+"""The fields by which two set-ups differ for every trial. The load is not among them, because it
+always differs."""
+
+
+def setup_fields(scenario: ScenarioName) -> tuple[str, ...]:
+    """Return the fields by which two set-ups differ for trials of a scenario."""
+    return SETUP_FIELDS + (STORAGE_FIELDS if scenario.family is Family.STORAGE else ())
 
 
 @dataclass(frozen=True)
@@ -197,7 +217,7 @@ def _made_with(record: Record) -> Iterator[tuple[str, str]]:
     """Yield the name and the value of everything that a trial was made with, in words."""
     for prefix, setup in (("", record.setup), ("lab host: ", record.lab_setup)):
         if setup is not None:
-            for name in SETUP_FIELDS:
+            for name in setup_fields(record.scenario):
                 yield prefix + name.replace("_", " "), shown(getattr(setup, name))
     if record.qemu is not None:
         yield "QEMU", record.qemu
@@ -223,6 +243,8 @@ def shown(value: object) -> str:
         return ", ".join(f"{key}: {text}" for key, text in sorted(value.items())) or "none"
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ", ".join(map(shown, value)) or "none"
     if isinstance(value, Kernel):
         return f"{value.release} {value.version}"
     return str(value)

@@ -273,6 +273,16 @@ def test_settings_that_a_kernel_may_bring_are_noted() -> None:
     assert judged([*old, *new]).notes == ("thp: always -> never",)
 
 
+def test_settings_of_storage_are_noted_for_trials_of_that_family() -> None:
+    for scenario, notes in (
+        (ScenarioName.BLACKHOLE, ()),
+        (ScenarioName.FUSE_HOLD, ("fuse request timeout: unknown -> 0",)),
+    ):
+        old = steady(OLD, 6, scenario=scenario, setup=Setup())
+        new = steady(NEW, 6, scenario=scenario, setup=Setup(fuse_request_timeout=0))
+        assert judged([*old, *new]).notes == notes
+
+
 def test_guests_that_do_not_test_the_flag_have_no_limit() -> None:
     shape = Shape(image="uaccess")
     records = [*hanging(OLD, 6, shape=shape), *hanging(NEW, 6, shape=shape)]

@@ -65,3 +65,49 @@ def test_flaws_that_a_processor_does_not_have_are_left_out(system: Path) -> None
         "retbleed": "Vulnerable",
         "spectre_v2": "Mitigation: Retpolines",
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Filename\tType\tSize\tUsed\tPriority\n", ()),
+        (
+            "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
+            "/dev/dm-0                               partition\t131068\t\t0\t\t-2\n"
+            "/a\\040file                             file\t\t131068\t\t0\t\t-3\n",
+            ("/dev/dm-0 (partition)", "/a\\040file (file)"),
+        ),
+    ],
+)
+def test_every_place_that_the_kernel_swaps_to_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, found: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(setup, "SWAPS", tmp_path / "swaps")
+    assert setup.of_this_machine().swap is None
+    write(tmp_path / "swaps", text)
+    assert setup.of_this_machine().swap == found
+
+
+def test_timeouts_of_fuse_are_those_of_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "FUSE", tmp_path)
+    old = setup.of_this_machine()
+    assert (old.fuse_request_timeout, old.fuse_max_request_timeout) == (None, None)
+    write(tmp_path / "default_request_timeout", "60")
+    write(tmp_path / "max_request_timeout", "120")
+    new = setup.of_this_machine()
+    assert (new.fuse_request_timeout, new.fuse_max_request_timeout) == (60, 120)
+
+
+def test_the_limit_of_dirty_memory_is_the_one_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "VM", tmp_path)
+    assert setup.of_this_machine().dirty_limit is None
+    write(tmp_path / "dirty_ratio", "20")
+    write(tmp_path / "dirty_bytes", "0")
+    assert setup.of_this_machine().dirty_limit == "20%"
+    write(tmp_path / "dirty_ratio", "0")
+    write(tmp_path / "dirty_bytes", "67108864")
+    assert setup.of_this_machine().dirty_limit == "67108864 bytes"

@@ -167,6 +167,20 @@ def test_different_qemus_of_labs_are_reported() -> None:
     assert (found.name, found.values) == ("QEMU of the lab", ("7.2.22", "11.1.3"))
 
 
+def test_settings_of_storage_differ_only_for_trials_of_that_family() -> None:
+    def made(scenario: ScenarioName, **facts: object) -> Record:
+        return dataclasses.replace(record(scenario=scenario), setup=Setup(**facts))  # type: ignore[arg-type]
+
+    for scenario, count in ((ScenarioName.BLACKHOLE, 0), (ScenarioName.FUSE_HOLD, 2)):
+        before = made(scenario, fuse_request_timeout=0, swap=())
+        after = made(scenario, fuse_request_timeout=60, swap=("/dev/dm-0 (partition)",))
+        found = summary.differences([before, after])
+        assert [(each.name, each.values) for each in found] == [
+            ("fuse request timeout", ("0", "60")),
+            ("swap", ("none", "/dev/dm-0 (partition)")),
+        ][:count]
+
+
 def test_different_set_ups_are_reported_but_not_different_loads() -> None:
     def made(**facts: object) -> Record:
         return dataclasses.replace(record(), setup=Setup(**facts))  # type: ignore[arg-type]
