@@ -16,6 +16,7 @@ from bench_lib.cli import (
     history,
     kernels,
     lab,
+    matrix,
     probe,
     report,
     set_up,
@@ -117,7 +118,7 @@ def clean_command(dry_run: bool) -> None:
 
 
 main.add_command(trials.trial)
-main.add_command(trials.matrix)
+main.add_command(matrix.matrix)
 main.add_command(report.report)
 main.add_command(probe.probe)
 main.add_command(gate.gate)

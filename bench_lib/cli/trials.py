@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""kickbench trial and kickbench matrix."""
+"""kickbench trial."""
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 
@@ -22,21 +21,12 @@ from bench_lib.kernel.names import BOOTED
 from bench_lib.lab.trials import LabRunner
 from bench_lib.lab.vm import Facts
 from bench_lib.record import ManagerName, Outcome, Record, RequestName, ScenarioName, Shape
-from bench_lib.settings import SETS, Settings
-from bench_lib.trial import batch, case, preflight
+from bench_lib.settings import Settings
+from bench_lib.trial import case
 from bench_lib.trial.batch import NativeRunner
-from bench_lib.trial.case import AT_SWITCH, CORE_SCENARIOS, PV_IMAGES, Case
-from bench_lib.trial.requests.description import offered_by
+from bench_lib.trial.case import Case
 from bench_lib.trial.runner import Runner
 from bench_lib.verdict import summary
-
-MATRIX_CORE = (
-    *CORE_SCENARIOS,
-    ScenarioName.PAUSED_TIMEOUT,
-    ScenarioName.PAUSED_COMMAND,
-    AT_SWITCH[0],
-)
-"""The scenarios of `matrix` with the set `core`."""
 
 
 @click.command("trial")
@@ -104,7 +94,7 @@ def trial(
             if not as_json:
                 click.echo(present.trial_line(made))
 
-        records = run(case.interleaved([wanted], count), settings, on_record, [kernel])
+        records = run([(kernel, case.interleaved([wanted], count))], settings, on_record)
     if as_json:
         click.echo(record.to_json(records))
     elif recover:
@@ -112,116 +102,14 @@ def trial(
     sys.exit(exit_status(records))
 
 
-@click.command("matrix")
-@click.option(
-    "--set",
-    "which",
-    type=click.Choice(SETS),
-    default="core",
-    show_default=True,
-    help="Which scenarios to measure.",
-)
-@options.kernel("names", multiple=True, default=(BOOTED,))
-@options.count(1)
-@options.deadline()
-@options.shape()
-@options.manager()
-@options.as_json()
-def matrix(
-    which: str,
-    names: tuple[str, ...],
-    count: int,
-    limit: str | None,
-    shape: Shape,
-    manager: ManagerName,
-    as_json: bool,
-) -> None:
-    """Make every request in many scenarios.
-
-    The result is one table per kernel. The core set has the scenarios idle, blackhole, paused,
-    paused-timeout, paused-command and frozen-source; the full set has all. With the image gup,
-    scenarios in which the migration fails at the switch have further columns, for guests that share
-    a page with KVM (pv-steal-time, pv-kvmclock).
-
-    `booted` is the kernel that this host runs; the lab boots the others. A request that needs
-    something that this host lacks is left out, and a line on stderr gives the reason. So is a
-    scenario that the booted kernel cannot stage.
-
-    \b
-    Examples:
-      kickbench matrix
-      kickbench matrix --kernel booted --kernel debian/6.1 --kernel debian/6.12
-      kickbench matrix --set full -n 4 --json >matrix.json
-      kickbench matrix --manager libvirt
-      kickbench matrix --image pv-steal-time --vcpus 4
-
-    Exits like `kickbench trial`.
-    """
-    settings = options.with_deadline(Settings.from_environment(), limit)
-    scenarios = _staged_here(tuple(ScenarioName) if which == "full" else MATRIX_CORE, names)
-    requests = [each for each in offered_by(manager) if not _leave_out(each, manager, names)]
-    places = [(scenario, shape) for scenario in scenarios]
-    if shape.image == Shape().image:
-        places += [
-            (scenario, dataclasses.replace(shape, image=image))
-            for scenario in scenarios
-            if scenario in AT_SWITCH
-            for image in PV_IMAGES
-        ]
-    cases = case.interleaved(
-        [
-            Case(scenario, request, guest, manager=manager)
-            for request in requests
-            for scenario, guest in places
-        ],
-        count,
-    )
-    made: list[Record] = []
-    with present.progress(Console(stderr=True), len(cases) * len(names), "trials") as done:
-
-        def on_record(each: Record) -> None:
-            done()
-            made.append(each)
-            click.echo(present.trial_line(each), err=True)
-
-        try:
-            run(cases, settings, on_record, names)
-        finally:
-            # If a run under one kernel fails, the results of the kernels before it are still shown.
-            if as_json:
-                click.echo(record.to_json(made))
-            elif made:
-                present.matrix(present.stdout(), summary.rows(made))
-    sys.exit(exit_status(made))
-
-
-def _leave_out(request: RequestName, manager: ManagerName, names: Sequence[str]) -> bool:
-    """Whether this host lacks something that a request needs. If so, print what."""
-    why = preflight.lacking(request, manager, lab=BOOTED not in names)
-    if why is not None:
-        click.echo(f"kickbench: {request} is left out: {why}", err=True)
-    return why is not None
-
-
-def _staged_here(scenarios: Sequence[ScenarioName], names: Sequence[str]) -> Sequence[ScenarioName]:
-    """The scenarios without those that the booted kernel cannot stage. Print why it cannot."""
-    if BOOTED not in names:
-        return scenarios
-    why = batch.unavailable(scenarios, Settings.from_environment())
-    for scenario, reason in why.items():
-        click.echo(f"kickbench: {scenario} is left out: {reason}", err=True)
-    return [each for each in scenarios if each not in why]
-
-
 def run(
-    cases: Sequence[Case],
+    plan: Sequence[tuple[str, Sequence[Case]]],
     settings: Settings,
     on_record: Callable[[Record], None],
-    names: Sequence[str],
 ) -> list[Record]:
     """Run trials under one kernel after another: natively for `booted`, else in the lab.
 
-    :param names: the names of the kernels.
+    :param plan: the name of each kernel, and what is measured under it.
     :raise UnknownKernel: there is no such kernel; no trial was run.
     :raise MemoryDamaged: a guest found damage before another error ended the run.
     """
@@ -235,10 +123,10 @@ def run(
         click.echo(f"kickbench: {facts}", err=True)
 
     # Find and fetch all kernels first, because the trials of one may take a quarter of an hour.
-    kernels.fetch_guest(settings, cases)
-    builds = [None if name == BOOTED else kernels.bootable(settings, name) for name in names]
+    kernels.fetch_guest(settings, [each for _, cases in plan for each in cases])
+    builds = [None if name == BOOTED else kernels.bootable(settings, name) for name, _ in plan]
     try:
-        for build in builds:
+        for build, (_, cases) in zip(builds, plan, strict=True):
             runner: Runner = NativeRunner(settings)
             if build is not None:
                 runner = LabRunner(build, settings, on_boot)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bench_lib.errors import HostError
 from bench_lib.host import needs, setup
 from bench_lib.host.need import PROGRAMS, Need
-from bench_lib.record import ManagerName, RequestName
+from bench_lib.record import ManagerName, RequestName, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
 from bench_lib.trial.requests.description import REQUESTS
@@ -50,9 +50,21 @@ def lacking(request: RequestName, manager: ManagerName, *, lab: bool) -> str | N
     :param lab: whether the request is made in a lab on this host. A lab has the host's programs,
         but a kernel and rights of its own.
     """
-    wanted = REQUESTS[request].needs | MANAGERS[manager]
+    missing = _missing(REQUESTS[request].needs | MANAGERS[manager], lab=lab)
+    return None if missing is None else str(missing)
+
+
+def not_staged(scenario: ScenarioName, *, lab: bool) -> HostError | None:
+    """Return an error that names what this host lacks for a scenario, or None if it lacks nothing.
+
+    :param lab: whether the scenario is staged in a lab on this host; see `lacking`.
+    """
+    return _missing(SCENARIOS[scenario].needs, lab=lab)
+
+
+def _missing(wanted: frozenset[Need], *, lab: bool) -> HostError | None:
     try:
         needs.check_all(wanted & PROGRAMS if lab else wanted, Settings.from_environment())
     except HostError as error:
-        return str(error)
+        return error
     return None

@@ -28,6 +28,7 @@ from bench_lib.errors import (
 from bench_lib.lab import trials
 from bench_lib.present.trials import trial_line
 from bench_lib.record import (
+    Family,
     FollowUp,
     ManagerName,
     Outcome,
@@ -157,6 +158,7 @@ def damaged(history: Path, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     made = [dataclasses.replace(record(seq=3), recovery=Recovery(None, None, "damaged"))]
     monkeypatch.setattr(NativeRunner, "run", lambda self, cases, on_record: on_record(made[0]))
     monkeypatch.setattr(preflight, "lacking", lambda request, manager, lab: None)
+    monkeypatch.setattr(preflight, "not_staged", lambda scenario, lab: None)
     monkeypatch.setattr(kernels, "bootable", lambda settings, name: name)
 
     def no_lab(*arguments: object, **options: object) -> None:
@@ -208,7 +210,7 @@ def test_a_request_that_the_host_cannot_make_is_left_out_with_the_reason(
     monkeypatch.setattr(preflight, "lacking", lacking)
     shown = CliRunner().invoke(main, ["matrix"])
     assert shown.exit_code == 0
-    assert "gdb-attach is left out: gdb is not installed." in shown.output
+    assert "gdb-attach is left out under the booted kernel: gdb is not installed." in shown.output
     assert {each.request for each in asked} == set(offered_by(ManagerName.QEMU)) - {
         RequestName.GDB_ATTACH
     }
@@ -229,8 +231,10 @@ def test_a_scenario_that_the_kernel_cannot_stage_is_left_out_with_the_reason(
     )
     shown = CliRunner().invoke(main, ["matrix", "--set", "full"])
     assert shown.exit_code == 0
-    assert "kickbench: degraded is left out: No sch_tbf." in shown.output
-    assert {each.scenario for each in asked} == set(ScenarioName) - {ScenarioName.DEGRADED}
+    assert "kickbench: degraded is left out under the booted kernel: No sch_tbf." in shown.output
+    assert {each.scenario for each in asked} == {
+        each for each in ScenarioName if each.family is not Family.STORAGE
+    } - {ScenarioName.DEGRADED}
 
 
 @pytest.mark.parametrize("words", [["report"], ["gate", "6.1", "6.12"]])

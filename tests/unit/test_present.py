@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from bench_lib import present
-from bench_lib.cli.trials import MATRIX_CORE
+from bench_lib.cli.matrix import MATRIX_CORE
 from bench_lib.record import Entry, Evidence, Outcome, Record, ScenarioName, Shape, WaitsFor
 from bench_lib.trial.case import PV_IMAGES
 from bench_lib.verdict import summary

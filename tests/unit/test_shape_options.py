@@ -38,6 +38,7 @@ def cases(history: object, monkeypatch: pytest.MonkeyPatch) -> list[Case]:
 
     monkeypatch.setattr(NativeRunner, "run", natively)
     monkeypatch.setattr(preflight, "lacking", lambda request, manager, lab: None)
+    monkeypatch.setattr(preflight, "not_staged", lambda scenario, lab: None)
     monkeypatch.setattr(campaign, "run", in_campaign)
     build = SimpleNamespace(build=SimpleNamespace(id="a build"))
     monkeypatch.setattr(lab, "bootable", lambda settings, name: build)
