@@ -11,7 +11,11 @@ const kickbench = (() => {
   /** @type {{ [outcome: string]: string }} */
   const SIGNS = { returned: "✓", mixed: "◐", hung: "✕", refused: "⊘", lost: "·" };
 
+  /** The family of scenarios without an outage, which belong to every other family. */
+  const NONE = "none";
+
   const filter = element("filter", HTMLInputElement);
+  const family = element("family", HTMLSelectElement);
   const table = element("matrix", HTMLTableElement);
   const against = element("against", HTMLSelectElement);
 
@@ -19,6 +23,8 @@ const kickbench = (() => {
   let data = { history: false, columns: [], rows: [] };
   /** @type {Row[]} */
   let shown = [];
+  /** @type {number[]} the numbers of the columns of the chosen family */
+  let columns = [];
   /** @type {{ row: Row, number: number } | null} the chosen row, and the number of the chosen column */
   let selected = null;
 
@@ -79,8 +85,28 @@ const kickbench = (() => {
       "tr",
       {},
       make("th", { scope: "row", title: row.version }, row.release, make("small", {}, `${row.kind} (${row.accelerator}), ${count(row.boots, "boot")}`)),
-      ...data.columns.map((_, number) => cellOf(row, number)),
+      ...columns.map((number) => cellOf(row, number)),
     );
+
+  /** @param {Column} column */
+  const headOf = (column) => make("th", { scope: "col" }, column.request, make("small", {}, column.place));
+
+  /** The families that have an outage, in the order of their columns. */
+  const families = () => [...new Set(data.columns.map((each) => each.family))].filter((each) => each !== NONE);
+
+  /** Shows the heads of the columns of the chosen family, or of all with the families above them. */
+  const renderHead = () => {
+    columns = [...data.columns.keys()].filter((number) => ["", data.columns[number].family].includes(family.value) || data.columns[number].family === NONE);
+    const chosen = columns.map((number) => data.columns[number]);
+    const groups = families().length > 1 ? [...new Set(chosen.map((each) => each.family))] : [];
+    const kernel = make("th", { scope: "col", rowspan: groups.length ? 2 : 1 }, "kernel");
+    const above = groups.map((name) =>
+      make("th", { scope: "colgroup", class: "family", colspan: chosen.filter((each) => each.family === name).length }, make("span", {}, name === NONE ? "no outage" : name)),
+    );
+    const heads = chosen.map(headOf);
+    const rows = groups.length ? [make("tr", {}, kernel, ...above), make("tr", {}, ...heads)] : [make("tr", {}, kernel, ...heads)];
+    table.createTHead().replaceChildren(...rows);
+  };
 
   /** Shows the rows that have every word of the filter. */
   const render = () => {
@@ -322,12 +348,17 @@ const kickbench = (() => {
    */
   const matrix = (given) => {
     data = { ...given, rows: given.rows.map((row) => ({ ...row, cells: row.cells.map(unpack) })) };
-    const head = make("tr", {}, make("th", { scope: "col" }, "kernel"), ...data.columns.map((each) => make("th", { scope: "col" }, each.request, make("small", {}, each.place))));
-    table.createTHead().replaceChildren(head);
+    family.append(...families().map((name) => make("option", { value: name }, name)));
+    byId("families").hidden = families().length < 2;
+    renderHead();
     for (const each of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(".legend li"))) each.dataset.sign = `${SIGNS[each.className]} `;
     render();
     if (!data.rows.length) byId("count").textContent = "No trials are recorded yet.";
     filter.addEventListener("input", render);
+    family.addEventListener("change", () => {
+      renderHead();
+      render();
+    });
     table.addEventListener("keydown", move);
     table.addEventListener("click", (event) => {
       const button = buttonOf(event);

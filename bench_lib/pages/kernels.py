@@ -14,6 +14,7 @@ import msgspec
 from bench_lib.kernel import version
 from bench_lib.kernel.ledger import version_key
 from bench_lib.record import (
+    Family,
     Host,
     Kernel,
     Key,
@@ -59,7 +60,12 @@ def write(folder: Path, records: Sequence[Record], *, history: bool) -> None:
         {
             "history": history,
             "columns": [
-                {"request": each.request, "place": each.place} for each in columns.values()
+                {
+                    "request": each.request,
+                    "place": each.place,
+                    "family": each.scenario.family,
+                }
+                for each in columns.values()
             ],
             "rows": [_row(kernel, host, groups[kernel, host], columns) for kernel, host in order],
         },
@@ -87,13 +93,16 @@ def _write_script(path: Path, function: str, *arguments: object) -> None:
 def _columns(records: Iterable[Record]) -> dict[str, Key]:
     """Return the columns that have records, by name, each with a key of any host.
 
-    They have the order in which requests, scenarios and managers are defined.
+    Those of a family are together. They have the order in which families, requests, scenarios and
+    managers are defined.
     """
-    requests, scenarios, managers = list(RequestName), list(ScenarioName), list(ManagerName)
+    families, requests = list(Family), list(RequestName)
+    scenarios, managers = list(ScenarioName), list(ManagerName)
 
     def order(item: tuple[str, Key]) -> Any:
         _, key = item
         return (
+            families.index(key.scenario.family),
             requests.index(key.request),
             scenarios.index(key.scenario),
             managers.index(key.manager),

@@ -39,7 +39,7 @@
 
 /**
  * One request in one scenario.
- * @typedef {{ request: string, place: string }} Column
+ * @typedef {{ request: string, place: string, family: string }} Column
  */
 
 /**

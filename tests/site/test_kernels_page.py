@@ -22,9 +22,11 @@ from bench_lib import record
 from bench_lib.record import (
     Entry,
     Evidence,
+    Kernel,
     ManagerName,
     Outcome,
     Record,
+    RequestName,
     Role,
     ScenarioName,
     WaitsFor,
@@ -203,11 +205,74 @@ def test_a_kernel_has_room_beside_many_columns(
         for manager in ManagerName
     ]
     open_page(browser, publish_alone(history, publish, *many))
-    heads = [each.text for each in every(browser, "#matrix thead th")]
+    heads = [each.text for each in every(browser, "#matrix thead th[scope=col]")]
     assert len(heads) == 1 + len(many)
     assert "stop\nblackhole by libvirt" in heads
     kernel = one(browser, "#matrix tbody th")
     assert kernel.size["width"] > 2 * kernel.size["height"]
+
+
+def heads(browser: Browser) -> list[list[str]]:
+    """The texts of the rows of the table's head."""
+    return [
+        [each.text for each in row.find_elements(By.CSS_SELECTOR, "th")]
+        for row in every(browser, "#matrix thead tr")
+    ]
+
+
+def test_families_are_shown_apart_and_can_be_chosen(
+    browser: Browser, history: Path, publish: Publish
+) -> None:
+    made = [
+        make(scenario=scenario)
+        for scenario in (ScenarioName.FUSE_HOLD, ScenarioName.BLACKHOLE, ScenarioName.IDLE)
+    ]
+    killed = [dataclasses.replace(each, request=RequestName.SIGKILL) for each in made[:2]]
+    open_page(browser, publish_alone(history, publish, *made, *killed))
+    idle = "stop\nidle"
+    migration = ["stop\nblackhole", "sigkill\nblackhole"]
+    storage = ["stop\nfuse-hold", "sigkill\nfuse-hold"]
+    assert heads(browser) == [
+        ["kernel", "no outage", "migration", "storage"],
+        [idle, *migration, *storage],
+    ]
+    spans = [int(each.get_attribute("colspan") or 0) for each in every(browser, "#matrix .family")]
+    assert spans == [1, 2, 2]
+    Select(one(browser, "#family")).select_by_value("storage")
+    assert heads(browser) == [["kernel", "no outage", "storage"], [idle, *storage]]
+    assert len(every(browser, "#matrix tbody td")) == 3
+    # A cell leads to its own trials, wherever its column is.
+    every(browser, "#matrix button")[1].click()
+    wait(browser, lambda: every(browser, "#dots .dot"))
+    assert one(browser, "#what").text.startswith("stop in fuse-hold: ")
+    Select(one(browser, "#family")).select_by_visible_text("all")
+    assert heads(browser)[1] == [idle, *migration, *storage]
+
+
+def test_one_family_alone_needs_no_choice(
+    browser: Browser, history: Path, publish: Publish
+) -> None:
+    made = [make(scenario=each) for each in (ScenarioName.IDLE, ScenarioName.FUSE_HOLD)]
+    open_page(browser, publish_alone(history, publish, *made))
+    assert heads(browser) == [["kernel", "stop\nidle", "stop\nfuse-hold"]]
+    assert not one(browser, "#family").is_displayed()
+
+
+def test_the_families_stay_in_view_in_a_long_table(
+    browser: Browser, history: Path, publish: Publish
+) -> None:
+    made = [
+        dataclasses.replace(make(scenario=scenario), kernel=Kernel(f"6.{number}", "#1"))
+        for number in range(40)
+        for scenario in (ScenarioName.BLACKHOLE, ScenarioName.FUSE_HOLD)
+    ]
+    open_page(browser, publish_alone(history, publish, *made))
+    browser.run("document.querySelector('.scroll').scrollTop = 1000")
+    top = one(browser, ".scroll").rect["y"]
+    family, column = (
+        one(browser, selector).rect for selector in ("#matrix .family", "#matrix tr + tr th")
+    )
+    assert top <= family["y"] < column["y"] < top + 100
 
 
 def test_refusals_are_shown_apart(browser: Browser, history: Path, publish: Publish) -> None:
