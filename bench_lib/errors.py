@@ -36,6 +36,7 @@ compares them with docs/reference/exit-statuses.md.
     │   ├── LibvirtMissing
     │   ├── GuestNotBooted
     │   ├── FuseUnavailable
+    │   ├── OnlyInLabs
     │   └── UnknownArchitecture
     ├── StoreError                  records cannot be written or read
     │   └── RecordNotWritten
@@ -277,6 +278,12 @@ class FuseUnavailable(HostError):
     """No FUSE file system can be served on this host."""
 
     exit_status = 51
+
+
+class OnlyInLabs(HostError):
+    """A scenario is staged only in labs, or the lab's kernel lacks what stages it."""
+
+    exit_status = 58
 
 
 class UnknownArchitecture(HostError):

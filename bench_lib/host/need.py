@@ -37,6 +37,10 @@ class Need(StrEnum):
     """The right of a process to trace another child of its parent, as gdb does with QEMU."""
     FUSE = "FUSE"
     """The means to serve a FUSE file system: /dev/fuse, libfuse 3 and mfusepy."""
+    SWAP = "swap of a lab"
+    """A lab whose kernel has RAM disks and the device mapper."""
+    NFS = "NFS of a lab"
+    """A lab whose kernel has a server and a client of NFS version 4."""
     LIBVIRT = "libvirt"
     """libvirtd, and a libvirt-python that kickbench's Python can import."""
 

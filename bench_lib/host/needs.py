@@ -24,6 +24,7 @@ from bench_lib.errors import (
     LibvirtMissing,
     NamespacesUnavailable,
     NotRoot,
+    OnlyInLabs,
     ProgramMissing,
     ToolFailed,
 )
@@ -40,6 +41,9 @@ LIBVIRTD = "libvirtd"
 FUSERMOUNT = "fusermount3"
 """A program in the package that requires libfuse 3; that of the library has a version in its name.
 """
+
+SWAP_MODULES = ("brd", "dm_mod")
+NFS_MODULES = ("nfsd", "nfsv4")
 
 PTRACE_NEVER = 3
 """The value of kernel.yama.ptrace_scope that forbids all tracing until the next boot."""
@@ -197,7 +201,9 @@ def _allow_ptrace(settings: Settings) -> str | None:
     return shell.as_root("sysctl -w kernel.yama.ptrace_scope=0")
 
 
-_FUSE_SCENARIOS = ", ".join(each for each in ScenarioName if each.startswith("fuse-"))
+def _named(prefix: str) -> str:
+    return ", ".join(each for each in ScenarioName if each.startswith(prefix))
+
 
 _NO_LINK = "no network link can be made or broken, so no migration can be tested"
 
@@ -225,6 +231,34 @@ def _install_fuse(settings: Settings) -> str | None:
     if not fuse.DEVICE.exists():
         return shell.as_root("modprobe fuse")
     return packages.install(FUSERMOUNT)
+
+
+def _only_in_labs(settings: Settings, why: str, *modules: str) -> str:
+    """Check that this is a lab, and that its kernel has these modules.
+
+    :param why: what would happen outside a lab, as the end of a sentence.
+    :raise OnlyInLabs: this is not a lab, or a module is missing.
+    """
+    if settings.lab is None:
+        raise OnlyInLabs(f"This scenario is staged only in labs, because {why}; use --kernel.")
+    for module in modules:
+        try:
+            run_tool(["modprobe", "--dry-run", module])
+        except ToolFailed:
+            raise OnlyInLabs(
+                f"The kernel of the lab has no module {module}; use a kernel with that module."
+            ) from None
+    return f"modules {', '.join(modules)}"
+
+
+def _swap(settings: Settings) -> str:
+    why = "it would push memory of this host out to a swap device that stops answering"
+    return _only_in_labs(settings, why, *SWAP_MODULES)
+
+
+def _nfs(settings: Settings) -> str:
+    why = "it would start this host's own NFS server"
+    return _only_in_labs(settings, why, *NFS_MODULES)
 
 
 def _install_libvirt(settings: Settings) -> str | None:
@@ -264,8 +298,10 @@ _CAPABILITIES = {
     ),
     Need.FUSE: _Capability(
         _fuse,
-        f"the scenarios {_FUSE_SCENARIOS} cannot be staged",
+        f"the scenarios {_named('fuse-')} cannot be staged",
         _install_fuse,
     ),
+    Need.SWAP: _Capability(_swap, f"the scenarios {_named('swap-')} cannot be staged"),
+    Need.NFS: _Capability(_nfs, f"the scenarios {_named('nfs-')} cannot be staged"),
     Need.LIBVIRT: _Capability(_libvirt, "no trials with --manager libvirt", _install_libvirt),
 }

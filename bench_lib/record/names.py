@@ -52,6 +52,14 @@ class ScenarioName(StrEnum):
     """The same, but the server is stopped (SIGSTOP) and answers nothing."""
     FUSE_SYNC = "fuse-sync"
     """As `fuse-hold` without read-ahead, so that a vCPU's page fault reads the page itself."""
+    NFS_HARD = "nfs-hard"
+    """The guest's memory is a file on NFS, mounted `hard`; then every packet is dropped."""
+    NFS_SOFT = "nfs-soft"
+    """The same, mounted `soft`, so that reading the file fails after three seconds."""
+    SWAP_ANONYMOUS = "swap-anonymous"
+    """The guest's memory is anonymous and swapped out; then the swap device answers nothing."""
+    SWAP_MEMFD = "swap-memfd"
+    """The same with memory that is a memfd, such as vhost-user needs."""
 
     @property
     def family(self) -> Family:
@@ -69,6 +77,10 @@ _OTHER_FAMILIES = {
     ScenarioName.FUSE_HOLD: Family.STORAGE,
     ScenarioName.FUSE_STOPPED: Family.STORAGE,
     ScenarioName.FUSE_SYNC: Family.STORAGE,
+    ScenarioName.NFS_HARD: Family.STORAGE,
+    ScenarioName.NFS_SOFT: Family.STORAGE,
+    ScenarioName.SWAP_ANONYMOUS: Family.STORAGE,
+    ScenarioName.SWAP_MEMFD: Family.STORAGE,
 }
 """The scenarios without a migration, and their families."""
 

@@ -59,9 +59,16 @@ MIGRATION = frozenset({Need.NETWORK, Need.NAMESPACES, Need.USERFAULTFD})
 FUSE = frozenset({Need.FUSE, Need.NAMESPACES})
 """The needs of scenarios in which the guest's memory is a file on FUSE."""
 
+NFS = frozenset({Need.NFS, Need.NETWORK, Need.NAMESPACES})
+"""The needs of scenarios in which the guest's memory is a file on NFS."""
+
 _STUCK = ScenarioDescription(MIGRATION, Stuck.ON_PATH)
 _RUNS = ScenarioDescription(MIGRATION, Stuck.RUNS)
 _ANYWHERE = ScenarioDescription(MIGRATION, Stuck.ANYWHERE)
+_NFS = ScenarioDescription(NFS, Stuck.ON_PATH, guests=1, recovers=True, chooses_memory=True)
+_SWAP = ScenarioDescription(
+    frozenset({Need.SWAP}), Stuck.ON_PATH, guests=1, recovers=True, chooses_memory=True
+)
 _FUSE = ScenarioDescription(FUSE, Stuck.ON_PATH, guests=1, recovers=True, chooses_memory=True)
 
 SCENARIOS: dict[ScenarioName, ScenarioDescription] = {
@@ -87,4 +94,8 @@ SCENARIOS: dict[ScenarioName, ScenarioDescription] = {
     ScenarioName.FUSE_HOLD: _FUSE,
     ScenarioName.FUSE_STOPPED: _FUSE,
     ScenarioName.FUSE_SYNC: _FUSE,
+    ScenarioName.NFS_HARD: _NFS,
+    ScenarioName.NFS_SOFT: _NFS,
+    ScenarioName.SWAP_ANONYMOUS: _SWAP,
+    ScenarioName.SWAP_MEMFD: _SWAP,
 }

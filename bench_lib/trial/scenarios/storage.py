@@ -10,10 +10,14 @@ from typing import ClassVar, Generic, TypeVar
 
 from bench_lib.deadline import Deadline
 from bench_lib.errors import RecoveryFailed, TrialLost
-from bench_lib.record import Recovery, ScenarioName
+from bench_lib.guest.qemu import GuestConfig
+from bench_lib.record import Backing, Recovery, ScenarioName
 from bench_lib.storage import fuse
 from bench_lib.storage.fuse import FuseStore
+from bench_lib.storage.nfs import NfsStore, Options
+from bench_lib.storage.pageout import PushedOutStore
 from bench_lib.storage.store import Store
+from bench_lib.storage.swap import SwapStore
 from bench_lib.trial import proof
 from bench_lib.trial.requests.request import Request
 from bench_lib.trial.scenarios.description import SOON_S
@@ -21,6 +25,7 @@ from bench_lib.trial.scenarios.scenario import Scenario
 from bench_lib.trial.scene import StorageScene
 
 StoreT = TypeVar("StoreT", bound=Store)
+PushedOutT = TypeVar("PushedOutT", bound=PushedOutStore)
 
 
 class StorageScenario(Scenario[StorageScene[StoreT]], Generic[StoreT]):
@@ -136,3 +141,62 @@ class FuseSync(FuseHold):
 
     name = ScenarioName.FUSE_SYNC
     kind = fuse.Stall.SYNC
+
+
+class _PushedOut(StorageScenario[PushedOutT], Generic[PushedOutT]):
+    """The guest's memory is pushed out to the store, and the store stalls before a page is read.
+
+    By then the guest has written all of its memory. So the memory is whole at the end only if what
+    was pushed out is read back after the release.
+    """
+
+    async def _stall(self, scene: StorageScene[PushedOutT]) -> str:
+        await scene.watch.ready(self.staging.deadline)
+        await scene.store.stall(scene.guest.child.pid, self.staging.deadline)
+        return scene.store.mechanism
+
+
+class SwapAnonymous(_PushedOut[SwapStore]):
+    """The guest's memory is anonymous, and the swap device that it is on is suspended."""
+
+    name = ScenarioName.SWAP_ANONYMOUS
+    backing: ClassVar[Backing] = Backing.ANONYMOUS
+
+    async def _store(self) -> SwapStore:
+        staging = self.staging
+        name = staging.plan.run.name(staging.seq, "store")
+        size_mib = staging.case.shape.memory_mib
+        return SwapStore(name, size_mib, self.backing, staging.stack)
+
+    def _spec(self) -> GuestConfig:
+        shape = dataclasses.replace(self.staging.case.shape, backing=self.backing)
+        return dataclasses.replace(super()._spec(), shape=shape)
+
+
+class SwapMemfd(SwapAnonymous):
+    """The guest's memory is a memfd, and the swap device that it is on is suspended."""
+
+    name = ScenarioName.SWAP_MEMFD
+    backing = Backing.MEMFD
+
+
+class NfsHard(_PushedOut[NfsStore]):
+    """The guest's memory is a file on NFS, and no packet reaches the server any more."""
+
+    name = ScenarioName.NFS_HARD
+    options: ClassVar[Options] = Options.HARD
+
+    async def _store(self) -> NfsStore:
+        staging = self.staging
+        plan, size_mib = staging.plan, staging.case.shape.memory_mib
+        assert plan.mechanism is not None
+        return NfsStore(
+            plan.run, staging.seq, size_mib, self.options, plan.mechanism, staging.stack
+        )
+
+
+class NfsSoft(NfsHard):
+    """The same, but the client gives up after a while, and the guest cannot go on."""
+
+    name = ScenarioName.NFS_SOFT
+    options = Options.SOFT

@@ -20,7 +20,15 @@ from bench_lib.trial.scenarios.migration import (
     Postcopy,
 )
 from bench_lib.trial.scenarios.scenario import Scenario
-from bench_lib.trial.scenarios.storage import FuseHold, FuseStopped, FuseSync
+from bench_lib.trial.scenarios.storage import (
+    FuseHold,
+    FuseStopped,
+    FuseSync,
+    NfsHard,
+    NfsSoft,
+    SwapAnonymous,
+    SwapMemfd,
+)
 
 STAGERS: dict[ScenarioName, type[Scenario[Any]]] = {
     each.name: each
@@ -41,5 +49,9 @@ STAGERS: dict[ScenarioName, type[Scenario[Any]]] = {
         FuseHold,
         FuseStopped,
         FuseSync,
+        NfsHard,
+        NfsSoft,
+        SwapAnonymous,
+        SwapMemfd,
     )
 }

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A file on NFS whose server cannot be reached any more.
+
+The server is this kernel's own, in a network namespace behind a link that can be cut. It keeps the
+file in a tmpfs. The guest's memory is a shared mapping of the file, so that what the guest has
+written is on the server when the memory has been pushed out, and is read from there afterwards.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, ExitStack
+from enum import StrEnum
+
+from bench_lib.deadline import Deadline
+from bench_lib.errors import StorageFailed
+from bench_lib.host.needs import NFS_MODULES
+from bench_lib.network import link, outage
+from bench_lib.network.outage import Mechanism
+from bench_lib.ownership import Run
+from bench_lib.process import in_network_namespace, run_tool
+from bench_lib.storage import mounts, nfs_server, pageout
+from bench_lib.storage.pageout import PushedOutStore
+
+FILE = "memory"
+
+PUSHES = 5
+"""How often to push out memory of which some is left."""
+
+
+class Options(StrEnum):
+    """The options that decide what the client does while the server cannot be reached."""
+
+    HARD = "hard,timeo=50,retrans=2"
+    """It repeats its requests for ever."""
+    SOFT = "soft,timeo=10,retrans=2"
+    """It gives up after three seconds: a timeout of one second, and two repetitions."""
+
+
+class NfsStore(PushedOutStore):
+    """A file on NFS, and the link to its server."""
+
+    def __init__(
+        self,
+        run: Run,
+        seq: int,
+        size_mib: int,
+        options: Options,
+        mechanism: Mechanism,
+        stack: AsyncExitStack,
+    ) -> None:
+        """Start the server, and mount its file system.
+
+        :param seq: the number of the trial.
+        :param size_mib: the size of the file.
+        :param mechanism: how the link is cut.
+        :param stack: the exit stack that unmounts the file system and ends the server.
+        :raise StorageFailed: the kernel refused something.
+        :raise ToolFailed: a module cannot be loaded, or a file system cannot be mounted.
+        """
+        self._size = size_mib << 20
+        self._cut = mechanism
+        self.mechanism = mechanism.name
+        self._stall = ExitStack()
+        run_tool(["modprobe", "--all", *NFS_MODULES])
+        undo = stack.enter_context(ExitStack())
+        self._link = undo.enter_context(link.joined(run, seq))
+        server, client = self._link.ends
+        work = run.folder / run.name(seq, "store")
+        served, mounted = work / "served", work / "mounted"
+        mounts.mount("tmpfs", "kickbench", served, undo, f"size={size_mib + 1}m")
+        with (served / FILE).open("wb") as file:
+            file.truncate(self._size)
+        nfs_server.serve(served, server, client.address, work, undo)
+        addresses = f"addr={server.address},clientaddr={client.address}"
+        with in_network_namespace(client.fd):
+            mounts.mount(
+                "nfs4",
+                f"{server.address}:/",
+                mounted,
+                undo,
+                f"vers=4.2,proto=tcp,{addresses},{options}",
+            )
+        self.memory_file = str(mounted / FILE)
+        self.description = f"file on NFS 4.2, mounted {options}"
+
+    async def stall(self, pid: int, deadline: Deadline) -> None:
+        assert self.memory_file is not None
+        file = self.memory_file
+        async with pageout.stopped(pid, deadline) as guest:
+            # Only pages that the server has can be pushed out.
+            flags = ["oflag=nocache", "conv=notrunc,fdatasync", "count=0", "status=none"]
+            run_tool(["dd", f"of={file}", *flags], deadline=deadline)
+            area = guest.memory(self._size, file)
+            for _ in range(PUSHES):
+                guest.push_out(area)
+                left = guest.memory(self._size, file).resident
+                if not left:
+                    break
+            else:
+                raise StorageFailed(
+                    f"{left >> 10} KiB of the guest's memory were not pushed out to NFS; use a "
+                    "smaller guest."
+                )
+            outage.cut(self._link.ends, self._cut)
+            self._stall.callback(outage.restore, self._link.ends, self._cut)
+
+    def release(self) -> None:
+        self._stall.close()
