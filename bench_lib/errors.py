@@ -37,6 +37,8 @@ compares them with docs/reference/exit-statuses.md.
     │   ├── GuestNotBooted
     │   ├── FuseUnavailable
     │   ├── OnlyInLabs
+    │   ├── FreezerMissing
+    │   ├── CoreDumpsElsewhere
     │   └── UnknownArchitecture
     ├── StoreError                  records cannot be written or read
     │   └── RecordNotWritten
@@ -78,6 +80,7 @@ compares them with docs/reference/exit-statuses.md.
         ├── OutageNotProven
         ├── NotStuck
         ├── DebuggerFailed
+        ├── LookFailed
         ├── RecoveryFailed
         └── MemoryDamaged
 
@@ -284,6 +287,18 @@ class OnlyInLabs(HostError):
     """A scenario is staged only in labs, or the lab's kernel lacks what stages it."""
 
     exit_status = 58
+
+
+class FreezerMissing(HostError):
+    """Processes cannot be frozen with a cgroup on this host."""
+
+    exit_status = 83
+
+
+class CoreDumpsElsewhere(HostError):
+    """The kernel writes core dumps to a place where kickbench would leave them behind."""
+
+    exit_status = 84
 
 
 class UnknownArchitecture(HostError):
@@ -528,6 +543,10 @@ class NotStuck(TrialLost):
 
 class DebuggerFailed(TrialLost):
     """A debugger ended, or failed to execute a command."""
+
+
+class LookFailed(TrialLost):
+    """A program that looks at QEMU, such as ps, failed by itself."""
 
 
 class RecoveryFailed(TrialLost):

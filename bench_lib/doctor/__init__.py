@@ -63,6 +63,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from links.rows(settings)
     yield from guests.debuggers(settings)
     yield of_need(Need.FUSE, settings, Status.DEGRADED)
+    yield from guests.administrators(settings)
     yield guests.huge_pages()
     yield linux.finding(settings)
     yield libvirt.finding(settings)

@@ -101,6 +101,12 @@ def debuggers(settings: Settings) -> Iterator[Finding]:
     yield row
 
 
+def administrators(settings: Settings) -> Iterator[Finding]:
+    """Check what requests need that an administrator makes to the kernel."""
+    for need in (Need.PS, Need.FREEZER, Need.CORE_DUMPS):
+        yield of_need(need, settings, Status.DEGRADED)
+
+
 def huge_pages() -> Finding:
     """Check for the huge pages that the usual pair of guests takes."""
     usual = Case(

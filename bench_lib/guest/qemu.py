@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shutil
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +37,10 @@ LAST_LINES = 4
 a few lines before the failure."""
 
 
+PLUGGED_MIB = 128
+"""The size of a memory module that a guest is given while it runs. Linux takes no smaller ones."""
+
+
 @dataclass(frozen=True)
 class GuestConfig:
     """The configuration of a guest.
@@ -47,6 +52,8 @@ class GuestConfig:
     :ivar netns_fd: a descriptor of the network namespace for QEMU; None for our own.
     :ivar terminal: whether QEMU runs in the foreground of its own terminal.
     :ivar gdbstub: whether QEMU has a gdbstub.
+    :ivar core: whether QEMU has a working directory of its own, for the core that it dumps.
+    :ivar memory_slot: whether QEMU has a slot for a memory module of `PLUGGED_MIB`.
     :ivar state: the saved state that the guest starts from; None if it boots.
     :ivar paused: whether the guest waits for the command `cont` before it runs.
     :ivar memory_file: the file that is the guest's memory; None for memory of the shape's backing.
@@ -60,6 +67,8 @@ class GuestConfig:
     netns_fd: int | None = None
     terminal: bool = False
     gdbstub: bool = False
+    core: bool = False
+    memory_slot: bool = False
     state: Path | None = None
     memory_file: str | None = None
     paused: bool = False
@@ -79,6 +88,12 @@ def _memory(config: GuestConfig) -> list[str]:
         kind = "memfd"
     memory = f"memory-backend-{kind},id=memory,size={shape.memory_mib}M,share=on"
     return ["-object", memory, "-machine", "memory-backend=memory"]
+
+
+def _slot(config: GuestConfig) -> str:
+    """Return the part of -m for the slot of a memory module."""
+    most_mib = config.shape.memory_mib + PLUGGED_MIB
+    return f",slots=1,maxmem={most_mib}M" if config.memory_slot else ""
 
 
 def command_line(
@@ -106,7 +121,7 @@ def command_line(
         "-machine", ours.machine, "-accel", "kvm",
         "-cpu", description.cpu_model(config.shape),
         "-smp", str(config.shape.vcpus),
-        "-m", f"{config.shape.memory_mib}M",
+        "-m", f"{config.shape.memory_mib}M{_slot(config)}",
         # A guest that resets is broken. With -no-reboot QEMU exits, which kickbench notices.
         "-no-reboot",
         *config.workload.arguments(config.shape),
@@ -222,6 +237,20 @@ def _terminal(stack: AsyncExitStack) -> tuple[int, int]:
     return ends
 
 
+@contextmanager
+def _folder(run: Run, name: str) -> Iterator[Path]:
+    """Make a folder for what a process leaves in its working directory, and delete it at the end.
+
+    It is in the run's folder, so `kickbench clean` deletes what a killed run leaves.
+    """
+    folder = run.folder / f"{name}.cwd"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @asynccontextmanager
 async def started(run: Run, config: GuestConfig, deadline: Deadline) -> AsyncIterator[Guest]:
     """Start a guest and connect to it, and end it when the context is left.
@@ -235,6 +264,7 @@ async def started(run: Run, config: GuestConfig, deadline: Deadline) -> AsyncIte
             stack.callback(ours.close)
             stack.callback(theirs.close)
         fds = [theirs.fileno() for _, theirs in pairs]
+        cores = stack.enter_context(_folder(run, config.name)) if config.core else None
         keyboard, screen = _terminal(stack) if config.terminal else (None, None)
         child = stack.enter_context(
             process.started(
@@ -244,6 +274,7 @@ async def started(run: Run, config: GuestConfig, deadline: Deadline) -> AsyncIte
                 netns_fd=config.netns_fd,
                 pass_fds=fds,
                 terminal_fd=screen,
+                folder=cores,
             )
         )
         stack.callback(log.unlink, missing_ok=True)

@@ -41,10 +41,16 @@ class Need(StrEnum):
     """A lab whose kernel has RAM disks and the device mapper."""
     NFS = "NFS of a lab"
     """A lab whose kernel has a server and a client of NFS version 4."""
+    PS = "ps"
+    """A ps that shows the command line of one process, as that of procps does."""
+    FREEZER = "freezer"
+    """A hierarchy of cgroups in which processes can be frozen."""
+    CORE_DUMPS = "core dumps"
+    """A kernel that writes the core dump of a process into the process's own working directory."""
     LIBVIRT = "libvirt"
     """libvirtd, and a libvirt-python that kickbench's Python can import."""
 
 
-PROGRAMS = frozenset({Need.QEMU, Need.NETWORK, Need.GDB, Need.LIBVIRT})
+PROGRAMS = frozenset({Need.QEMU, Need.NETWORK, Need.GDB, Need.LIBVIRT, Need.PS})
 """The needs that a lab shares with its host, because it runs the host's programs. The other needs
 depend on the kernel and on privileges, and a lab does not share those with its host."""

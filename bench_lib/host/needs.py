@@ -21,6 +21,7 @@ from pathlib import Path
 
 from bench_lib import architecture, libc, ptrace, threads
 from bench_lib.errors import (
+    CoreDumpsElsewhere,
     LibvirtMissing,
     NamespacesUnavailable,
     NotRoot,
@@ -28,7 +29,7 @@ from bench_lib.errors import (
     ProgramMissing,
     ToolFailed,
 )
-from bench_lib.host import device, fuse, packages, setup, shell, userfaultfd
+from bench_lib.host import device, freezer, fuse, packages, setup, shell, userfaultfd
 from bench_lib.host.need import Need
 from bench_lib.process import CLONE_NEWNET, run_tool
 from bench_lib.record import RequestName, ScenarioName
@@ -37,6 +38,8 @@ from bench_lib.settings import Settings
 TOOLS = ("ip", "tc", "ss")
 GDB = "gdb"
 LIBVIRTD = "libvirtd"
+PS = "ps"
+CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
 
 FUSERMOUNT = "fusermount3"
 """A program in the package that requires libfuse 3; that of the library has a version in its name.
@@ -205,6 +208,37 @@ def _named(prefix: str) -> str:
     return ", ".join(each for each in ScenarioName if each.startswith(prefix))
 
 
+def _ps(settings: Settings) -> str:
+    _programs(PS)
+    try:
+        run_tool([PS, "-ww", "-o", "args=", "-p", str(os.getpid())])
+        return run_tool([PS, "--version"]).strip()
+    except ToolFailed as error:
+        raise ProgramMissing(
+            f"{PS} does not show the command line of one process; install that of procps: {error}"
+        ) from None
+
+
+def _freezer(settings: Settings) -> str:
+    return freezer.check()
+
+
+def _core_dumps(settings: Settings) -> str:
+    pattern = CORE_PATTERN.read_text().strip()
+    # See core(5): an absolute path, a program (|), or a socket (@, since Linux 6.16).
+    if not pattern or pattern[0] in "|@" or "/" in pattern:
+        raise CoreDumpsElsewhere(
+            f"This host sends core dumps elsewhere (kernel.core_pattern is {pattern!r}), and "
+            "kickbench would leave one behind; run `sysctl -w kernel.core_pattern=core`, or make "
+            "the request in a lab (--kernel)."
+        )
+    return f"the kernel writes them to the working directory, as {pattern}"
+
+
+def _dump_here(settings: Settings) -> str:
+    return shell.as_root("sysctl -w kernel.core_pattern=core")
+
+
 _NO_LINK = "no network link can be made or broken, so no migration can be tested"
 
 
@@ -303,5 +337,14 @@ _CAPABILITIES = {
     ),
     Need.SWAP: _Capability(_swap, f"the scenarios {_named('swap-')} cannot be staged"),
     Need.NFS: _Capability(_nfs, f"the scenarios {_named('nfs-')} cannot be staged"),
+    Need.PS: _Capability(
+        _ps,
+        f"the request {RequestName.PS} cannot be made",
+        lambda settings: packages.install(PS),
+    ),
+    Need.FREEZER: _Capability(_freezer, f"the request {RequestName.CGROUP_FREEZE} cannot be made"),
+    Need.CORE_DUMPS: _Capability(
+        _core_dumps, f"the request {RequestName.CORE_DUMP} cannot be made", _dump_here
+    ),
     Need.LIBVIRT: _Capability(_libvirt, "no trials with --manager libvirt", _install_libvirt),
 }

@@ -118,20 +118,20 @@ def check_huge_pages(needed: int) -> None:
         )
 
 
-def check_memory(guests: int, each_mib: int) -> None:
-    """Refuse a host that has too little free memory for guests that run at the same time.
+def check_memory(copies: int, each_mib: int) -> None:
+    """Refuse a host that has too little free memory for the guests of a trial.
 
     If the kernel does not report how much memory is free, nothing is refused.
 
-    :param guests: how many guests run at the same time.
+    :param copies: how many times the memory of a guest is in memory at the same time: once for each
+        guest, and once for a core dump.
     :param each_mib: the size of the memory of each guest, in MiB.
     :raise MemoryMissing: the sentence has both sizes.
     """
     free_mib = memory_mib("MemAvailable")
-    needed_mib = guests * each_mib + SPARE_MIB
+    needed_mib = copies * each_mib + SPARE_MIB
     if free_mib is not None and free_mib < needed_mib:
-        all_need = f"The {guests} guests of a trial need {guests} times"
-        needed = "The guest needs" if guests == 1 else all_need
+        needed = "The guest needs" if copies == 1 else f"A trial needs {copies} times"
         raise MemoryMissing(
             f"{needed} {each_mib} MiB of memory, and {SPARE_MIB} MiB have to be free beside that, "
             f"but this host has {free_mib} MiB available; start smaller guests (--memory), or end "

@@ -54,6 +54,7 @@ def started(
     pass_fds: Sequence[int] = (),
     stdin_pipe: bool = False,
     terminal_fd: int | None = None,
+    folder: Path | None = None,
 ) -> Iterator[Child]:
     """Start a program, and end it when the context is left.
 
@@ -99,6 +100,7 @@ def started(
                 stderr=their_stderr,
                 env=environ,
                 pass_fds=pass_fds,
+                cwd=folder,
             )
         finally:
             os.close(their_stderr)

@@ -114,6 +114,18 @@ class RequestName(StrEnum):
     """SIGKILL to QEMU; answered when QEMU is reaped."""
     QUERY_STATUS = "query-status"
     """QMP `query-status`, the monitor's own round trip; answered by its reply."""
+    PROC_MAPS = "proc-maps"
+    """/proc/PID/maps of QEMU; answered when a running `cat` has read all of it."""
+    PS = "ps"
+    """`ps` with QEMU's command line; answered when all of its output has been read."""
+    CGROUP_FREEZE = "cgroup-freeze"
+    """The freezer of a cgroup that QEMU is in; answered when the kernel reports all of QEMU
+    frozen."""
+    CORE_DUMP = "core-dump"
+    """SIGQUIT to QEMU; answered when QEMU has dumped core and is reaped."""
+    PLUG_MEMORY = "plug-memory"
+    """QMP `device_add` of a memory module, which gives KVM another memory slot; answered by its
+    reply."""
     VIRT_SUSPEND = "virt-suspend"
     """libvirt's virDomainSuspend, until it returns."""
     VIRT_DESTROY = "virt-destroy"

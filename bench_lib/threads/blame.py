@@ -13,7 +13,11 @@ _FAULTS = frozenset({Entry.GUP, Entry.UACCESS, Entry.GPC, Entry.USER, Entry.ASYN
 
 
 def blame(
-    before: Sequence[ThreadState], after: Sequence[ThreadState], elapsed_ns: int
+    before: Sequence[ThreadState],
+    after: Sequence[ThreadState],
+    elapsed_ns: int,
+    *,
+    acts: bool = True,
 ) -> tuple[Outcome, ThreadState | None]:
     """Decide how a request without an answer hung, and which thread explains that.
 
@@ -21,11 +25,13 @@ def blame(
     :param after: the threads at the deadline. A thread that is not in `before` may be blamed for
         sleeping, but not for spinning.
     :param elapsed_ns: nanoseconds between the two looks.
+    :param acts: whether the process itself has to do what was requested. If not, a lock that one of
+        its threads holds delays the answer, whatever its main loop does, and no thread is called.
     :return: `spinning` or `asleep` with the blocker as `after` has it; else `unanswered` and None.
     """
     if spinner := _spinner(before, after, elapsed_ns):
         return Outcome.SPINNING, spinner
-    if sleeper := _sleeper(after):
+    if sleeper := _sleeper(after, acts=acts):
         return Outcome.ASLEEP, sleeper
     return Outcome.UNANSWERED, None
 
@@ -41,18 +47,18 @@ def _spinner(
     return max(called, key=lambda now: now.awake_ns - earlier[now.tid].awake_ns)
 
 
-def _sleeper(after: Sequence[ThreadState]) -> ThreadState | None:
+def _sleeper(after: Sequence[ThreadState], *, acts: bool) -> ThreadState | None:
     """Return the thread whose sleep delays the answer.
 
     A called thread is the best guess, then a thread in state D. A main loop that polls its
     descriptors waits for no thread, so then only a called thread can delay the answer.
     """
-    idle_loop = any(state.tid == state.pid and stack.polls(state.stack) for state in after)
+    idle_loop = acts and any(state.tid == state.pid and stack.polls(state.stack) for state in after)
     candidates = [
         state
         for state in after
         if not stack.polls(state.stack) and not stack.in_futex(state.stack)
-        if _cannot_leave(state)
+        if _cannot_leave(state, called=state.called or not acts)
         if state.called or not idle_loop
     ]
     # A thread that waits for a lock probably waits for another candidate, so it ranks last.
@@ -64,9 +70,12 @@ def _sleeper(after: Sequence[ThreadState]) -> ThreadState | None:
     )
 
 
-def _cannot_leave(state: ThreadState) -> bool:
-    """Whether the thread sleeps in a way that no signal ends, as far as the look shows."""
+def _cannot_leave(state: ThreadState, *, called: bool) -> bool:
+    """Whether the thread sleeps in a way that no signal ends, as far as the look shows.
+
+    :param called: whether it should leave the kernel, or let go of what it holds there.
+    """
     if state.state == "D":
         return True
     waits = state.entry in _FAULTS or state.waits_for is not WaitsFor.NOTHING
-    return state.state == "S" and state.called and waits
+    return state.state == "S" and called and waits

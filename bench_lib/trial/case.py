@@ -93,6 +93,17 @@ class Case:
                 f"{self.request} stops the guest, and QEMU's gdbstub does not report a second "
                 f"stop, so {self.then} would look like a hang; take another request for --then."
             )
+        if self.then and REQUESTS[self.request].freezes and not REQUESTS[self.then].without_qemu:
+            others = ", ".join(each for each in RequestName if REQUESTS[each].without_qemu)
+            raise NotOffered(
+                f"{self.request} freezes QEMU, so QEMU would not answer {self.then}; the requests "
+                f"that the kernel answers alone are {others}."
+            )
+        if self.then is self.request and REQUESTS[self.request].memory_slot:
+            raise NotOffered(
+                f"QEMU has a slot for one memory module, so {self.then} cannot follow itself; "
+                "take another request for --then."
+            )
         if self.then and self.recover:
             raise NotRecoverable(
                 "A guest is recovered after one request; leave out --then or --recover."
@@ -166,6 +177,13 @@ class Case:
         if self.shape.backing is not Backing.HUGETLB:
             return 0
         return self.guests * self.shape.memory_mib // HUGE_MIB
+
+    @property
+    def copies(self) -> int:
+        """How many times the memory of a guest is in the host's memory at the same time."""
+        dumped = any(REQUESTS[each].core for each in (self.request, self.then) if each)
+        # The folder of a run, which a core is written to, is usually in memory.
+        return self.guests + dumped
 
     @property
     def guests(self) -> int:

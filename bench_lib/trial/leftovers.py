@@ -19,6 +19,7 @@ from pathlib import Path
 from bench_lib import ownership, process
 from bench_lib.deadline import Deadline
 from bench_lib.errors import LeftoversRemain
+from bench_lib.host import freezer
 from bench_lib.network import link
 
 LAST_BREATH_S = 10.0
@@ -30,10 +31,12 @@ class Leftovers:
     """What dead runs have left behind.
 
     :ivar processes: pid and name of each process.
+    :ivar cgroups: names of cgroups, in which processes may be frozen.
     """
 
     processes: tuple[tuple[int, str], ...]
     namespaces: tuple[str, ...]
+    cgroups: tuple[str, ...]
     folders: tuple[Path, ...]
 
     def lines(self) -> list[str]:
@@ -41,6 +44,7 @@ class Leftovers:
         return [
             *(f"process {pid} ({name})" for pid, name in self.processes),
             *(f"network namespace {name}" for name in self.namespaces),
+            *(f"cgroup {name}" for name in self.cgroups),
             *(f"folder {folder}" for folder in self.folders),
         ]
 
@@ -55,7 +59,7 @@ def find(runtime: Path) -> Leftovers:
 
 
 def end(runtime: Path) -> Leftovers:
-    """Kill the processes and delete the namespaces and folders that `find` finds.
+    """Kill the processes and delete the namespaces, cgroups and folders that `find` finds.
 
     A process that SIGKILL does not end does not prevent the rest: the names of its network
     namespaces and the folder of its run are deleted, and `find` finds the process without them.
@@ -66,8 +70,11 @@ def end(runtime: Path) -> Leftovers:
     """
     with ownership.registry(runtime):
         found = _find(runtime)
+        # In version 1 of cgroups a frozen process does not die.
+        freezer.thaw(*found.cgroups)
         killed = _kill([pid for pid, _ in found.processes], runtime)
         link.delete(*found.namespaces)
+        freezer.remove(*found.cgroups)
         for folder in found.folders:
             shutil.rmtree(folder, ignore_errors=True)
         remaining = _find(runtime)
@@ -98,13 +105,16 @@ def _find(runtime: Path) -> Leftovers:
             )
             if _is_left(pid, runtime)
         ),
-        namespaces=tuple(
-            name
-            for name in link.existing()
-            if (run_id := ownership.run_of_name(name)) and ownership.is_dead(runtime, run_id)
-        ),
+        namespaces=tuple(name for name in link.existing() if _is_dead_runs(name, runtime)),
+        cgroups=tuple(name for name in freezer.existing() if _is_dead_runs(name, runtime)),
         folders=tuple(ownership.dead_folders(runtime)),
     )
+
+
+def _is_dead_runs(name: str, runtime: Path) -> bool:
+    """Whether a dead run has made the name."""
+    run_id = ownership.run_of_name(name)
+    return run_id is not None and ownership.is_dead(runtime, run_id)
 
 
 def _is_left(pid: int, runtime: Path) -> bool:

@@ -36,7 +36,8 @@ class Measurement:
     :ivar blocker: the thread that explains a hang.
     :ivar reply: the answer, if it arrived before the deadline.
     :ivar outcome: None until it is known.
-    :ivar reason: why the outcome is `refused`, `died` or `lost`.
+    :ivar reason: why the outcome is `refused`, `died` or `lost`; of a hang, what QEMU's threads do
+        not show.
     :ivar late_ns: nanoseconds from the request to an answer that arrived after the deadline.
     """
 
@@ -189,10 +190,15 @@ async def _make(
     with timeline.stage("evidence"):
         if into.reply is None:
             elapsed_ns = time.monotonic_ns() - seen_ns
-            into.after = _caught(_at_the_end(scene))
+            into.reason = request.hang()
+            into.after = _caught(
+                [replace(each, called=request.called(each)) for each in _at_the_end(scene)]
+            )
             into.outcome = Outcome.UNANSWERED
             if not description.to_source:
-                into.outcome, into.blocker = threads.blame(into.before, into.after, elapsed_ns)
+                into.outcome, into.blocker = threads.blame(
+                    into.before, into.after, elapsed_ns, acts=not description.without_qemu
+                )
             await into.look_for_late_answer(request, LATE_S)
             return
         if not ends_guest:

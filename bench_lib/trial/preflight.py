@@ -39,9 +39,9 @@ def check(settings: Settings, cases: Sequence[Case] | None = None) -> None:
         return
     needs.check_all(ALWAYS.union(*map(needs_of, cases)), settings)
     setup.check_huge_pages(max((case.huge_pages for case in cases), default=0))
-    most = max(cases, key=lambda case: case.guests * case.memory_mib, default=None)
+    most = max(cases, key=lambda case: case.copies * case.memory_mib, default=None)
     if most is not None and most.memory_mib:
-        setup.check_memory(most.guests, most.memory_mib)
+        setup.check_memory(most.copies, most.memory_mib)
 
 
 def lacking(request: RequestName, manager: ManagerName, *, lab: bool) -> str | None:

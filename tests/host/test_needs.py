@@ -12,8 +12,14 @@ import pytest
 
 from bench_lib import doctor, ptrace, threads
 from bench_lib.doctor import Status
-from bench_lib.errors import EvidenceHidden, HostError, LibvirtMissing, PtraceForbidden
-from bench_lib.host import device, needs, userfaultfd
+from bench_lib.errors import (
+    CoreDumpsElsewhere,
+    EvidenceHidden,
+    HostError,
+    LibvirtMissing,
+    PtraceForbidden,
+)
+from bench_lib.host import device, freezer, needs, userfaultfd
 from bench_lib.host.need import Need
 from bench_lib.record import ManagerName, RequestName, ScenarioName
 from bench_lib.settings import Settings
@@ -29,6 +35,11 @@ def _hide(pid: int, tid: int) -> None:
 
 def _forbid(request: int, tid: int, data: int = 0) -> None:
     raise PermissionError(1, "Operation not permitted")
+
+
+def _read_only(version: int) -> int:
+    """Open a folder with a file that cannot be opened for writing, not even by root."""
+    return os.open("/proc/self/fdinfo", os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _forbid_siblings(*, sibling: bool = False) -> None:
@@ -49,6 +60,9 @@ BREAK: dict[Need, Break] = {
     Need.GDB: lambda patch: patch.setattr(needs, "GDB", "no-such-gdb"),
     Need.PTRACE: lambda patch: patch.setattr(ptrace, "ptrace", _forbid),
     Need.PTRACE_SIBLING: lambda patch: patch.setattr(ptrace, "check", _forbid_siblings),
+    Need.PS: lambda patch: patch.setattr(needs, "PS", "no-such-ps"),
+    Need.FREEZER: lambda patch: patch.setattr(freezer, "_open_mounted", _read_only),
+    Need.CORE_DUMPS: lambda patch: patch.setattr(needs, "CORE_PATTERN", Path("/dev/null")),
 }
 """What makes this host lack a need. libvirt is optional, and has a test of its own."""
 
@@ -59,6 +73,9 @@ REQUESTS = {
     Need.GDB: RequestName.GDB_ATTACH,
     Need.PTRACE: RequestName.PTRACE_INTERRUPT,
     Need.PTRACE_SIBLING: RequestName.GDB_ATTACH,
+    Need.PS: RequestName.PS,
+    Need.FREEZER: RequestName.CGROUP_FREEZE,
+    Need.CORE_DUMPS: RequestName.CORE_DUMP,
 }
 """A request with this need, if a migration alone does not have it."""
 
@@ -124,3 +141,18 @@ def test_a_gdb_that_does_not_start_is_refused_before_the_first_trial(
     cases = [Case(ScenarioName.IDLE, RequestName.GDB_ATTACH)]
     with pytest.raises(HostError, match=r"gdb does not start: .* error while loading"):
         preflight.check(Settings.from_environment(), cases)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["|/usr/lib/systemd/systemd-coredump %P", "/var/crash/core.%p", "@/run/a", "a/b", ""]
+)
+def test_a_core_that_would_be_left_behind_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pattern: str
+) -> None:
+    monkeypatch.setattr(needs, "CORE_PATTERN", tmp_path / "core_pattern")
+    needs.CORE_PATTERN.write_text(f"{pattern}\n")
+    settings = Settings.from_environment()
+    with pytest.raises(CoreDumpsElsewhere, match=r"sysctl -w kernel\.core_pattern=core"):
+        needs.check(Need.CORE_DUMPS, settings)
+    needs.CORE_PATTERN.write_text("core.%p\n")
+    assert "core.%p" in needs.check(Need.CORE_DUMPS, settings)

@@ -118,3 +118,20 @@ def test_a_vcpu_that_runs_its_guest_does_not_spin() -> None:
 def test_a_new_thread_does_not_count_as_spinning() -> None:
     after = [WAITS, thread(2, "R", (), SECOND, called=True)]
     assert threads.blame([WAITS], after, SECOND) == (Outcome.UNANSWERED, None)
+
+
+FUSE = ("request_wait_answer", "fuse_simple_request", "filemap_fault", "hva_to_pfn")
+
+
+def test_whoever_may_hold_the_lock_is_blamed_if_the_kernel_has_to_answer() -> None:
+    """As for ps: the main loop polls, and no signal is pending for the thread in S."""
+    seen = POLLS, thread(2, "D", LOCK), thread(3, "S", FUSE)
+    assert blamed(*seen) == (Outcome.UNANSWERED, None)
+    outcome, blocker = threads.blame(seen, seen, SECOND, acts=False)
+    assert outcome is Outcome.ASLEEP
+    assert blocker == seen[2]
+
+
+def test_a_thread_that_polls_or_waits_in_a_futex_holds_no_lock() -> None:
+    seen = POLLS, thread(2, "S", FUTEX)
+    assert threads.blame(seen, seen, SECOND, acts=False) == (Outcome.UNANSWERED, None)

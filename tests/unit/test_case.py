@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench_lib.errors import BadShape, ImageError, NotRecoverable
+from bench_lib.errors import BadShape, ImageError, NotOffered, NotRecoverable
 from bench_lib.guest import image
 from bench_lib.guest.workloads.description import WORKLOADS, shape_of
 from bench_lib.record import Backing, ManagerName, RequestName, ScenarioName, Shape
@@ -136,3 +136,33 @@ def test_a_case_that_boots_its_guest_has_another_name() -> None:
         "idle/stop/linux,1,128,anonymous,False/memory",
         "idle/stop/linux,1,128,anonymous,False/memory/boot",
     ]
+
+
+def test_a_frozen_qemu_is_only_sent_requests_that_the_kernel_answers() -> None:
+    for then in (RequestName.SIGKILL, RequestName.PROC_MAPS, RequestName.PS):
+        Case(ScenarioName.BLACKHOLE, RequestName.CGROUP_FREEZE, then=then)
+    for then in (RequestName.STOP, RequestName.CGROUP_FREEZE, RequestName.GDB_ATTACH):
+        with pytest.raises(NotOffered, match=r"would not answer .* are sigkill, proc-maps, ps\."):
+            Case(ScenarioName.BLACKHOLE, RequestName.CGROUP_FREEZE, then=then)
+    Case(ScenarioName.BLACKHOLE, RequestName.STOP, then=RequestName.CGROUP_FREEZE)
+
+
+def test_only_one_memory_module_is_plugged_into_a_guest() -> None:
+    plug = RequestName.PLUG_MEMORY
+    with pytest.raises(NotOffered, match="one memory module"):
+        Case(ScenarioName.BLACKHOLE, plug, then=plug)
+    Case(ScenarioName.BLACKHOLE, plug, then=RequestName.STOP)
+
+
+def test_nothing_follows_a_core_dump() -> None:
+    with pytest.raises(NotOffered, match="core-dump ends the guest"):
+        Case(ScenarioName.BLACKHOLE, RequestName.CORE_DUMP, then=RequestName.STOP)
+    with pytest.raises(NotRecoverable, match="core-dump ends the guest"):
+        Case(ScenarioName.BLACKHOLE, RequestName.CORE_DUMP, recover=True)
+
+
+def test_a_core_dump_copies_the_memory_of_the_guest() -> None:
+    scenario = ScenarioName.BLACKHOLE
+    assert Case(scenario, RequestName.STOP).copies == 2
+    assert Case(scenario, RequestName.CORE_DUMP).copies == 3
+    assert Case(scenario, RequestName.STOP, then=RequestName.CORE_DUMP).copies == 3

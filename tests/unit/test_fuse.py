@@ -16,7 +16,7 @@ def test_a_host_without_the_device_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(fuse, "DEVICE", tmp_path / "fuse")
-    with pytest.raises(FuseUnavailable, match="fuse cannot be opened .No such file"):
+    with pytest.raises(FuseUnavailable, match="cannot be opened"):
         fuse.check()
 
 

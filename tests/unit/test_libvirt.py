@@ -79,7 +79,12 @@ def test_a_guest_has_a_gdbstub_only_for_a_request_to_it() -> None:
 
 def test_each_manager_offers_its_own_requests() -> None:
     qemu, libvirt = (set(offered_by(each)) for each in ManagerName)
-    assert qemu - libvirt == {RequestName.CTRL_C}
+    assert qemu - libvirt == {
+        RequestName.CTRL_C,
+        RequestName.CGROUP_FREEZE,
+        RequestName.CORE_DUMP,
+        RequestName.PLUG_MEMORY,
+    }
     assert libvirt - qemu == {each for each in RequestName if each.startswith("virt-")}
     with pytest.raises(
         NotOffered, match=r"ctrl-c cannot .* libvirt runs; the requests are stop, gdb"

@@ -81,9 +81,12 @@ def test_without_cases_the_needs_of_a_migration_are_checked(
         (RequestName.GDB_ATTACH, Need.GDB),
         (RequestName.GDB_ATTACH, Need.PTRACE_SIBLING),
         (RequestName.PTRACE_INTERRUPT, Need.PTRACE),
+        (RequestName.PS, Need.PS),
+        (RequestName.CGROUP_FREEZE, Need.FREEZER),
+        (RequestName.CORE_DUMP, Need.CORE_DUMPS),
     ],
 )
-def test_requests_of_debuggers_need_their_programs_and_rights(
+def test_some_requests_need_their_programs_and_rights(
     monkeypatch: pytest.MonkeyPatch, request_: RequestName, need: Need
 ) -> None:
     _lacks(monkeypatch, {need}, HostError("It is not there."))
@@ -116,7 +119,7 @@ BIG = Shape(memory_mib=4096)
     [
         (ScenarioName.IDLE, BIG, 4096 + 127, "The guest needs 4096 MiB .* has 4223 MiB available"),
         (ScenarioName.IDLE, BIG, 4096 + 128, None),
-        (ScenarioName.BLACKHOLE, BIG, 2 * 4096, "2 guests of a trial need 2 times 4096 MiB"),
+        (ScenarioName.BLACKHOLE, BIG, 2 * 4096, "A trial needs 2 times 4096 MiB"),
         (ScenarioName.BLACKHOLE, BIG, 2 * 4096 + 128, None),
         (ScenarioName.BLACKHOLE, BIG, None, None),
     ],

@@ -23,6 +23,11 @@ class RequestDescription:
         destination's QEMU can be to blame for a hang.
     :ivar gdbstub: whether QEMU has to have a gdbstub.
     :ivar stops_guest: whether the guest is stopped when the request is granted.
+    :ivar core: whether QEMU has to keep the core that it dumps.
+    :ivar memory_slot: whether QEMU has to have a slot for one more memory module.
+    :ivar freezes: whether QEMU's program does not run after the request.
+    :ivar without_qemu: whether the kernel answers it without QEMU's program, so that a thread of
+        QEMU can delay the answer only by a lock that it holds or by not ending.
     """
 
     needs: frozenset[Need] = frozenset()
@@ -30,6 +35,10 @@ class RequestDescription:
     terminal: bool = False
     gdbstub: bool = False
     stops_guest: bool = False
+    core: bool = False
+    memory_slot: bool = False
+    freezes: bool = False
+    without_qemu: bool = False
     manager: ManagerName | None = None
     deadline_s: float | None = None
     to_source: bool = False
@@ -57,8 +66,17 @@ REQUESTS: dict[RequestName, RequestDescription] = {
     RequestName.QUIT: RequestDescription(ends_guest=True),
     RequestName.SIGUSR1: RequestDescription(),
     RequestName.REGISTERS: RequestDescription(),
-    RequestName.SIGKILL: RequestDescription(ends_guest=True),
+    RequestName.SIGKILL: RequestDescription(ends_guest=True, without_qemu=True),
     RequestName.QUERY_STATUS: RequestDescription(),
+    RequestName.PROC_MAPS: RequestDescription(without_qemu=True),
+    RequestName.PS: RequestDescription(frozenset({Need.PS}), without_qemu=True),
+    RequestName.CGROUP_FREEZE: RequestDescription(
+        frozenset({Need.FREEZER}), freezes=True, manager=ManagerName.QEMU
+    ),
+    RequestName.CORE_DUMP: RequestDescription(
+        frozenset({Need.CORE_DUMPS}), ends_guest=True, core=True, manager=ManagerName.QEMU
+    ),
+    RequestName.PLUG_MEMORY: RequestDescription(memory_slot=True, manager=ManagerName.QEMU),
     RequestName.VIRT_SUSPEND: replace(_LIBVIRT, stops_guest=True),
     RequestName.VIRT_DESTROY: replace(_LIBVIRT, ends_guest=True),
     RequestName.VIRT_DESTROY_GRACEFUL: replace(_LIBVIRT, ends_guest=True),

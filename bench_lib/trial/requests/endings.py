@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import ClassVar
 
 from bench_lib.deadline import Deadline
 from bench_lib.errors import GuestDied
 from bench_lib.trial.requests.request import Reply, Request
+from bench_lib.trial.requests.waiting import readable
 
 INTERRUPT = b"\x03"
 """The character that Ctrl-C types. The terminal's line discipline sends SIGINT for it."""
@@ -67,3 +71,40 @@ class Sigkill(Sigterm):
 
     number = signal.SIGKILL
     status = -signal.SIGKILL
+
+
+class CoreDump(Sigterm):
+    """SIGQUIT, for which the kernel dumps the core of QEMU before QEMU ends.
+
+    The kernel first ends all other threads and waits for that, without a limit, and then writes
+    QEMU's memory, the guest's included. That QEMU ends without a core is a refusal.
+    """
+
+    number = signal.SIGQUIT
+    status = -signal.SIGQUIT
+
+    _pidfd = -1
+
+    async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
+        pid = self.guest.child.pid
+        self._pidfd = os.pidfd_open(pid)
+        stack.callback(os.close, self._pidfd)
+        with suppress(ProcessLookupError):  # it has ended, which the trial notices
+            resource.prlimit(pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2)
+
+    async def answer(self, deadline: Deadline) -> Reply | None:
+        if not await readable(self._pidfd, deadline):
+            return None
+        dumped = self._dumped()
+        reply = await super().answer(deadline)
+        if reply is None or dumped:
+            return reply
+        return replace(reply, refusal="QEMU ended by SIGQUIT, but the kernel dumped no core of it.")
+
+    def _dumped(self) -> bool:
+        """Whether QEMU, which is dead, has dumped core. The kernel shows that until QEMU is reaped.
+
+        A dead QEMU that a debugger traces is not shown.
+        """
+        how = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        return how is not None and how.si_code == os.CLD_DUMPED

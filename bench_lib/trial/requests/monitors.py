@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 from bench_lib.deadline import Deadline
+from bench_lib.guest.qemu import PLUGGED_MIB
 from bench_lib.trial.requests.request import Reply, Request
 
 
@@ -53,3 +55,22 @@ class Registers(MonitorCommand):
 
     command = "human-monitor-command"
     arguments: ClassVar[dict[str, Any]] = {"command-line": "info registers -a"}
+
+
+class PlugMemory(MonitorCommand):
+    """`device_add` of a memory module, which an operator uses to give a guest more memory.
+
+    The memory itself has been made before. QEMU's main thread tells KVM about it
+    (KVM_SET_USER_MEMORY_REGION), and KVM waits there for every vCPU that reads the list of memory
+    slots (synchronize_srcu()). Nothing makes such a vCPU leave the kernel.
+    """
+
+    command = "device_add"
+    arguments: ClassVar[dict[str, Any]] = {"driver": "pc-dimm", "memdev": "plugged"}
+
+    async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
+        await self.guest.control.execute(
+            "object-add",
+            {"qom-type": "memory-backend-ram", "id": "plugged", "size": PLUGGED_MIB << 20},
+            deadline=deadline,
+        )

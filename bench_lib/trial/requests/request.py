@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from bench_lib.deadline import Deadline
+from bench_lib.threads import ThreadState
 from bench_lib.trial.scene import Scene
 
 
@@ -66,6 +67,20 @@ class Request(ABC):
         :return: None if the answer did not arrive before the deadline.
         :raise GuestDied: QEMU ended, but not as requested.
         """
+
+    def hang(self) -> str | None:
+        """Describe, in a sentence, what QEMU's threads do not show about a request that hangs.
+
+        :return: None if QEMU's threads show all.
+        """
+        return None
+
+    def called(self, state: ThreadState) -> bool:
+        """Whether a thread of QEMU should leave the kernel, for all that the look at it shows.
+
+        :param state: the thread at the deadline.
+        """
+        return state.called
 
     def withdraw(self) -> bool:
         """Take back a hung request, if QEMU can do nothing else as long as it hangs.

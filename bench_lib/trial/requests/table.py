@@ -6,8 +6,10 @@ from __future__ import annotations
 from bench_lib.record import RequestName
 from bench_lib.trial.requests import virt
 from bench_lib.trial.requests.debuggers import GdbAttach, GdbstubBreak, PtraceInterrupt
-from bench_lib.trial.requests.endings import CtrlC, Quit, Sigkill, Sigterm
-from bench_lib.trial.requests.monitors import QueryStatus, Registers, Stop
+from bench_lib.trial.requests.endings import CoreDump, CtrlC, Quit, Sigkill, Sigterm
+from bench_lib.trial.requests.freezing import CgroupFreeze
+from bench_lib.trial.requests.looks import ProcMaps, Ps
+from bench_lib.trial.requests.monitors import PlugMemory, QueryStatus, Registers, Stop
 from bench_lib.trial.requests.request import Request
 from bench_lib.trial.requests.signals import Sigusr1
 
@@ -23,6 +25,11 @@ MAKERS: dict[RequestName, type[Request]] = {
     RequestName.REGISTERS: Registers,
     RequestName.SIGKILL: Sigkill,
     RequestName.QUERY_STATUS: QueryStatus,
+    RequestName.PROC_MAPS: ProcMaps,
+    RequestName.PS: Ps,
+    RequestName.CGROUP_FREEZE: CgroupFreeze,
+    RequestName.CORE_DUMP: CoreDump,
+    RequestName.PLUG_MEMORY: PlugMemory,
     RequestName.VIRT_SUSPEND: virt.VirtSuspend,
     RequestName.VIRT_DESTROY: virt.VirtDestroy,
     RequestName.VIRT_DESTROY_GRACEFUL: virt.VirtDestroyGraceful,

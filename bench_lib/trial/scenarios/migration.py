@@ -52,6 +52,7 @@ class MigrationScenario(Scenario[MigrationScene]):
                 staging.workload,
                 shape,
                 netns_fd=ends.source.fd,
+                memory_slot=target.memory_slot,
                 state=staging.state,
             )
             incoming = dataclasses.replace(

@@ -83,5 +83,7 @@ class Scenario(ABC, Generic[SceneT]):
             case.shape,
             terminal=any(each.terminal for each in requests),
             gdbstub=any(each.gdbstub for each in requests),
+            core=any(each.core for each in requests),
+            memory_slot=any(each.memory_slot for each in requests),
             state=staging.state,
         )

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Freezing QEMU with a cgroup, as `docker pause` and `systemctl freeze` do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import AsyncExitStack
+
+from bench_lib.deadline import Deadline
+from bench_lib.errors import GuestDied
+from bench_lib.host import freezer
+from bench_lib.host.freezer import Freezer
+from bench_lib.process import ATTENTIVE_S
+from bench_lib.threads import ThreadState
+from bench_lib.threads.stack import functions
+from bench_lib.trial.requests.request import Reply, Request
+from bench_lib.trial.requests.waiting import readable
+
+PATIENT_S = 0.001
+"""Seconds between two looks after the first `ATTENTIVE_S` have passed, if there is no event."""
+
+FROZEN = frozenset({"do_freezer_trap", "__refrigerator"})
+"""The functions of the kernel in which frozen threads sleep, in versions 2 and 1."""
+
+SETTLED_S = 0.02
+"""Seconds to wait after QEMU has entered the cgroup. The kernel reports at most one change of
+cgroup.events in 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV), and that QEMU has entered is one."""
+
+
+class CgroupFreeze(Request):
+    """QEMU is in a cgroup, which is frozen. It answers when the kernel reports QEMU frozen.
+
+    Version 2 has an event for that. Version 1 has none, so its state is read as often as possible,
+    and the longest time between two looks is the resolution.
+    """
+
+    _freezer: Freezer
+    _sent_ns = 0
+
+    async def prepare(self, deadline: Deadline, stack: AsyncExitStack) -> None:
+        # This ends before QEMU is killed: in version 1 a frozen process does not die.
+        hierarchy, self._freezer = stack.enter_context(freezer.made(self.guest.name))
+        self.tool = str(hierarchy)
+        try:
+            self._freezer.add(self.guest.child.pid)
+        except ProcessLookupError:
+            raise GuestDied(f"Process {self.guest.child.pid} has ended.") from None
+        await asyncio.sleep(SETTLED_S)
+        assert not self._freezer.frozen  # reads the report, so that only a later change is an event
+
+    async def send(self) -> None:
+        self._sent_ns = time.monotonic_ns()
+        self._freezer.freeze()
+
+    async def answer(self, deadline: Deadline) -> Reply | None:
+        if self._freezer.readable is None:
+            return await self._polled(deadline)
+        while not self._freezer.frozen:
+            if not await readable(self._freezer.readable, deadline):
+                return None
+        return Reply(self._sent_ns, time.monotonic_ns())
+
+    async def _polled(self, deadline: Deadline) -> Reply | None:
+        resolution_ns = 0
+        earlier_ns = self._sent_ns
+        attentive = Deadline.after(ATTENTIVE_S)
+        while True:
+            frozen = self._freezer.frozen
+            now_ns = time.monotonic_ns()
+            resolution_ns = max(resolution_ns, now_ns - earlier_ns)
+            if frozen:
+                return Reply(self._sent_ns, now_ns, resolution_ns=resolution_ns)
+            if deadline.passed:
+                return None
+            earlier_ns = now_ns
+            # A thread that has to freeze may be waiting for this very CPU.
+            os.sched_yield()
+            if attentive.passed:
+                await asyncio.sleep(PATIENT_S)
+
+    def called(self, state: ThreadState) -> bool:
+        """Every thread is called that is not frozen, though no signal is pending for it."""
+        return FROZEN.isdisjoint(functions(state.stack))
+
+    def withdraw(self) -> bool:
+        """Thaw QEMU, most of whose threads are frozen while one cannot be."""
+        self._freezer.thaw()
+        return True
+
+    async def undo(self, deadline: Deadline) -> None:
+        self._freezer.thaw()
