@@ -17,9 +17,14 @@ from bench_lib.deadline import Deadline
 from bench_lib.errors import DebuggerFailed, GuestDied, MonitorFailed, StorageFailed
 from bench_lib.ownership import Run
 from bench_lib.settings import import_path
+from bench_lib.storage import pageout
+from bench_lib.storage.pageout import GuestFile
 from bench_lib.storage.store import Store
 
 T = TypeVar("T")
+
+FILE = "memory"
+"""The name of the server's file."""
 
 SIGNS_OF_DEATH = (GuestDied, MonitorFailed, DebuggerFailed, StorageFailed)
 """Errors that the end of the server may cause before it is seen: an access to its file kills QEMU
@@ -27,20 +32,36 @@ with SIGBUS."""
 
 
 class Stall(StrEnum):
-    """How the server stops answering, as on its command line."""
+    """How the server stops answering, and its name in records."""
 
-    HOLD = "hold"
+    HOLD = "fuse-hold"
     """It leaves reads unanswered, and answers everything else."""
-    SYNC = "sync"
+    SYNC = "fuse-sync"
     """The same, and it refuses to read ahead."""
+    STOP = "fuse-sigstop"
+    """It is stopped by SIGSTOP, and answers nothing."""
+
+
+WORDS = {Stall.HOLD: "hold", Stall.SYNC: "sync"}
+"""What the server is told for each stall that it makes itself."""
 
 
 class FuseStore(Store):
     """A FUSE server in a process of its own."""
 
-    def __init__(self, child: process.Child, words: asyncio.StreamReader) -> None:
+    def __init__(
+        self,
+        child: process.Child,
+        words: asyncio.StreamReader,
+        stall: Stall,
+        file: GuestFile,
+    ) -> None:
         self._child = child
         self._words = words
+        self._stall = stall
+        self._file = file
+        self.mechanism = stall
+        self.memory_file = file.path
 
     @classmethod
     async def start(
@@ -48,8 +69,8 @@ class FuseStore(Store):
         run: Run,
         name: str,
         size_mib: int,
-        first: int,
         stall: Stall,
+        first: int,
         deadline: Deadline,
         stack: AsyncExitStack,
     ) -> Self:
@@ -57,7 +78,8 @@ class FuseStore(Store):
 
         :param name: a name that is unique on this host.
         :param size_mib: the size of the file.
-        :param first: the first byte that is not read.
+        :param stall: how it will stop answering.
+        :param first: where in the file the part begins that is pushed out; see `GuestFile`.
         :param stack: the exit stack that ends the server.
         :raise StorageFailed: the server ended at once; the message has its last line of output.
         """
@@ -65,11 +87,12 @@ class FuseStore(Store):
         folder.mkdir()
         stack.callback(folder.rmdir)
         output, theirs = os.pipe2(os.O_CLOEXEC)
+        size = size_mib << 20
         command = [sys.executable, "-S", "-m", "bench_lib.storage.fuse_server"]
         try:
             child = stack.enter_context(
                 process.started(
-                    [*command, str(folder), str(size_mib << 20), str(first), stall],
+                    [*command, str(folder), str(size)],
                     env={**run.mark, "PYTHONPATH": import_path()},
                     output=theirs,
                     stdin_pipe=True,
@@ -85,23 +108,30 @@ class FuseStore(Store):
             lambda: asyncio.StreamReaderProtocol(words), os.fdopen(output, "rb", buffering=0)
         )
         stack.callback(transport.close)
-        store = cls(child, words)
+        path = f"{folder}/{FILE}"
+        file = GuestFile(f"/proc/{child.pid}/root{path}", path, size, first)
+        store = cls(child, words, stall, file)
         version = await store._hears("up", deadline)
         store.description = f"FUSE (libfuse {version})"
-        store.memory_file = f"/proc/{child.pid}/root{folder}/memory"
         return store
 
     async def stall(self, pid: int, deadline: Deadline) -> None:
-        await self._hears("stalls", deadline)
-
-    def stop(self) -> None:
-        """Stop the server, so that it answers nothing at all until the release."""
-        self._child.signal(signal.SIGSTOP)
+        async with pageout.stopped(pid, deadline) as guest:
+            guest.push_out_file(self._file, deadline)
+            if self._stall is Stall.STOP:
+                self._child.signal(signal.SIGSTOP)
+            else:
+                word = WORDS[self._stall]
+                self._tell(word)
+                await self._hears(word, deadline)
 
     def release(self) -> None:
         self._child.signal(signal.SIGCONT)
+        self._tell("answer")
+
+    def _tell(self, word: str) -> None:
         with suppress(BrokenPipeError):
-            self._child.stdin.write(b"answer\n")
+            self._child.stdin.write(f"{word}\n".encode())
 
     async def during(self, work: Coroutine[Any, Any, T]) -> T:
         try:

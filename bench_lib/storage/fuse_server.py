@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The program of a FUSE server: one file, `memory`, of which a part is never read.
+"""The program of a FUSE server: one file, `memory`, whose reads can be left unanswered.
 
-    python -m bench_lib.storage.fuse_server FOLDER SIZE FIRST STALL
+    python -m bench_lib.storage.fuse_server FOLDER SIZE
 
 The server mounts the file system on FOLDER in a mount namespace of its own. So other processes
-reach it as /proc/PID/root/FOLDER, and it is gone when the server has ended, whatever ended it.
+reach it as /proc/PID/root/FOLDER, and it is gone when the server has ended, whatever ended it. The
+file has SIZE bytes, which are zeros at first.
 
-The file has SIZE bytes of zeros. Reads of the bytes before FIRST are answered. What happens to
-other reads depends on STALL:
+It obeys the words on stdin, one per line:
 
-    hold  The server leaves them unanswered, and still answers everything else.
-    sync  The same for reads of one page. It refuses longer ones, with which the kernel reads ahead.
-          So a page fault reads the page itself and waits for the answer (fuse_read_folio());
-          otherwise it waits for a lock that the read-ahead holds. A smaller read-ahead would not
-          do: QEMU advises huge pages (MADV_HUGEPAGE), and then the kernel reads 2 MiB ahead even
-          where read-ahead is off (do_sync_mmap_readahead() in Linux 5.18 and later).
+    hold    Leave reads unanswered from now on, and still answer everything else.
+    sync    The same for reads of one page. Refuse longer ones, with which the kernel reads ahead.
+            So a page fault reads the page itself and waits for the answer (fuse_read_folio());
+            otherwise it waits for a lock that the read-ahead holds. A smaller read-ahead would not
+            do: QEMU advises huge pages (MADV_HUGEPAGE), and then the kernel reads 2 MiB ahead even
+            where read-ahead is off (do_sync_mmap_readahead() in Linux 5.18 and later).
+    answer  Answer all reads, also those that wait.
 
-After a line `answer` on stdin it answers all reads. The words on stdout are
-`up VERSION` once the file exists, and `stalls` just before the first read is left unanswered.
+The words on stdout are `up VERSION` once the file exists, and each word of stdin once it is obeyed.
 """
 
 from __future__ import annotations
@@ -53,16 +53,19 @@ class OneFile(mfusepy.Operations):  # type: ignore[misc]
 
     use_ns = True
 
-    def __init__(self, size: int, first: int, stall: str) -> None:
+    def __init__(self, size: int) -> None:
         self._data = bytearray(size)
-        self._first = first
-        self._page_by_page = stall == "sync"
-        self._has_stalled = threading.Lock()
+        self._refuses_to_read_ahead = False
         self._answers = threading.Event()
-
-    def answer(self) -> None:
-        """Answer the reads that are held, and all later ones."""
         self._answers.set()
+
+    def obey(self, word: str) -> None:
+        """Do what a word on stdin says."""
+        if word == "answer":
+            self._answers.set()
+        else:
+            self._refuses_to_read_ahead = word == "sync"
+            self._answers.clear()
 
     def init(self, path: str) -> None:
         print(f"up {mfusepy.fuse_version_major}.{mfusepy.fuse_version_minor}", flush=True)
@@ -78,16 +81,11 @@ class OneFile(mfusepy.Operations):  # type: ignore[misc]
         return 0
 
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
-        if offset + size > self._first and not self._answers.is_set():
-            if self._page_by_page and size > PAGE:
+        if not self._answers.is_set():
+            if self._refuses_to_read_ahead and size > PAGE:
                 raise OSError(EIO, os.strerror(EIO))
-            self._stall()
+            self._answers.wait()
         return bytes(self._data[offset : offset + size])
-
-    def _stall(self) -> None:
-        if self._has_stalled.acquire(blocking=False):
-            print("stalls", flush=True)
-        self._answers.wait()
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
         self._data[offset : offset + len(data)] = data
@@ -111,20 +109,21 @@ def _mount_apart() -> None:
         raise libc.error("mount")
 
 
-def main(folder: str, size: str, first: str, stall: str) -> None:
+def main(folder: str, size: str) -> None:
     """Serve the file until this process is killed."""
     _mount_apart()
-    served = OneFile(int(size), int(first), stall)
+    served = OneFile(int(size))
 
     def obey() -> None:
         for line in sys.stdin:
-            if line.strip() == "answer":
-                served.answer()
+            served.obey(line.strip())
+            print(line, end="", flush=True)
 
     threading.Thread(target=obey, daemon=True).start()
     version = mfusepy.fuse_version_major, mfusepy.fuse_version_minor
     options = {"max_threads": THREADS} if version >= MAX_THREADS_SINCE else {}
-    mfusepy.FUSE(served, folder, foreground=True, fsname="kickbench", **options)
+    # Without kernel_cache, each further opening of the file would drop its pages from memory.
+    mfusepy.FUSE(served, folder, foreground=True, fsname="kickbench", kernel_cache=True, **options)
 
 
 if __name__ == "__main__":

@@ -12,19 +12,16 @@ from contextlib import AsyncExitStack, ExitStack
 from enum import StrEnum
 
 from bench_lib.deadline import Deadline
-from bench_lib.errors import StorageFailed
 from bench_lib.host.needs import NFS_MODULES
 from bench_lib.network import link, outage
 from bench_lib.network.outage import Mechanism
 from bench_lib.ownership import Run
 from bench_lib.process import in_network_namespace, run_tool
 from bench_lib.storage import mounts, nfs_server, pageout
-from bench_lib.storage.pageout import PushedOutStore
+from bench_lib.storage.pageout import GuestFile
+from bench_lib.storage.store import Store
 
 FILE = "memory"
-
-PUSHES = 5
-"""How often to push out memory of which some is left."""
 
 
 class Options(StrEnum):
@@ -36,7 +33,7 @@ class Options(StrEnum):
     """It gives up after three seconds: a timeout of one second, and two repetitions."""
 
 
-class NfsStore(PushedOutStore):
+class NfsStore(Store):
     """A file on NFS, and the link to its server."""
 
     def __init__(
@@ -44,6 +41,7 @@ class NfsStore(PushedOutStore):
         run: Run,
         seq: int,
         size_mib: int,
+        first: int,
         options: Options,
         mechanism: Mechanism,
         stack: AsyncExitStack,
@@ -52,12 +50,13 @@ class NfsStore(PushedOutStore):
 
         :param seq: the number of the trial.
         :param size_mib: the size of the file.
+        :param first: where in the file the part begins that is pushed out; see `GuestFile`.
         :param mechanism: how the link is cut.
         :param stack: the exit stack that unmounts the file system and ends the server.
         :raise StorageFailed: the kernel refused something.
         :raise ToolFailed: a module cannot be loaded, or a file system cannot be mounted.
         """
-        self._size = size_mib << 20
+        size = size_mib << 20
         self._cut = mechanism
         self.mechanism = mechanism.name
         self._stall = ExitStack()
@@ -69,7 +68,7 @@ class NfsStore(PushedOutStore):
         served, mounted = work / "served", work / "mounted"
         mounts.mount("tmpfs", "kickbench", served, undo, f"size={size_mib + 1}m")
         with (served / FILE).open("wb") as file:
-            file.truncate(self._size)
+            file.truncate(size)
         nfs_server.serve(served, server, client.address, work, undo)
         addresses = f"addr={server.address},clientaddr={client.address}"
         with in_network_namespace(client.fd):
@@ -81,26 +80,12 @@ class NfsStore(PushedOutStore):
                 f"vers=4.2,proto=tcp,{addresses},{options}",
             )
         self.memory_file = str(mounted / FILE)
+        self._file = GuestFile(self.memory_file, self.memory_file, size, first)
         self.description = f"file on NFS 4.2, mounted {options}"
 
     async def stall(self, pid: int, deadline: Deadline) -> None:
-        assert self.memory_file is not None
-        file = self.memory_file
         async with pageout.stopped(pid, deadline) as guest:
-            # Only pages that the server has can be pushed out.
-            flags = ["oflag=nocache", "conv=notrunc,fdatasync", "count=0", "status=none"]
-            run_tool(["dd", f"of={file}", *flags], deadline=deadline)
-            area = guest.memory(self._size, file)
-            for _ in range(PUSHES):
-                guest.push_out(area)
-                left = guest.memory(self._size, file).resident
-                if not left:
-                    break
-            else:
-                raise StorageFailed(
-                    f"{left >> 10} KiB of the guest's memory were not pushed out to NFS; use a "
-                    "smaller guest."
-                )
+            guest.push_out_file(self._file, deadline)
             outage.cut(self._link.ends, self._cut)
             self._stall.callback(outage.restore, self._link.ends, self._cut)
 

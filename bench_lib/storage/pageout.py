@@ -7,6 +7,8 @@ is stopped by SIGSTOP meanwhile, so that its vCPUs touch no page before the stor
 
 from __future__ import annotations
 
+import dataclasses
+import mmap
 import os
 import re
 import signal
@@ -19,10 +21,16 @@ from pathlib import Path
 from bench_lib import libc, threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import StorageFailed
-from bench_lib.storage.store import Store
+from bench_lib.process import run_tool
 
 SYS_PROCESS_MADVISE = 440
 MADV_PAGEOUT = 21
+
+PUSHES = 5
+"""How often to push out memory of which some is left."""
+
+_ENTRY = struct.Struct("=Q")
+"""An entry of /proc/PID/pagemap. Bit 63 shows that the page is in memory; see proc(5)."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,23 @@ def areas(smaps: str) -> list[Area]:
         first = int(start, 16)
         found.append(Area(first, int(end, 16) - first, name, sizes["Rss"], sizes["Swap"]))
     return found
+
+
+@dataclass(frozen=True)
+class GuestFile:
+    """A file that is a guest's memory.
+
+    :ivar path: the path by which QEMU opens it.
+    :ivar name: the name that QEMU's mapping of it has; see `Area`.
+    :ivar size: its size in bytes.
+    :ivar first: where the part begins that is pushed out. It is what the guest's passes touch: if
+        the host walks the guest's page tables itself, a missing one would be another fault path.
+    """
+
+    path: str
+    name: str
+    size: int
+    first: int
 
 
 @dataclass(frozen=True)
@@ -95,14 +120,33 @@ class StoppedGuest:
             why = libc.error("process_madvise").strerror
             raise StorageFailed(f"The guest's memory cannot be pushed out: {why}.")
 
+    def push_out_file(self, file: GuestFile, deadline: Deadline) -> None:
+        """Push out the guest's memory to the file that it is.
 
-class PushedOutStore(Store):
-    """A store to which the memory of a running guest is pushed out before it stalls.
+        :raise StorageFailed: some memory stayed.
+        :raise ToolFailed: the file cannot be written back.
+        """
+        # Only pages that the server has can be pushed out.
+        flags = ["conv=notrunc,fdatasync", "count=0", "status=none"]
+        run_tool(["dd", f"of={file.path}", *flags], deadline=deadline)
+        area = self.memory(file.size, file.name)
+        span = dataclasses.replace(area, start=area.start + file.first, size=area.size - file.first)
+        for _ in range(PUSHES):
+            self.push_out(span)
+            left = self._mapped(span)
+            if not left:
+                return
+        raise StorageFailed(
+            f"{left >> 10} KiB of the guest's memory were not pushed out; use a smaller guest."
+        )
 
-    :ivar mechanism: what keeps the store from answering, for the record.
-    """
-
-    mechanism: str
+    def _mapped(self, area: Area) -> int:
+        """Return how many bytes of an area are mapped to pages in memory."""
+        with Path(f"/proc/{self.pid}/pagemap").open("rb", buffering=0) as file:
+            file.seek(area.start // mmap.PAGESIZE * _ENTRY.size)
+            entries = file.read(area.size // mmap.PAGESIZE * _ENTRY.size)
+        pages = sum(1 for (entry,) in _ENTRY.iter_unpack(entries) if entry >> 63)
+        return pages * mmap.PAGESIZE
 
 
 @asynccontextmanager

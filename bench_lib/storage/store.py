@@ -16,18 +16,20 @@ class Store(ABC):
     """A store, which has been set up. It ends with the exit stack that it was made with.
 
     :ivar description: the kind of store and its parameters, for the record.
+    :ivar mechanism: what keeps the store from answering when it stalls, for the record.
     :ivar memory_file: the file that is the guest's memory; None for a store behind memory that
         belongs to no file, such as a swap device.
     """
 
     description: str
+    mechanism: str
     memory_file: str | None = None
 
     @abstractmethod
     async def stall(self, pid: int, deadline: Deadline) -> None:
-        """Wait until the store does not answer any more.
+        """Make the store stop answering, when none of the guest's memory is left on this host.
 
-        :param pid: the process of QEMU.
+        :param pid: the process of QEMU. It runs again when this returns, and its vCPUs get stuck.
         :raise StorageFailed: the store failed.
         :raise DeadlinePassed: it still answered at the deadline.
         """

@@ -21,7 +21,7 @@ from bench_lib.process import run_tool
 from bench_lib.record import Backing
 from bench_lib.storage import mounts, pageout
 from bench_lib.storage.device_mapper import SECTOR, LinearDevice
-from bench_lib.storage.pageout import PushedOutStore
+from bench_lib.storage.store import Store
 
 RAM_DISK = Path("/dev/ram0")
 RAM_DISK_MIB = 1 << 20
@@ -30,9 +30,6 @@ RAM_DISK_MIB = 1 << 20
 SPARE_MIB = 16
 """How much larger the swap device is than the guest's memory. The kernel hands out the device in
 clusters of 2 MiB at most, to each CPU its own, and never the one with the header."""
-
-PUSHES = 5
-"""How often to push out memory of which some is left."""
 
 NAMES = {Backing.ANONYMOUS: "", Backing.MEMFD: "/memfd:memory-backend-memfd (deleted)"}
 """The name that each kind of memory has among the areas of QEMU's memory."""
@@ -49,7 +46,7 @@ def header(size: int) -> bytes:
     return start.ljust(mmap.PAGESIZE - len(magic), b"\0") + magic
 
 
-class SwapStore(PushedOutStore):
+class SwapStore(Store):
     """A swap device that is suspended after the guest's memory has been pushed out to it."""
 
     mechanism = "dm-suspend"
@@ -101,7 +98,7 @@ class SwapStore(PushedOutStore):
         """
         area = guest.memory(self._size, self._name)
         used = area.resident + area.swapped
-        for _ in range(PUSHES):
+        for _ in range(pageout.PUSHES):
             guest.push_out(area)
             swapped, cached = guest.memory(self._size, self._name).swapped, swap_cache()
             if swapped == used and cached == 0:

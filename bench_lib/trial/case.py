@@ -134,8 +134,8 @@ class Case:
             )
         if self.shape.image == workloads.LINUX or self.shape.preempt:
             raise BadShape(
-                f"{self.scenario} has no migration, and its store stalls before a Linux guest is "
-                "up; leave out --preempt, and take a firmware image."
+                f"{self.scenario} has no migration and no Linux guest; leave out --preempt, and "
+                "take another image."
             )
 
     @property

@@ -15,32 +15,36 @@ from bench_lib.record import Backing, Recovery, ScenarioName
 from bench_lib.storage import fuse
 from bench_lib.storage.fuse import FuseStore
 from bench_lib.storage.nfs import NfsStore, Options
-from bench_lib.storage.pageout import PushedOutStore
 from bench_lib.storage.store import Store
 from bench_lib.storage.swap import SwapStore
-from bench_lib.trial import proof
 from bench_lib.trial.requests.request import Request
-from bench_lib.trial.scenarios.description import SOON_S
 from bench_lib.trial.scenarios.scenario import Scenario
 from bench_lib.trial.scene import StorageScene
 
 StoreT = TypeVar("StoreT", bound=Store)
-PushedOutT = TypeVar("PushedOutT", bound=PushedOutStore)
 
 
 class StorageScenario(Scenario[StorageScene[StoreT]], Generic[StoreT]):
-    """One guest, and a store for its memory that stops answering in the guest's first pass."""
+    """One guest, and a store for its memory that stops answering once the guest has written it.
+
+    So the memory is whole at the end only if the store gives back what the guest has written.
+    """
 
     async def stage(self) -> StorageScene[StoreT]:
         staging = self.staging
         with staging.timeline.stage("start"):
             store = await self._store()
-            # Otherwise the guest could get stuck before QEMU has answered on its monitors.
-            config = dataclasses.replace(self._spec(), memory_file=store.memory_file, paused=True)
+            config = dataclasses.replace(self._spec(), memory_file=store.memory_file)
             starting = staging.manager.start(config, staging.deadline, staging.stack)
             guest = await store.during(starting)
+
+        async def guest_up() -> list[int]:
+            tids = await guest.vcpu_tids(staging.deadline)
+            await guest.watch.ready(staging.deadline)
+            return tids
+
         with staging.timeline.stage("guest-up"):
-            tids = await store.during(guest.during(guest.vcpu_tids(staging.deadline)))
+            tids = await store.during(guest.during(guest_up()))
         # The stall has to end before anything is killed, even if the trial is lost half-way.
         staging.stack.callback(store.release)
         return StorageScene(staging.plan.run, guest, tids, store=store)
@@ -53,21 +57,9 @@ class StorageScenario(Scenario[StorageScene[StoreT]], Generic[StoreT]):
         """
 
     async def strand(self, scene: StorageScene[StoreT]) -> str | None:
-        staging = self.staging
-
-        async def run_until_it_stalls() -> str:
-            await scene.guest.control.execute("cont", deadline=staging.deadline)
-            return await self._stall(scene)
-
-        with staging.timeline.stage("outage"):
-            return await scene.during(run_until_it_stalls())
-
-    @abstractmethod
-    async def _stall(self, scene: StorageScene[StoreT]) -> str:
-        """Make the store stall while the guest runs, and return the mechanism.
-
-        :raise TrialLost: it did not stall before the deadline.
-        """
+        with self.staging.timeline.stage("outage"):
+            await scene.during(scene.store.stall(scene.guest.child.pid, self.staging.deadline))
+        return scene.store.mechanism
 
     async def release(self, scene: StorageScene[StoreT]) -> None:
         scene.store.release()
@@ -89,7 +81,7 @@ class StorageScenario(Scenario[StorageScene[StoreT]], Generic[StoreT]):
                     raise RecoveryFailed("The store answers again, but the request is unanswered.")
                 answered_ns = late.answered_ns - released_ns
                 await request.undo(Deadline.after(limit_s))
-            await scene.watch.ready(Deadline.after(limit_s))
+            await scene.watch.continues(Deadline.after(limit_s))
             next_pass_ns = time.monotonic_ns() - released_ns
             await scene.watch.verified(Deadline.after(limit_s))
         except TrialLost:
@@ -111,29 +103,18 @@ class FuseHold(StorageScenario[FuseStore]):
             staging.plan.run,
             staging.plan.run.name(staging.seq, "store"),
             staging.case.shape.memory_mib,
-            staging.workload.span_start,
             self.kind,
+            staging.workload.span_start,
             staging.deadline,
             staging.stack,
         )
-
-    async def _stall(self, scene: StorageScene[FuseStore]) -> str:
-        await scene.store.stall(scene.guest.child.pid, self.staging.deadline)
-        return f"fuse-{self.kind}"
 
 
 class FuseStopped(FuseHold):
     """The server is stopped by a signal, and answers nothing."""
 
     name = ScenarioName.FUSE_STOPPED
-
-    async def _stall(self, scene: StorageScene[FuseStore]) -> str:
-        await super()._stall(scene)
-        workload, deadline = self.staging.workload, self.staging.deadline
-        # Before that, the guest needs its code and its page tables.
-        await proof.stuck(scene.guest.child.pid, scene.tids, workload.prescribes, deadline, SOON_S)
-        scene.store.stop()
-        return "fuse-sigstop"
+    kind = fuse.Stall.STOP
 
 
 class FuseSync(FuseHold):
@@ -143,20 +124,7 @@ class FuseSync(FuseHold):
     kind = fuse.Stall.SYNC
 
 
-class _PushedOut(StorageScenario[PushedOutT], Generic[PushedOutT]):
-    """The guest's memory is pushed out to the store, and the store stalls before a page is read.
-
-    By then the guest has written all of its memory. So the memory is whole at the end only if what
-    was pushed out is read back after the release.
-    """
-
-    async def _stall(self, scene: StorageScene[PushedOutT]) -> str:
-        await scene.watch.ready(self.staging.deadline)
-        await scene.store.stall(scene.guest.child.pid, self.staging.deadline)
-        return scene.store.mechanism
-
-
-class SwapAnonymous(_PushedOut[SwapStore]):
+class SwapAnonymous(StorageScenario[SwapStore]):
     """The guest's memory is anonymous, and the swap device that it is on is suspended."""
 
     name = ScenarioName.SWAP_ANONYMOUS
@@ -180,7 +148,7 @@ class SwapMemfd(SwapAnonymous):
     backing = Backing.MEMFD
 
 
-class NfsHard(_PushedOut[NfsStore]):
+class NfsHard(StorageScenario[NfsStore]):
     """The guest's memory is a file on NFS, and no packet reaches the server any more."""
 
     name = ScenarioName.NFS_HARD
@@ -191,7 +159,13 @@ class NfsHard(_PushedOut[NfsStore]):
         plan, size_mib = staging.plan, staging.case.shape.memory_mib
         assert plan.mechanism is not None
         return NfsStore(
-            plan.run, staging.seq, size_mib, self.options, plan.mechanism, staging.stack
+            plan.run,
+            staging.seq,
+            size_mib,
+            staging.workload.span_start,
+            self.options,
+            plan.mechanism,
+            staging.stack,
         )
 
 
