@@ -374,6 +374,8 @@ class Record:
     :ivar guest_start: whether a Linux guest was booted in this trial, or restored from a saved
         state; None for guest images.
     :ivar guest_boot_ns: how long a guest took to boot that was restored; None for others.
+    :ivar tried: whether the trial was begun. It is false if the machine lacks what the scenario or
+        the request needs, and was asked for other trials as well; the trial is lost then.
     :ivar store: what the guest's memory came from, in scenarios of the family storage; None in
         others.
     """
@@ -414,6 +416,7 @@ class Record:
     guest_start: Literal["booted", "restored"] | None = None
     guest_boot_ns: Nanoseconds | None = None
     store: str | None = None
+    tried: bool = True
     schema: int = SCHEMA
 
     @property

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench_lib import interrupt, ownership
@@ -47,8 +47,10 @@ class NativeRunner:
     def run(self, cases: Sequence[Case], on_record: Callable[[Record], None]) -> list[Record]:
         """Make a trial of each of `cases`, in this order.
 
-        Each record is appended to the record file before the next trial starts. SIGINT, SIGTERM and
-        SIGHUP end the running trial and everything that it has started. Earlier records are kept.
+        If this host lacks what only some of the cases need, their trials are lost and the others
+        are made. Each record is appended to the record file before the next trial starts. SIGINT,
+        SIGTERM and SIGHUP end the running trial and everything that it has started. Earlier records
+        are kept.
 
         :param on_record: called with each record after it has been appended.
         :raise HostError: this host cannot run trials, and no trial was run.
@@ -56,20 +58,22 @@ class NativeRunner:
         :raise RecordNotWritten: a record could not be appended; earlier records are kept.
         :raise Interrupted: one of the signals arrived.
         """
-        preflight.check(self.settings, cases)
+        untried = preflight.untried(self.settings, cases)
+        preflight.check(self.settings, [each for each in cases if each not in untried])
         with ownership.measuring(self.settings.runtime) as owner:
-            return interrupt.run(_run(cases, self.settings, owner, on_record))
+            return interrupt.run(_run(cases, untried, self.settings, owner, on_record))
 
 
 async def _run(
     cases: Sequence[Case],
+    untried: Mapping[Case, str],
     settings: Settings,
     owner: Run,
     on_record: Callable[[Record], None],
 ) -> list[Record]:
     shapes = {case.shape for case in cases}
     found = await features.check(owner, settings.qemu, shapes, Deadline.after(settings.staging_s))
-    plan = await _plan(cases, settings, owner, found.version)
+    plan = await _plan(cases, untried, settings, owner, found.version)
     managers: dict[ManagerName, Manager] = {
         ManagerName.QEMU: QemuManager(owner),
         ManagerName.LIBVIRT: LibvirtManager(owner, settings.cache),
@@ -110,19 +114,29 @@ async def _unavailable(tried: Sequence[ScenarioName], owner: Run) -> dict[Scenar
     return why
 
 
-async def _plan(cases: Sequence[Case], settings: Settings, owner: Run, qemu: str) -> Plan:
+async def _plan(
+    cases: Sequence[Case], untried: Mapping[Case, str], settings: Settings, owner: Run, qemu: str
+) -> Plan:
     """Prepare what all trials share. Find with a temporary link how links can be cut here.
 
+    :param untried: the cases that this host cannot try, and the reasons.
     :param qemu: QEMU's version.
     :raise GuestNotBooted: this host cannot boot a Linux guest that a case needs.
-    :raise OutageUnavailable: the kernel lacks a mechanism that a case needs.
+    :raise OutageUnavailable: the kernel lacks a mechanism that all cases need.
     """
     mechanism = degradation = None
-    if any(Need.NETWORK in SCENARIOS[case.scenario].needs for case in cases):
+    untried = dict(untried)
+    tried = [case for case in cases if case not in untried]
+    if any(Need.NETWORK in SCENARIOS[case.scenario].needs for case in tried):
         with link.joined(owner, 0) as probe:
             mechanism = await outage.choose(probe)
-            if any(case.scenario is ScenarioName.DEGRADED for case in cases):
-                degradation = await CHOOSE[ScenarioName.DEGRADED](probe)
+            if degraded := {each for each in tried if each.scenario is ScenarioName.DEGRADED}:
+                try:
+                    degradation = await CHOOSE[ScenarioName.DEGRADED](probe)
+                except OutageUnavailable as error:
+                    if degraded == set(tried):
+                        raise
+                    untried |= dict.fromkeys(degraded, str(error))
     return Plan(
         run=owner,
         host=identity.this_host(settings.lab),
@@ -131,6 +145,7 @@ async def _plan(cases: Sequence[Case], settings: Settings, owner: Run, qemu: str
         workloads=await _workloads(cases, settings, owner, qemu),
         mechanism=mechanism,
         degradation=degradation,
+        untried=untried,
     )
 
 

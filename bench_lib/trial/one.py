@@ -135,6 +135,7 @@ async def trial(plan: Plan, manager: Manager, seq: int, case: Case, limits: Limi
         guest_start=_start(staging.workload, found),
         guest_boot_ns=staging.workload.boot_ns if found.restored else None,
         store=found.store,
+        tried=case not in plan.untried,
         survivors=tuple(str(each) for each in process.survivors() if each.pid not in before),
     )
 
@@ -149,6 +150,8 @@ def _start(workload: Workload, found: _Findings) -> Literal["booted", "restored"
 async def _run(staging: Staging, limits: Limits, found: _Findings) -> None:
     """Do everything but the clean-up of a trial."""
     case, timeline, stack = staging.case, staging.timeline, staging.stack
+    if case in staging.plan.untried:
+        raise TrialLost(staging.plan.untried[case])
     scenario = STAGERS[case.scenario](staging)
     scene = await scenario.stage()
     found.qemu = scene.guest.control.qemu_version

@@ -44,6 +44,23 @@ def check(settings: Settings, cases: Sequence[Case] | None = None) -> None:
         setup.check_memory(most.copies, most.memory_mib)
 
 
+def untried(settings: Settings, cases: Sequence[Case]) -> dict[Case, str]:
+    """Return the cases that this host cannot try although it may try others, and the reasons.
+
+    It lacks something that only their scenarios or requests need. If that holds for all cases of a
+    host that is not a lab, nothing is returned, and `check` refuses the host. The host of a lab
+    decides itself whether other kernels are measured nevertheless.
+    """
+    usual = ALWAYS | MIGRATION | MANAGERS[ManagerName.LIBVIRT]
+    why = {}
+    for case in dict.fromkeys(cases):
+        try:
+            needs.check_all(needs_of(case) - usual, settings)
+        except HostError as error:
+            why[case] = str(error)
+    return {} if why.keys() == set(cases) and settings.lab is None else why
+
+
 def lacking(request: RequestName, manager: ManagerName, *, lab: bool) -> str | None:
     """Return what this host lacks for a request, or None if it lacks nothing.
 

@@ -33,6 +33,7 @@ class Plan:
     :ivar workloads: the workloads by the shapes of their guests.
     :ivar mechanism: how links are cut on this host; None if no trial needs a link.
     :ivar degradation: how links are made slow on this host; None if no trial needs that.
+    :ivar untried: the cases that this host cannot try, and the reasons.
     """
 
     run: Run
@@ -42,6 +43,7 @@ class Plan:
     workloads: Mapping[Shape, Workload]
     mechanism: Mechanism | None
     degradation: Mechanism | None
+    untried: Mapping[Case, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

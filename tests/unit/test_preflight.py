@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 
 import pytest
@@ -65,6 +66,31 @@ def test_a_file_on_fuse_needs_a_server_and_no_link(
     _lacks(monkeypatch, {Need.FUSE}, FuseUnavailable("/dev/fuse cannot be opened."))
     with pytest.raises(FuseUnavailable):
         preflight.check(SETTINGS, [Case(scenario, RequestName.STOP)])
+
+
+@pytest.mark.parametrize("lab", [None, ("tcg", "somewhere")])
+def test_cases_that_a_host_lacks_something_for_do_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch, lab: tuple[str, str] | None
+) -> None:
+    _lacks(monkeypatch, {Need.FUSE}, ProgramMissing("There is no FUSE."))
+    settings = dataclasses.replace(SETTINGS, lab=lab)
+    stop = RequestName.STOP
+    idle, blackhole, fuse = (
+        Case(each, stop)
+        for each in (ScenarioName.IDLE, ScenarioName.BLACKHOLE, ScenarioName.FUSE_HOLD)
+    )
+    lacking = {fuse: "There is no FUSE."}
+    assert preflight.untried(settings, [idle, blackhole, fuse, fuse]) == lacking
+    # Outside a lab a host that can try nothing is refused.
+    assert preflight.untried(settings, [fuse]) == ({} if lab is None else lacking)
+
+
+def test_a_host_that_lacks_what_every_migration_needs_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _lacks(monkeypatch, LINKS, ProgramMissing("tc is not installed."))
+    cases = [Case(each, RequestName.STOP) for each in (ScenarioName.IDLE, ScenarioName.BLACKHOLE)]
+    assert preflight.untried(SETTINGS, cases) == {}
 
 
 def test_without_cases_the_needs_of_a_migration_are_checked(
