@@ -20,9 +20,11 @@ from asv.util import UserError
 from bench_lib.asv_bridge.suite import (
     CORE,
     CORE_GUESTS,
+    CORE_STALLS,
     CORE_SWITCHES,
     FULL,
     GUESTS,
+    STALLS,
     SWITCHES,
     measured,
 )
@@ -36,7 +38,12 @@ def holds_full(results: Path) -> bool:
 
     :param results: asv's folder of results.
     """
-    values = {*FULL, *GUESTS, *SWITCHES} - {*CORE, *CORE_GUESTS, *CORE_SWITCHES}
+    values = {*FULL, *GUESTS, *SWITCHES, *STALLS} - {
+        *CORE,
+        *CORE_GUESTS,
+        *CORE_SWITCHES,
+        *CORE_STALLS,
+    }
     words = [json.dumps(repr(value)).encode() for value in values]
     return any(
         word in text

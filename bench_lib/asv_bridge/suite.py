@@ -16,6 +16,7 @@ from bench_lib.record import (
     FAILED,
     SCORED,
     Backing,
+    Family,
     ManagerName,
     Outcome,
     Record,
@@ -32,7 +33,7 @@ from bench_lib.trial.runner import Runner
 from bench_lib.units import NS_PER_S
 
 # These are plain strings, because asv shows the repr() of a parameter.
-FULL = tuple(each.value for each in ScenarioName)
+FULL = tuple(each.value for each in ScenarioName if each.family is not Family.STORAGE)
 CORE = tuple(each.value for each in CORE_SCENARIOS)
 
 
@@ -74,13 +75,30 @@ def switches(settings: Settings) -> tuple[str, ...]:
     return tuple(SWITCHES) if settings.lists_full else CORE_SWITCHES
 
 
+STALLS = tuple(each.value for each in ScenarioName if each.family is Family.STORAGE)
+"""The scenarios in which the storage behind the guest's memory does not answer. What a host or a
+kernel cannot stage is skipped."""
+
+CORE_STALLS = (ScenarioName.FUSE_HOLD.value,)
+
+
+def stalls(settings: Settings) -> tuple[str, ...]:
+    """Return the scenarios of the family storage in which requests are made."""
+    return STALLS if settings.lists_full else CORE_STALLS
+
+
 def measured(values: Sequence[str], settings: Settings) -> tuple[str, ...]:
     """Return those values of a parameter that KICKBENCH_SET selects.
 
     If the benchmark lists its own values, all of them are selected.
     """
     given = tuple(values)
-    cores = {FULL: CORE, tuple(GUESTS): CORE_GUESTS, tuple(SWITCHES): CORE_SWITCHES}
+    cores = {
+        FULL: CORE,
+        tuple(GUESTS): CORE_GUESTS,
+        tuple(SWITCHES): CORE_SWITCHES,
+        STALLS: CORE_STALLS,
+    }
     return given if settings.full else cores.get(given, given)
 
 
@@ -156,15 +174,15 @@ class RequestSuite:
     def measure(self) -> dict[str, list[Record]]:
         """Run all trials, interleaved over the parameter, and return the records by its values.
 
-        If this host lacks something that the request needs, the result is empty, and `setup` skips
-        the benchmark.
+        Values for which this host lacks something are not in the result, and `setup` skips them.
+        It also skips those for which the lab lacks something, whose trials were not tried.
 
         :raise KickbenchError: the trials could not run, or no trial of a value gave a measurement.
             The error is reported to asv's environment, so that nothing is saved.
         """
         settings = Settings.from_environment()
         with failures_reported(settings):
-            return {} if self._lacking(settings) is not None else self._measure(settings)
+            return self._measure(settings)
 
     def case(self, value: str) -> Case:
         """Return the case of a trial.
@@ -175,14 +193,29 @@ class RequestSuite:
 
     def setup(self, records: dict[str, list[Record]], value: str) -> None:
         """Skip what cannot be measured here. asv expects NotImplementedError for that."""
-        if not records:
-            raise NotImplementedError(self._lacking(Settings.from_environment()))
+        group = records.get(value)
+        if group is None:
+            raise NotImplementedError(self._lacking(value, Settings.from_environment()))
+        if not any(each.tried for each in group):
+            raise NotImplementedError(group[0].reason)
 
-    def _lacking(self, settings: Settings) -> str | None:
-        return preflight.lacking(self.request, self.manager, lab=settings.kernel is not None)
+    def _lacking(self, value: str, settings: Settings) -> str | None:
+        """Return what this host lacks for the request or the scenario; None if nothing."""
+        lab = settings.kernel is not None
+        without = preflight.lacking(self.request, self.manager, lab=lab)
+        if without is not None:
+            return without
+        error = preflight.not_staged(self.case(value).scenario, lab=lab)
+        return None if error is None else str(error)
 
     def _measure(self, settings: Settings) -> dict[str, list[Record]]:
-        by_value = {value: self.case(value) for value in measured(self.params, settings)}
+        by_value = {
+            value: self.case(value)
+            for value in measured(self.params, settings)
+            if self._lacking(value, settings) is None
+        }
+        if not by_value:
+            return {}
         trials = min(settings.trials, self.most_trials or settings.trials)
         cases = case.interleaved(list(by_value.values()), trials)
         progress = Progress(settings.progress, len(cases))
@@ -201,7 +234,7 @@ class RequestSuite:
             for value, of in by_value.items()
         }
         for value, group in found.items():
-            if not scored(group):
+            if not scored(group) and any(each.tried for each in group):
                 reasons = {record.reason or str(record.outcome) for record in group}
                 raise TrialLost(f"No trial of {value} gave a measurement: {' '.join(reasons)}")
         return found
@@ -268,6 +301,13 @@ class SwitchSuite(RequestSuite):
     def case(self, value: str) -> Case:
         scenario, shape = SWITCHES[value]
         return Case(scenario, self.request, shape)
+
+
+class StallSuite(RequestSuite):
+    """Base of a benchmark in which the storage behind the guest's memory does not answer."""
+
+    params = stalls(Settings.from_environment())
+    param_names = ("stall",)
 
 
 def _run(cases: Sequence[Case], settings: Settings, progress: Progress) -> list[Record]:

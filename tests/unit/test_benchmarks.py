@@ -6,14 +6,14 @@ import importlib
 import pytest
 
 from bench_lib.asv_bridge import suite
-from bench_lib.record import RequestName, ScenarioName
+from bench_lib.record import Family, RequestName, ScenarioName
 from bench_lib.settings import Settings
 from tests.conftest import CHECKOUT
 
 MODULES = sorted(
     path.stem
     for path in (CHECKOUT / "benchmarks").glob("v*_*.py")
-    if not path.stem.endswith("_at_switch")
+    if not path.stem.endswith(("_at_switch", "_stall"))
 )
 
 
@@ -44,7 +44,25 @@ def test_stop_is_measured_at_the_switch_as_well() -> None:
     assert len(set(cases)) == 9
 
 
-@pytest.mark.parametrize("which, count", [("core", 3), ("full", len(ScenarioName))])
+def test_stop_is_measured_while_storage_does_not_answer_as_well() -> None:
+    made = _suite("vm_stop_stall")()
+    cases = [made.case(value) for value in suite.STALLS]
+    assert {each.request for each in cases} == {RequestName.STOP}
+    assert [each.scenario for each in cases] == [
+        each for each in ScenarioName if each.family is Family.STORAGE
+    ]
+
+
+@pytest.mark.parametrize("which, count", [("core", 1), ("full", len(suite.STALLS))])
+def test_the_set_chooses_the_stalls(which: str, count: int) -> None:
+    settings = Settings.from_environment({"HOME": "/", "KICKBENCH_SET": which})
+    assert len(suite.stalls(settings)) == count
+
+
+@pytest.mark.parametrize(
+    "which, count",
+    [("core", 3), ("full", len([each for each in ScenarioName if each.value not in suite.STALLS]))],
+)
 def test_the_set_chooses_the_scenarios(which: str, count: int) -> None:
     settings = Settings.from_environment({"HOME": "/", "KICKBENCH_SET": which})
     assert len(suite.scenarios(settings)) == count

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from bench_lib.asv_bridge import selection, suite
-from bench_lib.errors import TrialLost
-from bench_lib.record import Outcome, Record, RequestName, ScenarioName
+from bench_lib.errors import HostError, TrialLost
+from bench_lib.record import Family, Outcome, Record, RequestName, ScenarioName
 from bench_lib.settings import Settings
+from bench_lib.trial import preflight
 from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import CORE_SCENARIOS, Case
 from tests.make import record
@@ -20,6 +21,8 @@ class Suite(suite.RequestSuite):
     request = RequestName.STOP
     params: Sequence[str] = ("blackhole",)
 
+
+MIGRATIONS = [each for each in ScenarioName if each.family is not Family.STORAGE]
 
 RETURNED, HUNG = record(latency_ms=2.0), record(Outcome.ASLEEP)
 LOST = record(Outcome.LOST, reason="The guest was never stuck.")
@@ -139,8 +142,70 @@ def test_a_request_that_this_host_cannot_make_is_left_out(
         Attach().setup({}, "blackhole")
 
 
+class Stalls(suite.StallSuite):
+    request = RequestName.STOP
+    params = suite.STALLS
+
+
+@pytest.fixture
+def full(history: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KICKBENCH_SET", "full")
+    monkeypatch.setenv("KICKBENCH_TRIALS", "1")
+    monkeypatch.setattr(preflight, "lacking", lambda request, manager, lab: None)
+    monkeypatch.setattr(preflight, "not_staged", lambda scenario, lab: None)
+
+
+@pytest.mark.usefixtures("full")
+def test_a_scenario_that_this_host_cannot_stage_is_skipped_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def not_staged(scenario: ScenarioName, *, lab: bool) -> HostError | None:
+        return HostError("It is not there.") if scenario is ScenarioName.FUSE_SYNC else None
+
+    def run(self: NativeRunner, cases: list[Case], on_record: object) -> list[Record]:
+        return [record(scenario=case.scenario) for case in cases]
+
+    monkeypatch.setattr(preflight, "not_staged", not_staged)
+    monkeypatch.setattr(NativeRunner, "run", run)
+    records = Stalls().measure()
+    assert set(records) == set(suite.STALLS) - {"fuse-sync"}
+    Stalls().setup(records, "fuse-hold")
+    with pytest.raises(NotImplementedError, match=r"It is not there\."):
+        Stalls().setup(records, "fuse-sync")
+
+
+@pytest.mark.usefixtures("full")
+def test_a_scenario_that_the_lab_cannot_stage_does_not_fail_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(self: NativeRunner, cases: list[Case], on_record: object) -> list[Record]:
+        untried = dataclasses.replace(record(Outcome.LOST, reason="No module."), tried=False)
+        return [
+            dataclasses.replace(
+                untried if case.scenario is ScenarioName.FUSE_SYNC else record(),
+                scenario=case.scenario,
+            )
+            for case in cases
+        ]
+
+    monkeypatch.setattr(NativeRunner, "run", run)
+    records = Stalls().measure()
+    Stalls().setup(records, "fuse-hold")
+    with pytest.raises(NotImplementedError, match=r"No module\."):
+        Stalls().setup(records, "fuse-sync")
+
+
+@pytest.mark.usefixtures("full")
+def test_on_a_host_that_can_stage_no_scenario_nothing_is_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(preflight, "not_staged", lambda scenario, lab: HostError("No FUSE."))
+    monkeypatch.setattr(NativeRunner, "run", lambda self, cases, on_record: pytest.fail("it ran"))
+    assert Stalls().measure() == {}
+
+
 @pytest.mark.parametrize(
-    ("which", "count"), [("core", len(CORE_SCENARIOS)), ("full", len(ScenarioName))]
+    ("which", "count"), [("core", len(CORE_SCENARIOS)), ("full", len(MIGRATIONS))]
 )
 def test_of_all_listed_values_only_those_of_the_set_are_measured(
     history: Path, monkeypatch: pytest.MonkeyPatch, which: str, count: int
@@ -158,7 +223,7 @@ def test_of_all_listed_values_only_those_of_the_set_are_measured(
     class All(Suite):
         params = suite.scenarios(Settings.from_environment())
 
-    assert All.params == tuple(ScenarioName)
+    assert All.params == tuple(MIGRATIONS)
     monkeypatch.setattr(NativeRunner, "run", run)
     assert len(All().measure()) == len(seen) == count
 
@@ -167,6 +232,7 @@ def test_values_that_are_not_of_the_set_are_all_measured(history: Path) -> None:
     settings = Settings.from_environment()
     assert suite.measured(("postcopy", "degraded"), settings) == ("postcopy", "degraded")
     assert suite.measured(tuple(suite.GUESTS), settings) == suite.CORE_GUESTS
+    assert suite.measured(suite.STALLS, settings) == ("fuse-hold",)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +243,8 @@ def test_values_that_are_not_of_the_set_are_all_measured(history: Path) -> None:
         (["1 vCPU", "memfd"], True),
         (["frozen-source, gup", "frozen-source, pv-kvmclock"], False),
         (["frozen-source, gup", "dead-source, gup"], True),
+        (["fuse-hold"], False),
+        (["fuse-hold", "fuse-sync"], True),
     ],
 )
 def test_a_history_of_the_full_set_is_recognized_by_its_results(
