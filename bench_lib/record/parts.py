@@ -18,6 +18,7 @@ import msgspec
 from bench_lib.record.names import (
     Backing,
     Entry,
+    Family,
     ManagerName,
     Outcome,
     RequestName,
@@ -328,6 +329,14 @@ class Key:
     def place(self) -> str:
         """The conditions of the request, without the host: blackhole (4 vCPUs)."""
         return place(self.scenario, self.manager, self.shape)
+
+    @property
+    def tests_the_flag(self) -> bool:
+        """Whether vCPUs get stuck where FOLL_INTERRUPTIBLE matters.
+
+        Only userfaultfd looks at it, and no file system or swap device does.
+        """
+        return self.shape.tests_the_flag and self.scenario.family is not Family.STORAGE
 
     @property
     def name(self) -> str:

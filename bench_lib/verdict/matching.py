@@ -162,6 +162,7 @@ def _check_match(match: Match) -> None:
         ("QEMUs of the lab", lambda record: record.lab_qemu),
         ("libvirts", lambda record: record.manager_version),
         ("guest images", lambda record: record.image_sha256),
+        ("stores", lambda record: record.store),
         ("guest kernels", lambda record: record.guest_kernel and shown(record.guest_kernel)),
         ("deadlines", lambda record: f"{record.deadline_ns / NS_PER_S:g} s"),
         *((f"settings of {name}", _of_setup("setup", name)) for name in HOST_FIELDS),

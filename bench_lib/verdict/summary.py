@@ -229,6 +229,8 @@ def _made_with(record: Record) -> Iterator[tuple[str, str]]:
         yield f"program of {record.request}", record.tool
     if record.outage is not None:
         yield f"outage of {record.scenario}", record.outage
+    if record.store is not None:
+        yield f"store of {record.scenario}", record.store
     if record.image_sha256 is not None:
         yield f"sha256 of the image {record.shape.image}", record.image_sha256
     if record.guest_kernel is not None:

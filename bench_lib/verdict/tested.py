@@ -160,12 +160,12 @@ def _timed(
 def _limit(key: Key, deadline_ns: int, terms: Terms) -> int | None:
     """Return the limit of the request, or None.
 
-    A guest that does not test the flag has no limit, because it may hang under every kernel.
+    A trial that does not test the flag has no limit, because it may hang under every kernel.
 
     :raise CannotCompare: the deadline of the trials is earlier than the limit.
     """
     limit_ns = terms.limits_ns.get(key.request)
-    if limit_ns is None or not key.shape.tests_the_flag:
+    if limit_ns is None or not key.tests_the_flag:
         return None
     if _emulated(key):
         return min(limit_ns * EMULATED, deadline_ns)

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
@@ -287,6 +288,50 @@ def test_guests_that_do_not_test_the_flag_have_no_limit() -> None:
     shape = Shape(image="uaccess")
     records = [*hanging(OLD, 6, shape=shape), *hanging(NEW, 6, shape=shape)]
     assert judged(records).verdict is Verdict.PASS
+
+
+FUSE: dict[str, Any] = {
+    "scenario": ScenarioName.FUSE_HOLD,
+    "store": "FUSE (libfuse 3.14.0), read-ahead 128 KiB",
+}
+
+
+def test_a_stall_that_hangs_under_both_kernels_passes() -> None:
+    """No kernel is known that obeys while storage does not answer, so there is no limit."""
+    found = judged([*hanging(OLD, 6, **FUSE), *hanging(NEW, 6, **FUSE)])
+    assert found.verdict is Verdict.PASS
+    assert found.rows[0].limit_ns is None
+    assert found.rows[0].key.place == "fuse-hold"
+
+
+def test_a_stall_that_hangs_under_the_candidate_alone_fails() -> None:
+    found = judged([*steady(OLD, 6, **FUSE), *hanging(NEW, 6, **FUSE)])
+    assert found.verdict is Verdict.FAIL
+    assert found.rows[0].reasons[0] == "hangs more often"
+    # A slower SIGKILL is found as it is in other scenarios.
+    killed = {**FUSE, "request": RequestName.SIGKILL}
+    slow = judged([*steady(OLD, 8, 10.0, **killed), *steady(NEW, 8, 20.0, **killed)])
+    assert slow.rows[0].reasons == ("takes more than 1.25 times as long",)
+
+
+def test_stalls_and_migrations_are_judged_beside_each_other() -> None:
+    records = [
+        each for kernel in (OLD, NEW) for each in (*steady(kernel, 6), *hanging(kernel, 6, **FUSE))
+    ]
+    found = judged(records)
+    assert [(row.key.scenario, row.limit_ns is None) for row in found.rows] == [
+        (ScenarioName.BLACKHOLE, False),
+        (ScenarioName.FUSE_HOLD, True),
+    ]
+    assert found.verdict is Verdict.PASS
+
+
+def test_different_stores_are_not_compared() -> None:
+    other = {**FUSE, "store": "FUSE (libfuse 3.16.2), read-ahead 128 KiB"}
+    with pytest.raises(
+        CannotCompare, match=r"different stores: FUSE .libfuse 3\.14\.0., read-ahead"
+    ):
+        judged([*hanging(OLD, 6, **FUSE), *hanging(NEW, 6, **other)])
 
 
 def test_a_few_hangs_that_the_baseline_never_had_do_not_pass() -> None:

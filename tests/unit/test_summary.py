@@ -153,6 +153,16 @@ def test_different_guest_images_are_reported() -> None:
     assert (found.name, found.values) == ("sha256 of the image gup", ("ab", "cd"))
 
 
+def test_different_stores_are_reported() -> None:
+    first, other = (
+        dataclasses.replace(record(scenario=ScenarioName.FUSE_HOLD), store=store)
+        for store in ("FUSE (libfuse 3.14.0)", "FUSE (libfuse 3.16.2)")
+    )
+    (found,) = summary.differences([record(scenario=ScenarioName.FUSE_HOLD), first, other])
+    assert found.name == "store of fuse-hold"
+    assert found.values == ("FUSE (libfuse 3.14.0)", "FUSE (libfuse 3.16.2)")
+
+
 def test_different_kernels_of_guests_are_reported() -> None:
     first, other = (
         dataclasses.replace(record(), guest_kernel=Kernel("6.12", each)) for each in ("#1", "#2")
