@@ -14,7 +14,7 @@ from bench_lib.host import freezer
 from bench_lib.host.freezer import Freezer
 from bench_lib.process import ATTENTIVE_S
 from bench_lib.threads import ThreadState
-from bench_lib.threads.stack import functions
+from bench_lib.threads.stack import functions, in_futex, polls
 from bench_lib.trial.requests.request import Reply, Request
 from bench_lib.trial.requests.waiting import readable
 
@@ -82,8 +82,14 @@ class CgroupFreeze(Request):
                 await asyncio.sleep(PATIENT_S)
 
     def called(self, state: ThreadState) -> bool:
-        """Every thread is called that is not frozen, though no signal is pending for it."""
-        return FROZEN.isdisjoint(functions(state.stack)[:1])
+        """Every thread is called that is not frozen, though no signal is pending for it.
+
+        Since Linux 6.1 (f5d39b020809), version 1 freezes a thread where it sleeps, if it sleeps in
+        one of a few system calls, and /proc shows such a thread in state D.
+        """
+        frames = functions(state.stack)
+        in_place = in_futex(state.stack) or polls(state.stack) or "hrtimer_nanosleep" in frames
+        return FROZEN.isdisjoint(frames[:1]) and not (state.state == "D" and in_place)
 
     def withdraw(self) -> bool:
         """Thaw QEMU, most of whose threads are frozen while one cannot be."""
