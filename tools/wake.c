@@ -195,6 +195,31 @@ static void wait_until_stuck(pid_t pid)
 	}
 }
 
+static long long cpu_ns(pid_t pid)
+{
+	char path[64], text[128];
+	int fd;
+	ssize_t size;
+
+	snprintf(path, sizeof(path), "/proc/%d/schedstat", pid);
+	fd = open(path, O_RDONLY);
+	size = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	must(size, path);
+	text[size] = 0;
+	return atoll(text);
+}
+
+/* As in the probe, the vCPU runs when it has used CPU time, which the kernel accounts at each tick. */
+static void wait_until_running(pid_t pid)
+{
+	long long before = cpu_ns(pid);
+
+	do
+		usleep(1000);
+	while (cpu_ns(pid) == before);
+}
+
 int main(int argc, char **argv)
 {
 	static const uint8_t write_code[] = { 0x48, 0x89, 0x07, 0xeb, 0xfb };
@@ -228,7 +253,9 @@ int main(int argc, char **argv)
 		struct pollfd back = { .fd = ends[0], .events = POLLIN };
 		uint64_t sent_ns;
 
-		if (!healthy)
+		if (healthy)
+			wait_until_running(pid);
+		else
 			wait_until_stuck(pid);
 		usleep(1000);
 		sent_ns = now_ns();

@@ -3,7 +3,7 @@
 
 A worker process runs the vCPU (see `worker_process`). The probe sees the vCPU stuck, sends it a
 signal, and calculates how long the wake took. The worker reads the time at which the vCPU is back
-in user mode; both read the monotonic clock, which all processes share.
+in user mode; both read the monotonic clock, which all processes share (see `timed`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ import msgspec
 from bench_lib import architecture, threads
 from bench_lib.errors import HugepagesMissing, ProbeFailed, UnknownCase, UserfaultfdForbidden
 from bench_lib.host import device, setup, userfaultfd
-from bench_lib.kvm import userfault
+from bench_lib.kvm import offered, userfault
+from bench_lib.kvm.programs import PROGRAMS
 from bench_lib.kvm.worker import PRESENT
 from bench_lib.kvm.worker_process import WorkerProcess
 from bench_lib.ownership import Run
-from bench_lib.record import HUNG, Backing, Entry, Host, Kernel, Outcome, Setup
+from bench_lib.record import HUNG, Backing, Entry, Host, Kernel, Outcome, Setup, WaitsFor
 from bench_lib.threads import ThreadState
 
 JUDGE_S = 0.1
@@ -37,7 +38,7 @@ KILLS = 8
 
 
 class Wake(StrEnum):
-    """How the probe calls the vCPU back."""
+    """What the probe does to a stuck vCPU, and times."""
 
     SIGUSR1 = "sigusr1"
     SIGINT = "sigint"
@@ -45,13 +46,29 @@ class Wake(StrEnum):
     """PTRACE_INTERRUPT; the wake ends when the thread has stopped."""
     SIGKILL = "sigkill"
     """The wake ends when the process is reaped."""
+    MEMSLOT = "memslot"
+    """The vCPU is not called: another thread adds a memory slot, which has to wait until no vCPU
+    uses the old ones. This ends when the ioctl of that thread returns."""
+    DEAD_SERVER = "dead-server"
+    """The vCPU is not called: the userfaultfd is closed, as when the process that should deliver
+    the page dies. This ends when the guest has read the page."""
+
+    @property
+    def calls(self) -> bool:
+        """Whether the vCPU's thread is told to leave the kernel."""
+        return self not in {Wake.MEMSLOT, Wake.DEAD_SERVER}
+
+    @property
+    def once(self) -> bool:
+        """Whether a worker can do this only once."""
+        return self in {Wake.SIGKILL, Wake.DEAD_SERVER}
 
 
 @dataclass(frozen=True)
 class ProbeCase:
     """One experiment.
 
-    :ivar program: the guest program that the worker runs, a key of `worker.PROGRAMS`.
+    :ivar program: the guest program that the worker runs, a key of `programs.PROGRAMS`.
     :ivar path: the fault path that the vCPU must be stuck on; `none` for a vCPU that runs.
     :ivar mode: the userfaultfd mode of the memory, or `present` for memory without userfaultfd.
     """
@@ -64,25 +81,44 @@ class ProbeCase:
     mode: str = "missing"
 
 
+def _wakes(name: str, program: str, path: Entry) -> list[ProbeCase]:
+    """Return a case for each way to call the vCPU back; the first one has no suffix."""
+    return [
+        ProbeCase(f"{name}{suffix}", program, path, wake)
+        for wake in Wake
+        if wake.calls
+        for suffix in ("" if wake is Wake.SIGUSR1 else f"-{wake}",)
+    ]
+
+
 CASES = (
     ProbeCase("healthy", "spin", Entry.NONE, mode=PRESENT),
+    ProbeCase("healthy-memslot", "spin", Entry.NONE, Wake.MEMSLOT, mode=PRESENT),
     ProbeCase("gup-read", "read", Entry.GUP),
-    ProbeCase("gup-write", "write", Entry.GUP),
+    *_wakes("gup-write", "write", Entry.GUP),
     *(
         ProbeCase(f"gup-{access}-{backing}{suffix}", access, Entry.GUP, backing=backing, mode=mode)
         for backing in (Backing.MEMFD, Backing.HUGETLB)
         for mode, suffix in (("missing", ""), ("minor", "-minor"))
         for access in ("read", "write")
     ),
-    ProbeCase("gup-write-sigint", "write", Entry.GUP, Wake.SIGINT),
-    ProbeCase("gup-write-ptrace", "write", Entry.GUP, Wake.PTRACE),
-    ProbeCase("gup-write-sigkill", "write", Entry.GUP, Wake.SIGKILL),
+    ProbeCase("gup-write-memslot", "write", Entry.GUP, Wake.MEMSLOT),
+    ProbeCase("dead-server", "print", Entry.GUP, Wake.DEAD_SERVER),
+    *_wakes("pre-fault", "pre-fault", Entry.GUP),
     ProbeCase("async-pf", "interrupts", Entry.ASYNC_PF),
-    ProbeCase("uaccess", "string", Entry.UACCESS),
-    ProbeCase("uaccess-sigkill", "string", Entry.UACCESS, Wake.SIGKILL),
+    ProbeCase("async-pf-memslot", "interrupts", Entry.ASYNC_PF, Wake.MEMSLOT),
+    *_wakes("uaccess", "string", Entry.UACCESS),
+    ProbeCase("uaccess-memslot", "string", Entry.UACCESS, Wake.MEMSLOT),
+    *_wakes("steal-time", "steal-time", Entry.UACCESS),
+    *_wakes("pv-eoi", "pv-eoi", Entry.UACCESS),
+    *_wakes("async-pf-data", "async-pf-data", Entry.UACCESS),
+    *_wakes("kvmclock", "kvmclock", Entry.GPC),
 )
-"""Every case, by a name that has the fault path, and the memory and the wake unless they are the
-defaults."""
+"""Every case, by a name that has the fault path or the structure that KVM shares with the guest,
+and the memory and the wake unless they are the defaults."""
+
+ZEROS = "The guest did not notice: it read zeros from a page that never arrived."
+"""The note of a case whose guest went on with a page of zeros."""
 
 
 def named(names: Sequence[str]) -> list[ProbeCase]:
@@ -99,7 +135,7 @@ def named(names: Sequence[str]) -> list[ProbeCase]:
 
 @dataclass(frozen=True)
 class Hung:
-    """The vCPU thread after a wake that hung.
+    """The thread that did not return: that of the vCPU, or the one that adds a memory slot.
 
     :ivar cpu_share: the share of one CPU that the thread used while it was watched.
     """
@@ -121,6 +157,8 @@ class Result:
         read in the same look.
     :ivar wakes_ns: the duration of each wake, in nanoseconds.
     :ivar after: the thread after the wake that hung; None if none hung.
+    :ivar waits_for: what the thread waited for when it was stuck.
+    :ivar note: what else the case has shown, as a sentence.
     """
 
     case: str
@@ -132,6 +170,8 @@ class Result:
     wakes_ns: tuple[int, ...] = ()
     stack: tuple[str, ...] = ()
     after: Hung | None = None
+    waits_for: WaitsFor | None = None
+    note: str | None = None
 
     @property
     def median_us(self) -> float | None:
@@ -237,9 +277,8 @@ def _probe(
     outcome = Outcome.RETURNED
     reason = None
     after = None
-    ends_worker = case.wake is Wake.SIGKILL
-    wakes_per_worker = 1 if ends_worker else count
-    workers = min(count, KILLS) if ends_worker else 1
+    wakes_per_worker = 1 if case.wake.once else count
+    workers = min(count, KILLS) if case.wake.once else 1
     try:
         for _ in range(workers):
             with ExitStack() as stack:
@@ -248,12 +287,13 @@ def _probe(
                     case.name,
                     [case.program, case.backing, case.mode],
                     traced=case.wake is Wake.PTRACE,
+                    helped=not case.wake.calls,
                     cpu=cpus[-1],
                     stack=stack,
                 )
                 for _ in range(wakes_per_worker):
                     seen = worker.stuck(case.path)
-                    if not ends_worker:
+                    if case.wake is not Wake.SIGKILL:
                         worker.must_be_inside()
                     took_ns = _wake(worker, case.wake, deadline_s)
                     if took_ns is None:
@@ -274,6 +314,8 @@ def _probe(
         tuple(wakes),
         seen.stack if seen else (),
         after,
+        seen.waits_for if seen else None,
+        ZEROS if case.wake is Wake.DEAD_SERVER and wakes else None,
     )
 
 
@@ -286,13 +328,14 @@ def _cannot_be_tried(case: ProbeCase) -> str | None:
             userfaultfd.check(userfault.FEATURES[case.mode, case.backing])
     except (HugepagesMissing, UserfaultfdForbidden) as error:
         return str(error)
-    return None
+    return offered.here().lacks(PROGRAMS[case.program])
 
 
 def _wake(worker: WorkerProcess, wake: Wake, deadline_s: float) -> int | None:
-    """Call the vCPU back in the way of the case.
+    """Do what the case times.
 
-    :return: how long the wake took, in nanoseconds; None if it took longer than `deadline_s`.
+    :return: how long it took, in nanoseconds; None if it took longer than `deadline_s`.
+    :raise ProbeFailed: the worker ended, or something else woke the vCPU.
     """
     match wake:
         case Wake.SIGUSR1:
@@ -303,41 +346,58 @@ def _wake(worker: WorkerProcess, wake: Wake, deadline_s: float) -> int | None:
             return worker.interrupt(deadline_s)
         case Wake.SIGKILL:
             return worker.kill(deadline_s)
+        case Wake.MEMSLOT:
+            return worker.add_memory(deadline_s)
+        case Wake.DEAD_SERVER:
+            read = worker.close_userfaultfd(deadline_s)
+            if read is not None and read[1] != 0:
+                raise ProbeFailed(f"The guest read {read[1]:#x} instead of zeros.")
+            return None if read is None else read[0]
 
 
 def _how_it_hung(
     worker: WorkerProcess, case: ProbeCase, before: ThreadState
 ) -> tuple[Outcome, Hung]:
-    """Decide whether a vCPU that did not come back sleeps or spins, by the CPU time it uses now.
+    """Decide whether a thread that did not return sleeps or spins, by the CPU time it uses now.
 
     :param before: the vCPU when it was stuck, before the wake.
-    :raise ProbeFailed: it does neither, or it came back after the deadline.
+    :raise ProbeFailed: it does neither, or it returned after the deadline.
     """
-    start_ns, then = time.monotonic_ns(), worker.look()
+    look = worker.look_at_helper if case.wake is Wake.MEMSLOT else worker.look
+    start_ns, then = time.monotonic_ns(), look()
     time.sleep(JUDGE_S)
-    now = worker.look()
+    now = look()
     elapsed_ns = time.monotonic_ns() - start_ns
     # A late return is not a hang. The vCPU is stuck again by now, so its thread does not show it.
     if case.wake is not Wake.SIGKILL and worker.back(0) is not None:
-        raise ProbeFailed("The vCPU came back, but only after the deadline; see --deadline.")
+        what = "vCPU came back" if case.wake.calls else "ioctl returned"
+        raise ProbeFailed(f"The {what}, but only after the deadline; see --deadline.")
     after = Hung(now.state, now.wchan, now.stack, (now.cpu_ns - then.cpu_ns) / elapsed_ns)
     if threads.spin([then], [now], elapsed_ns):
         return Outcome.SPINNING, after
-    asleep = now.called and now.state in threads.ASLEEP and now.same_sleep(then)
-    if asleep and now.fault_path is before.fault_path:
+    asleep = now.state in threads.ASLEEP and now.same_sleep(then)
+    if not case.wake.calls and asleep:
         return Outcome.ASLEEP, after
-    raise ProbeFailed(f"The vCPU did not come back, but does not hang: {now.state} {now.wchan}.")
+    if now.called and asleep and now.fault_path is before.fault_path:
+        return Outcome.ASLEEP, after
+    who = "second thread did not return" if case.wake is Wake.MEMSLOT else "vCPU did not come back"
+    raise ProbeFailed(f"The {who}, but does not hang: {now.state} {now.wchan}.")
+
+
+_CALLING = frozenset(
+    case.name for case in CASES if case.wake.calls and case.wake is not Wake.SIGKILL
+)
 
 
 def verdict(results: Sequence[Result]) -> str:
     """Answer in one sentence, per fault path, whether this kernel lets go of a stuck vCPU."""
     answers = []
-    for path in (Entry.GUP, Entry.UACCESS, Entry.ASYNC_PF):
+    for path in (Entry.GUP, Entry.UACCESS, Entry.GPC, Entry.ASYNC_PF):
         scored = [
             each
             for each in results
             if each.fault_path is path and each.outcome not in {None, Outcome.LOST}
-            if not each.case.endswith(Wake.SIGKILL)
+            if each.case in _CALLING
         ]
         if scored:
             hung = any(each.outcome in HUNG for each in scored)

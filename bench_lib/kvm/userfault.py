@@ -10,7 +10,8 @@ import struct
 
 from bench_lib.errors import HugepagesMissing
 from bench_lib.host import setup, userfaultfd
-from bench_lib.kvm.vcpu import HUGE_PAGE, address_of
+from bench_lib.kvm.programs import HUGE_PAGE
+from bench_lib.kvm.vcpu import address_of
 from bench_lib.record import Backing
 
 UFFDIO_REGISTER = 0xC020AA00
@@ -30,6 +31,7 @@ class Undelivered:
     """Memory whose faults go to a userfaultfd that is never read.
 
     :ivar memory: the mapping, one huge page long.
+    :ivar fd: the userfaultfd. If it is closed, the kernel delivers pages of zeros instead.
     """
 
     def __init__(self, backing: Backing, mode: str) -> None:
@@ -39,10 +41,10 @@ class Undelivered:
         :raise UserfaultfdForbidden: this kernel's userfaultfd is refused, or lacks this mode.
         :raise HugepagesMissing: the kernel has no free huge page.
         """
-        self._fd = userfaultfd.open_descriptor(FEATURES[mode, backing])
+        self.fd = userfaultfd.open_descriptor(FEATURES[mode, backing])
         self.memory = self._map(backing, mode)
         fcntl.ioctl(
-            self._fd,
+            self.fd,
             UFFDIO_REGISTER,
             struct.pack("<4Q", address_of(self.memory), len(self.memory), MODES[mode], 0),
         )

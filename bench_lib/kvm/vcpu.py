@@ -13,12 +13,13 @@ import mmap
 import os
 import signal
 import struct
-import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from bench_lib.errors import KvmUnavailable
 from bench_lib.host.device import DEVICE, KVM_CREATE_VCPU, KVM_CREATE_VM
+from bench_lib.kvm import offered
+from bench_lib.kvm.programs import HUGE_PAGE, PAGE, PORT, TARGET, VECTOR, Program
+from bench_lib.kvm.timed import IOCTL, Clock, Timed
 
 KVM_GET_VCPU_MMAP_SIZE = 0xAE04
 KVM_SET_USER_MEMORY_REGION = 0x4020AE46
@@ -28,20 +29,23 @@ KVM_RUN = 0xAE80
 KVM_SET_REGS = 0x4090AE82
 KVM_GET_SREGS = 0x8138AE83
 KVM_SET_SREGS = 0x4138AE84
+KVM_SET_MSRS = 0x4008AE89
 KVM_SET_SIGNAL_MASK = 0x4004AE8B
-KVM_GET_SUPPORTED_CPUID = 0xC008AE05
+KVM_GET_LAPIC = 0x8400AE8E
+KVM_SET_LAPIC = 0x4400AE8F
+KVM_SET_VCPU_EVENTS = 0x4040AEA0
+KVM_PRE_FAULT_MEMORY = 0xC040AED5
 KVM_SET_CPUID2 = 0x4008AE90
 
-PAGE = 4096
-HUGE_PAGE = 2 << 20
+KVM_EXIT_IO = 2
+
+# asm/apicdef.h. The spurious-interrupt register has a vector and the bit that enables the APIC.
+APIC_SPIV, APIC_SPIV_ENABLED, APIC_IRR = 0xF0, 0x1FF, 0x200
 
 CODE, PML4, PDPT, PAGE_DIRECTORY = 0x1000, 0x2000, 0x3000, 0x4000
 LOW_BYTES = 0x10000
 """The size of the memory that is present: code and page tables. It starts at guest-physical 0; all
 addresses here are guest-physical."""
-
-TARGET = HUGE_PAGE
-"""The page that the code touches, at the start of its own memory slot."""
 
 TSS = 0x40000000
 """An unused address where KVM on Intel processors may put the TSS that it needs for real mode."""
@@ -52,34 +56,9 @@ CR0_PE_ET_PG = 0x80000011
 CR4_PAE = 0x20
 EFER_LME_LMA = 0x500
 RFLAGS_IOPL3, RFLAGS_IF = 0x3002, 0x200
-PORT = 0x80
 
-# A PyDLL does not release the interpreter's lock during a call. The process has one thread, so the
-# lock is not needed elsewhere, and the clock is read sooner after KVM_RUN.
-_libc = ctypes.PyDLL(None, use_errno=True)
-
-
-@dataclass(frozen=True)
-class Program:
-    """What the guest runs.
-
-    :ivar code: 64-bit code that runs at CPL 3, with `TARGET` in %rdi and %rsi and a port in %dx.
-    :ivar interrupts: whether the guest has interrupts enabled and in-kernel interrupt controllers.
-    """
-
-    code: bytes
-    interrupts: bool = False
-
-
-READ = Program(bytes.fromhex("488b07ebfb"))
-"""movq (%rdi), %rax in a loop."""
-WRITE = Program(bytes.fromhex("488907ebfb"))
-"""movq %rax, (%rdi) in a loop."""
-WRITE_WITH_INTERRUPTS = Program(WRITE.code, interrupts=True)
-STRING_OUT = Program(bytes.fromhex("6eebfd"))
-"""outsb in a loop: KVM itself reads the byte from guest memory, on every processor."""
-SPIN = Program(bytes.fromhex("ebfe"))
-"""A jmp to itself."""
+EXTRA_SLOT, EXTRA = 2, 2 * HUGE_PAGE
+"""A memory slot that can be added while the vCPU runs, and its address."""
 
 
 def _segment(selector: int, kind: int, *, dpl: int, long_mode: int, code_or_data: int = 1) -> bytes:
@@ -100,6 +79,7 @@ class VirtualMachine:
 
         :raise KvmUnavailable: KVM refused an ioctl.
         """
+        self._program = program
         try:
             kvm = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
             self._vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
@@ -123,23 +103,61 @@ class VirtualMachine:
         bits = sum(1 << (number - 1) for number in mask)
         fcntl.ioctl(self._vcpu, KVM_SET_SIGNAL_MASK, struct.pack("<IQ", 8, bits))
 
-    def run(self) -> int:
-        """Run the guest until a signal is pending.
+    def run(self, clock: Clock) -> Timed:
+        """Run the guest until a signal is pending, or until it writes to a port.
 
-        :return: the time at which KVM_RUN returned, in nanoseconds of the monotonic clock.
-        :raise OSError: KVM_RUN returned for another reason.
+        :return: KVM_RUN, or KVM_PRE_FAULT_MEMORY.
+        :raise OSError: it returned for another reason.
         """
-        run, vcpu, now = _libc.ioctl, self._vcpu, time.monotonic_ns
-        left = run(vcpu, KVM_RUN, 0)
-        # Nothing may precede this: just after a wake, a line of Python takes microseconds.
-        back_ns = now()
-        if left == 0:
-            raise OSError(
-                f"the guest exited for reason {struct.unpack_from('<I', self._run, 8)[0]}"
-            )
-        if (code := ctypes.get_errno()) != errno.EINTR:
-            raise OSError(code, os.strerror(code))
-        return back_ns
+        self._arm()
+        if self._program.pre_fault:
+            page = ctypes.create_string_buffer(struct.pack("<2Q48x", TARGET, PAGE), 64)
+            run = clock(IOCTL, self._vcpu, KVM_PRE_FAULT_MEMORY, ctypes.addressof(page))
+        else:
+            run = clock(IOCTL, self._vcpu, KVM_RUN, 0)
+        if run.result != -errno.EINTR:
+            run.check("KVM_RUN")
+            if self._program.pre_fault or self._exit_reason != KVM_EXIT_IO:
+                raise OSError(f"the guest exited for reason {self._exit_reason}")
+        return run
+
+    @property
+    def printed(self) -> int:
+        """The byte that the guest wrote to a port when KVM_RUN returned without a signal."""
+        (offset,) = struct.unpack_from("<Q", self._run, 40)
+        return int(self._run[offset])
+
+    def add_extra(self, clock: Clock) -> Timed:
+        """Add the memory slot `EXTRA_SLOT`. Another thread may run the vCPU."""
+        region = ctypes.create_string_buffer(self._region(EXTRA_SLOT, EXTRA, self._low))
+        return clock(IOCTL, self._vm, KVM_SET_USER_MEMORY_REGION, ctypes.addressof(region))
+
+    def remove_extra(self) -> None:
+        """Remove the memory slot that `add_extra` has added."""
+        region = struct.pack("<IIQQQ", EXTRA_SLOT, 0, EXTRA, 0, address_of(self._low))
+        fcntl.ioctl(self._vm, KVM_SET_USER_MEMORY_REGION, region)
+
+    @property
+    def _exit_reason(self) -> int:
+        return int(struct.unpack_from("<I", self._run, 8)[0])
+
+    def _arm(self) -> None:
+        """Make KVM touch the page that the guest shares with it."""
+        program = self._program
+        if program.interrupted:
+            # An interrupt that was not delivered when a signal ended the last run.
+            fcntl.ioctl(self._vcpu, KVM_SET_VCPU_EVENTS, bytes(64))
+        if program.interrupts and program.msrs:
+            apic = bytearray(fcntl.ioctl(self._vcpu, KVM_GET_LAPIC, bytes(1024)))
+            struct.pack_into("<I", apic, APIC_SPIV, APIC_SPIV_ENABLED)
+            if program.interrupted:
+                struct.pack_into("<I", apic, APIC_IRR + VECTOR // 32 * 16, 1 << VECTOR % 32)
+            fcntl.ioctl(self._vcpu, KVM_SET_LAPIC, bytes(apic))
+        for number, value in program.msrs:
+            # With a buffer that may change, ioctl returns the result: how many MSRs KVM has set.
+            one = bytearray(struct.pack("<IIIIQ", 1, 0, number, 0, value))
+            if fcntl.ioctl(self._vcpu, KVM_SET_MSRS, one) != 1:
+                raise OSError(f"KVM refuses {value:#x} in MSR {number:#x}")
 
     def _fill(self, program: Program) -> None:
         def put(address: int, data: bytes) -> None:
@@ -151,30 +169,29 @@ class VirtualMachine:
         put(PAGE_DIRECTORY, struct.pack("<2Q", LEAF, TARGET | LEAF))
 
     def _add_memory(self, slot: int, address: int, memory: mmap.mmap) -> None:
-        region = struct.pack("<IIQQQ", slot, 0, address, len(memory), address_of(memory))
-        fcntl.ioctl(self._vm, KVM_SET_USER_MEMORY_REGION, region)
+        fcntl.ioctl(self._vm, KVM_SET_USER_MEMORY_REGION, self._region(slot, address, memory))
+
+    def _region(self, slot: int, address: int, memory: mmap.mmap) -> bytes:
+        return struct.pack("<IIQQQ", slot, 0, address, len(memory), address_of(memory))
 
     def _set_cpuid(self, kvm: int) -> None:
         """Give the vCPU all of CPUID that KVM supports; KVM refuses 64-bit registers otherwise."""
-        entries = 256
-        buffer = bytearray(struct.pack("<II", entries, 0) + bytes(40 * entries))
-        fcntl.ioctl(kvm, KVM_GET_SUPPORTED_CPUID, buffer)
-        # KVM has written the number of entries into the buffer, which is passed on unchanged.
-        fcntl.ioctl(self._vcpu, KVM_SET_CPUID2, buffer)
+        fcntl.ioctl(self._vcpu, KVM_SET_CPUID2, offered.cpuid(kvm))
 
     def _set_registers(self, program: Program) -> None:
         special = bytearray(312)
         fcntl.ioctl(self._vcpu, KVM_GET_SREGS, special)
-        code = _segment(0x23, 0xB, dpl=3, long_mode=1)
-        data = _segment(0x2B, 0x3, dpl=3, long_mode=0)
+        dpl = 0 if program.privileged else 3
+        code = _segment(0x20 | dpl, 0xB, dpl=dpl, long_mode=1)
+        data = _segment(0x28 | dpl, 0x3, dpl=dpl, long_mode=0)
         task = _segment(0x30, 0xB, dpl=0, long_mode=0, code_or_data=0)
         special[0:144] = code + 5 * data
         special[144:168] = task
         struct.pack_into("<6Q", special, 224, CR0_PE_ET_PG, 0, PML4, CR4_PAE, 0, EFER_LME_LMA)
         fcntl.ioctl(self._vcpu, KVM_SET_SREGS, bytes(special))
         flags = RFLAGS_IOPL3 | (RFLAGS_IF if program.interrupts else 0)
-        # rax rbx rcx rdx rsi rdi rsp rbp r8-r15 rip rflags
-        registers = [0, 0, 0, PORT, TARGET, TARGET, 0, 0, *[0] * 8, CODE, flags]
+        # rax rbx rcx rdx rsi rdi rsp rbp r8-r15 rip rflags. A page of zeros has no %rax like this.
+        registers = [0xFF, 0, 0, PORT, TARGET, TARGET, 0, 0, *[0] * 8, CODE, flags]
         fcntl.ioctl(self._vcpu, KVM_SET_REGS, struct.pack("<18Q", *registers))
 
 

@@ -17,12 +17,15 @@ from contextlib import ExitStack
 from bench_lib import process, threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import ProbeFailed
-from bench_lib.kvm.worker import MOMENT
+from bench_lib.kvm import timed
+from bench_lib.kvm.timed import Clock
+from bench_lib.kvm.worker import HELPER, MESSAGE, Command, Kind
 from bench_lib.ownership import Run
 from bench_lib.ptrace import PTRACE_CONT, PTRACE_INTERRUPT, PTRACE_SEIZE, WALL, ptrace
 from bench_lib.record import Entry
 from bench_lib.settings import CHECKOUT
 from bench_lib.threads import ThreadState
+from bench_lib.units import NS_PER_S
 
 START_S = 20.0
 """Seconds that a worker may take to start: it takes a tenth of a second, or one second under
@@ -31,16 +34,17 @@ emulation."""
 STUCK_S = 5.0
 """Seconds that a vCPU may take to get stuck: it takes less than a millisecond."""
 
-SETTLE_S = 0.001
-"""Seconds that a vCPU is left alone before it is called back. A vCPU that has only just gone to
-sleep returns sooner, because its processor is not yet idle."""
+SETTLE_NS = 1_000_000
+"""Nanoseconds that the vCPU and the probe rest before the vCPU is called back. A vCPU that has only
+just gone to sleep returns sooner, because its processor is not yet idle. A probe that has just read
+files in /proc sends the signal later."""
 
 ZOMBIE = "Z"
 """The state in /proc of a thread that has ended."""
 
 
 class WorkerProcess:
-    """A process with one thread, which runs one vCPU."""
+    """A process whose main thread runs one vCPU."""
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class WorkerProcess:
         arguments: Sequence[str],
         *,
         traced: bool,
+        helped: bool,
         cpu: int,
         stack: ExitStack,
     ) -> None:
@@ -57,6 +62,7 @@ class WorkerProcess:
         :param name: the name of the case, for the error.
         :param arguments: the worker's program, backing and mode.
         :param traced: whether we trace the worker, so that it reports returns without a signal too.
+        :param helped: whether the worker has a second thread; see `call`.
         :param cpu: the CPU that the worker is bound to.
         :param stack: ends the worker.
         :raise ProbeFailed: the worker ended, or did not start in time.
@@ -64,14 +70,16 @@ class WorkerProcess:
         self._output, theirs = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, self._output)
         argv = [sys.executable, "-m", "bench_lib.kvm.worker", *arguments]
-        if traced:
-            argv.append("traced")
+        options = {"traced": traced, "helped": helped}
+        argv += [option for option, wanted in options.items() if wanted]
+        env = {**run.mark, "PYTHONPATH": str(CHECKOUT)}
         try:
             self._child = stack.enter_context(
-                process.started(argv, env={**run.mark, "PYTHONPATH": str(CHECKOUT)}, output=theirs)
+                process.started(argv, env=env, output=theirs, stdin_pipe=helped)
             )
         finally:
             os.close(theirs)
+        self._clock = Clock()
         os.sched_setaffinity(self.pid, {cpu})
         if self.back(START_S) != 0:
             raise ProbeFailed(f"The worker of {name} did not start within {START_S:.0f} s.")
@@ -88,11 +96,21 @@ class WorkerProcess:
         :return: None if the vCPU did not come back within `limit_s` seconds.
         :raise ProbeFailed: the worker ended; the message is its last line of output.
         """
+        message = self._read(limit_s)
+        return None if message is None else message[2]
+
+    def _read(self, limit_s: float) -> tuple[Kind, int, int] | None:
+        """Wait for the next message.
+
+        :return: None if there was none within `limit_s` seconds.
+        :raise ProbeFailed: the worker ended; the message is its last line of output.
+        """
         if not select.select([self._output], [], [], limit_s)[0]:
             return None
-        data = os.read(self._output, MOMENT.size)
-        if data[:1] == b"\0":
-            return int(MOMENT.unpack(data)[1])
+        data = os.read(self._output, MESSAGE.size)
+        if data and data[0] in list(Kind):
+            kind, first, second = MESSAGE.unpack(data)
+            return Kind(kind), first, second
         while more := os.read(self._output, 65536):
             data += more
         text = data.decode(errors="replace").strip() or "The worker ended."
@@ -107,7 +125,7 @@ class WorkerProcess:
             raise ProbeFailed("Something other than the probe has called the vCPU back.")
 
     def look(self) -> ThreadState:
-        """Look once at the only thread.
+        """Look once at the vCPU's thread.
 
         :raise ProbeFailed: the worker ended; the message is its last line of output.
         """
@@ -119,6 +137,16 @@ class WorkerProcess:
             self.back(0)
             raise ProbeFailed("The worker ended.")
         return seen
+
+    def look_at_helper(self) -> ThreadState:
+        """Look once at the second thread.
+
+        :raise ProbeFailed: the worker ended.
+        """
+        for each in threads.observe_all(self.pid):
+            if each.name == HELPER:
+                return each
+        raise ProbeFailed("The worker ended.")
 
     def stuck(self, path: Entry) -> ThreadState:
         """Wait until two looks in a row show the vCPU stuck in the same place.
@@ -135,7 +163,6 @@ class WorkerProcess:
         while not deadline.passed:
             now = self.look()
             if now.fault_path is path and now.state in threads.ASLEEP and now.same_sleep(earlier):
-                time.sleep(SETTLE_S)
                 return now
             earlier = now
         raise ProbeFailed(
@@ -150,7 +177,7 @@ class WorkerProcess:
         """
         first = self.look()
         while not deadline.passed:
-            time.sleep(SETTLE_S)
+            time.sleep(SETTLE_NS / NS_PER_S)
             now = self.look()
             runs = now.state == threads.RUNNING and now.fault_path is Entry.NONE
             if runs and now.cpu_ns > first.cpu_ns:
@@ -165,11 +192,12 @@ class WorkerProcess:
         :return: nanoseconds until the vCPU was back in user mode; None if that took longer than
             `deadline_s` seconds.
         """
-        sent_ns = threads.kick(self.pid, self.pid, number)
+        sent = self._clock(timed.TGKILL, self.pid, self.pid, number, rest_ns=SETTLE_NS)
+        sent.check("tgkill")
         back_ns = self.back(deadline_s)
-        if back_ns is not None and back_ns < sent_ns:
+        if back_ns is not None and back_ns < sent.began_ns:
             raise ProbeFailed("The vCPU came back before the probe called it.")
-        return None if back_ns is None else back_ns - sent_ns
+        return None if back_ns is None else back_ns - sent.began_ns
 
     def interrupt(self, deadline_s: float) -> int | None:
         """Call the vCPU back with PTRACE_INTERRUPT, and let it run again.
@@ -177,18 +205,52 @@ class WorkerProcess:
         :return: nanoseconds until the thread has stopped; None if that took longer than
             `deadline_s` seconds.
         """
-        sent_ns = time.monotonic_ns()
-        ptrace(PTRACE_INTERRUPT, self.pid)
+        sent = self._clock(timed.PTRACE, PTRACE_INTERRUPT, self.pid, 0, 0, rest_ns=SETTLE_NS)
+        sent.check("ptrace")
         deadline = Deadline.after(deadline_s)
-        # Only the tracer can wait for the stop, and waitpid(2) has no timeout, so this polls.
-        while os.waitpid(self.pid, WALL | os.WNOHANG)[0] == 0:
+        # Only the tracer can wait for the stop, and wait4(2) has no timeout, so this polls.
+        while (stop := self._clock(timed.WAIT4, self.pid, 0, WALL | os.WNOHANG, 0)).result == 0:
             if deadline.passed:
                 return None
-        stopped_ns = time.monotonic_ns()
+        stop.check("wait4")
         ptrace(PTRACE_CONT, self.pid)
         if self.back(deadline_s) is None:
             raise ProbeFailed("The thread stopped for its tracer, but KVM_RUN did not return.")
-        return stopped_ns - sent_ns
+        return stop.ended_ns - sent.began_ns
+
+    def add_memory(self, deadline_s: float) -> int | None:
+        """Add a memory slot to the virtual machine, in the second thread.
+
+        :return: nanoseconds that the ioctl took; None if it took longer than `deadline_s` seconds.
+        """
+        self._child.stdin.write(bytes([Command.ADD_MEMORY]))
+        message = self._read(deadline_s)
+        if message is None:
+            return None
+        kind, began_ns, ended_ns = message
+        if kind is not Kind.CALLED:
+            raise ProbeFailed("Something other than the probe has called the vCPU back.")
+        return ended_ns - began_ns
+
+    def close_userfaultfd(self, deadline_s: float) -> tuple[int, int] | None:
+        """Close the userfaultfd of the memory, in the second thread.
+
+        :return: nanoseconds until KVM_RUN returned with the byte that the guest read from the
+            page, and the byte; None if that took longer than `deadline_s` seconds.
+        """
+        self._child.stdin.write(bytes([Command.CLOSE_USERFAULTFD]))
+        deadline = Deadline.after(deadline_s)
+        messages: dict[Kind, tuple[int, int]] = {}
+        # The two threads write in any order.
+        while len(messages) < 2:
+            message = self._read(deadline.remaining_s)
+            if message is None:
+                return None
+            messages[message[0]] = message[1:]
+        if messages.keys() != {Kind.CALLED, Kind.PRINTED}:
+            raise ProbeFailed("Something other than the probe has called the vCPU back.")
+        (began_ns, _), (printed_ns, byte) = messages[Kind.CALLED], messages[Kind.PRINTED]
+        return printed_ns - began_ns, byte
 
     def kill(self, deadline_s: float) -> int | None:
         """Send SIGKILL to the worker.
@@ -196,6 +258,7 @@ class WorkerProcess:
         :return: nanoseconds until the worker was reaped; None if that took longer than
             `deadline_s` seconds.
         """
+        time.sleep(SETTLE_NS / NS_PER_S)
         sent_ns = time.monotonic_ns()
         self._child.signal(signal.SIGKILL)
         reaped_ns = self._child.reaped_within(deadline_s)

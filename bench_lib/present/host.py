@@ -37,7 +37,7 @@ def probe_row(console: Console, width: int, result: Result) -> None:
     median, worst = (
         "-" if each is None else f"{each:.0f} us" for each in (result.median_us, result.worst_us)
     )
-    seen = [result.state, result.wchan, result.fault_path, result.reason]
+    seen = [result.state, result.wchan, result.fault_path, result.reason, result.note]
     console.print(
         f"{result.case:{width}} {result.outcome or 'skipped':9} {median:>9} {worst:>9} "
         f"{len(result.wakes_ns):>5}  {escape(' '.join(filter(None, seen)))}",

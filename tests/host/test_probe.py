@@ -17,10 +17,13 @@ import pytest
 from bench_lib import errors, threads
 from bench_lib.deadline import Deadline
 from bench_lib.host import userfaultfd
-from bench_lib.kvm import probe, userfault
+from bench_lib.kvm import offered, probe, userfault
+from bench_lib.kvm.offered import Offer
+from bench_lib.kvm.probe import Wake
+from bench_lib.kvm.programs import PROGRAMS
 from bench_lib.kvm.worker_process import WorkerProcess
 from bench_lib.ownership import Run
-from bench_lib.record import Backing, Entry, Outcome
+from bench_lib.record import Backing, Entry, Outcome, WaitsFor
 from tests.conftest import HANG_S
 from tests.host.conftest import (
     KICKBENCH,
@@ -32,6 +35,9 @@ from tests.host.conftest import (
 )
 
 FEW = ("-n", "20")
+
+ENDS_ANYWHERE = {Entry.NONE, Entry.ASYNC_PF}
+"""Paths on which a vCPU is in no wait of the kernel that depends on it."""
 
 
 @pytest.fixture
@@ -67,20 +73,106 @@ def start(clean_host: Path) -> Iterator[Start]:
 
 
 @pytest.mark.usefixtures("huge_pages")
-def test_every_case_takes_the_path_that_it_is_named_after(kickbench: Command) -> None:
+def test_every_case_takes_its_path(kickbench: Command) -> None:
     done = kickbench("probe", *FEW, "--json")
     assert done.returncode == 0, done.stderr
     cases = {each["case"]: each for each in json.loads(done.stdout)["cases"]}
-    for name, case in cases.items():
+    tried = {each.name: each for each in probe.CASES if each.program not in _left_out()}
+    assert {name for name, case in cases.items() if case["outcome"] is not None} == set(tried)
+    for name, expected in tried.items():
+        case = cases[name]
         assert case["outcome"] in {"returned", "asleep", "spinning"}, case
-        path = next((each for each in Entry if name.startswith(each)), Entry.NONE)
-        assert case["fault_path"] == path
+        assert case["fault_path"] == expected.path
         assert (case["median_us"] is not None) == (case["outcome"] == Outcome.RETURNED)
         assert case["n"] == len(case["wakes_ns"])
-    # No kernel may hang in these, and every kernel spins in `uaccess`.
-    for name in ("healthy", "async-pf", "gup-write-sigkill", "uaccess-sigkill"):
-        assert cases[name]["outcome"] == Outcome.RETURNED
-    assert cases["uaccess"]["outcome"] == Outcome.SPINNING
+    # No kernel may hang in these.
+    for name, expected in tried.items():
+        if expected.wake in {Wake.SIGKILL, Wake.DEAD_SERVER} or expected.path in ENDS_ANYWHERE:
+            assert cases[name]["outcome"] == Outcome.RETURNED, cases[name]
+    # Every kernel so far hangs in these.
+    for name, expected in tried.items():
+        if expected.wake.calls and expected.wake is not Wake.SIGKILL:
+            if expected.path is Entry.UACCESS:
+                assert cases[name]["outcome"] == Outcome.SPINNING, cases[name]
+            if expected.path is Entry.GPC:
+                assert (cases[name]["outcome"], cases[name]["state"]) == (Outcome.ASLEEP, "D")
+
+
+def _left_out() -> set[str]:
+    """The programs that this KVM does not run."""
+    offer = offered.here()
+    return {name for name, program in PROGRAMS.items() if offer.lacks(program) is not None}
+
+
+@pytest.mark.parametrize(
+    "case, function",
+    [
+        ("pv-eoi", "kvm_lapic_sync_to_vapic"),
+        ("async-pf-data", "kvm_check_async_pf_completion"),
+        ("kvmclock", "kvm_set_msr_common"),
+    ],
+)
+def test_the_stack_shows_the_structure_that_is_missing(run: Run, case: str, function: str) -> None:
+    (result,) = probe.run(run, probe.named([case]), 1, 0.2, lambda _: None)
+    assert function in result.stack
+    assert result.waits_for is WaitsFor.USERFAULT
+    assert result.after is not None
+    assert result.after.cpu_share > 0.2 or result.after.state == "D"
+
+
+def test_a_memory_slot_cannot_be_added_beside_a_stuck_vcpu(run: Run) -> None:
+    """Nothing calls the vCPU back, which keeps the memory slots that it uses."""
+    names = ["healthy-memslot", "gup-write-memslot"]
+    healthy, stuck = probe.run(run, probe.named(names), 2, HANG_S / 100, lambda _: None)
+    assert healthy.outcome is Outcome.RETURNED, healthy.reason
+    assert len(healthy.wakes_ns) == 2
+    assert stuck.outcome is Outcome.ASLEEP, stuck.reason
+    assert stuck.after is not None
+    assert stuck.after.state == "D"
+    assert any("srcu" in function for function in stuck.after.stack)
+    assert stuck.fault_path is Entry.GUP
+
+
+def test_a_guest_whose_page_server_dies_goes_on_with_zeros(run: Run) -> None:
+    (result,) = probe.run(run, probe.named(["dead-server"]), 2, HANG_S, lambda _: None)
+    assert result.outcome is Outcome.RETURNED, result.reason
+    assert len(result.wakes_ns) == 2
+    assert result.note == probe.ZEROS
+
+
+def test_a_guest_that_reads_something_else_is_not_scored(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WorkerProcess, "close_userfaultfd", lambda *_: (1, 0x55))
+    (result,) = probe.run(run, probe.named(["dead-server"]), 1, HANG_S, lambda _: None)
+    assert (result.outcome, result.note) == (Outcome.LOST, None)
+    assert result.reason == "The guest read 0x55 instead of zeros."
+
+
+def test_a_memory_slot_that_is_added_late_is_not_a_hang(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = WorkerProcess.add_memory
+
+    def given_up(worker: WorkerProcess, deadline_s: float) -> None:
+        assert add(worker, 0) is None
+
+    monkeypatch.setattr(WorkerProcess, "add_memory", given_up)
+    (result,) = probe.run(run, probe.named(["healthy-memslot"]), 1, HANG_S, lambda _: None)
+    assert result.outcome is Outcome.LOST
+    assert result.reason is not None
+    assert "returned, but only after the deadline" in result.reason
+
+
+def test_a_case_that_this_kvm_cannot_run_is_left_out_with_the_reason(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offered, "here", lambda: Offer(0, pre_faults=False, virtual_apic=False))
+    names = ["steal-time", "pre-fault"]
+    for result in probe.run(run, probe.named(names), 1, 1.0, lambda _: None):
+        assert result.outcome is None
+        assert result.reason is not None
+        assert result.reason.startswith("This KVM ")
 
 
 def test_the_results_are_a_table_and_a_sentence(kickbench: Command) -> None:
