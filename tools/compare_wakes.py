@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench_lib import ownership
 from bench_lib.errors import KickbenchError
-from bench_lib.kvm import probe
+from bench_lib.kvm import cases, probe
 from bench_lib.ownership import Run
 from bench_lib.record import HUNG, Outcome
 from bench_lib.settings import Settings
@@ -41,7 +41,7 @@ def build(folder: Path) -> Path:
 
 def by_probe(run: Run, case: str, count: int) -> list[int] | None:
     """The nanoseconds of each wake by the probe; None if one hung."""
-    (result,) = probe.run(run, probe.named([case]), count, DEADLINE_S, lambda _: None)
+    (result,) = probe.run(run, cases.named([case]), count, DEADLINE_S, lambda _: None)
     if result.outcome in HUNG:
         return None
     if result.outcome is not Outcome.RETURNED:

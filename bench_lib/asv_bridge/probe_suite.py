@@ -10,7 +10,8 @@ from bench_lib.asv_bridge.progress import Progress
 from bench_lib.asv_bridge.suite import failures_reported, requested_kernel, silence_limit_s
 from bench_lib.errors import ProbeFailed
 from bench_lib.kvm import probe
-from bench_lib.kvm.probe import CASES, ProbeCase, Result
+from bench_lib.kvm.cases import CASES, ProbeCase
+from bench_lib.kvm.probe import Result
 from bench_lib.lab import probing
 from bench_lib.record import HUNG, SCORED, Outcome
 from bench_lib.settings import Settings

@@ -18,20 +18,21 @@ from bench_lib.kernel import btf
 from bench_lib.kernel.names import BOOTED
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.kvm import probe as kvm_probe
+from bench_lib.kvm.cases import CASES, named
 from bench_lib.kvm.probe import Result
 from bench_lib.lab import probing
 from bench_lib.record import Outcome
 from bench_lib.settings import Settings
 
 
-@click.command("probe", epilog=f"Cases: {', '.join(each.name for each in kvm_probe.CASES)}.")
+@click.command("probe", epilog=f"Cases: {', '.join(each.name for each in CASES)}.")
 @options.count(200, most=None)
 @click.option(
     "--case",
     "names",
     multiple=True,
     metavar="NAME",
-    shell_complete=completing(each.name for each in kvm_probe.CASES),
+    shell_complete=completing(each.name for each in CASES),
     help="A case of those below. Default: all. Repeatable.",
 )
 @options.deadline("1")
@@ -40,10 +41,15 @@ from bench_lib.settings import Settings
 def probe(count: int, names: tuple[str, ...], limit: str, as_json: bool, kernel: str) -> None:
     """Measure without QEMU how a kernel wakes a stuck vCPU.
 
-    The probe uses /dev/kvm, and a userfaultfd that delivers no page. Each case is one way to get
-    stuck; `healthy` is a vCPU that runs, and a lower bound for the times of the other cases.
+    The probe uses /dev/kvm, and memory whose pages do not arrive: a userfaultfd that is not read,
+    or a file on a FUSE server that does not answer. Each case is one way to get stuck; `healthy` is
+    a vCPU that runs, and a lower bound for the times of the other cases. A suffix is how the probe
+    calls the vCPU back: SIGUSR1 without a suffix, or SIGINT, ptrace or SIGKILL. The vCPU is not
+    called in `memslot`, where another thread adds a memory slot, and in `dead-server`, where the
+    userfaultfd is closed.
+
     Times are microseconds from the signal until KVM_RUN returns. A case is a number of wakes (-n);
-    cases that end in SIGKILL make at most 8.
+    cases that end the worker, such as SIGKILL, make at most 8.
 
     \b
     Examples:
@@ -54,7 +60,7 @@ def probe(count: int, names: tuple[str, ...], limit: str, as_json: bool, kernel:
     Exits 0 if every case measured something, which may be a hang, and 6 if a case did not: it took
     another path than it should, or was disturbed.
     """
-    cases = kvm_probe.named(names)
+    cases = named(names)
     limit_s = deadline.seconds(limit)
     settings = Settings.from_environment()
     if kernel != BOOTED:

@@ -15,19 +15,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 
 import msgspec
 
 from bench_lib import architecture, threads
-from bench_lib.errors import HugepagesMissing, ProbeFailed, UnknownCase, UserfaultfdForbidden
-from bench_lib.host import device, setup, userfaultfd
+from bench_lib.errors import (
+    FuseUnavailable,
+    HugepagesMissing,
+    ProbeFailed,
+    UserfaultfdForbidden,
+)
+from bench_lib.host import device, fuse, setup, userfaultfd
 from bench_lib.kvm import offered, userfault
+from bench_lib.kvm.cases import BY_NAME, ProbeCase, Wake
+from bench_lib.kvm.fuse_memory import FuseMemory
 from bench_lib.kvm.programs import PROGRAMS
 from bench_lib.kvm.worker import PRESENT
 from bench_lib.kvm.worker_process import WorkerProcess
 from bench_lib.ownership import Run
 from bench_lib.record import HUNG, Backing, Entry, Host, Kernel, Outcome, Setup, WaitsFor
+from bench_lib.storage.fuse import Stall
 from bench_lib.threads import ThreadState
 
 JUDGE_S = 0.1
@@ -37,100 +44,8 @@ KILLS = 8
 """The most kills per case; each needs a new worker. asv sees no difference with fewer samples."""
 
 
-class Wake(StrEnum):
-    """What the probe does to a stuck vCPU, and times."""
-
-    SIGUSR1 = "sigusr1"
-    SIGINT = "sigint"
-    PTRACE = "ptrace"
-    """PTRACE_INTERRUPT; the wake ends when the thread has stopped."""
-    SIGKILL = "sigkill"
-    """The wake ends when the process is reaped."""
-    MEMSLOT = "memslot"
-    """The vCPU is not called: another thread adds a memory slot, which has to wait until no vCPU
-    uses the old ones. This ends when the ioctl of that thread returns."""
-    DEAD_SERVER = "dead-server"
-    """The vCPU is not called: the userfaultfd is closed, as when the process that should deliver
-    the page dies. This ends when the guest has read the page."""
-
-    @property
-    def calls(self) -> bool:
-        """Whether the vCPU's thread is told to leave the kernel."""
-        return self not in {Wake.MEMSLOT, Wake.DEAD_SERVER}
-
-    @property
-    def once(self) -> bool:
-        """Whether a worker can do this only once."""
-        return self in {Wake.SIGKILL, Wake.DEAD_SERVER}
-
-
-@dataclass(frozen=True)
-class ProbeCase:
-    """One experiment.
-
-    :ivar program: the guest program that the worker runs, a key of `programs.PROGRAMS`.
-    :ivar path: the fault path that the vCPU must be stuck on; `none` for a vCPU that runs.
-    :ivar mode: the userfaultfd mode of the memory, or `present` for memory without userfaultfd.
-    """
-
-    name: str
-    program: str
-    path: Entry
-    wake: Wake = Wake.SIGUSR1
-    backing: Backing = Backing.ANONYMOUS
-    mode: str = "missing"
-
-
-def _wakes(name: str, program: str, path: Entry) -> list[ProbeCase]:
-    """Return a case for each way to call the vCPU back; the first one has no suffix."""
-    return [
-        ProbeCase(f"{name}{suffix}", program, path, wake)
-        for wake in Wake
-        if wake.calls
-        for suffix in ("" if wake is Wake.SIGUSR1 else f"-{wake}",)
-    ]
-
-
-CASES = (
-    ProbeCase("healthy", "spin", Entry.NONE, mode=PRESENT),
-    ProbeCase("healthy-memslot", "spin", Entry.NONE, Wake.MEMSLOT, mode=PRESENT),
-    ProbeCase("gup-read", "read", Entry.GUP),
-    *_wakes("gup-write", "write", Entry.GUP),
-    *(
-        ProbeCase(f"gup-{access}-{backing}{suffix}", access, Entry.GUP, backing=backing, mode=mode)
-        for backing in (Backing.MEMFD, Backing.HUGETLB)
-        for mode, suffix in (("missing", ""), ("minor", "-minor"))
-        for access in ("read", "write")
-    ),
-    ProbeCase("gup-write-memslot", "write", Entry.GUP, Wake.MEMSLOT),
-    ProbeCase("dead-server", "print", Entry.GUP, Wake.DEAD_SERVER),
-    *_wakes("pre-fault", "pre-fault", Entry.GUP),
-    ProbeCase("async-pf", "interrupts", Entry.ASYNC_PF),
-    ProbeCase("async-pf-memslot", "interrupts", Entry.ASYNC_PF, Wake.MEMSLOT),
-    *_wakes("uaccess", "string", Entry.UACCESS),
-    ProbeCase("uaccess-memslot", "string", Entry.UACCESS, Wake.MEMSLOT),
-    *_wakes("steal-time", "steal-time", Entry.UACCESS),
-    *_wakes("pv-eoi", "pv-eoi", Entry.UACCESS),
-    *_wakes("async-pf-data", "async-pf-data", Entry.UACCESS),
-    *_wakes("kvmclock", "kvmclock", Entry.GPC),
-)
-"""Every case, by a name that has the fault path or the structure that KVM shares with the guest,
-and the memory and the wake unless they are the defaults."""
-
 ZEROS = "The guest did not notice: it read zeros from a page that never arrived."
 """The note of a case whose guest went on with a page of zeros."""
-
-
-def named(names: Sequence[str]) -> list[ProbeCase]:
-    """Return the cases with these names, or all cases if `names` is empty.
-
-    :raise UnknownCase: there is no case of such a name; the message lists all names.
-    """
-    known = {case.name: case for case in CASES}
-    for name in names:
-        if name not in known:
-            raise UnknownCase(f"There is no case {name!r}; the cases are {', '.join(known)}.")
-    return [known[name] for name in names] or list(CASES)
 
 
 @dataclass(frozen=True)
@@ -282,17 +197,9 @@ def _probe(
     try:
         for _ in range(workers):
             with ExitStack() as stack:
-                worker = WorkerProcess(
-                    owner,
-                    case.name,
-                    [case.program, case.backing, case.mode],
-                    traced=case.wake is Wake.PTRACE,
-                    helped=not case.wake.calls,
-                    cpu=cpus[-1],
-                    stack=stack,
-                )
+                worker = _start(owner, case, cpus[-1], stack)
                 for _ in range(wakes_per_worker):
-                    seen = worker.stuck(case.path)
+                    seen = worker.stuck(case.path, case.waits_for)
                     if case.wake is not Wake.SIGKILL:
                         worker.must_be_inside()
                     took_ns = _wake(worker, case.wake, deadline_s)
@@ -319,14 +226,44 @@ def _probe(
     )
 
 
+def _start(owner: Run, case: ProbeCase, cpu: int, stack: ExitStack) -> WorkerProcess:
+    """Start the worker of a case, and the server of its memory.
+
+    :param cpu: the CPU that the worker is bound to.
+    :param stack: ends both.
+    :raise ProbeFailed: one of them did not start.
+    """
+    mode = str(case.mode)
+    workers = ExitStack()
+    if isinstance(case.mode, Stall):
+        memory = FuseMemory(owner, case.mode, stack)
+        mode = memory.path
+        stack.enter_context(workers)
+        # This comes before the end of the worker, which may be unable to die until then.
+        stack.callback(memory.release)
+    else:
+        stack.enter_context(workers)
+    return WorkerProcess(
+        owner,
+        case.name,
+        [case.program, case.backing, mode],
+        traced=case.wake is Wake.PTRACE,
+        helped=not case.wake.calls,
+        cpu=cpu,
+        stack=workers,
+    )
+
+
 def _cannot_be_tried(case: ProbeCase) -> str | None:
     """Return what this host or its kernel lacks for a case, or None if it lacks nothing."""
     try:
         if case.backing is Backing.HUGETLB:
             setup.check_huge_pages(1)
-        if case.mode != PRESENT:
+        if isinstance(case.mode, Stall):
+            fuse.check()
+        elif case.mode != PRESENT:
             userfaultfd.check(userfault.FEATURES[case.mode, case.backing])
-    except (HugepagesMissing, UserfaultfdForbidden) as error:
+    except (FuseUnavailable, HugepagesMissing, UserfaultfdForbidden) as error:
         return str(error)
     return offered.here().lacks(PROGRAMS[case.program])
 
@@ -384,24 +321,20 @@ def _how_it_hung(
     raise ProbeFailed(f"The {who}, but does not hang: {now.state} {now.wchan}.")
 
 
-_CALLING = frozenset(
-    case.name for case in CASES if case.wake.calls and case.wake is not Wake.SIGKILL
-)
-
-
 def verdict(results: Sequence[Result]) -> str:
-    """Answer in one sentence, per fault path, whether this kernel lets go of a stuck vCPU."""
-    answers = []
+    """Answer in one sentence whether this kernel lets go of a stuck vCPU.
+
+    There is an answer per fault path, and one more if the page comes from FUSE.
+    """
+    hung: dict[str, bool] = {}
     for path in (Entry.GUP, Entry.UACCESS, Entry.GPC, Entry.ASYNC_PF):
-        scored = [
-            each
-            for each in results
-            if each.fault_path is path and each.outcome not in {None, Outcome.LOST}
-            if each.case in _CALLING
-        ]
-        if scored:
-            hung = any(each.outcome in HUNG for each in scored)
-            answers.append(f"{'no' if hung else 'yes'} ({path})")
-    if not answers:
+        for each in results:
+            case = BY_NAME[each.case]
+            scored = each.fault_path is path and each.outcome not in {None, Outcome.LOST}
+            if scored and case.wake.calls and case.wake is not Wake.SIGKILL:
+                where = f"{path} from FUSE" if isinstance(case.mode, Stall) else str(path)
+                hung[where] = hung.get(where, False) or each.outcome in HUNG
+    if not hung:
         return "it is unknown whether this kernel lets go of a vCPU stuck in guest memory"
-    return f"this kernel lets go of a vCPU stuck in guest memory: {', '.join(answers)}"
+    answers = ", ".join(f"{'no' if no else 'yes'} ({where})" for where, no in hung.items())
+    return f"this kernel lets go of a vCPU stuck in guest memory: {answers}"

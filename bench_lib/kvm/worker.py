@@ -3,6 +3,8 @@
 
     python -m bench_lib.kvm.worker PROGRAM BACKING MODE [traced] [helped]
 
+MODE is a mode of userfaultfd, or `present`, or the path of a file to map.
+
 Whenever a signal has called the vCPU back, the worker takes the signal, writes a message to stdout,
 and runs the vCPU again. If the worker cannot go on, it writes the reason as text and exits with
 status 1.
@@ -76,6 +78,8 @@ def main(program: str, backing: str, mode: str, *options: str) -> None:
     undelivered = None
     if mode == PRESENT:
         memory = mmap.mmap(-1, programs.HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    elif mode.startswith("/"):
+        memory = _mapped(mode)
     else:
         undelivered = Undelivered(Backing(backing), mode)
         memory = undelivered.memory
@@ -98,6 +102,15 @@ def main(program: str, backing: str, mode: str, *options: str) -> None:
         # has read the message, and two pending signals of one number would be one.
         if taken() or "traced" in options:
             _tell(Kind.BACK, run.began_ns, run.ended_ns)
+
+
+def _mapped(path: str) -> mmap.mmap:
+    """Map a file that is the guest's memory."""
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return mmap.mmap(file, programs.HUGE_PAGE)
+    finally:
+        os.close(file)
 
 
 def _pending(parent: int) -> Callable[[], bool]:

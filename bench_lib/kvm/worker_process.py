@@ -22,7 +22,7 @@ from bench_lib.kvm.timed import Clock
 from bench_lib.kvm.worker import HELPER, MESSAGE, Command, Kind
 from bench_lib.ownership import Run
 from bench_lib.ptrace import PTRACE_CONT, PTRACE_INTERRUPT, PTRACE_SEIZE, WALL, ptrace
-from bench_lib.record import Entry
+from bench_lib.record import Entry, WaitsFor
 from bench_lib.settings import CHECKOUT
 from bench_lib.threads import ThreadState
 from bench_lib.units import NS_PER_S
@@ -148,11 +148,12 @@ class WorkerProcess:
                 return each
         raise ProbeFailed("The worker ended.")
 
-    def stuck(self, path: Entry) -> ThreadState:
+    def stuck(self, path: Entry, waits_for: WaitsFor) -> ThreadState:
         """Wait until two looks in a row show the vCPU stuck in the same place.
 
         :param path: the fault path that the vCPU has to be stuck on; `none` for a vCPU that has to
             be seen running.
+        :param waits_for: what it has to wait for there.
         :return: the second look.
         :raise ProbeFailed: this was not seen in time; the message has what was seen.
         """
@@ -162,12 +163,13 @@ class WorkerProcess:
         earlier = self.look()
         while not deadline.passed:
             now = self.look()
-            if now.fault_path is path and now.state in threads.ASLEEP and now.same_sleep(earlier):
+            there = now.fault_path is path and now.waits_for is waits_for
+            if there and now.state in threads.ASLEEP and now.same_sleep(earlier):
                 return now
             earlier = now
         raise ProbeFailed(
-            f"The vCPU took path {earlier.fault_path} instead of {path} "
-            f"({earlier.state} {earlier.wchan})."
+            f"The vCPU waits for {earlier.waits_for} on path {earlier.fault_path} instead of for "
+            f"{waits_for} on path {path} ({earlier.state} {earlier.wchan})."
         )
 
     def _running(self, deadline: Deadline) -> ThreadState:

@@ -9,21 +9,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from bench_lib import errors, threads
 from bench_lib.deadline import Deadline
-from bench_lib.host import userfaultfd
-from bench_lib.kvm import offered, probe, userfault
+from bench_lib.host import fuse, userfaultfd
+from bench_lib.kvm import cases, fuse_memory, offered, probe, userfault
+from bench_lib.kvm.cases import ProbeCase, Wake
 from bench_lib.kvm.offered import Offer
-from bench_lib.kvm.probe import Wake
 from bench_lib.kvm.programs import PROGRAMS
 from bench_lib.kvm.worker_process import WorkerProcess
 from bench_lib.ownership import Run
 from bench_lib.record import Backing, Entry, Outcome, WaitsFor
+from bench_lib.storage.fuse import Stall
 from tests.conftest import HANG_S
 from tests.host.conftest import (
     KICKBENCH,
@@ -35,9 +36,6 @@ from tests.host.conftest import (
 )
 
 FEW = ("-n", "20")
-
-ENDS_ANYWHERE = {Entry.NONE, Entry.ASYNC_PF}
-"""Paths on which a vCPU is in no wait of the kernel that depends on it."""
 
 
 @pytest.fixture
@@ -76,32 +74,42 @@ def start(clean_host: Path) -> Iterator[Start]:
 def test_every_case_takes_its_path(kickbench: Command) -> None:
     done = kickbench("probe", *FEW, "--json")
     assert done.returncode == 0, done.stderr
-    cases = {each["case"]: each for each in json.loads(done.stdout)["cases"]}
-    tried = {each.name: each for each in probe.CASES if each.program not in _left_out()}
-    assert {name for name, case in cases.items() if case["outcome"] is not None} == set(tried)
-    for name, expected in tried.items():
-        case = cases[name]
-        assert case["outcome"] in {"returned", "asleep", "spinning"}, case
-        assert case["fault_path"] == expected.path
-        assert (case["median_us"] is not None) == (case["outcome"] == Outcome.RETURNED)
-        assert case["n"] == len(case["wakes_ns"])
-    # No kernel may hang in these.
-    for name, expected in tried.items():
-        if expected.wake in {Wake.SIGKILL, Wake.DEAD_SERVER} or expected.path in ENDS_ANYWHERE:
-            assert cases[name]["outcome"] == Outcome.RETURNED, cases[name]
-    # Every kernel so far hangs in these.
-    for name, expected in tried.items():
-        if expected.wake.calls and expected.wake is not Wake.SIGKILL:
-            if expected.path is Entry.UACCESS:
-                assert cases[name]["outcome"] == Outcome.SPINNING, cases[name]
-            if expected.path is Entry.GPC:
-                assert (cases[name]["outcome"], cases[name]["state"]) == (Outcome.ASLEEP, "D")
-
-
-def _left_out() -> set[str]:
-    """The programs that this KVM does not run."""
+    results = {each["case"]: each for each in json.loads(done.stdout)["cases"]}
     offer = offered.here()
-    return {name for name, program in PROGRAMS.items() if offer.lacks(program) is not None}
+    tried = [each for each in cases.CASES if offer.lacks(PROGRAMS[each.program]) is None]
+    expected = {each.name: each for each in tried}
+    assert {name for name, result in results.items() if result["outcome"]} == set(expected)
+    for name, case in expected.items():
+        result = results[name]
+        assert result["outcome"] in {"returned", "asleep", "spinning"}, result
+        assert (result["fault_path"], result["waits_for"]) == (case.path, case.waits_for)
+        assert (result["median_us"] is not None) == (result["outcome"] == Outcome.RETURNED)
+        assert result["n"] == len(result["wakes_ns"])
+        assert (result["outcome"], result["state"]) in _possible(case), result
+
+
+def _possible(case: ProbeCase) -> set[tuple[Outcome, str]]:
+    """Return how a case can end, and in which states its vCPU can be before, on all kernels."""
+    calls = case.wake.calls and case.wake is not Wake.SIGKILL
+    if case.path is Entry.NONE:
+        return {(Outcome.RETURNED, "R")}
+    if case.path is Entry.ASYNC_PF:
+        return {(Outcome.RETURNED, "S")}
+    if isinstance(case.mode, Stall):
+        # A synchronous read sleeps in S until it is called.
+        killed = {Outcome.RETURNED} if case.mode is Stall.HOLD else {Outcome.ASLEEP}
+        outcomes = killed if case.wake is Wake.SIGKILL else {Outcome.ASLEEP}
+        return {(each, "S" if case.mode is Stall.SYNC else "D") for each in outcomes}
+    if case.wake in {Wake.SIGKILL, Wake.DEAD_SERVER}:
+        return {(Outcome.RETURNED, "S"), (Outcome.RETURNED, "D")}
+    if case.path is Entry.UACCESS and calls:
+        return {(Outcome.SPINNING, "S")}
+    if case.path is Entry.GPC and calls:
+        return {(Outcome.ASLEEP, "D")}
+    if case.wake is Wake.MEMSLOT:
+        return {(Outcome.ASLEEP, "S"), (Outcome.ASLEEP, "D")}
+    # With and without the flag.
+    return {(Outcome.RETURNED, "S"), (Outcome.ASLEEP, "D")}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +121,7 @@ def _left_out() -> set[str]:
     ],
 )
 def test_the_stack_shows_the_structure_that_is_missing(run: Run, case: str, function: str) -> None:
-    (result,) = probe.run(run, probe.named([case]), 1, 0.2, lambda _: None)
+    (result,) = probe.run(run, cases.named([case]), 1, 0.2, lambda _: None)
     assert function in result.stack
     assert result.waits_for is WaitsFor.USERFAULT
     assert result.after is not None
@@ -123,7 +131,7 @@ def test_the_stack_shows_the_structure_that_is_missing(run: Run, case: str, func
 def test_a_memory_slot_cannot_be_added_beside_a_stuck_vcpu(run: Run) -> None:
     """Nothing calls the vCPU back, which keeps the memory slots that it uses."""
     names = ["healthy-memslot", "gup-write-memslot"]
-    healthy, stuck = probe.run(run, probe.named(names), 2, HANG_S / 100, lambda _: None)
+    healthy, stuck = probe.run(run, cases.named(names), 2, HANG_S / 100, lambda _: None)
     assert healthy.outcome is Outcome.RETURNED, healthy.reason
     assert len(healthy.wakes_ns) == 2
     assert stuck.outcome is Outcome.ASLEEP, stuck.reason
@@ -134,7 +142,7 @@ def test_a_memory_slot_cannot_be_added_beside_a_stuck_vcpu(run: Run) -> None:
 
 
 def test_a_guest_whose_page_server_dies_goes_on_with_zeros(run: Run) -> None:
-    (result,) = probe.run(run, probe.named(["dead-server"]), 2, HANG_S, lambda _: None)
+    (result,) = probe.run(run, cases.named(["dead-server"]), 2, HANG_S, lambda _: None)
     assert result.outcome is Outcome.RETURNED, result.reason
     assert len(result.wakes_ns) == 2
     assert result.note == probe.ZEROS
@@ -144,7 +152,7 @@ def test_a_guest_that_reads_something_else_is_not_scored(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(WorkerProcess, "close_userfaultfd", lambda *_: (1, 0x55))
-    (result,) = probe.run(run, probe.named(["dead-server"]), 1, HANG_S, lambda _: None)
+    (result,) = probe.run(run, cases.named(["dead-server"]), 1, HANG_S, lambda _: None)
     assert (result.outcome, result.note) == (Outcome.LOST, None)
     assert result.reason == "The guest read 0x55 instead of zeros."
 
@@ -158,10 +166,44 @@ def test_a_memory_slot_that_is_added_late_is_not_a_hang(
         assert add(worker, 0) is None
 
     monkeypatch.setattr(WorkerProcess, "add_memory", given_up)
-    (result,) = probe.run(run, probe.named(["healthy-memslot"]), 1, HANG_S, lambda _: None)
+    (result,) = probe.run(run, cases.named(["healthy-memslot"]), 1, HANG_S, lambda _: None)
     assert result.outcome is Outcome.LOST
     assert result.reason is not None
     assert "returned, but only after the deadline" in result.reason
+
+
+@pytest.mark.parametrize("case", ["gup-write-fuse-sigkill", "gup-write-fuse-sync-sigkill"])
+def test_fuse_answers_before_the_worker_is_killed(run: Run, case: str) -> None:
+    """A worker that has asked for a page synchronously does not die before."""
+    (result,) = probe.run(run, cases.named([case]), 1, 0.2, lambda _: None)
+    assert result.outcome in {Outcome.RETURNED, Outcome.ASLEEP}, result.reason
+    assert not processes(run.folder.parent, WORKER)
+    assert not list(run.folder.iterdir())
+
+
+def test_without_fuse_its_cases_are_left_out_with_the_reason(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fuse, "DEVICE", tmp_path / "fuse")
+    (result,) = probe.run(run, cases.named(["gup-write-fuse"]), 1, HANG_S, lambda _: None)
+    assert result.outcome is None
+    assert result.reason is not None
+    assert "no FUSE file system can be served" in result.reason
+
+
+@pytest.mark.parametrize(
+    "program, reason",
+    [
+        ("print('Line one.'); print('Line two.')", "The FUSE server ended: Line two."),
+        ("pass", "The FUSE server ended: it printed nothing"),
+    ],
+)
+def test_a_fuse_server_that_does_not_start_is_reported(
+    run: Run, monkeypatch: pytest.MonkeyPatch, program: str, reason: str
+) -> None:
+    monkeypatch.setattr(fuse_memory, "SERVER", ("-c", program))
+    (result,) = probe.run(run, cases.named(["gup-write-fuse"]), 1, HANG_S, lambda _: None)
+    assert (result.outcome, result.reason) == (Outcome.LOST, reason)
 
 
 def test_a_case_that_this_kvm_cannot_run_is_left_out_with_the_reason(
@@ -169,7 +211,7 @@ def test_a_case_that_this_kvm_cannot_run_is_left_out_with_the_reason(
 ) -> None:
     monkeypatch.setattr(offered, "here", lambda: Offer(0, pre_faults=False, virtual_apic=False))
     names = ["steal-time", "pre-fault"]
-    for result in probe.run(run, probe.named(names), 1, 1.0, lambda _: None):
+    for result in probe.run(run, cases.named(names), 1, 1.0, lambda _: None):
         assert result.outcome is None
         assert result.reason is not None
         assert result.reason.startswith("This KVM ")
@@ -256,7 +298,7 @@ def test_a_worker_that_was_stopped_for_a_while_measures_on(
     It is one that every kernel lets go of, or it could not be stopped.
     """
     wake = WorkerProcess.signal
-    (case,) = probe.named(["async-pf"])
+    (case,) = cases.named(["async-pf"])
 
     def stopped_and_called(
         worker: WorkerProcess, number: signal.Signals, deadline_s: float
@@ -265,7 +307,7 @@ def test_a_worker_that_was_stopped_for_a_while_measures_on(
             os.kill(worker.pid, each)
             os.waitid(os.P_PID, worker.pid, state)
         # It has left KVM for the stop, and is called only when it is inside again.
-        worker.stuck(case.path)
+        worker.stuck(case.path, case.waits_for)
         return wake(worker, number, deadline_s)
 
     monkeypatch.setattr(WorkerProcess, "signal", stopped_and_called)
@@ -279,7 +321,7 @@ def test_a_case_that_this_kernel_cannot_run_is_left_out_with_the_reason(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(userfault.FEATURES, ("minor", Backing.MEMFD), 1 << 63)
-    (result,) = probe.run(run, probe.named(["gup-read-memfd-minor"]), 1, 1.0, lambda _: None)
+    (result,) = probe.run(run, cases.named(["gup-read-memfd-minor"]), 1, 1.0, lambda _: None)
     assert result.outcome is None
     assert result.reason is not None
     assert "lacks a feature that kickbench needs" in result.reason
@@ -292,17 +334,19 @@ def test_a_wake_after_the_deadline_is_not_a_hang(run: Run, monkeypatch: pytest.M
         threads.kick(worker.pid, worker.pid, number)
 
     monkeypatch.setattr(WorkerProcess, "signal", called_and_given_up)
-    (result,) = probe.run(run, probe.named(["gup-write"]), 1, 1.0, lambda _: None)
+    (result,) = probe.run(run, cases.named(["gup-write"]), 1, 1.0, lambda _: None)
     assert result.outcome is Outcome.LOST
     assert result.reason is not None
     assert "only after the deadline" in result.reason
 
 
-@pytest.mark.parametrize("case", ["gup-write", "uaccess"])
+@pytest.mark.parametrize("case", ["gup-write", "uaccess", "gup-write-fuse-sync"])
 def test_a_probe_that_is_killed_leaves_nothing(start: Start, runtime: Path, case: str) -> None:
     running = start("-n", "1000000", "--case", case, "--deadline", str(HANG_S))
     if case == "uaccess":
         _spinning_worker(runtime)
+    elif case == "gup-write-fuse-sync":
+        _stuck_worker(runtime, "request_wait_answer")
     else:
         _stuck_worker(runtime)
     os.kill(running.pid, signal.SIGKILL)
@@ -335,13 +379,15 @@ def _worker(runtime: Path) -> int:
     return workers[0]
 
 
-def _stuck_worker(runtime: Path) -> int:
-    """Wait for a worker whose vCPU is stuck, and return its pid."""
-    worker = _worker(runtime)
+def _stuck_worker(runtime: Path, function: str = "handle_userfault") -> int:
+    """Wait for a worker whose vCPU sleeps in a function of the kernel, and return its pid."""
     deadline = Deadline.after(HANG_S)
-    while Path(f"/proc/{worker}/wchan").read_text() != "handle_userfault":
+    while True:
+        for worker in processes(runtime, WORKER):
+            with suppress(FileNotFoundError):
+                if Path(f"/proc/{worker}/wchan").read_text() == function:
+                    return worker
         assert not deadline.passed
-    return worker
 
 
 def _spinning_worker(runtime: Path) -> int:

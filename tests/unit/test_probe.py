@@ -2,10 +2,11 @@
 import pytest
 
 from bench_lib.errors import UnknownCase
+from bench_lib.kvm.cases import CASES, Wake, named
 from bench_lib.kvm.offered import Offer
-from bench_lib.kvm.probe import CASES, Result, Wake, named, verdict
+from bench_lib.kvm.probe import Result, verdict
 from bench_lib.kvm.programs import KVMCLOCK, PRE_FAULT, PROGRAMS, PV_EOI, Program
-from bench_lib.record import Entry, Outcome
+from bench_lib.record import Entry, Outcome, WaitsFor
 
 
 def _result(
@@ -47,6 +48,15 @@ def test_the_verdict_has_an_answer_per_path() -> None:
     )
 
 
+def test_memory_from_fuse_has_an_answer_of_its_own() -> None:
+    results = [
+        _result("gup-write", Outcome.RETURNED, Entry.GUP),
+        _result("gup-write-fuse", Outcome.ASLEEP, Entry.GUP),
+        _result("uaccess", Outcome.SPINNING, Entry.UACCESS),
+    ]
+    assert verdict(results).endswith("memory: yes (gup), no (gup from FUSE), no (uaccess)")
+
+
 def test_one_case_that_hangs_is_a_no() -> None:
     results = [
         _result("gup-read", Outcome.RETURNED, Entry.GUP),
@@ -84,6 +94,16 @@ def test_the_vcpu_is_called_in_four_ways(name: str) -> None:
     assert [each.wake for each in named(names)] == [
         Wake.SIGUSR1, Wake.SIGINT, Wake.PTRACE, Wake.SIGKILL
     ]  # fmt: skip
+
+
+def test_a_case_must_wait_for_what_its_name_promises() -> None:
+    fuse, sync, clock, healthy = named(
+        ["gup-write-fuse", "gup-write-fuse-sync", "kvmclock", "healthy"]
+    )
+    assert fuse.waits_for is WaitsFor.PAGE_CACHE
+    assert sync.waits_for is WaitsFor.FUSE
+    assert clock.waits_for is WaitsFor.USERFAULT
+    assert healthy.waits_for is WaitsFor.NOTHING
 
 
 def test_every_program_has_a_case() -> None:
