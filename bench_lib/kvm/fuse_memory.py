@@ -14,7 +14,7 @@ from bench_lib.errors import ProbeFailed
 from bench_lib.kvm.programs import HUGE_PAGE
 from bench_lib.ownership import Run
 from bench_lib.settings import import_path
-from bench_lib.storage.fuse import Stall
+from bench_lib.storage.fuse import WORDS, Stall
 
 START_S = 20.0
 """Seconds that the server may take to start: it takes a tenth of a second, or two seconds under
@@ -44,7 +44,7 @@ class FuseMemory:
         try:
             self._server = stack.enter_context(
                 process.started(
-                    [sys.executable, *SERVER, str(folder), str(HUGE_PAGE), "0", stall],
+                    [sys.executable, *SERVER, str(folder), str(HUGE_PAGE)],
                     env={**run.mark, "PYTHONPATH": import_path()},
                     output=theirs,
                     stdin_pipe=True,
@@ -53,13 +53,19 @@ class FuseMemory:
         finally:
             os.close(theirs)
         self.path = f"/proc/{self._server.pid}/root{folder}/memory"
-        self._wait_for_file(output)
+        self._wait_for("up", output)
+        self._tell(WORDS[stall])
+        self._wait_for(WORDS[stall], output)
 
-    def _wait_for_file(self, output: int) -> None:
+    def _wait_for(self, word: str, output: int) -> None:
+        """Wait for a line of the server that begins with a word.
+
+        :param output: what the server prints.
+        """
         deadline = Deadline.after(START_S)
         said = b""
         # libfuse may print warnings before.
-        while not any(line.startswith(b"up ") for line in said.splitlines()):
+        while not any(line.split()[:1] == [word.encode()] for line in said.splitlines()):
             if not select.select([output], [], [], deadline.remaining_s)[0]:
                 raise ProbeFailed(f"The FUSE server did not start within {START_S:.0f} s.")
             data = os.read(output, 65536)
@@ -70,5 +76,8 @@ class FuseMemory:
 
     def release(self) -> None:
         """Answer all reads. What waits for them cannot be killed for certain before."""
+        self._tell("answer")
+
+    def _tell(self, word: str) -> None:
         with suppress(BrokenPipeError):
-            self._server.stdin.write(b"answer\n")
+            self._server.stdin.write(f"{word}\n".encode())

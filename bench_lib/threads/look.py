@@ -145,6 +145,10 @@ def observe(pid: int, tid: int, *, with_stack: bool = True) -> ThreadState:
         raise ProcessLookupError(f"no thread {tid} in process {pid}") from None
     name = stat.partition("(")[2].rpartition(")")[0]
     state = _after_name(stat)[0]
+    if wchan in {"", "0"} and stack and state in ASLEEP:
+        # Since Linux 6.12 a thread that sleeps may stay in the queue of its CPU for a while, and
+        # wchan is 0 then: get_wchan() looks at on_rq, which "delayed dequeue" leaves set.
+        wchan = stack[0]
     own, shared, blocked = _own_pending(status), _mask(status, "ShdPnd"), _mask(status, "SigBlk")
     signalled = bool(own or shared & ~blocked)
     traced = _tracer(status) != 0 and state not in TRACED

@@ -12,7 +12,8 @@ import pytest
 
 from bench_lib.guest.workloads.description import WORKLOADS
 from bench_lib.kvm import probe
-from bench_lib.kvm.probe import CASES, Hung, Report, Result, Wake
+from bench_lib.kvm.cases import CASES, Wake
+from bench_lib.kvm.probe import Hung, Report, Result
 from bench_lib.record import (
     Backing,
     Entry,

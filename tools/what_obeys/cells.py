@@ -12,7 +12,8 @@ from pathlib import Path
 
 from bench_lib import record
 from bench_lib.kvm import probe
-from bench_lib.kvm.probe import CASES, Report, Result, Wake
+from bench_lib.kvm.cases import CASES, Wake
+from bench_lib.kvm.probe import Report, Result
 from bench_lib.record import HUNG, Host, Kernel, ManagerName, Outcome, Record, Shape
 from bench_lib.verdict import summary
 from bench_lib.verdict.summary import Wait

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from bench_lib.kernel.ledger import version_key
-from bench_lib.kvm.probe import Wake
+from bench_lib.kvm.cases import Wake
 from bench_lib.record import HUNG, Kernel, Outcome, RequestName
 
 PREDICTIONS = Path("docs/what-obeys.toml")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from bench_lib import present
 from bench_lib.kernel.ledger import version_key
-from bench_lib.kvm.probe import Wake
+from bench_lib.kvm.cases import Wake
 from bench_lib.record import FAILED, Outcome, RequestName
 
 from .cells import Cell, Input, Place, Row, probe_rows, trial_rows, used
