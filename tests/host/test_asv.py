@@ -16,14 +16,16 @@ import pytest
 
 from bench_lib.host import identity
 from bench_lib.kernel.ledger import Ledger, describe
-from bench_lib.record import Kernel, ScenarioName
+from bench_lib.record import Family, Kernel, ScenarioName
 from bench_lib.settings import CHECKOUT
 from bench_lib.trial.case import CORE_SCENARIOS
+from bench_lib.trial.scenarios.description import FUSE, SCENARIOS
 from tests.conftest import HANG_S
 from tests.host.conftest import Command, runner
 
 ASV = Path(sys.executable).parent / "asv"
 TAG = f"v{identity.booted().release}"
+STALL = Path("benchmarks/vm_stop_stall.py")
 PROBE = Path("benchmarks/kvm_run.py")
 """The benchmark that needs no guest."""
 
@@ -104,12 +106,39 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
+def test_stalls_of_storage_are_kept_and_skipped_where_they_cannot_be_staged(asv: Command) -> None:
+    shutil.copy(CHECKOUT / STALL, STALL)
+    quick = {**os.environ, "KICKBENCH_TRIALS": "1", "KICKBENCH_DEADLINE": "1"}
+    done = asv("run", "-b", "stall", env={**quick, "KICKBENCH_SET": "full"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    full = _hung()
+    here = {repr(each.value) for each, of in SCENARIOS.items() if of.needs == FUSE}
+    assert {value for value, hung in full.items() if hung == 1} == here
+    others = [value for value in full if value not in here]
+    assert all(math.isnan(full[value]) for value in others)
+
+    done = asv("run", "-b", "stall", env=quick)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1/1" in done.stderr  # only of the scenario of the core set
+    assert {value for value, hung in _hung().items() if hung == 1} == here
+
+
+def _hung() -> dict[str, float]:
+    """The numbers of trials that hung, by the stall; NaN if it was skipped."""
+    (result,) = _results()
+    data = json.loads(result.read_text())
+    numbers, ((*stalls,), *_) = data["results"]["vm_stop_stall.Stop.track_hung"][:2]
+    return dict(zip(stalls, (math.nan if each is None else each for each in numbers), strict=True))
+
+
 def test_a_plain_run_keeps_what_a_full_one_measured_before(asv: Command) -> None:
     full = {**os.environ, "KICKBENCH_SET": "full", "KICKBENCH_TRIALS": "1"}
     done = asv("run", "--bench", "track_latency", env=full)
     assert done.returncode == 0, done.stdout + done.stderr
     before = _latencies()
-    assert list(before) == [repr(each.value) for each in ScenarioName]
+    assert list(before) == [
+        repr(each.value) for each in ScenarioName if each.family is not Family.STORAGE
+    ]
 
     done = asv("run", "--bench", "track_latency")
     assert done.returncode == 0, done.stdout + done.stderr
