@@ -12,13 +12,16 @@ from pathlib import Path
 
 from bench_lib import record
 from bench_lib.kvm import probe
-from bench_lib.kvm.cases import CASES, Wake
 from bench_lib.kvm.probe import Report, Result
 from bench_lib.record import HUNG, Host, Kernel, ManagerName, Outcome, Record, Shape
 from bench_lib.verdict import summary
 from bench_lib.verdict.summary import Wait
 
 from .predictions import OUTCOMES, Expected, Reason
+
+WAKES = ("sigusr1", "sigint", "ptrace", "sigkill", "memslot", "dead-server")
+"""What the probe does to a stuck vCPU, in the order of columns. The names of cases end with it,
+except for the first one."""
 
 
 @dataclass(frozen=True)
@@ -190,10 +193,14 @@ def probe_rows(reports: Mapping[Place, Report], all_reasons: Sequence[Reason]) -
     ]
 
 
-def apart(case: str) -> tuple[str, Wake]:
-    """Return the name of a case of the probe without its wake, and the wake."""
-    wakes = {each.name: each.wake for each in CASES}
-    wake = wakes.get(case, Wake.SIGUSR1)
+def apart(case: str) -> tuple[str, str]:
+    """Return the name of a case of the probe without its wake, and the wake.
+
+    Cases are known by their names, so that reports of any version of the probe can be read.
+    """
+    if case in WAKES:
+        return case, case
+    wake = next((each for each in WAKES if case.endswith(f"-{each}")), WAKES[0])
     return case.removesuffix(f"-{wake}"), wake
 
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 
 from bench_lib import present
 from bench_lib.kernel.ledger import version_key
-from bench_lib.kvm.cases import Wake
 from bench_lib.record import FAILED, Outcome, RequestName
 
-from .cells import Cell, Input, Place, Row, probe_rows, trial_rows, used
+from .cells import WAKES, Cell, Input, Place, Row, probe_rows, trial_rows, used
 from .predictions import Reason
 
 PART = re.compile(r"(?<=<!-- generated: )(\w+)( -->\n)(.*?)(?=<!-- end -->\n)", re.DOTALL)
@@ -84,7 +83,7 @@ class Tables:
             "stop": lambda: self._by_place(RequestName.STOP),
             "sigkill": lambda: self._by_place(RequestName.SIGKILL),
             "requests": lambda: self._by_request(self.trials, map(str, RequestName)),
-            "probe": lambda: self._by_request(self.probed, map(str, Wake)),
+            "probe": lambda: self._by_request(self.probed, WAKES),
             "reasons": self._reasons,
             "stacks": self.stacks.page,
         }
