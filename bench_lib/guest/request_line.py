@@ -30,10 +30,12 @@ class Answer:
 
     :ivar at_ns: the time at which it arrived, in nanoseconds of the monotonic clock.
     :ivar error: QEMU's description of the error; None if the command succeeded.
+    :ivar result: what the command returned; None if it failed.
     """
 
     at_ns: int
     error: str | None
+    result: Any = None
 
 
 class RequestLine:
@@ -107,7 +109,7 @@ class RequestLine:
             self._late = found
             return None
         self._unanswered = self._late = None
-        return Answer(at_ns, reply.get("error", {}).get("desc"))
+        return Answer(at_ns, reply.get("error", {}).get("desc"), reply.get("return"))
 
     def _reply_attentively(self, deadline: Deadline) -> tuple[int, dict[str, Any]] | None:
         """Block for up to `ATTENTIVE_S`, and return the reply and the time at which it arrived."""

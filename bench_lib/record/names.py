@@ -126,6 +126,9 @@ class RequestName(StrEnum):
     PLUG_MEMORY = "plug-memory"
     """QMP `device_add` of a memory module, which gives KVM another memory slot; answered by its
     reply."""
+    DIRTY_RATE = "dirty-rate"
+    """QMP `calc-dirty-rate` for one second, which makes KVM log the guest's writes; answered when
+    QEMU has the rate."""
     VIRT_SUSPEND = "virt-suspend"
     """libvirt's virDomainSuspend, until it returns."""
     VIRT_DESTROY = "virt-destroy"

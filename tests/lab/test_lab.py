@@ -16,7 +16,16 @@ from bench_lib.cli.kernels import bootable
 from bench_lib.deadline import Deadline
 from bench_lib.lab import qemu, trials
 from bench_lib.lab.trials import BOOTS_AT_MOST
-from bench_lib.record import Entry, ManagerName, Outcome, RequestName, Role, ScenarioName, Shape
+from bench_lib.record import (
+    Entry,
+    ManagerName,
+    Outcome,
+    RequestName,
+    Role,
+    ScenarioName,
+    Shape,
+    WaitsFor,
+)
 from bench_lib.settings import Settings
 from bench_lib.trial import leftovers
 from bench_lib.trial.case import Case
@@ -282,6 +291,7 @@ ENDS_OR_STOPS = [
     RequestName.QUIT,
     RequestName.SIGUSR1,
     RequestName.REGISTERS,
+    RequestName.CGROUP_FREEZE,
 ]
 """Requests that need the vCPU, except `stop`, which has its own tests."""
 
@@ -338,6 +348,23 @@ def test_requests_hang_without_the_flag_and_the_guest_survives_that(
             # A gdb that hangs is ended, because QEMU can do nothing while it is attached.
             waited = hangs and case.request is RequestName.STOP
             assert (made.recovery.answered_ns is not None) == waited
+
+
+def test_kvm_waits_for_a_stuck_vcpu_before_it_has_another_memory_slot_even_with_the_flag(
+    clean_host: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KICKBENCH_DEADLINE", HANGS_S)
+    settings = Settings.from_environment()
+    runner = trials.LabRunner(bootable(settings, "debian/6.12"), settings, lambda facts: None)
+    case = Case(ScenarioName.BLACKHOLE, RequestName.PLUG_MEMORY, recover=True)
+    (made,) = runner.run([case], lambda record: None)
+    assert made.outcome is Outcome.ASLEEP, made.reason
+    assert made.evidence.blocking is not None
+    assert made.evidence.blocking.role is Role.MAIN
+    assert made.evidence.blocking.waits_for is WaitsFor.LOCK
+    assert made.recovery is not None
+    assert made.recovery.memory == "whole"
+    assert made.recovery.answered_ns is not None
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ REQUESTS: dict[RequestName, RequestDescription] = {
         frozenset({Need.CORE_DUMPS}), ends_guest=True, core=True, manager=ManagerName.QEMU
     ),
     RequestName.PLUG_MEMORY: RequestDescription(memory_slot=True, manager=ManagerName.QEMU),
+    RequestName.DIRTY_RATE: RequestDescription(),
     RequestName.VIRT_SUSPEND: replace(_LIBVIRT, stops_guest=True),
     RequestName.VIRT_DESTROY: replace(_LIBVIRT, ends_guest=True),
     RequestName.VIRT_DESTROY_GRACEFUL: replace(_LIBVIRT, ends_guest=True),

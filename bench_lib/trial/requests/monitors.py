@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 from bench_lib.deadline import Deadline
 from bench_lib.guest.qemu import PLUGGED_MIB
 from bench_lib.trial.requests.request import Reply, Request
+
+LOOK_S = 0.01
+"""Seconds between two looks for a result that QEMU has no event for."""
 
 
 class MonitorCommand(Request):
@@ -74,3 +78,32 @@ class PlugMemory(MonitorCommand):
             {"qom-type": "memory-backend-ram", "id": "plugged", "size": PLUGGED_MIB << 20},
             deadline=deadline,
         )
+
+
+class DirtyRate(MonitorCommand):
+    """`calc-dirty-rate`, with which an operator finds out whether a guest can be migrated.
+
+    QEMU answers the command at once. Then a thread of it makes KVM log the guest's writes to each
+    memory slot, with QEMU's big lock held, and KVM waits for stuck vCPUs as in `PlugMemory`. So
+    QEMU's monitor answers nothing more. The result is asked for again and again, and the longest
+    time between two looks is the resolution. The latency has the second that QEMU measures.
+    """
+
+    command = "calc-dirty-rate"
+    arguments: ClassVar[dict[str, Any]] = {"calc-time": 1, "mode": "dirty-bitmap"}
+
+    _resolution_ns = 0
+    _asked_ns = 0
+
+    async def answer(self, deadline: Deadline) -> Reply | None:
+        while (answer := await self.guest.requests.answer(deadline)) is not None:
+            if answer.error is not None:
+                return Reply(self._sent_ns, answer.at_ns, answer.error)
+            if self._asked_ns:
+                self._resolution_ns = max(self._resolution_ns, answer.at_ns - self._asked_ns)
+                if answer.result["status"] == "measured":
+                    return Reply(self._sent_ns, answer.at_ns, resolution_ns=self._resolution_ns)
+            self._asked_ns = answer.at_ns
+            await asyncio.sleep(LOOK_S)
+            self.guest.requests.send("query-dirty-rate")
+        return None

@@ -9,7 +9,7 @@ from bench_lib.trial.requests.debuggers import GdbAttach, GdbstubBreak, PtraceIn
 from bench_lib.trial.requests.endings import CoreDump, CtrlC, Quit, Sigkill, Sigterm
 from bench_lib.trial.requests.freezing import CgroupFreeze
 from bench_lib.trial.requests.looks import ProcMaps, Ps
-from bench_lib.trial.requests.monitors import PlugMemory, QueryStatus, Registers, Stop
+from bench_lib.trial.requests.monitors import DirtyRate, PlugMemory, QueryStatus, Registers, Stop
 from bench_lib.trial.requests.request import Request
 from bench_lib.trial.requests.signals import Sigusr1
 
@@ -30,6 +30,7 @@ MAKERS: dict[RequestName, type[Request]] = {
     RequestName.CGROUP_FREEZE: CgroupFreeze,
     RequestName.CORE_DUMP: CoreDump,
     RequestName.PLUG_MEMORY: PlugMemory,
+    RequestName.DIRTY_RATE: DirtyRate,
     RequestName.VIRT_SUSPEND: virt.VirtSuspend,
     RequestName.VIRT_DESTROY: virt.VirtDestroy,
     RequestName.VIRT_DESTROY_GRACEFUL: virt.VirtDestroyGraceful,
