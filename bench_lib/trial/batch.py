@@ -155,7 +155,7 @@ async def _workloads(
     """Prepare what the guests run."""
     shapes = {case.shape for case in cases}
     linux = {shape for shape in shapes if shape.image == LINUX}
-    restored = {case.shape for case in cases if case.shape in linux and not case.boot}
+    restored = {case.shape for case in cases if case.shape in linux and not case.boots}
     images = {shape.image: None for shape in shapes - linux}
     firmware = {name: Firmware(image.load(settings.images, name)) for name in images}
     return {

@@ -43,7 +43,7 @@ class Case:
 
     :ivar recover: whether the guest is recovered after the request and then checks its memory.
     :ivar manager: the manager that runs the guest.
-    :ivar boot: whether a Linux guest boots in the trial. If not, it starts from a saved state.
+    :ivar boot: whether a Linux guest has to boot in the trial; see `boots`.
     :ivar then: a second request, made after the first one was answered or had hung.
     :raise ImageError: there is no such guest image.
     :raise BadShape: no guest can have that shape.
@@ -166,6 +166,15 @@ class Case:
         if self.boot:
             parts.append("boot")
         return "/".join(parts)
+
+    @property
+    def boots(self) -> bool:
+        """Whether the guest boots in the trial, even if it could start from a saved state.
+
+        A QEMU with a slot for a memory module does not load the state of one without.
+        """
+        requests = (self.request, self.then)
+        return self.boot or any(REQUESTS[each].memory_slot for each in requests if each)
 
     def deadline_s(self, settings: Settings) -> float:
         """Seconds until a trial stops waiting for the answer."""

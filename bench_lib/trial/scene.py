@@ -71,7 +71,7 @@ class Staging:
     @property
     def state(self) -> Path | None:
         """The saved state that the guest starts from; None if it boots."""
-        return None if self.case.boot else self.workload.state
+        return None if self.case.boots else self.workload.state
 
 
 @dataclass(frozen=True)

@@ -166,3 +166,12 @@ def test_a_core_dump_copies_the_memory_of_the_guest() -> None:
     assert Case(scenario, RequestName.STOP).copies == 2
     assert Case(scenario, RequestName.CORE_DUMP).copies == 3
     assert Case(scenario, RequestName.STOP, then=RequestName.CORE_DUMP).copies == 3
+
+
+def test_a_linux_guest_that_is_given_memory_does_not_start_from_a_state_without_its_slot() -> None:
+    shape = shape_of("linux")
+    plug, stop = RequestName.PLUG_MEMORY, RequestName.STOP
+    assert Case(ScenarioName.BLACKHOLE, plug, shape).boots
+    assert Case(ScenarioName.BLACKHOLE, stop, shape, then=plug).boots
+    assert not Case(ScenarioName.BLACKHOLE, stop, shape).boots
+    assert Case(ScenarioName.BLACKHOLE, stop, shape, boot=True).boots
