@@ -32,7 +32,7 @@ class ProbeSuite:
 
     params = tuple(case.name for case in CASES)
     param_names = ("case",)
-    version = "2"
+    version = "3"
 
     @property
     def timeout(self) -> float:
@@ -62,7 +62,7 @@ class ProbeSuite:
             raise NotImplementedError(results[case].reason)
 
     def track_wake(self, results: dict[str, Result], case: str) -> dict[str, object] | float:
-        """Time from the signal until KVM_RUN returns, with a sample per wake."""
+        """What the probe times (see `cases.Wake`), with a sample per wake."""
         result = results[case]
         if result.outcome in HUNG:
             return DEADLINE_S
@@ -71,7 +71,7 @@ class ProbeSuite:
     track_wake.unit = "seconds"  # type: ignore[attr-defined]
 
     def track_hung(self, results: dict[str, Result], case: str) -> int:
-        """1 if KVM_RUN did not return before the deadline, else 0."""
+        """1 if the thread did not return before the deadline, else 0."""
         return int(results[case].outcome in HUNG)
 
     track_hung.unit = "cases"  # type: ignore[attr-defined]
