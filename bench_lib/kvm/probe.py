@@ -222,8 +222,16 @@ def _probe(
         seen.stack if seen else (),
         after,
         seen.waits_for if seen else None,
-        ZEROS if case.wake is Wake.DEAD_SERVER and wakes else None,
+        _note(case.wake, bool(wakes), after),
     )
+
+
+def _note(wake: Wake, returned: bool, after: Hung | None) -> str | None:
+    if wake is Wake.DEAD_SERVER and returned:
+        return ZEROS
+    if wake is Wake.MEMSLOT and after is not None:
+        return f"The thread that adds the memory slot: {after.state} {after.wchan}."
+    return None
 
 
 def _start(owner: Run, case: ProbeCase, cpu: int, stack: ExitStack) -> WorkerProcess:

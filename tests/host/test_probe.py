@@ -138,6 +138,8 @@ def test_a_memory_slot_cannot_be_added_beside_a_stuck_vcpu(run: Run) -> None:
     assert stuck.after is not None
     assert stuck.after.state == "D"
     assert any("srcu" in function for function in stuck.after.stack)
+    assert stuck.note is not None
+    assert stuck.note.startswith("The thread that adds the memory slot: D ")
     assert stuck.fault_path is Entry.GUP
 
 

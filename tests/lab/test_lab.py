@@ -377,14 +377,20 @@ def test_the_probe_agrees_with_the_trials_and_with_the_label(
     done = steadily(
         kickbench, "probe", "--kernel", kernel, "-n", "5", "--json",
         "--case", "gup-write", "--case", "async-pf", "--case", "gup-write-sigkill",
+        "--case", "kvmclock", "--case", "gup-write-memslot", "--case", "pre-fault",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    stuck, halted, killed = told["cases"]
+    stuck, halted, killed, clock, memslot, pre_fault = told["cases"]
     assert (stuck["outcome"], stuck["state"], stuck["fault_path"]) == (outcome, state, "gup")
     assert (halted["outcome"], halted["fault_path"]) == ("returned", "async-pf")
     assert killed["outcome"] == "returned"
     assert told["interruptible"] == label
+    # No kernel passes the flag there.
+    assert (clock["outcome"], clock["state"], clock["fault_path"]) == ("asleep", "D", "gpc")
+    assert (memslot["outcome"], memslot["after"]["state"]) == ("asleep", "D")
+    # The ioctl came after the flag, so it never hangs.
+    assert pre_fault["outcome"] == ("returned" if label == "yes" else None)
 
 
 @pytest.mark.parametrize("kernel, flag", [("debian/6.1", False), ("debian/6.12", True)])

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from bench_lib import present
 from bench_lib.cli.matrix import MATRIX_CORE
+from bench_lib.kvm.probe import ZEROS, Result
 from bench_lib.record import Entry, Evidence, Outcome, Record, ScenarioName, Shape, WaitsFor
 from bench_lib.trial.case import PV_IMAGES
 from bench_lib.verdict import summary
@@ -157,3 +158,17 @@ def test_the_matrix_of_the_core_set_cuts_no_name_short_in_a_file() -> None:
     assert [head.partition("(")[2].partition(":")[0] for head in heads if "(" in head] == [
         *PV_IMAGES
     ]
+
+
+def test_the_row_of_a_case_of_the_probe_has_its_note() -> None:
+    console = Console(file=io.StringIO(), width=present.WIDE)
+    result = Result(
+        "dead-server", Outcome.RETURNED, None, "S", "handle_userfault", Entry.GUP, (1000,),
+        note=ZEROS,
+    )  # fmt: skip
+    present.probe_row(console, 12, result)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().split() == [
+        "dead-server", "returned", "1", "us", "1", "us", "1", "S", "handle_userfault", "gup",
+        *ZEROS.split(),
+    ]  # fmt: skip
