@@ -55,6 +55,7 @@ class GuestConfig:
     :ivar core: whether QEMU has a working directory of its own, for the core that it dumps.
     :ivar memory_slot: whether QEMU has a slot for a memory module of `PLUGGED_MIB`.
     :ivar state: the saved state that the guest starts from; None if it boots.
+    :ivar paused: whether the guest waits for the command `cont` before it runs.
     :ivar memory_file: the file that is the guest's memory; None for memory of the shape's backing.
     """
 
@@ -70,6 +71,7 @@ class GuestConfig:
     memory_slot: bool = False
     state: Path | None = None
     memory_file: str | None = None
+    paused: bool = False
 
 
 def _memory(config: GuestConfig) -> list[str]:
@@ -135,6 +137,7 @@ def command_line(
             ["-chardev", f"socket,id=gdbstub,fd={gdbstub_fd}", "-gdb", "chardev:gdbstub"]
             if config.gdbstub else []
         ),
+        *(["-S"] if config.paused else []),
         *(["-incoming", "defer"] if config.incoming or config.state else []),
     ]
     # fmt: on

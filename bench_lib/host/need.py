@@ -47,6 +47,8 @@ class Need(StrEnum):
     """A hierarchy of cgroups in which processes can be frozen."""
     CORE_DUMPS = "core dumps"
     """A kernel that writes the core dump of a process into the process's own working directory."""
+    MEMORY_CONTROL = "memory control of a lab"
+    """A lab whose kernel has version 2 of control groups with the memory controller."""
     LIBVIRT = "libvirt"
     """libvirtd, and a libvirt-python that kickbench's Python can import."""
 

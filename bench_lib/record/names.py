@@ -55,11 +55,16 @@ class ScenarioName(StrEnum):
     NFS_HARD = "nfs-hard"
     """The guest's memory is a file on NFS, mounted `hard`; then every packet is dropped."""
     NFS_SOFT = "nfs-soft"
-    """The same, mounted `soft`, so that reading the file fails after three seconds."""
+    """The same, mounted `soft`, so that reading the file fails after about two seconds."""
+    NFS_WRITEBACK = "nfs-writeback"
+    """As `nfs-hard`, but the guest's memory is cached, and it waits to write to a page that is
+    being written to the server."""
     SWAP_ANONYMOUS = "swap-anonymous"
     """The guest's memory is anonymous and swapped out; then the swap device answers nothing."""
     SWAP_MEMFD = "swap-memfd"
     """The same with memory that is a memfd, such as vhost-user needs."""
+    MEMORY_HIGH = "memory-high"
+    """The guest needs more memory than memory.high of its cgroup: QEMU is slowed down."""
 
     @property
     def family(self) -> Family:
@@ -79,8 +84,10 @@ _OTHER_FAMILIES = {
     ScenarioName.FUSE_SYNC: Family.STORAGE,
     ScenarioName.NFS_HARD: Family.STORAGE,
     ScenarioName.NFS_SOFT: Family.STORAGE,
+    ScenarioName.NFS_WRITEBACK: Family.STORAGE,
     ScenarioName.SWAP_ANONYMOUS: Family.STORAGE,
     ScenarioName.SWAP_MEMFD: Family.STORAGE,
+    ScenarioName.MEMORY_HIGH: Family.STORAGE,
 }
 """The scenarios without a migration, and their families."""
 
@@ -222,6 +229,8 @@ class WaitsFor(StrEnum):
     """A page that is swapped out."""
     PAGE_CACHE = "page-cache"
     """A page of a file that is being read or written."""
+    MEMORY_LIMIT = "memory-limit"
+    """The end of a delay, because its cgroup has more memory than memory.high."""
     LOCK = "lock"
     """A lock that another thread holds, or the readers of an SRCU."""
     NOTHING = "nothing"

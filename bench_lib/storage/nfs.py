@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack, ExitStack
 from enum import StrEnum
+from pathlib import Path
 
 from bench_lib.deadline import Deadline
 from bench_lib.host.needs import NFS_MODULES
@@ -24,13 +25,20 @@ from bench_lib.storage.store import Store
 FILE = "memory"
 
 
+WRITE_SOON = {"dirty_expire_centisecs": 1, "dirty_writeback_centisecs": 10}
+"""Sysctls that decide when the kernel writes a page, and their values in hundredths of a second: a
+page may wait for 10 ms instead of 30 s, and the kernel looks for such pages ten times a second."""
+
+
 class Options(StrEnum):
     """The options that decide what the client does while the server cannot be reached."""
 
     HARD = "hard,timeo=50,retrans=2"
     """It repeats its requests for ever."""
-    SOFT = "soft,timeo=10,retrans=2"
-    """It gives up after three seconds: a timeout of one second, and two repetitions."""
+    SOFT = "soft,timeo=10,retrans=0"
+    """It gives up: TCP does after one second, and the request when a connection was missing for
+    another one. With version 4, a request does not time out while the connection lasts
+    (rpc_check_timeout() of net/sunrpc/clnt.c)."""
 
 
 class NfsStore(Store):
@@ -57,7 +65,7 @@ class NfsStore(Store):
         :raise ToolFailed: a module cannot be loaded, or a file system cannot be mounted.
         """
         size = size_mib << 20
-        self._cut = mechanism
+        self._how = mechanism
         self.mechanism = mechanism.name
         self._stall = ExitStack()
         run_tool(["modprobe", "--all", *NFS_MODULES])
@@ -86,8 +94,25 @@ class NfsStore(Store):
     async def stall(self, pid: int, deadline: Deadline) -> None:
         async with pageout.stopped(pid, deadline) as guest:
             guest.push_out_file(self._file, deadline)
-            outage.cut(self._link.ends, self._cut)
-            self._stall.callback(outage.restore, self._link.ends, self._cut)
+            self._cut()
+
+    def _cut(self) -> None:
+        outage.cut(self._link.ends, self._how)
+        self._stall.callback(outage.restore, self._link.ends, self._how)
 
     def release(self) -> None:
         self._stall.close()
+
+
+class NfsWritebackStore(NfsStore):
+    """The same, but the guest's memory stays in memory when the link is cut.
+
+    The guest cannot write to a page that the kernel is writing to the server.
+    """
+
+    async def stall(self, pid: int, deadline: Deadline) -> None:
+        self._cut()
+        for name, hundredths in WRITE_SOON.items():
+            switch = Path("/proc/sys/vm", name)
+            self._stall.callback(switch.write_text, switch.read_text())
+            switch.write_text(str(hundredths))

@@ -7,6 +7,7 @@ is stopped by SIGSTOP meanwhile, so that its vCPUs touch no page before the stor
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import mmap
 import os
@@ -28,9 +29,6 @@ MADV_PAGEOUT = 21
 
 PUSHES = 5
 """How often to push out memory of which some is left."""
-
-_ENTRY = struct.Struct("=Q")
-"""An entry of /proc/PID/pagemap. Bit 63 shows that the page is in memory; see proc(5)."""
 
 
 @dataclass(frozen=True)
@@ -126,27 +124,44 @@ class StoppedGuest:
         :raise StorageFailed: some memory stayed.
         :raise ToolFailed: the file cannot be written back.
         """
-        # Only pages that the server has can be pushed out.
-        flags = ["conv=notrunc,fdatasync", "count=0", "status=none"]
-        run_tool(["dd", f"of={file.path}", *flags], deadline=deadline)
         area = self.memory(file.size, file.name)
         span = dataclasses.replace(area, start=area.start + file.first, size=area.size - file.first)
         for _ in range(PUSHES):
+            # Only pages that the server has can be pushed out. When a page is written, KVM unmaps
+            # it from the guest and marks it as changed, so it has to be written once more.
+            flags = ["conv=notrunc,fdatasync", "count=0", "status=none"]
+            run_tool(["dd", f"of={file.path}", *flags], deadline=deadline)
             self.push_out(span)
-            left = self._mapped(span)
+            left = cached(file)
             if not left:
                 return
         raise StorageFailed(
             f"{left >> 10} KiB of the guest's memory were not pushed out; use a smaller guest."
         )
 
-    def _mapped(self, area: Area) -> int:
-        """Return how many bytes of an area are mapped to pages in memory."""
-        with Path(f"/proc/{self.pid}/pagemap").open("rb", buffering=0) as file:
-            file.seek(area.start // mmap.PAGESIZE * _ENTRY.size)
-            entries = file.read(area.size // mmap.PAGESIZE * _ENTRY.size)
-        pages = sum(1 for (entry,) in _ENTRY.iter_unpack(entries) if entry >> 63)
-        return pages * mmap.PAGESIZE
+
+def cached(file: GuestFile) -> int:
+    """Return how many bytes are in the page cache of the part of a file that is pushed out.
+
+    :raise StorageFailed: the file cannot be mapped.
+    """
+    size = file.size - file.first
+    pages = (ctypes.c_ubyte * (size // mmap.PAGESIZE))()
+    try:
+        with (
+            Path(file.path).open("r+b") as opened,
+            mmap.mmap(opened.fileno(), size, offset=file.first) as mapped,
+        ):
+            start = ctypes.c_char.from_buffer(mapped)
+            failed = libc.LIBC.mincore(ctypes.byref(start), ctypes.c_size_t(size), pages)
+            del start  # the mapping cannot be closed before
+            if failed:
+                raise libc.error("mincore")
+    except OSError as error:
+        raise StorageFailed(
+            f"The page cache of {file.path} cannot be examined: {error.strerror}."
+        ) from None
+    return sum(each & 1 for each in pages) * mmap.PAGESIZE
 
 
 @asynccontextmanager

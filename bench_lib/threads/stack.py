@@ -62,6 +62,7 @@ _WAITS = (
         re.compile(r"^_*(do_swap_page|swap_read|shmem_swapin|swapin_|read_swap_|swap_.*readahead)"),
         WaitsFor.SWAP,
     ),
+    (re.compile(r"^_*mem_cgroup_handle_over_high$"), WaitsFor.MEMORY_LIMIT),
     (
         re.compile(
             r"^_*(filemap_|folio_wait_|folio_lock|wait_on_page_|lock_page|balance_dirty_pages)"

@@ -39,7 +39,7 @@ def look_at_all(pid: int, proved: Sequence[ThreadState]) -> list[ThreadState]:
 
 
 def is_stuck(seen: ThreadState, path: Entry | None) -> bool:
-    """Whether a vCPU thread sleeps while it waits for a page.
+    """Whether a vCPU thread sleeps while it waits for a page, or for leave to have one more.
 
     :param path: the required entry into the wait; None for any.
     """
@@ -47,6 +47,8 @@ def is_stuck(seen: ThreadState, path: Entry | None) -> bool:
         return False
     if path is not None:
         return seen.entry is path
+    if seen.waits_for is WaitsFor.MEMORY_LIMIT:
+        return True
     if seen.entry in {Entry.NONE, Entry.SYSCALL, Entry.HALTED}:
         return False
     return seen.entry is Entry.ASYNC_PF or seen.waits_for is not WaitsFor.NOTHING

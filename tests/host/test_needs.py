@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from bench_lib.errors import (
     EvidenceHidden,
     HostError,
     LibvirtMissing,
+    OnlyInLabs,
     PtraceForbidden,
 )
 from bench_lib.host import device, freezer, needs, userfaultfd
@@ -66,6 +68,13 @@ BREAK: dict[Need, Break] = {
 }
 """What makes this host lack a need. libvirt is optional, and has a test of its own."""
 
+IN_LABS = {
+    Need.SWAP: ScenarioName.SWAP_MEMFD,
+    Need.NFS: ScenarioName.NFS_HARD,
+    Need.MEMORY_CONTROL: ScenarioName.MEMORY_HIGH,
+}
+"""The needs that only labs meet, and a scenario with each."""
+
 ROWS = {Need.NAMESPACES: "outages", Need.PTRACE_SIBLING: "ptrace"}
 """The doctor's rows that are not named after their need."""
 
@@ -100,7 +109,27 @@ def test_the_doctor_shows_the_sentence_with_which_preflight_refuses(
 
 
 def test_every_need_can_be_broken() -> None:
-    assert [*BREAK, Need.LIBVIRT] == list(Need)
+    assert [*BREAK, *IN_LABS, Need.LIBVIRT] == list(Need)
+
+
+@pytest.mark.parametrize("scenario", IN_LABS.values())
+def test_what_would_change_this_host_is_refused_outside_labs(
+    scenario: ScenarioName,
+) -> None:
+    settings = Settings.from_environment()
+    with pytest.raises(OnlyInLabs, match=r"only in labs, because .*; use --kernel\.$"):
+        preflight.check(settings, [Case(scenario, RequestName.STOP)])
+
+
+@pytest.mark.parametrize("need", [Need.SWAP, Need.NFS])
+def test_a_lab_whose_kernel_lacks_a_module_is_refused(
+    monkeypatch: pytest.MonkeyPatch, need: Need
+) -> None:
+    for modules in ("SWAP_MODULES", "NFS_MODULES"):
+        monkeypatch.setattr(needs, modules, ("no_such_module",))
+    settings = dataclasses.replace(Settings.from_environment(), lab=("tcg", "host"))
+    with pytest.raises(OnlyInLabs, match="no module no_such_module"):
+        needs.check(need, settings)
 
 
 @pytest.mark.usefixtures("history", "runtime")

@@ -50,6 +50,15 @@ def test_a_thread_that_runs_or_does_not_wait_for_a_page_is_not_stuck(
     assert not proof.is_stuck(_thread(state, stack), path)
 
 
+THROTTLED = ("__mem_cgroup_handle_over_high", "xfer_to_guest_mode_handle_work", *KVM)
+
+
+def test_a_vcpu_that_its_cgroup_delays_is_stuck_but_not_on_the_path() -> None:
+    assert proof.is_stuck(_thread("D", THROTTLED), None)
+    assert not proof.is_stuck(_thread("D", THROTTLED), Entry.GUP)
+    assert not proof.is_stuck(_thread("R", THROTTLED), None)
+
+
 GPC = ("handle_userfault", "__get_user_pages", "hva_to_pfn", "__kvm_gpc_refresh", "msr_io")
 POLL = ("poll_schedule_timeout", "do_sys_poll", "__x64_sys_ppoll", "do_syscall_64")
 

@@ -59,6 +59,20 @@ SEEN = [
      + SYSCALL),
     ("memory on FUSE on 6.18", Entry.GUP, WaitsFor.PAGE_CACHE,
      FOLIO + " < handle_mm_fault" + GUP + " < __kvm_faultin_pfn" + RUN),
+    ("memory on NFS on 6.12, reading", Entry.GUP, WaitsFor.PAGE_CACHE,
+     FOLIO + " < handle_mm_fault" + GUP + " < kvm_faultin_pfn < kvm_tdp_page_fault" + RUN),
+    ("memory on NFS on 6.12, being written", Entry.GUP, WaitsFor.NFS,
+     "folio_wait_bit_common < folio_wait_writeback < nfs_vm_page_mkwrite < do_page_mkwrite"
+     " < do_wp_page < __handle_mm_fault < handle_mm_fault" + GUP + " < kvm_faultin_pfn" + RUN),
+    ("swapped out on 6.12, anonymous", Entry.GUP, WaitsFor.SWAP,
+     "folio_wait_bit_common < __folio_lock_or_retry < do_swap_page < __handle_mm_fault"
+     " < handle_mm_fault" + GUP + " < kvm_faultin_pfn" + RUN),
+    ("swapped out on 6.12, memfd", Entry.GUP, WaitsFor.SWAP,
+     "folio_wait_bit_common < shmem_swapin_folio < shmem_get_folio_gfp < shmem_fault < __do_fault"
+     " < do_fault < __handle_mm_fault < handle_mm_fault" + GUP + " < kvm_faultin_pfn" + RUN),
+    ("memory.high on 6.12", Entry.SYSCALL, WaitsFor.MEMORY_LIMIT,
+     "mem_cgroup_handle_over_high < resume_user_mode_work < xfer_to_guest_mode_handle_work"
+     + RUN),
     ("halted, or a worker has the page", Entry.HALTED, WaitsFor.NOTHING,
      "kvm_vcpu_block < kvm_vcpu_halt" + RUN),
     ("runs its guest", Entry.NONE, WaitsFor.NOTHING, "xfer_to_guest_mode_handle_work" + RUN),

@@ -96,6 +96,15 @@ SCENARIOS: dict[ScenarioName, ScenarioDescription] = {
     ScenarioName.FUSE_SYNC: _FUSE,
     ScenarioName.NFS_HARD: _NFS,
     ScenarioName.NFS_SOFT: _NFS,
+    ScenarioName.NFS_WRITEBACK: _NFS,
     ScenarioName.SWAP_ANONYMOUS: _SWAP,
     ScenarioName.SWAP_MEMFD: _SWAP,
+    ScenarioName.MEMORY_HIGH: ScenarioDescription(
+        frozenset({Need.MEMORY_CONTROL}),
+        # The delay may come in get_user_pages() or on the way back to the guest.
+        Stuck.ANYWHERE,
+        guests=1,
+        recovers=True,
+        chooses_memory=True,
+    ),
 }

@@ -12,11 +12,12 @@ from bench_lib.deadline import Deadline
 from bench_lib.errors import RecoveryFailed, TrialLost
 from bench_lib.guest.qemu import GuestConfig
 from bench_lib.record import Backing, Recovery, ScenarioName
-from bench_lib.storage import fuse
+from bench_lib.storage import fuse, mounts
 from bench_lib.storage.fuse import FuseStore
-from bench_lib.storage.nfs import NfsStore, Options
+from bench_lib.storage.nfs import NfsStore, NfsWritebackStore, Options
 from bench_lib.storage.store import Store
 from bench_lib.storage.swap import SwapStore
+from bench_lib.storage.throttle import ThrottlingCgroup
 from bench_lib.trial.requests.request import Request
 from bench_lib.trial.scenarios.scenario import Scenario
 from bench_lib.trial.scene import StorageScene
@@ -28,25 +29,32 @@ class StorageScenario(Scenario[StorageScene[StoreT]], Generic[StoreT]):
     """One guest, and a store for its memory that stops answering once the guest has written it.
 
     So the memory is whole at the end only if the store gives back what the guest has written.
+
+    :cvar first_pass: whether the store already stalls before the guest runs at all.
     """
+
+    first_pass: ClassVar[bool] = False
 
     async def stage(self) -> StorageScene[StoreT]:
         staging = self.staging
         with staging.timeline.stage("start"):
             store = await self._store()
-            config = dataclasses.replace(self._spec(), memory_file=store.memory_file)
+            config = dataclasses.replace(
+                self._spec(), memory_file=store.memory_file, paused=self.first_pass
+            )
             starting = staging.manager.start(config, staging.deadline, staging.stack)
             guest = await store.during(starting)
 
         async def guest_up() -> list[int]:
             tids = await guest.vcpu_tids(staging.deadline)
-            await guest.watch.ready(staging.deadline)
+            if not self.first_pass:
+                await guest.watch.ready(staging.deadline)
             return tids
 
         with staging.timeline.stage("guest-up"):
             tids = await store.during(guest.during(guest_up()))
         # The stall has to end before anything is killed, even if the trial is lost half-way.
-        staging.stack.callback(store.release)
+        staging.stack.callback(mounts.quietly, store.release)
         return StorageScene(staging.plan.run, guest, tids, store=store)
 
     @abstractmethod
@@ -57,8 +65,15 @@ class StorageScenario(Scenario[StorageScene[StoreT]], Generic[StoreT]):
         """
 
     async def strand(self, scene: StorageScene[StoreT]) -> str | None:
+        deadline = self.staging.deadline
+
+        async def stall() -> None:
+            await scene.store.stall(scene.guest.child.pid, deadline)
+            if self.first_pass:
+                await scene.guest.control.execute("cont", deadline=deadline)
+
         with self.staging.timeline.stage("outage"):
-            await scene.during(scene.store.stall(scene.guest.child.pid, self.staging.deadline))
+            await scene.during(stall())
         return scene.store.mechanism
 
     async def release(self, scene: StorageScene[StoreT]) -> None:
@@ -153,12 +168,13 @@ class NfsHard(StorageScenario[NfsStore]):
 
     name = ScenarioName.NFS_HARD
     options: ClassVar[Options] = Options.HARD
+    kind: ClassVar[type[NfsStore]] = NfsStore
 
     async def _store(self) -> NfsStore:
         staging = self.staging
         plan, size_mib = staging.plan, staging.case.shape.memory_mib
         assert plan.mechanism is not None
-        return NfsStore(
+        return self.kind(
             plan.run,
             staging.seq,
             size_mib,
@@ -174,3 +190,26 @@ class NfsSoft(NfsHard):
 
     name = ScenarioName.NFS_SOFT
     options = Options.SOFT
+
+
+class NfsWriteback(NfsHard):
+    """The guest's memory is a file on NFS, and waits for the server before a page can change."""
+
+    name = ScenarioName.NFS_WRITEBACK
+    kind = NfsWritebackStore
+
+
+class MemoryHigh(StorageScenario[ThrottlingCgroup]):
+    """The guest's first pass takes more memory than memory.high of its cgroup allows.
+
+    Only memory that a member of the cgroup takes counts, so QEMU is in it before the guest runs.
+    """
+
+    name = ScenarioName.MEMORY_HIGH
+    first_pass = True
+
+    async def _store(self) -> ThrottlingCgroup:
+        staging = self.staging
+        name = staging.plan.run.name(staging.seq, "store")
+        size_mib = staging.case.shape.memory_mib
+        return ThrottlingCgroup(staging.plan.run, name, size_mib, staging.stack)

@@ -24,8 +24,10 @@ from bench_lib.trial.scenarios.storage import (
     FuseHold,
     FuseStopped,
     FuseSync,
+    MemoryHigh,
     NfsHard,
     NfsSoft,
+    NfsWriteback,
     SwapAnonymous,
     SwapMemfd,
 )
@@ -51,7 +53,9 @@ STAGERS: dict[ScenarioName, type[Scenario[Any]]] = {
         FuseSync,
         NfsHard,
         NfsSoft,
+        NfsWriteback,
         SwapAnonymous,
         SwapMemfd,
+        MemoryHigh,
     )
 }
