@@ -83,6 +83,7 @@ def test_a_prediction_holds_from_a_version_on() -> None:
     assert gup.prediction("stop", OLD) == "hangs"
     assert gup.prediction("stop", Kernel("6.2.0", "#1")) == "returns"
     assert gup.prediction("ptrace-interrupt", NEW) == "returns"
+    assert gup.prediction("plug-memory", NEW) == gup.prediction("dirty-rate", OLD) == "hangs"
     assert gup.words("stop") == "hangs; returns from 6.2"
     assert gup.prediction("query-status", NEW) is None
     assert _reason("10").words("sigkill") == "may hang"
@@ -230,6 +231,10 @@ REPORT = Report(
         Result("gup-write", Outcome.RETURNED, None, "S", "0", Entry.GUP, (20_000,), BEFORE),
         Result("gup-write-sigkill", None, "It cannot be tried."),
         Result(
+            "kvmclock", Outcome.ASLEEP, None, "D", "0", Entry.GPC, (), AFTER,
+            waits_for=WaitsFor.USERFAULT,
+        ),
+        Result(
             "uaccess", Outcome.SPINNING, None, "S", "0", Entry.UACCESS, (), BEFORE,
             Hung("R", "0", AFTER, 1.0),
         ),
@@ -242,6 +247,8 @@ def test_cases_of_the_probe_have_a_column_per_wake() -> None:
     assert "| reason | staged by | `sigusr1` |" in made
     assert row(made, "gup-write")[2:] == ["✓ returned, 0.02 ms [1](#stack-1)"]
     assert row(made, "uaccess")[2:] == ["✓ **spinning** [1](#stack-1) [2](#stack-2)"]
+    stacks = page(reports=(REPORT,))["stacks"]
+    assert "- vCPU before the wake, state D (gpc, userfault): `sigusr1`, `kvmclock`, " in stacks
 
 
 def test_the_name_of_a_case_is_apart_from_its_wake() -> None:

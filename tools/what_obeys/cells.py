@@ -208,7 +208,7 @@ def _of_case(result: Result) -> Cell:
     assert result.outcome is not None
     threads = []
     if result.stack:
-        where = str(result.fault_path)
+        where = ", ".join(filter(None, (result.fault_path, result.waits_for)))
         threads.append(Seen("vCPU before the wake", str(result.state), where, result.stack))
     if result.after is not None and result.after.stack:
         threads.append(Seen("thread that hung", result.after.state, "-", result.after.stack))

@@ -50,7 +50,12 @@ _OPERATOR = (
     "ptrace",
 )
 
-GROUPS = {**dict.fromkeys(map(str, _OPERATOR), "operator"), "plug-memory": "memslot"}
+_MEMSLOT = (RequestName.PLUG_MEMORY, RequestName.DIRTY_RATE)
+
+GROUPS = {
+    **dict.fromkeys(map(str, _OPERATOR), "operator"),
+    **dict.fromkeys(map(str, _MEMSLOT), "memslot"),
+}
 """The group of requests that each request and each wake of the probe belongs to, if any."""
 
 
