@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Measure the same wake as the probe, but in C. The difference is what Python adds.
  *
- *     wake gup-write|healthy COUNT DEADLINE_S
+ *     wake gup-write|healthy COUNT DEADLINE_S REST_US
  *
+ * REST_US is how many microseconds pass before each signal, after the vCPU was seen stuck or running.
  * Prints the nanoseconds from each signal until KVM_RUN has returned, one number per line. Exits
  * with status 3 after a wake that did not happen before its deadline. The vCPU and its memory are
  * set up as in bench_lib/kvm/vcpu.py; only the code that takes the time is different.
@@ -224,15 +225,16 @@ int main(int argc, char **argv)
 {
 	static const uint8_t write_code[] = { 0x48, 0x89, 0x07, 0xeb, 0xfb };
 	static const uint8_t spin_code[] = { 0xeb, 0xfe };
-	int healthy, count, deadline_ms, ends[2];
+	int healthy, count, deadline_ms, rest_us, ends[2];
 	uint64_t back_ns;
 	pid_t pid;
 
-	if (argc != 4)
+	if (argc != 5)
 		return 2;
 	healthy = !strcmp(argv[1], "healthy");
 	count = atoi(argv[2]);
 	deadline_ms = 1000 * atoi(argv[3]);
+	rest_us = atoi(argv[4]);
 	must(pipe(ends), "pipe");
 	must(pid = fork(), "fork");
 	if (!pid) {
@@ -257,7 +259,7 @@ int main(int argc, char **argv)
 			wait_until_running(pid);
 		else
 			wait_until_stuck(pid);
-		usleep(1000);
+		usleep(rest_us);
 		sent_ns = now_ns();
 		syscall(SYS_tgkill, pid, pid, SIGUSR1);
 		if (poll(&back, 1, deadline_ms) == 0) {
