@@ -44,6 +44,8 @@ _TAKES_A_LOCK = frozenset(
         "dup_mmap", "madvise_lock", "do_madvise", "process_vm_rw_core", "__access_remote_vm",
         "do_mlock", "__mm_populate", "__vma_start_write", "__vma_enter_locked",
         "__do_sys_mremap", "__do_sys_mincore", "exit_mm", "exit_mmap",
+        # Reads of /proc/PID/smaps and smaps_rollup; older kernels read maps in the same way.
+        "m_start", "show_smaps_rollup",
         # Page faults and get_user_pages(), which take mmap_lock too.
         "lock_mm_and_find_vma", "hva_to_pfn", "get_user_pages_unlocked",
         "__get_user_pages_locked", "__gup_longterm_locked",

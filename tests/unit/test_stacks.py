@@ -136,6 +136,8 @@ SEEN = [
      "lock_mm_and_find_vma" + FAULT + " < read_zero < vfs_read < ksys_read" + SYSCALL),
     ("who reads cmdline", Entry.SYSCALL, WaitsFor.LOCK,
      "__access_remote_vm < proc_pid_cmdline_read < vfs_read < ksys_read" + SYSCALL),
+    ("who reads smaps", Entry.SYSCALL, WaitsFor.LOCK,
+     "m_start < seq_read_iter < seq_read < vfs_read < ksys_read" + SYSCALL),
 ]  # fmt: skip
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Looks that an administrator takes at QEMU's process, with programs that read its memory map.
 
-The kernel takes the process's mmap_lock for the memory map (until Linux 7.2) and for the command
-line. A thread that is stuck while it holds that lock makes these programs wait: at once if it
-holds the lock for writing, and if it holds it for reading, from the moment at which another thread
-asks for writing.
+The kernel takes the process's mmap_lock for the command line. Older kernels also take it for the
+memory map; Linux 6.18 does not (measured). A thread that is stuck while it holds that lock makes
+these programs wait: at once if it holds the lock for writing, and if it holds it for reading, from
+the moment at which another thread asks for writing.
 """
 
 from __future__ import annotations
