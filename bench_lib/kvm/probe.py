@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import msgspec
 
 from bench_lib import architecture, threads
+from bench_lib.deadline import Deadline
 from bench_lib.errors import (
     FuseUnavailable,
     HugepagesMissing,
@@ -39,6 +40,9 @@ from bench_lib.threads import ThreadState
 
 JUDGE_S = 0.1
 """Seconds between the two looks that show whether a vCPU that did not come back sleeps or spins."""
+
+JUDGES = 10
+"""How many times as long a thread is watched at most that is ready to run, but has not run."""
 
 KILLS = 8
 """The most kills per case; each needs a new worker. asv sees no difference with fewer samples."""
@@ -305,20 +309,27 @@ def _how_it_hung(
 ) -> tuple[Outcome, Hung]:
     """Decide whether a thread that did not return sleeps or spins, by the CPU time it uses now.
 
+    A thread that is ready to run on a busy CPU is looked at for longer.
+
     :param before: the vCPU when it was stuck, before the wake.
     :raise ProbeFailed: it does neither, or it returned after the deadline.
     """
     look = worker.look_at_helper if case.wake is Wake.MEMSLOT else worker.look
     start_ns, then = time.monotonic_ns(), look()
-    time.sleep(JUDGE_S)
-    now = look()
-    elapsed_ns = time.monotonic_ns() - start_ns
+    patience = Deadline.after(JUDGES * JUDGE_S)
+    while True:
+        time.sleep(JUDGE_S)
+        now = look()
+        elapsed_ns = time.monotonic_ns() - start_ns
+        spins = threads.spin([then], [now], elapsed_ns)
+        if spins or now.state != threads.RUNNING or patience.passed:
+            break
     # A late return is not a hang. The vCPU is stuck again by now, so its thread does not show it.
     if case.wake is not Wake.SIGKILL and worker.back(0) is not None:
         what = "vCPU came back" if case.wake.calls else "ioctl returned"
         raise ProbeFailed(f"The {what}, but only after the deadline; see --deadline.")
     after = Hung(now.state, now.wchan, now.stack, (now.cpu_ns - then.cpu_ns) / elapsed_ns)
-    if threads.spin([then], [now], elapsed_ns):
+    if spins:
         return Outcome.SPINNING, after
     asleep = now.state in threads.ASLEEP and now.same_sleep(then)
     if not case.wake.calls and asleep:

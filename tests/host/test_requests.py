@@ -27,6 +27,7 @@ from bench_lib.errors import (
 )
 from bench_lib.guest import debugger, features
 from bench_lib.host import needs, setup
+from bench_lib.host.need import Need
 from bench_lib.record import (
     SCORED,
     Backing,
@@ -55,7 +56,12 @@ QEMU = offered_by(ManagerName.QEMU)
 """The requests to QEMU. tests/host/test_libvirt.py has those to libvirt."""
 
 ALWAYS = (RequestName.SIGKILL, RequestName.QUERY_STATUS)
-STUCK = [name for name, each in SCENARIOS.items() if each.proves is not Stuck.RUNS]
+ONLY_IN_LABS = frozenset({Need.NFS, Need.SWAP, Need.MEMORY_CONTROL})
+STUCK = [
+    name
+    for name, each in SCENARIOS.items()
+    if each.proves is not Stuck.RUNS and not each.needs & ONLY_IN_LABS
+]
 
 
 def trial(case: Case) -> Record:
