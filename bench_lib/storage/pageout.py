@@ -129,7 +129,7 @@ class StoppedGuest:
         for _ in range(PUSHES):
             # Only pages that the server has can be pushed out. When a page is written, KVM unmaps
             # it from the guest and marks it as changed, so it has to be written once more.
-            flags = ["conv=notrunc,fdatasync", "count=0", "status=none"]
+            flags = ["oflag=nocache", "conv=notrunc,fdatasync", "count=0", "status=none"]
             run_tool(["dd", f"of={file.path}", *flags], deadline=deadline)
             self.push_out(span)
             left = cached(file)
