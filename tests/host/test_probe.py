@@ -83,9 +83,9 @@ def test_every_case_takes_its_path(kickbench: Command) -> None:
         result = results[name]
         assert result["outcome"] in {"returned", "asleep", "spinning"}, result
         assert (result["fault_path"], result["waits_for"]) == (case.path, case.waits_for)
-        assert (result["median_us"] is not None) == (result["outcome"] == Outcome.RETURNED)
-        assert result["n"] == len(result["wakes_ns"])
         assert (result["outcome"], result["state"]) in _possible(case), result
+        assert (result["median_us"] is not None) == (result["outcome"] == Outcome.RETURNED), result
+        assert result["n"] == len(result["wakes_ns"])
 
 
 def _possible(case: ProbeCase) -> set[tuple[Outcome, str]]:
