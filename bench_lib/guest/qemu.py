@@ -183,6 +183,7 @@ class Guest:
         self.gdbstub = gdbstub
         self.keyboard = keyboard
         self._log = log
+        self._in_file = config.memory_file is not None
 
     async def vcpu_tids(self, deadline: Deadline) -> list[int]:
         """Return the thread id of each vCPU, in the order of the vCPUs.
@@ -204,7 +205,7 @@ class Guest:
 
     def _died(self, status: int) -> GuestDied:
         how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
-        if status == -signal.SIGBUS:
+        if status == -signal.SIGBUS and self._in_file:
             how = "was killed by SIGBUS: a page of its memory could not be read from its file"
         if status == 0:
             # No request to quit was made, and -no-reboot makes QEMU exit if the guest resets.

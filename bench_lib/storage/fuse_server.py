@@ -31,13 +31,13 @@ from typing import Any
 
 from bench_lib import libc
 from bench_lib.host import fuse
+from bench_lib.storage.fuse_file import FILE
 
 os.environ["FUSE_LIBRARY_PATH"] = fuse.library()
 
 # mfusepy loads the library when it is imported. Its own search starts programs.
 import mfusepy
 
-FILE = "memory"
 PAGE = 4096
 THREADS = 1024
 """The most threads of the server. Each read that is held keeps one."""
@@ -68,7 +68,7 @@ class OneFile(mfusepy.Operations):  # type: ignore[misc]
             self._answers.clear()
 
     def init(self, path: str) -> None:
-        print(f"up {mfusepy.fuse_version_major}.{mfusepy.fuse_version_minor}", flush=True)
+        say(f"up {mfusepy.fuse_version_major}.{mfusepy.fuse_version_minor}")
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
         if path == "/":
@@ -101,6 +101,11 @@ class OneFile(mfusepy.Operations):  # type: ignore[misc]
         return 0
 
 
+def say(line: str) -> None:
+    """Print a line as a whole, because several threads do."""
+    os.write(1, f"{line}\n".encode())
+
+
 def _mount_apart() -> None:
     """Move this process into a mount namespace of its own, whose mounts nobody else sees."""
     if libc.LIBC.unshare(CLONE_NEWNS) != 0:
@@ -117,7 +122,7 @@ def main(folder: str, size: str) -> None:
     def obey() -> None:
         for line in sys.stdin:
             served.obey(line.strip())
-            print(line, end="", flush=True)
+            say(line.strip())
 
     threading.Thread(target=obey, daemon=True).start()
     version = mfusepy.fuse_version_major, mfusepy.fuse_version_minor

@@ -8,11 +8,14 @@ written is on the server when the memory has been pushed out, and is read from t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 from bench_lib.deadline import Deadline
+from bench_lib.errors import StorageFailed
 from bench_lib.host.needs import NFS_MODULES
 from bench_lib.network import link, outage
 from bench_lib.network.outage import Mechanism
@@ -64,10 +67,11 @@ class NfsStore(Store):
         :raise StorageFailed: the kernel refused something.
         :raise ToolFailed: a module cannot be loaded, or a file system cannot be mounted.
         """
+        self._run = run
         size = size_mib << 20
         self._how = mechanism
         self.mechanism = mechanism.name
-        self._stall = ExitStack()
+        self._is_cut = False
         run_tool(["modprobe", "--all", *NFS_MODULES])
         undo = stack.enter_context(ExitStack())
         self._link = undo.enter_context(link.joined(run, seq))
@@ -93,15 +97,17 @@ class NfsStore(Store):
 
     async def stall(self, pid: int, deadline: Deadline) -> None:
         async with pageout.stopped(pid, deadline) as guest:
-            guest.push_out_file(self._file, deadline)
+            await guest.push_out_file(self._run, self._file, deadline)
             self._cut()
 
     def _cut(self) -> None:
+        self._is_cut = True
         outage.cut(self._link.ends, self._how)
-        self._stall.callback(outage.restore, self._link.ends, self._how)
 
     def release(self) -> None:
-        self._stall.close()
+        if self._is_cut:
+            outage.restore(self._link.ends, self._how)
+            self._is_cut = False
 
 
 class NfsWritebackStore(NfsStore):
@@ -110,9 +116,30 @@ class NfsWritebackStore(NfsStore):
     The guest cannot write to a page that the kernel is writing to the server.
     """
 
+    _usual: Mapping[str, str] = MappingProxyType({})
+
     async def stall(self, pid: int, deadline: Deadline) -> None:
+        self._usual = {name: _sysctl(name).read_text() for name in WRITE_SOON}
         self._cut()
         for name, hundredths in WRITE_SOON.items():
-            switch = Path("/proc/sys/vm", name)
-            self._stall.callback(switch.write_text, switch.read_text())
-            switch.write_text(str(hundredths))
+            _set(name, str(hundredths))
+
+    def release(self) -> None:
+        super().release()
+        for name, text in self._usual.items():
+            _set(name, text)
+
+
+def _sysctl(name: str) -> Path:
+    return Path("/proc/sys/vm", name)
+
+
+def _set(name: str, text: str) -> None:
+    """Set a sysctl of the kernel's memory management.
+
+    :raise StorageFailed: the kernel refused it.
+    """
+    try:
+        _sysctl(name).write_text(text)
+    except OSError as error:
+        raise StorageFailed(f"vm.{name} cannot be set: {error.strerror}.") from None

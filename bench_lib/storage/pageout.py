@@ -7,25 +7,21 @@ is stopped by SIGSTOP meanwhile, so that its vCPUs touch no page before the stor
 
 from __future__ import annotations
 
-import ctypes
-import dataclasses
-import mmap
 import os
 import re
 import signal
-import struct
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_lib import libc, threads
+from bench_lib import process, threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import StorageFailed
-from bench_lib.process import run_tool
-
-SYS_PROCESS_MADVISE = 440
-MADV_PAGEOUT = 21
+from bench_lib.ownership import Run
+from bench_lib.settings import import_path
+from bench_lib.storage import madvise
 
 PUSHES = 5
 """How often to push out memory of which some is left."""
@@ -113,55 +109,33 @@ class StoppedGuest:
 
         :raise StorageFailed: the kernel refused.
         """
-        vector = struct.pack("=2Q", area.start, area.size)
-        if libc.LIBC.syscall(SYS_PROCESS_MADVISE, self.fd, vector, 1, MADV_PAGEOUT, 0) < 0:
-            why = libc.error("process_madvise").strerror
-            raise StorageFailed(f"The guest's memory cannot be pushed out: {why}.")
+        try:
+            madvise.push_out(self.fd, area.start, area.size)
+        except OSError as error:
+            raise StorageFailed(
+                f"The guest's memory cannot be pushed out: {error.strerror}."
+            ) from None
 
-    def push_out_file(self, file: GuestFile, deadline: Deadline) -> None:
-        """Push out the guest's memory to the file that it is.
+    async def push_out_file(self, run: Run, file: GuestFile, deadline: Deadline) -> None:
+        """Push out the guest's memory to the file that it is; see `pusher`.
 
-        :raise StorageFailed: some memory stayed.
-        :raise ToolFailed: the file cannot be written back.
+        :param run: the run that the program of `pusher` belongs to.
+        :raise StorageFailed: some memory stayed, or the kernel refused something.
+        :raise DeadlinePassed: the file system did not answer in time.
         """
-        area = self.memory(file.size, file.name)
-        span = dataclasses.replace(area, start=area.start + file.first, size=area.size - file.first)
-        for _ in range(PUSHES):
-            # Only pages that the server has can be pushed out. When a page is written, KVM unmaps
-            # it from the guest and marks it as changed, so it has to be written once more.
-            flags = ["oflag=nocache", "conv=notrunc,fdatasync", "count=0", "status=none"]
-            run_tool(["dd", f"of={file.path}", *flags], deadline=deadline)
-            self.push_out(span)
-            left = cached(file)
-            if not left:
-                return
-        raise StorageFailed(
-            f"{left >> 10} KiB of the guest's memory were not pushed out; use a smaller guest."
-        )
-
-
-def cached(file: GuestFile) -> int:
-    """Return how many bytes are in the page cache of the part of a file that is pushed out.
-
-    :raise StorageFailed: the file cannot be mapped.
-    """
-    size = file.size - file.first
-    pages = (ctypes.c_ubyte * (size // mmap.PAGESIZE))()
-    try:
-        with (
-            Path(file.path).open("r+b") as opened,
-            mmap.mmap(opened.fileno(), size, offset=file.first) as mapped,
-        ):
-            start = ctypes.c_char.from_buffer(mapped)
-            failed = libc.LIBC.mincore(ctypes.byref(start), ctypes.c_size_t(size), pages)
-            del start  # the mapping cannot be closed before
-            if failed:
-                raise libc.error("mincore")
-    except OSError as error:
-        raise StorageFailed(
-            f"The page cache of {file.path} cannot be examined: {error.strerror}."
-        ) from None
-    return sum(each & 1 for each in pages) * mmap.PAGESIZE
+        start = self.memory(file.size, file.name).start
+        words = [self.pid, start, file.path, file.first, file.size - file.first]
+        log = run.folder / f"{Path(file.path).parent.name}.push"
+        with process.started(
+            [sys.executable, "-S", "-m", "bench_lib.storage.pusher", *map(str, words)],
+            env={**run.mark, "PYTHONPATH": import_path()},
+            output=log,
+        ) as child:
+            status = await deadline.wait_for(child.exited(), "The end of the pushing out")
+        printed = log.read_text(errors="replace").strip()
+        log.unlink()
+        if status != 0:
+            raise StorageFailed(printed.splitlines()[-1] if printed else "The pushing out failed.")
 
 
 @asynccontextmanager

@@ -192,7 +192,7 @@ class Case:
         """How many times the memory of a guest is in the host's memory at the same time."""
         dumped = any(REQUESTS[each].core for each in (self.request, self.then) if each)
         # The folder of a run, which a core is written to, is usually in memory.
-        return self.guests + dumped
+        return self.guests + SCENARIOS[self.scenario].copies + dumped
 
     @property
     def guests(self) -> int:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bench_lib.errors import StorageFailed
-from bench_lib.storage import pageout, swap
-from bench_lib.storage.pageout import Area, GuestFile, StoppedGuest
+from bench_lib.storage import pageout, pusher, swap
+from bench_lib.storage.pageout import Area, StoppedGuest
 
 SMAPS = """\
 55d0c0a00000-55d0c0a21000 rw-p 00000000 00:00 0                          [heap]
@@ -68,18 +68,12 @@ def test_the_memory_of_a_guest_is_the_only_area_with_its_size_and_name(
 
 
 def test_a_file_is_cached_once_it_has_been_written(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    with file.open("wb") as made:
-        made.truncate(8 * mmap.PAGESIZE)
-        made.write(bytes(2 * mmap.PAGESIZE))
-
-    def cached(path: Path, first: int) -> int:
-        return pageout.cached(GuestFile(str(path), "", 8 * mmap.PAGESIZE, first))
-
-    assert cached(file, 0) == 2 * mmap.PAGESIZE
-    assert cached(file, mmap.PAGESIZE) == mmap.PAGESIZE
-    with pytest.raises(StorageFailed, match="cannot be examined: No such file"):
-        cached(tmp_path / "none", 0)
+    with (tmp_path / "file").open("w+b") as file:
+        file.truncate(8 * mmap.PAGESIZE)
+        file.write(bytes(2 * mmap.PAGESIZE))
+        file.flush()
+        assert pusher.cached(file.fileno(), 0, 8 * mmap.PAGESIZE) == 2 * mmap.PAGESIZE
+        assert pusher.cached(file.fileno(), mmap.PAGESIZE, 7 * mmap.PAGESIZE) == mmap.PAGESIZE
 
 
 def test_the_header_of_a_swap_device_is_that_of_mkswap(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from bench_lib.host.need import Need
@@ -39,6 +39,8 @@ class ScenarioDescription:
     :ivar unrecoverable: why the guest cannot be recovered after the request; None if it can.
     :ivar recovers: whether a guest that the request leaves alive is always recovered, because that
         takes no time to speak of.
+    :ivar copies: how many more times the guest's memory is in the host's memory, because its store
+        keeps it there.
     :ivar chooses_memory: whether the scenario chooses what the guest's memory is on the host.
     :ivar apart_s: seconds between the two equal looks that prove a vCPU stuck: `SOON_S` or
         `LATER_S`. `Stuck.RUNS` has no such proof.
@@ -49,6 +51,7 @@ class ScenarioDescription:
     guests: int = 2
     unrecoverable: str | None = None
     recovers: bool = False
+    copies: int = 0
     chooses_memory: bool = False
     apart_s: float = SOON_S
 
@@ -65,11 +68,12 @@ NFS = frozenset({Need.NFS, Need.NETWORK, Need.NAMESPACES})
 _STUCK = ScenarioDescription(MIGRATION, Stuck.ON_PATH)
 _RUNS = ScenarioDescription(MIGRATION, Stuck.RUNS)
 _ANYWHERE = ScenarioDescription(MIGRATION, Stuck.ANYWHERE)
-_NFS = ScenarioDescription(NFS, Stuck.ON_PATH, guests=1, recovers=True, chooses_memory=True)
-_SWAP = ScenarioDescription(
-    frozenset({Need.SWAP}), Stuck.ON_PATH, guests=1, recovers=True, chooses_memory=True
+_STORED = ScenarioDescription(
+    frozenset(), Stuck.ON_PATH, guests=1, recovers=True, copies=1, chooses_memory=True
 )
-_FUSE = ScenarioDescription(FUSE, Stuck.ON_PATH, guests=1, recovers=True, chooses_memory=True)
+_FUSE = replace(_STORED, needs=FUSE)
+_NFS = replace(_STORED, needs=NFS)
+_SWAP = replace(_STORED, needs=frozenset({Need.SWAP}))
 
 SCENARIOS: dict[ScenarioName, ScenarioDescription] = {
     ScenarioName.IDLE: ScenarioDescription(
@@ -99,12 +103,11 @@ SCENARIOS: dict[ScenarioName, ScenarioDescription] = {
     ScenarioName.NFS_WRITEBACK: _NFS,
     ScenarioName.SWAP_ANONYMOUS: _SWAP,
     ScenarioName.SWAP_MEMFD: _SWAP,
-    ScenarioName.MEMORY_HIGH: ScenarioDescription(
-        frozenset({Need.MEMORY_CONTROL}),
+    ScenarioName.MEMORY_HIGH: replace(
+        _STORED,
+        needs=frozenset({Need.MEMORY_CONTROL}),
         # The delay may come in get_user_pages() or on the way back to the guest.
-        Stuck.ANYWHERE,
-        guests=1,
-        recovers=True,
-        chooses_memory=True,
+        proves=Stuck.ANYWHERE,
+        copies=0,
     ),
 }
