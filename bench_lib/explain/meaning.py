@@ -43,6 +43,7 @@ _WAITS = {
     WaitsFor.NFS: "an NFS server does not answer",
     WaitsFor.SWAP: "the swap device does not answer",
     WaitsFor.PAGE_CACHE: "the file system or device that the page's file is on does not answer",
+    WaitsFor.MEMORY_LIMIT: "its cgroup has more memory than memory.high",
     WaitsFor.LOCK: "another thread holds a lock that it needs",
     WaitsFor.NOTHING: "its stack does not show what it waits for",
 }
@@ -283,6 +284,13 @@ def _swap(vmm: Vmm, thread: Seen) -> Sequence[str]:
     )
 
 
+def _limit(vmm: Vmm, thread: Seen) -> Sequence[str]:
+    return (
+        f"Raise memory.high of its cgroup, which /proc/{vmm.pid}/cgroup names. Until then it goes "
+        "on for a moment every two seconds at most.",
+    )
+
+
 def _holder(vmm: Vmm, thread: Seen) -> Sequence[str]:
     others = [
         each
@@ -306,6 +314,7 @@ _FREE: dict[WaitsFor, Callable[[Vmm, Seen], Sequence[str]]] = {
     WaitsFor.NFS: _nfs,
     WaitsFor.PAGE_CACHE: _file,
     WaitsFor.SWAP: _swap,
+    WaitsFor.MEMORY_LIMIT: _limit,
     WaitsFor.LOCK: _holder,
     WaitsFor.NOTHING: _unknown,
 }

@@ -55,7 +55,7 @@ class ScenarioName(StrEnum):
     NFS_HARD = "nfs-hard"
     """The guest's memory is a file on NFS, mounted `hard`; then every packet is dropped."""
     NFS_SOFT = "nfs-soft"
-    """The same, mounted `soft`, so that reading the file fails after about two seconds."""
+    """The same, mounted `soft` and with the connection reset: reading fails after four seconds."""
     NFS_WRITEBACK = "nfs-writeback"
     """As `nfs-hard`, but the guest's memory is cached, and it waits to write to a page that is
     being written to the server."""

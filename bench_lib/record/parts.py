@@ -368,9 +368,9 @@ class Record:
     :ivar tool: the version of the program that made the request, such as gdb; None if there was
         none.
     :ivar manager: the manager of the guest.
-    :ivar late_ns: from the request to an answer that arrived after the deadline, within a second,
-        after the second request (`then`) or when the stall ended; None if there was none. In a
-        trial with recovery, `recovery` has the time of a later answer.
+    :ivar late_ns: from the request to an answer that arrived after the deadline, within half a
+        second, after the second request (`then`) or when the stall ended; None if there was none.
+        In a trial with recovery, `recovery` has the time of a later answer.
     :ivar kickbench: the version of kickbench that made the record; None in older records.
     :ivar image_sha256: the hash of the guest's image; None in older records.
     :ivar ended_ns: from the request to QEMU's death, for requests that another program than QEMU

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from bench_lib.deadline import Deadline
 from bench_lib.errors import StorageFailed
 from bench_lib.host.needs import NFS_MODULES
-from bench_lib.network import link, outage
+from bench_lib.network import link, outage, tcp
 from bench_lib.network.outage import Mechanism
 from bench_lib.ownership import Run
 from bench_lib.process import in_network_namespace, run_tool
@@ -38,10 +38,10 @@ class Options(StrEnum):
 
     HARD = "hard,timeo=50,retrans=2"
     """It repeats its requests for ever."""
-    SOFT = "soft,timeo=10,retrans=0"
-    """It gives up: TCP does after one second, and the request when a connection was missing for
-    another one. With version 4, a request does not time out while the connection lasts
-    (rpc_check_timeout() of net/sunrpc/clnt.c)."""
+    SOFT = "soft,timeo=10,retrans=1"
+    """It gives up after two seconds without a connection: a timeout of one second, and one
+    repetition. A page fault tries twice, first reading ahead, then its page alone. While the
+    connection lasts, the client does not give up (rpc_check_timeout() of net/sunrpc/clnt.c)."""
 
 
 class NfsStore(Store):
@@ -70,12 +70,13 @@ class NfsStore(Store):
         self._run = run
         size = size_mib << 20
         self._how = mechanism
+        self._options = options
         self.mechanism = mechanism.name
         self._is_cut = False
         run_tool(["modprobe", "--all", *NFS_MODULES])
         undo = stack.enter_context(ExitStack())
         self._link = undo.enter_context(link.joined(run, seq))
-        server, client = self._link.ends
+        client, server = self._link.ends
         work = run.folder / run.name(seq, "store")
         served, mounted = work / "served", work / "mounted"
         mounts.mount("tmpfs", "kickbench", served, undo, f"size={size_mib + 1}m")
@@ -99,6 +100,9 @@ class NfsStore(Store):
         async with pageout.stopped(pid, deadline) as guest:
             await guest.push_out_file(self._run, self._file, deadline)
             self._cut()
+            if self._options is Options.SOFT:
+                # Otherwise TCP would keep the connection for 15 minutes.
+                tcp.reset(self._link, nfs_server.PORT)
 
     def _cut(self) -> None:
         self._is_cut = True

@@ -51,6 +51,8 @@ def main(pid: int, start: int, file: str, first: int, size: int) -> None:
         os.posix_fadvise(fd, first, size, os.POSIX_FADV_DONTNEED)
         left = cached(fd, first, size)
         if not left:
+            # Nothing may be left to write, because the end of QEMU would wait for that.
+            os.fdatasync(fd)
             return
     sys.exit(f"{left >> 10} KiB of the guest's memory were not pushed out; use a smaller guest.")
 

@@ -22,7 +22,7 @@ from bench_lib.units import NS_PER_S
 CATCH_S = 0.5
 """Seconds to look at called threads until they show where they spin."""
 
-LATE_S = 1.0
+LATE_S = 0.5
 """Seconds after the deadline in which an answer is still waited for."""
 
 
