@@ -21,7 +21,7 @@ from bench_lib.errors import (
     OnlyInLabs,
     PtraceForbidden,
 )
-from bench_lib.host import device, freezer, needs, userfaultfd
+from bench_lib.host import device, freezer, fuse, needs, userfaultfd
 from bench_lib.host.need import Need
 from bench_lib.record import ManagerName, RequestName, ScenarioName
 from bench_lib.settings import Settings
@@ -65,6 +65,7 @@ BREAK: dict[Need, Break] = {
     Need.PS: lambda patch: patch.setattr(needs, "PS", "no-such-ps"),
     Need.FREEZER: lambda patch: patch.setattr(freezer, "_open_mounted", _read_only),
     Need.CORE_DUMPS: lambda patch: patch.setattr(needs, "CORE_PATTERN", Path("/dev/null")),
+    Need.FUSE: lambda patch: patch.setattr(fuse, "DEVICE", Path("/dev/no-such-fuse")),
 }
 """What makes this host lack a need. libvirt is optional, and has a test of its own."""
 
@@ -88,6 +89,9 @@ REQUESTS = {
 }
 """A request with this need, if a migration alone does not have it."""
 
+SCENARIOS = {Need.FUSE: ScenarioName.FUSE_HOLD}
+"""A scenario with this need, if a migration does not have it."""
+
 
 @pytest.mark.usefixtures("history", "runtime")
 @pytest.mark.parametrize("need", BREAK)
@@ -96,7 +100,8 @@ def test_the_doctor_shows_the_sentence_with_which_preflight_refuses(
 ) -> None:
     BREAK[need](monkeypatch)
     settings = Settings.from_environment()
-    case = Case(ScenarioName.BLACKHOLE, REQUESTS.get(need, RequestName.STOP))
+    scenario = SCENARIOS.get(need, ScenarioName.BLACKHOLE)
+    case = Case(scenario, REQUESTS.get(need, RequestName.STOP))
     with pytest.raises(HostError) as refused:
         preflight.check(settings, [case])
     rows = {row.name: row for row in doctor.examine(settings)}
@@ -104,7 +109,7 @@ def test_the_doctor_shows_the_sentence_with_which_preflight_refuses(
     assert row.status is not Status.FINE
     assert row.found == str(refused.value)
     assert row.means
-    if need not in REQUESTS:
+    if need not in REQUESTS and need not in SCENARIOS:
         assert not doctor.native_runs(list(rows.values()))
 
 

@@ -105,6 +105,16 @@ def test_memory_is_whole_after_every_request_that_the_guest_survives(
     assert made.recovery.memory == "whole", made.recovery.failure
 
 
+def test_the_runtime_folder_may_be_behind_a_symbolic_link(
+    runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An absolute link would lead out of the server's mount namespace."""
+    (tmp_path / "link").symlink_to(runtime.parent)
+    monkeypatch.setenv("KICKBENCH_RUNTIME", str(tmp_path / "link" / runtime.name))
+    made = trial(Case(ScenarioName.FUSE_HOLD, RequestName.STOP))
+    assert made.outcome is Outcome.ASLEEP, made.reason
+
+
 def test_a_second_request_follows_one_that_hangs() -> None:
     case = Case(ScenarioName.FUSE_HOLD, RequestName.STOP, then=RequestName.SIGKILL)
     made = trial(case)

@@ -161,6 +161,12 @@ def test_nothing_follows_a_core_dump() -> None:
         Case(ScenarioName.BLACKHOLE, RequestName.CORE_DUMP, recover=True)
 
 
+def test_a_store_in_memory_is_one_more_copy_of_the_guests_memory() -> None:
+    assert Case(ScenarioName.IDLE, RequestName.STOP).copies == 1
+    assert Case(ScenarioName.FUSE_HOLD, RequestName.STOP).copies == 2
+    assert Case(ScenarioName.MEMORY_HIGH, RequestName.STOP).copies == 1
+
+
 def test_a_core_dump_copies_the_memory_of_the_guest() -> None:
     scenario = ScenarioName.BLACKHOLE
     assert Case(scenario, RequestName.STOP).copies == 2
