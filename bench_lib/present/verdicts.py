@@ -68,6 +68,8 @@ def gate(console: Console, found: Gate) -> None:
             Text(f"Left out, because only one of the kernels was measured there: {hosts}"),
             soft_wrap=True,
         )
+    for each in found.untried:
+        console.print(Text(f"Left out: {each}"), soft_wrap=True)
     for note in found.notes:
         console.print(Text(f"Differs between the kernels: {note}"), soft_wrap=True)
     if found.unread:

@@ -14,7 +14,7 @@ from bench_lib.verdict import inference
 from bench_lib.verdict.by_boot import hanging_boots
 from bench_lib.verdict.doubts import doubts, refuses_more
 from bench_lib.verdict.effect import Ratio, ratio
-from bench_lib.verdict.matching import host_name, matched
+from bench_lib.verdict.matching import Untried, host_name, matched
 from bench_lib.verdict.mixes import Mixes
 from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
 from bench_lib.verdict.tested import KernelCounts, Tested, tested
@@ -70,6 +70,7 @@ class Gate:
     :ivar notes: settings that differ between the kernels and may be their choice, in words.
     :ivar unread: number of lines of the record file that could not be read. They may hold trials of
         either kernel.
+    :ivar untried: the trials of either kernel that were not tried, and so are left out.
     """
 
     base: Kernel
@@ -81,6 +82,7 @@ class Gate:
     left_out: tuple[Host, ...]
     notes: tuple[str, ...] = ()
     unread: int = 0
+    untried: tuple[Untried, ...] = ()
 
     @property
     def boots_needed(self) -> int | None:
@@ -115,7 +117,8 @@ def compare(
     rows = tuple(_judged(row, terms, len(places)) for row in tested_keys)
     verdict = _overall(rows)
     sentence = _sentence(base, candidate, verdict, rows)
-    if verdict is Verdict.PASS and (doubt := _elsewhere(found.alone)):
+    doubt = _missed(found.missed) or _alone(found.alone)
+    if verdict is Verdict.PASS and doubt:
         verdict, sentence = Verdict.INCONCLUSIVE, _not_known(base, candidate, doubt)
     return Gate(
         base,
@@ -127,18 +130,27 @@ def compare(
         found.left_out,
         found.notes,
         unread,
+        found.untried,
     )
 
 
-def _elsewhere(alone: Sequence[Record]) -> str | None:
-    """Return what speaks against a pass on hosts on which the baseline was not measured."""
+def _missed(missed: Sequence[Key]) -> str | None:
+    """Return what speaks against a pass if only the baseline was tried with some keys."""
+    if not missed:
+        return None
+    more = f" (and {len(missed) - 1} more)" if len(missed) > 1 else ""
+    return f"{missed[0].name}: the baseline was measured, and the candidate was not tried{more}"
+
+
+def _alone(alone: Sequence[Record]) -> str | None:
+    """Return what speaks against a pass in trials for which the baseline was not measured."""
     bad = [each for each in alone if each.outcome in FAILED or each.damaged]
     if not bad:
         return None
-    where = ", ".join(sorted({host_name(each.host) for each in bad}))
+    where = ", ".join(sorted({f"{each.key.place} on {host_name(each.host)}" for each in bad}))
     return (
-        f"{len(bad)} of its {len(alone)} trials on other hosts hung, died or damaged memory "
-        f"({where}), and the baseline was not measured there"
+        f"{len(bad)} of its {len(alone)} trials where the baseline was not measured hung, died or "
+        f"damaged memory ({where})"
     )
 
 

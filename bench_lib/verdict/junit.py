@@ -27,6 +27,7 @@ def document(gate: Gate) -> bytes:
     if gate.emulated:
         lines.append("Emulated (tcg): hangs are judged, milliseconds are not.")
     lines += [f"left out: {host_name(host)}" for host in gate.left_out]
+    lines += [f"left out: {each}" for each in gate.untried]
     if gate.unread:
         lines.append(f"{gate.unread} lines of the record file could not be read.")
     cases = [_case(row) for row in gate.rows]

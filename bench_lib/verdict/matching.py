@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench_lib.errors import CannotCompare
@@ -57,18 +57,40 @@ class Match:
 
 
 @dataclass(frozen=True)
+class Untried:
+    """Trials under one kernel that were not tried (`Record.tried`), for one reason.
+
+    :ivar names: what they would have measured, as `Key.name` has it.
+    """
+
+    kernel: Kernel
+    reason: str
+    trials: int
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return them in words: not tried under 6.1.0-55-amd64: stop in fuse-hold (reason)."""
+        return f"not tried under {self.kernel.release}: {_listed(self.names)} ({self.reason})"
+
+
+@dataclass(frozen=True)
 class Matches:
     """All matches of two kernels.
 
     :ivar left_out: hosts on which only one of the kernels was measured.
-    :ivar alone: the candidate's records on such hosts.
+    :ivar alone: the candidate's records that have no counterpart: those on such hosts, and those of
+        keys that were not tried under the baseline.
     :ivar notes: settings that differ between the kernels and may be their choice, in words.
+    :ivar untried: the trials that were not tried under either kernel.
+    :ivar missed: the keys that only the baseline was tried with.
     """
 
     matches: tuple[Match, ...]
     left_out: tuple[Host, ...]
     alone: tuple[Record, ...]
     notes: tuple[str, ...]
+    untried: tuple[Untried, ...]
+    missed: tuple[Key, ...]
 
 
 ByKey = dict[Key, list[Record]]
@@ -87,7 +109,7 @@ def check_alike(records: Sequence[Record], base: Kernel, candidate: Kernel) -> N
 def matched(
     records: Sequence[Record], base: Kernel, candidate: Kernel, *, whatever_differs: bool = False
 ) -> Matches:
-    """Match the records of two kernels.
+    """Match the records of two kernels. Trials that were not tried are left out.
 
     :param whatever_differs: treat all hosts of a kind as one, and ignore QEMUs and settings.
     :raise CannotCompare: there is nothing to compare, or records were made in different ways.
@@ -96,9 +118,23 @@ def matched(
         raise CannotCompare(
             f"{base.release} is both the baseline and the candidate; name two kernels."
         )
-    by_key = [_grouped(records, kernel, anywhere=whatever_differs) for kernel in (base, candidate)]
-    for kernel, found in zip((base, candidate), by_key, strict=True):
+    kernels = base, candidate
+    by_key = [_grouped(records, kernel, anywhere=whatever_differs) for kernel in kernels]
+    not_tried = [
+        _grouped(records, kernel, anywhere=whatever_differs, tried=False) for kernel in kernels
+    ]
+    untried = tuple(
+        each
+        for kernel, found in zip(kernels, not_tried, strict=True)
+        for each in _untried(kernel, found)
+    )
+    for kernel, found in zip(kernels, by_key, strict=True):
         if not found:
+            if reasons := [str(each) for each in untried if each.kernel == kernel]:
+                raise CannotCompare(
+                    f"No trial of {kernel.release} was tried, so there is nothing to compare; "
+                    f"{'; '.join(reasons)}."
+                )
             raise CannotCompare(
                 f"There are no records of {kernel.release}; `kickbench lab campaign "
                 f"{base.release} {candidate.release}` makes some."
@@ -112,11 +148,16 @@ def matched(
             f"{base.release} and {candidate.release} were measured on different hosts: {ours} and "
             f"{theirs}. " + (WHATEVER if kinds[0] & kinds[1] else ONE_KIND)
         )
-    for (kernel, found), (other, others) in (
-        ((candidate, by_key[1]), (base, by_key[0])),
-        ((base, by_key[0]), (candidate, by_key[1])),
+    # The first of these is the baseline's keys that the candidate lacks.
+    lacking = [
+        [key for key in others if key.host in both and key not in found]
+        for found, others in ((by_key[1], by_key[0]), (by_key[0], by_key[1]))
+    ]
+    for keys, kernel, other, skipped in (
+        (lacking[0], candidate, base, not_tried[1]),
+        (lacking[1], base, candidate, not_tried[0]),
     ):
-        if missing := [key for key in others if key.host in both and key not in found]:
+        if missing := [key for key in keys if key not in skipped]:
             raise CannotCompare(
                 f"{kernel.release} lacks trials that {other.release} has: "
                 f"{_listed(key.name for key in missing)}. Measure it in the same cases."
@@ -124,17 +165,40 @@ def matched(
     matches = tuple(
         Match(key, tuple(found), tuple(by_key[1][key]))
         for key, found in by_key[0].items()
-        if key.host in both
+        if key.host in both and key in by_key[1]
     )
+    if not matches:
+        raise CannotCompare(
+            f"Nothing was tried under both kernels; {'; '.join(map(str, untried))}."
+        )
     if not whatever_differs:
         for match in matches:
             _check_match(match)
     return Matches(
         matches,
         tuple(sorted((hosts[0] | hosts[1]) - both, key=host_name)),
-        tuple(each for key, found in by_key[1].items() if key.host not in both for each in found),
+        tuple(
+            each
+            for key, found in by_key[1].items()
+            if key.host not in both or key in lacking[1]
+            for each in found
+        ),
         _notes(matches),
+        untried,
+        tuple(lacking[0]),
     )
+
+
+def _untried(kernel: Kernel, not_tried: ByKey) -> Iterator[Untried]:
+    """Yield the trials of a kernel that were not tried, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for key, found in not_tried.items():
+        for each in found:
+            by_reason.setdefault((each.reason or "no reason given").rstrip("."), []).append(
+                key.name
+            )
+    for reason, names in by_reason.items():
+        yield Untried(kernel, reason, len(names), tuple(dict.fromkeys(names)))
 
 
 def host_name(host: Host) -> str:
@@ -142,10 +206,17 @@ def host_name(host: Host) -> str:
     return f"{host.machine} ({host.kind}, {host.accelerator})"
 
 
-def _grouped(records: Iterable[Record], kernel: Kernel, *, anywhere: bool) -> ByKey:
+def _grouped(
+    records: Iterable[Record], kernel: Kernel, *, anywhere: bool, tried: bool = True
+) -> ByKey:
+    """Return the records of a kernel by key.
+
+    :param anywhere: whether all hosts of a kind count as one.
+    :param tried: whether to return the trials that were tried, or those that were not.
+    """
     found: ByKey = {}
     for record in records:
-        if record.kernel == kernel:
+        if record.kernel == kernel and record.tried is tried:
             key = record.key
             if anywhere:
                 host = dataclasses.replace(key.host, machine="any host")

@@ -253,7 +253,7 @@ def test_hangs_on_a_host_without_the_baseline_do_not_pass() -> None:
     assert judged([*records, *steady(NEW, 6, host=elsewhere)]).verdict is Verdict.PASS
     found = judged([*records, *hanging(NEW, 6, host=elsewhere)])
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "12 of its 12 trials on other hosts hung" in found.sentence
+    assert "12 of its 12 trials where the baseline was not measured hung" in found.sentence
     # The file must not look like a pass either.
     (suite,) = ElementTree.fromstring(junit.document(found))
     assert suite.attrib["errors"] == "1"
@@ -518,6 +518,81 @@ def test_hosts_that_measured_only_one_kernel_are_left_out_and_named() -> None:
     assert found.left_out == (NATIVE,)
 
 
+REASON = "The file system FUSE is not there."
+
+
+def untried(kernel: Kernel, count: int = 4) -> list[Record]:
+    """Trials in fuse-hold that were not tried."""
+    return [
+        dataclasses.replace(
+            make(Outcome.LOST, None, scenario=ScenarioName.FUSE_HOLD, kernel=kernel, reason=REASON),
+            boot_id=f"{kernel.release} {number}",
+            tried=False,
+        )
+        for number in range(count)
+    ]
+
+
+def test_trials_that_were_not_tried_are_left_out_and_named() -> None:
+    found = judged([*steady(OLD, 6), *untried(OLD), *steady(NEW, 6), *untried(NEW)])
+    assert found.verdict is Verdict.PASS
+    assert [(row.key.scenario, row.base.lost) for row in found.rows] == [("blackhole", 0)]
+    assert [each.trials for each in found.untried] == [4, 4]
+    why = "stop in fuse-hold (The file system FUSE is not there)"
+    lines = [f"not tried under {kernel.release}: {why}" for kernel in (OLD, NEW)]
+    assert [str(each) for each in found.untried] == lines
+    output = ElementTree.fromstring(junit.document(found)).findtext(".//system-out")
+    assert output is not None
+    assert [each for each in output.splitlines() if each.startswith("left out: ")] == [
+        f"left out: {each}" for each in lines
+    ]
+
+
+def test_trials_that_were_not_tried_do_not_count_beside_others() -> None:
+    records = [
+        *hanging(OLD, 6, scenario=ScenarioName.FUSE_HOLD),
+        *hanging(NEW, 6, scenario=ScenarioName.FUSE_HOLD),
+    ]
+    found = judged([*records, *untried(OLD, 20), *untried(NEW, 20)])
+    assert found.verdict is Verdict.PASS
+    assert (found.rows[0].base.trials, found.rows[0].base.lost) == (12, 0)
+
+
+def test_what_the_candidate_could_not_try_does_not_pass() -> None:
+    records = [
+        *steady(OLD, 6),
+        *hanging(OLD, 6, scenario=ScenarioName.FUSE_HOLD),
+        *steady(NEW, 6),
+        *untried(NEW),
+    ]
+    found = judged(records)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "stop in fuse-hold: the baseline was measured, and the candidate was not tried" in (
+        found.sentence
+    )
+    assert [row.verdict for row in found.rows] == [Verdict.PASS]
+
+
+def test_hangs_in_what_the_baseline_could_not_try_do_not_pass() -> None:
+    records = [*steady(OLD, 6), *untried(OLD), *steady(NEW, 6)]
+    assert (
+        judged([*records, *steady(NEW, 6, scenario=ScenarioName.FUSE_HOLD)]).verdict is Verdict.PASS
+    )
+    found = judged([*records, *hanging(NEW, 6, scenario=ScenarioName.FUSE_HOLD)])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "12 of its 12 trials where the baseline was not measured hung" in found.sentence
+
+
+def test_kernels_without_a_trial_in_common_are_refused_with_the_reason() -> None:
+    with pytest.raises(CannotCompare, match=r"No trial of 6\.1\.0-56-amd64 was tried.*FUSE is not"):
+        judged([*steady(OLD, 6), *untried(NEW)])
+    ours = [*steady(OLD, 6, scenario=ScenarioName.FUSE_HOLD), *untried(OLD)]
+    theirs = [dataclasses.replace(each, scenario=ScenarioName.PAUSED) for each in steady(NEW, 6)]
+    mine = [dataclasses.replace(each, scenario=ScenarioName.PAUSED) for each in untried(OLD)]
+    with pytest.raises(CannotCompare, match="Nothing was tried under both kernels"):
+        judged([*ours, *mine, *theirs, *untried(NEW)])
+
+
 def test_native_records_are_not_compared_with_records_of_the_lab() -> None:
     records = [*steady(OLD, 6), *steady(NEW, 6, host=EMULATED)]
     with pytest.raises(CannotCompare, match=r"never compared, .* measure both kernels in one way"):
@@ -654,6 +729,18 @@ class TestCommand:
         code, output = self.invoke(OLD.release, NEW.release)
         assert code == CannotCompare.exit_status
         assert "1 record cannot be read by this version" in output
+
+    def test_what_was_not_tried_is_shown_with_the_reason(self, records: Path) -> None:
+        record.append(records, *steady(OLD, 6), *untried(OLD), *steady(NEW, 6), *untried(NEW))
+        code, output = self.invoke(OLD.release, NEW.release)
+        assert code == 0
+        for kernel in (OLD, NEW):
+            assert (
+                f"Left out: not tried under {kernel.release}: stop in fuse-hold "
+                "(The file system FUSE is not there)" in output
+            )
+        done = CliRunner().invoke(main, ["gate", OLD.release, NEW.release, "--json"])
+        assert [each["trials"] for each in msgspec.json.decode(done.stdout)["untried"]] == [4, 4]
 
     def test_refusals_are_shown_beside_hangs(self, records: Path) -> None:
         record.append(records, *steady(OLD, 6), *refusing(NEW, 6))
