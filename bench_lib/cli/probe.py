@@ -48,8 +48,10 @@ def probe(count: int, names: tuple[str, ...], limit: str, as_json: bool, kernel:
     called in `memslot`, where another thread adds a memory slot, and in `dead-server`, where the
     userfaultfd is closed.
 
-    Times are microseconds from the signal until KVM_RUN returns. A case is a number of wakes (-n);
-    cases that end the worker, such as SIGKILL, make at most 8.
+    Times are microseconds. SIGUSR1 and SIGINT are timed until the vCPU's ioctl returns, ptrace
+    until the thread has stopped, SIGKILL until the worker is reaped, `memslot` until the other
+    thread's ioctl returns, and `dead-server` until the guest has read the page. A case is a number
+    of wakes (-n); cases that end the worker, such as SIGKILL, make at most 8.
 
     \b
     Examples:

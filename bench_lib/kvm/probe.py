@@ -340,10 +340,18 @@ def _how_it_hung(
     raise ProbeFailed(f"The {who}, but does not hang: {now.state} {now.wchan}.")
 
 
+def _where(case: ProbeCase) -> str:
+    """Return where the vCPU of a case is stuck, in the words of the verdict."""
+    if PROGRAMS[case.program].pre_fault:
+        return "pre-fault"
+    return f"{case.path} from FUSE" if isinstance(case.mode, Stall) else str(case.path)
+
+
 def verdict(results: Sequence[Result]) -> str:
     """Answer in one sentence whether this kernel lets go of a stuck vCPU.
 
-    There is an answer per fault path, and one more if the page comes from FUSE.
+    There is an answer per fault path, another one if the page comes from FUSE, and one for
+    KVM_PRE_FAULT_MEMORY, which does not run the vCPU.
     """
     hung: dict[str, bool] = {}
     for path in (Entry.GUP, Entry.UACCESS, Entry.GPC, Entry.ASYNC_PF):
@@ -351,7 +359,7 @@ def verdict(results: Sequence[Result]) -> str:
             case = BY_NAME[each.case]
             scored = each.fault_path is path and each.outcome not in {None, Outcome.LOST}
             if scored and case.wake.calls and case.wake is not Wake.SIGKILL:
-                where = f"{path} from FUSE" if isinstance(case.mode, Stall) else str(path)
+                where = _where(case)
                 hung[where] = hung.get(where, False) or each.outcome in HUNG
     if not hung:
         return "it is unknown whether this kernel lets go of a vCPU stuck in guest memory"

@@ -57,6 +57,15 @@ def test_memory_from_fuse_has_an_answer_of_its_own() -> None:
     assert verdict(results).endswith("memory: yes (gup), no (gup from FUSE), no (uaccess)")
 
 
+def test_an_ioctl_that_is_not_kvm_run_has_an_answer_of_its_own() -> None:
+    results = [
+        _result("gup-write", Outcome.RETURNED, Entry.GUP),
+        _result("pre-fault", Outcome.ASLEEP, Entry.GUP),
+        _result("pre-fault-sigint", Outcome.RETURNED, Entry.GUP),
+    ]
+    assert verdict(results).endswith("memory: yes (gup), no (pre-fault)")
+
+
 def test_one_case_that_hangs_is_a_no() -> None:
     results = [
         _result("gup-read", Outcome.RETURNED, Entry.GUP),
