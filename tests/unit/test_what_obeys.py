@@ -6,12 +6,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from bench_lib.asv_bridge.probe_suite import ProbeSuite
-from bench_lib.guest.workloads.description import WORKLOADS
+from bench_lib.guest.workloads.description import WORKLOADS, shape_of
 from bench_lib.kvm import probe
 from bench_lib.kvm.probe import Hung, Report, Result
 from bench_lib.record import (
@@ -19,6 +19,7 @@ from bench_lib.record import (
     Entry,
     Evidence,
     Family,
+    FollowUp,
     Host,
     Kernel,
     ManagerName,
@@ -96,6 +97,11 @@ def stuck(outcome: Outcome = Outcome.ASLEEP, latency_ms: float = 1.0) -> Record:
     other = thread("D", AFTER[0], AFTER, Entry.SYSCALL, WaitsFor.FUSE)
     made = record(outcome, latency_ms, scenario=ScenarioName.FUSE_HOLD, kernel=NEW)
     return dataclasses.replace(made, evidence=Evidence((vcpu,), (other,), blocker=other.tid))
+
+
+def idle() -> Record:
+    """A trial of the control."""
+    return record(scenario=ScenarioName.IDLE, kernel=NEW)
 
 
 def page(*records: Record, reports: tuple[Report, ...] = ()) -> dict[str, str]:
@@ -201,12 +207,63 @@ def test_every_request_has_a_column_under_the_kernel_under_which_it_was_made() -
         {"shape": Shape(cpu="host")},
         {"shape": Shape(image="async-pf")},
         {"shape": Shape(backing=Backing.MEMFD)},
+        {"shape": Shape(preempt=True)},
+        {"shape": Shape(vcpus=2)},
+        {"shape": Shape(memory_mib=64)},
+        {"then": FollowUp(RequestName.SIGKILL, Outcome.RETURNED, 1000)},
+        {"tried": False, "outcome": Outcome.LOST, "reason": "There is no FUSE."},
     ],
     ids=str,
 )
 def test_a_trial_of_another_guest_belongs_to_no_row(other: dict[str, Any]) -> None:
     assert cells.used([dataclasses.replace(stuck(), **other)], REASONS) == []
     assert cells.used([stuck()], REASONS) == [stuck()]
+
+
+@pytest.mark.parametrize(
+    ("request_", "start", "belongs"),
+    [
+        (RequestName.STOP, "restored", True),
+        (RequestName.STOP, "booted", False),
+        # This request cannot be made to a guest that is restored.
+        (RequestName.PLUG_MEMORY, "booted", True),
+    ],
+)
+def test_linux_guests_that_booted_are_not_mixed_with_restored_ones(
+    request_: RequestName, start: Literal["booted", "restored"], belongs: bool
+) -> None:
+    made = dataclasses.replace(
+        stuck(),
+        scenario=ScenarioName.FROZEN_SOURCE,
+        request=request_,
+        shape=shape_of("linux"),
+        guest_start=start,
+    )
+    assert cells.used([made], REASONS) == ([made] if belongs else [])
+    bigger = dataclasses.replace(made, shape=shape_of("linux", vcpus=2))
+    assert cells.used([bigger], REASONS) == []
+
+
+def test_what_was_not_tried_is_not_measured() -> None:
+    untried = dataclasses.replace(stuck(), outcome=Outcome.LOST, reason="No.", tried=False)
+    assert row(page(untried, idle())["stop"], "fuse-hold")[3] == "not measured"
+
+
+def test_a_cell_of_several_deadlines_names_them() -> None:
+    later = dataclasses.replace(stuck(), deadline_ns=20 * 10**9, seq=2)
+    lost = dataclasses.replace(stuck(), deadline_ns=10**9, outcome=Outcome.LOST, reason="No.")
+    assert row(page(stuck(), later, lost)["stop"], "fuse-hold")[3].startswith(
+        "✓ 2 **asleep**, 1 lost (deadlines 5 s, 20 s)"
+    )
+    assert "deadlines" not in page(stuck(), stuck())["stop"]
+
+
+@pytest.mark.parametrize(("latency_ms", "sign"), [(0.5, "✗"), (99.0, "✗"), (700.0, "✓")])
+def test_an_answer_at_once_contradicts_slow(latency_ms: float, sign: str) -> None:
+    throttled = dataclasses.replace(
+        stuck(Outcome.RETURNED, latency_ms), scenario=ScenarioName.MEMORY_HIGH
+    )
+    assert row(page(throttled)["stop"], "memory-high")[3].startswith(f"{sign} returned")
 
 
 def test_a_guest_with_another_image_has_a_row_of_its_own() -> None:

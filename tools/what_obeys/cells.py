@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_lib import record
+from bench_lib.guest.workloads.description import shape_of
 from bench_lib.kvm import probe
 from bench_lib.kvm.probe import Report, Result
 from bench_lib.record import HUNG, Host, Kernel, ManagerName, Outcome, Record, Shape
+from bench_lib.trial.requests.description import REQUESTS
 from bench_lib.verdict import summary
 from bench_lib.verdict.summary import Wait
 
-from .predictions import OUTCOMES, Expected, Reason
+from .predictions import OUTCOMES, SLOW_NS, Expected, Reason
 
 WAKES = ("sigusr1", "sigint", "ptrace", "sigkill", "memslot", "dead-server")
 """What the probe does to a stuck vCPU, in the order of columns. The names of cases end with it,
@@ -57,11 +59,14 @@ class Cell:
 
     :ivar outcomes: how many trials had each outcome. A case of the probe counts as one.
     :ivar threads: the stuck vCPU, and the thread that explains a hang, if that differs.
+    :ivar deadlines_ns: the deadlines of trials that measured something, the earliest first. If
+        there are several, a hang of one trial may be a late answer of another.
     """
 
     outcomes: Counter[Outcome]
     usual: Wait | None
     threads: tuple[Seen, ...]
+    deadlines_ns: tuple[int, ...] = ()
 
     @property
     def scored(self) -> int:
@@ -69,7 +74,11 @@ class Cell:
 
     def agrees(self, expected: Expected) -> bool:
         """Whether all trials that measured something did what was predicted."""
-        return set(self.outcomes) - {Outcome.LOST} <= OUTCOMES[expected]
+        if not set(self.outcomes) - {Outcome.LOST} <= OUTCOMES[expected]:
+            return False
+        return expected is not Expected.SLOW or (
+            self.usual is not None and self.usual.ns >= SLOW_NS
+        )
 
 
 @dataclass(frozen=True)
@@ -110,17 +119,31 @@ def read(paths: Iterable[Path]) -> Input:
 
 
 def used(records: Iterable[Record], all_reasons: Iterable[Reason]) -> list[Record]:
-    """Return the records that belong to a row: guests without other oddities, run by QEMU."""
+    """Return the records that belong to a row: trials of usual guests, run by QEMU.
+
+    Trials that were not tried do not belong to one, nor do trials with a second request. Deadlines
+    may differ; see `Cell.deadlines`.
+    """
     staged = {name for reason in all_reasons for name in reason.scenarios}
-    usual = Shape()
     return [
         each
         for each in records
-        if staged_by(each) in staged
+        if each.tried
+        and staged_by(each) in staged
         and each.manager is ManagerName.QEMU
-        and each.shape.cpu is None
-        and (each.shape.backing, each.shape.preempt) == (usual.backing, usual.preempt)
+        and each.then is None
+        and _of_usual_guest(each)
     ]
+
+
+def _of_usual_guest(made: Record) -> bool:
+    """Whether the guest was like any other with its image, and came up like any other.
+
+    A guest that boots in the trial has touched other pages than one that is restored.
+    """
+    booted = made.guest_start == "booted"
+    usual = shape_of(made.shape.image)
+    return made.shape == usual and (not booted or REQUESTS[made.request].memory_slot)
 
 
 def staged_by(made: Record) -> str:
@@ -177,6 +200,7 @@ def _of_trials(records: Sequence[Record]) -> Cell:
             for each, when in threads
             if each is not None and each.stack
         ),
+        tuple(sorted({each.deadline_ns for each in scored})),
     )
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from bench_lib.kernel.ledger import version_key
 from bench_lib.record import HUNG, Kernel, Outcome, RequestName
+from bench_lib.units import NS_PER_S
 
 PREDICTIONS = Path("docs/what-obeys.toml")
 
@@ -20,7 +21,7 @@ class Expected(StrEnum):
 
     RETURNS = "returns"
     SLOW = "slow"
-    """It returns, but not at once."""
+    """It returns, but not at once: the median is at least `SLOW_NS`."""
     HANGS = "hangs"
     SPINS = "spins"
     """It hangs, and a thread uses CPU time meanwhile."""
@@ -35,6 +36,10 @@ OUTCOMES = {
     Expected.SPINS: frozenset({Outcome.SPINNING}),
 }
 """The outcomes with which each prediction is right. `MAY_HANG` cannot be wrong."""
+
+SLOW_NS = NS_PER_S // 10
+"""The least time that counts as slow, in nanoseconds. Guests that are not stuck answer most
+requests in less, and a cgroup above memory.high delays a vCPU for up to twenty times as long."""
 
 _OPERATOR = (
     RequestName.STOP,

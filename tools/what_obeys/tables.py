@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from bench_lib import present
 from bench_lib.kernel.ledger import version_key
 from bench_lib.record import FAILED, Outcome, RequestName
+from bench_lib.units import NS_PER_S
 
 from .cells import WAKES, Cell, Input, Place, Row, probe_rows, trial_rows, used
 from .predictions import Reason
@@ -182,6 +183,8 @@ def _measured(cell: Cell) -> str:
     text = ", ".join(parts)
     if cell.usual is not None and not cell.usual.censored:
         text += f", {present.duration(cell.usual.ns)}"
+    if len(cell.deadlines_ns) > 1:
+        text += f" (deadlines {', '.join(f'{each / NS_PER_S:g} s' for each in cell.deadlines_ns)})"
     return text
 
 
