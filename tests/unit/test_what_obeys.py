@@ -91,6 +91,13 @@ def test_a_prediction_holds_from_a_version_on() -> None:
     assert _reason("10").prediction("sigkill", NEW) is None
 
 
+def test_looks_at_the_process_were_predicted_to_hang_where_the_vcpu_holds_mmap_lock() -> None:
+    for each in map(_reason, ("1b", "2b", "3b")):
+        assert each.prediction("ps", NEW) == each.prediction("proc-maps", NEW) == "hangs"
+        assert each.words("proc-maps") == "hangs; returns from 7.3"
+    assert _reason("1a").prediction("ps", NEW) is None
+
+
 def stuck(outcome: Outcome = Outcome.ASLEEP, latency_ms: float = 1.0) -> Record:
     """A trial whose vCPU waits for FUSE, and whose hang another thread explains."""
     vcpu = thread("D", BEFORE[0], BEFORE, Entry.GUP, WaitsFor.PAGE_CACHE)
@@ -264,6 +271,17 @@ def test_an_answer_at_once_contradicts_slow(latency_ms: float, sign: str) -> Non
         stuck(Outcome.RETURNED, latency_ms), scenario=ScenarioName.MEMORY_HIGH
     )
     assert row(page(throttled)["stop"], "memory-high")[3].startswith(f"{sign} returned")
+
+
+def test_a_look_at_the_process_that_returns_contradicts_its_prediction() -> None:
+    look = dataclasses.replace(
+        stuck(Outcome.RETURNED), scenario=ScenarioName.FUSE_SYNC, request=RequestName.PS
+    )
+    made = page(look)
+    assert row(made["requests"], "fuse-sync")[2].startswith("✗ returned, 1.00 ms")
+    assert "predicted hangs, measured returned" in made["agreement"]
+    head = made["reasons"].splitlines()[0]
+    assert "| memory slots | ps | proc-maps |" in head
 
 
 def test_a_guest_with_another_image_has_a_row_of_its_own() -> None:

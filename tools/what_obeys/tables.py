@@ -28,6 +28,8 @@ _PREDICTED = {
     str(RequestName.SIGKILL): "SIGKILL",
     str(RequestName.QUERY_STATUS): "query-status",
     "memslot": "memory slots",
+    str(RequestName.PS): "ps",
+    str(RequestName.PROC_MAPS): "proc-maps",
 }
 """The requests and groups whose predictions the table of reasons has, and their headings."""
 
