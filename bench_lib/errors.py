@@ -81,6 +81,7 @@ compares them with docs/reference/exit-statuses.md.
         ├── NotStuck
         ├── DebuggerFailed
         ├── LookFailed
+        ├── FreezerLeft
         ├── RecoveryFailed
         └── MemoryDamaged
 
@@ -145,7 +146,7 @@ class NotRecoverable(UsageError):
 
 
 class NotOffered(UsageError):
-    """A request that the guest's manager cannot make."""
+    """A request that cannot be made to this guest, or not in this order."""
 
     exit_status = 19
 
@@ -547,6 +548,10 @@ class DebuggerFailed(TrialLost):
 
 class LookFailed(TrialLost):
     """A program that looks at QEMU, such as ps, failed by itself."""
+
+
+class FreezerLeft(TrialLost):
+    """QEMU was moved out of the cgroup that should freeze it."""
 
 
 class RecoveryFailed(TrialLost):

@@ -79,7 +79,8 @@ def matrix(
 
     `booted` is the kernel that this host runs; the lab boots the others. A request or a scenario
     that needs something that a kernel or this host lacks is left out, and a line on stderr gives
-    the reason.
+    the reason. A request that cannot be made in a scenario (cgroup-freeze in memory-high) is left
+    out there.
 
     \b
     Examples:
@@ -150,6 +151,7 @@ def _cases(
         Case(scenario, request, guest, manager=manager)
         for request in _requests(manager, lab=lab)
         for scenario, guest in places
+        if case.possible(scenario, request)
     ]
 
 

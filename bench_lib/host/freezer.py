@@ -109,6 +109,13 @@ class Hierarchy:
             else:
                 return True
 
+    def processes(self, name: str) -> list[int]:
+        """Return the ids of the processes in a cgroup."""
+        # Version 1 shows an older list to a descriptor that has been read before.
+        fd = os.open(f"{name}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.top)
+        with open(fd) as listed:  # a descriptor
+            return [int(pid) for pid in listed.read().split()]
+
     def _write(self, path: str, text: bytes) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.top)
         try:
@@ -135,6 +142,7 @@ class Freezer:
             stack.callback(os.close, fd)
             return fd
 
+        self._hierarchy, self._name = hierarchy, name
         self._files = FILES[hierarchy.version]
         self._command = opened(self._files.command, os.O_WRONLY)
         self._report = opened(self._files.report, os.O_RDONLY)
@@ -168,6 +176,10 @@ class Freezer:
     def frozen(self) -> bool:
         """Whether all processes in the cgroup are frozen."""
         return self._files.frozen in os.pread(self._report, 4096, 0).splitlines()
+
+    def has(self, pid: int) -> bool:
+        """Whether a process is still in the cgroup. An empty one counts as frozen in version 2."""
+        return pid in self._hierarchy.processes(self._name)
 
 
 @contextmanager
@@ -242,12 +254,9 @@ def remove(*names: str) -> None:
 
 def _empty(hierarchy: Hierarchy, name: str) -> None:
     """Move the processes of a cgroup into the topmost one."""
-    fd = os.open(f"{name}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=hierarchy.top)
-    with open(fd) as listed:  # a descriptor
-        pids = listed.read().split()
-    for pid in pids:
+    for pid in hierarchy.processes(name):
         with suppress(ProcessLookupError):
-            hierarchy._write("cgroup.procs", pid.encode())
+            hierarchy._write("cgroup.procs", b"%d" % pid)
 
 
 def check() -> str:

@@ -47,7 +47,8 @@ class Case:
     :ivar then: a second request, made after the first one was answered or had hung.
     :raise ImageError: there is no such guest image.
     :raise BadShape: no guest can have that shape.
-    :raise NotOffered: the manager cannot make the request, or it cannot follow the first one.
+    :raise NotOffered: the manager cannot make the request, it cannot follow the first one, or it
+        cannot be made in the scenario.
     :raise NotRecoverable: the guest cannot be recovered after the request, or in the scenario.
     """
 
@@ -79,6 +80,11 @@ class Case:
                 raise NotOffered(
                     f"{request} cannot be made to a guest that {self.manager} runs; the requests "
                     f"are {others}. --manager chooses what runs the guest."
+                )
+            if not possible(self.scenario, request):
+                raise NotOffered(
+                    f"{self.scenario} needs QEMU in a cgroup of its own, so {request} cannot "
+                    "freeze it with another one; take another request or scenario."
                 )
         if self.shape.preempt and self.manager is ManagerName.LIBVIRT:
             raise BadShape(
@@ -207,6 +213,14 @@ class Case:
     def staging_s(self, settings: Settings) -> float:
         """Seconds until a trial that is not yet staged and proved is lost."""
         return staging_s(self.shape, settings)
+
+
+def possible(scenario: ScenarioName, request: RequestName) -> bool:
+    """Whether the request can be made in the scenario, whatever the guest and its manager are.
+
+    A process is in one cgroup of a hierarchy, and in version 2 there is one hierarchy for all.
+    """
+    return not (SCENARIOS[scenario].own_cgroup and REQUESTS[request].freezes)
 
 
 def staging_s(shape: Shape, settings: Settings) -> float:

@@ -18,7 +18,7 @@ import pytest
 
 from bench_lib import ownership, process, threads
 from bench_lib.deadline import Deadline
-from bench_lib.errors import FreezerMissing, GuestDied, LookFailed
+from bench_lib.errors import FreezerLeft, FreezerMissing, GuestDied, LookFailed
 from bench_lib.host import freezer
 from bench_lib.ownership import Run
 from bench_lib.record import HUNG, Outcome, Record, RequestName, ScenarioName, WaitsFor
@@ -47,6 +47,12 @@ def _scene(run: Run, pid: int) -> Scene:
     child = SimpleNamespace(pid=pid)
     guest = SimpleNamespace(child=child, name=run.name(1, "destination"))
     return cast(Scene, SimpleNamespace(run=run, guest=guest, tids=[pid]))
+
+
+def _kill(pid: int) -> None:
+    """Kill a child, and wait until it is dead, but do not reap it."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 @pytest.fixture
@@ -119,15 +125,11 @@ def test_a_program_that_hangs_is_killed_with_the_trial(
 
 
 def test_a_look_at_a_process_that_is_dead_finds_that_out(run: Run, sleeper: process.Child) -> None:
-    def kill() -> None:
-        os.kill(sleeper.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
-
     async def looked() -> None:
         async with AsyncExitStack() as stack:
             request = ProcMaps(_scene(run, sleeper.pid))
             await request.prepare(Deadline.after(HANG_S), stack)
-            kill()
+            _kill(sleeper.pid)
             await request.send()
             with pytest.raises(GuestDied, match=f"Process {sleeper.pid} has ended"):
                 await request.answer(Deadline.after(HANG_S))
@@ -181,6 +183,39 @@ def test_a_process_is_frozen_and_thawed_and_its_cgroup_is_removed(
         assert scene.guest.name not in freezer.existing()
         sleeper.signal(signal.SIGTERM)
         assert await sleeper.reaped(Deadline.after(HANG_S)) is not None
+
+    asyncio.run(frozen())
+
+
+def test_a_cgroup_that_the_process_has_left_is_no_answer(
+    run: Run, sleeper: process.Child, version: int
+) -> None:
+    """An empty cgroup of version 2 is frozen at once."""
+
+    async def frozen() -> None:
+        async with AsyncExitStack() as stack:
+            request = CgroupFreeze(_scene(run, sleeper.pid))
+            await request.prepare(Deadline.after(HANG_S), stack)
+            with freezer.hierarchy() as cgroups:
+                cgroups._write("cgroup.procs", b"%d" % sleeper.pid)
+            await request.send()
+            with pytest.raises(FreezerLeft, match="moved out of the cgroup"):
+                await request.answer(Deadline.after(HANG_S))
+
+    asyncio.run(frozen())
+
+
+def test_a_process_that_has_ended_in_the_cgroup_is_not_frozen(
+    run: Run, sleeper: process.Child, version: int
+) -> None:
+    async def frozen() -> None:
+        async with AsyncExitStack() as stack:
+            request = CgroupFreeze(_scene(run, sleeper.pid))
+            await request.prepare(Deadline.after(HANG_S), stack)
+            _kill(sleeper.pid)
+            await request.send()
+            with pytest.raises(GuestDied, match=f"Process {sleeper.pid} has ended"):
+                await request.answer(Deadline.after(HANG_S))
 
     asyncio.run(frozen())
 

@@ -147,6 +147,15 @@ def test_a_frozen_qemu_is_only_sent_requests_that_the_kernel_answers() -> None:
     Case(ScenarioName.BLACKHOLE, RequestName.STOP, then=RequestName.CGROUP_FREEZE)
 
 
+def test_a_qemu_that_the_scenario_keeps_in_a_cgroup_is_not_frozen_with_another_one() -> None:
+    freeze, high = RequestName.CGROUP_FREEZE, ScenarioName.MEMORY_HIGH
+    for request, then in ((freeze, None), (RequestName.STOP, freeze)):
+        with pytest.raises(NotOffered, match="memory-high needs QEMU in a cgroup of its own"):
+            Case(high, request, then=then)
+    Case(high, RequestName.STOP)
+    Case(ScenarioName.SWAP_MEMFD, freeze)
+
+
 def test_only_one_memory_module_is_plugged_into_a_guest() -> None:
     plug = RequestName.PLUG_MEMORY
     with pytest.raises(NotOffered, match="one memory module"):

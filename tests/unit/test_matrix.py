@@ -91,6 +91,16 @@ def test_a_scenario_that_the_host_cannot_stage_is_left_out_natively_alone(
     assert {each.scenario for each in in_lab} == {IDLE, *STORAGE}
 
 
+def test_a_request_that_cannot_be_made_in_a_scenario_is_left_out_there_alone(
+    native: list[Case],
+) -> None:
+    assert CliRunner().invoke(main, ["matrix", "--family", "storage"]).exit_code == 0
+    made = {(each.request, each.scenario) for each in native}
+    freezes = RequestName.CGROUP_FREEZE
+    assert {each for each in STORAGE if (freezes, each) not in made} == {ScenarioName.MEMORY_HIGH}
+    assert (RequestName.STOP, ScenarioName.MEMORY_HIGH) in made
+
+
 def test_a_request_that_needs_a_right_is_left_out_natively_alone(
     native: list[Case], in_lab: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:

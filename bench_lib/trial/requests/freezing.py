@@ -8,8 +8,9 @@ import os
 import time
 from contextlib import AsyncExitStack
 
+from bench_lib import process
 from bench_lib.deadline import Deadline
-from bench_lib.errors import GuestDied
+from bench_lib.errors import FreezerLeft, GuestDied
 from bench_lib.host import freezer
 from bench_lib.host.freezer import Freezer
 from bench_lib.process import ATTENTIVE_S
@@ -32,6 +33,8 @@ cgroup.events in 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV), and that QEMU has entered 
 
 class CgroupFreeze(Request):
     """QEMU is in a cgroup, which is frozen. It answers when the kernel reports QEMU frozen.
+
+    An answer counts only if QEMU is still in the cgroup then.
 
     Version 2 has an event for that. Version 1 has none, so its state is read as often as possible,
     and the longest time between two looks is the resolution.
@@ -61,7 +64,25 @@ class CgroupFreeze(Request):
         while not self._freezer.frozen:
             if not await readable(self._freezer.readable, deadline):
                 return None
-        return Reply(self._sent_ns, time.monotonic_ns())
+        answered_ns = time.monotonic_ns()
+        self._check_inside()
+        return Reply(self._sent_ns, answered_ns)
+
+    def _check_inside(self) -> None:
+        """Check that the frozen cgroup is not one that QEMU has left.
+
+        :raise GuestDied: QEMU has ended.
+        :raise FreezerLeft: QEMU has been moved to another cgroup.
+        """
+        pid = self.guest.child.pid
+        if self._freezer.has(pid):
+            return
+        if not process.lives(pid):
+            raise GuestDied(f"Process {pid} has ended.")
+        raise FreezerLeft(
+            "QEMU was moved out of the cgroup that should freeze it, so nothing was measured; stop "
+            "what moves it."
+        )
 
     async def _polled(self, deadline: Deadline) -> Reply | None:
         resolution_ns = 0
@@ -72,6 +93,7 @@ class CgroupFreeze(Request):
             now_ns = time.monotonic_ns()
             resolution_ns = max(resolution_ns, now_ns - earlier_ns)
             if frozen:
+                self._check_inside()
                 return Reply(self._sent_ns, now_ns, resolution_ns=resolution_ns)
             if deadline.passed:
                 return None

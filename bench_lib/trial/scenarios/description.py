@@ -42,6 +42,7 @@ class ScenarioDescription:
     :ivar copies: how many more times the guest's memory is in the host's memory, because its store
         keeps it there.
     :ivar chooses_memory: whether the scenario chooses what the guest's memory is on the host.
+    :ivar own_cgroup: whether the scenario keeps QEMU in a cgroup of its own.
     :ivar apart_s: seconds between the two equal looks that prove a vCPU stuck: `SOON_S` or
         `LATER_S`. `Stuck.RUNS` has no such proof.
     """
@@ -53,6 +54,7 @@ class ScenarioDescription:
     recovers: bool = False
     copies: int = 0
     chooses_memory: bool = False
+    own_cgroup: bool = False
     apart_s: float = SOON_S
 
 
@@ -109,5 +111,6 @@ SCENARIOS: dict[ScenarioName, ScenarioDescription] = {
         # The delay may come in get_user_pages() or on the way back to the guest.
         proves=Stuck.ANYWHERE,
         copies=0,
+        own_cgroup=True,
     ),
 }
