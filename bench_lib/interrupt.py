@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Let a run clean up before a signal ends it."""
+"""Let a run clean up before a signal ends it.
+
+A run also starts its programs with the default actions of these signals and of SIGQUIT, whatever it
+was told to ignore: execve(2) resets a signal that has a handler, but not one that is ignored.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
     :raise Interrupted: one of the signals arrived.
     """
-    return asyncio.run(_interruptible(work))
+    with _sigquit_handled():
+        return asyncio.run(_interruptible(work))
 
 
 @contextmanager
@@ -42,10 +47,27 @@ def raised() -> Iterator[None]:
 
     before = {number: signal.signal(number, on_signal) for number in SIGNALS}
     try:
-        yield
+        with _sigquit_handled():
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _sigquit_handled() -> Iterator[None]:
+    """Handle SIGQUIT by doing nothing, if we ignore it.
+
+    A shell without job control makes its background jobs ignore SIGINT and SIGQUIT.
+    """
+    ignored = signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGQUIT, lambda *_: None)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGQUIT, signal.SIG_IGN)
 
 
 async def _interruptible(work: Coroutine[Any, Any, T]) -> T:

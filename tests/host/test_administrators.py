@@ -30,7 +30,7 @@ from bench_lib.trial.requests.freezing import CgroupFreeze
 from bench_lib.trial.requests.looks import Look, ProcMaps, Ps
 from bench_lib.trial.scene import Scene
 from tests.conftest import HANG_S
-from tests.host.conftest import all_that_is_left
+from tests.host.conftest import KICKBENCH, all_that_is_left, runner
 from tests.host.fuse import FuseServer, locked, served
 from tests.host.test_bad_days import _drive
 
@@ -287,6 +287,14 @@ def test_a_core_is_dumped_and_none_is_left(
     assert made.outcome is Outcome.RETURNED, made.reason
     assert not list(Path.cwd().glob("*core*"))
     assert not [each for each in runtime.iterdir() if each.is_dir()]
+
+
+def test_a_core_is_dumped_although_a_shell_makes_its_background_jobs_ignore_sigquit(
+    clean_host: Path,
+) -> None:
+    made = f"{KICKBENCH} trial --scenario idle --request core-dump"
+    done = runner(Path("/bin/sh"))("-c", f"{made} & wait $!")
+    assert "core-dump in idle: returned" in done.stdout, done.stderr
 
 
 def test_an_end_without_a_core_is_a_refusal(
