@@ -28,7 +28,7 @@ from bench_lib.settings import Settings
 from bench_lib.trial import case, preflight
 from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import AT_SWITCH, CORE_SCENARIOS, PV_IMAGES, Case
-from bench_lib.trial.requests.description import REQUESTS
+from bench_lib.trial.requests.description import deadline_s
 from bench_lib.trial.runner import Runner
 from bench_lib.units import NS_PER_S
 
@@ -119,7 +119,7 @@ def silence_limit_s(settings: Settings) -> float:
     A trial prints a line when it ends, and a lab when it is up. kickbench gives up either of them
     before this limit.
     """
-    longest_s = max(settings.deadline_of(each.deadline_s) for each in REQUESTS.values())
+    longest_s = max(deadline_s(name, settings) for name in RequestName)
     return 300 + settings.lab_boot_s + 2 * (settings.staging_s + longest_s)
 
 

@@ -82,6 +82,17 @@ def test_a_healthy_guest_answers_every_request(request_: RequestName) -> None:
     assert (made.resolution_ns is not None) == polled
 
 
+def test_a_healthy_guest_reports_its_dirty_rate_before_a_deadline_of_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """QEMU measures for a second, and that is not the host's delay."""
+    monkeypatch.setenv("KICKBENCH_DEADLINE", "1")
+    made = trial(Case(ScenarioName.IDLE, RequestName.DIRTY_RATE))
+    assert made.outcome is Outcome.RETURNED, made.reason
+    assert made.latency_ns is not None
+    assert 1e9 < made.latency_ns <= made.deadline_ns == 2e9
+
+
 @pytest.mark.parametrize("request_", QEMU)
 def test_every_request_to_a_stuck_guest_is_measured(request_: RequestName) -> None:
     made = trial(Case(ScenarioName.BLACKHOLE, request_))

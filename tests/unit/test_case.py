@@ -48,6 +48,12 @@ def test_a_big_guest_has_more_time_to_be_staged(shape: Shape, staging_s: float) 
     assert Case(ScenarioName.IDLE, RequestName.STOP, shape).staging_s(settings) == staging_s
 
 
+def test_the_deadline_of_dirty_rate_begins_after_the_second_that_qemu_measures() -> None:
+    settings = Settings.from_environment({"HOME": "/", "KICKBENCH_DEADLINE": "1"})
+    assert Case(ScenarioName.IDLE, RequestName.STOP).deadline_s(settings) == 1
+    assert Case(ScenarioName.IDLE, RequestName.DIRTY_RATE).deadline_s(settings) == 2
+
+
 def test_an_unknown_guest_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ImageError, match="no guest image 'gupp'; the images are gup, "):
         Case(ScenarioName.IDLE, RequestName.STOP, Shape(image="gupp"))

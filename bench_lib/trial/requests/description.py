@@ -19,6 +19,8 @@ class RequestDescription:
     :ivar terminal: whether QEMU has to be in the foreground of a terminal.
     :ivar manager: the only manager that has the request; None for a request to QEMU itself.
     :ivar deadline_s: the default deadline of the request; None for the usual one.
+    :ivar takes_s: how many seconds QEMU takes for it by design. The answer has them in its time,
+        and every deadline is longer by them.
     :ivar to_source: whether the source of a migration answers it, so that no thread of the
         destination's QEMU can be to blame for a hang.
     :ivar gdbstub: whether QEMU has to have a gdbstub.
@@ -41,6 +43,7 @@ class RequestDescription:
     without_qemu: bool = False
     manager: ManagerName | None = None
     deadline_s: float | None = None
+    takes_s: float = 0.0
     to_source: bool = False
 
     def offered_by(self, manager: ManagerName) -> bool:
@@ -53,6 +56,9 @@ class RequestDescription:
 
 LIBVIRT_DEADLINE_S = 60.0
 """libvirt refuses a call that waits for another one after 30 s, and gives a kill up after 40 s."""
+
+DIRTY_RATE_S = 1
+"""How many seconds `calc-dirty-rate` lets the guest write. It takes only whole seconds."""
 
 _LIBVIRT = RequestDescription(manager=ManagerName.LIBVIRT, deadline_s=LIBVIRT_DEADLINE_S)
 
@@ -77,7 +83,7 @@ REQUESTS: dict[RequestName, RequestDescription] = {
         frozenset({Need.CORE_DUMPS}), ends_guest=True, core=True, manager=ManagerName.QEMU
     ),
     RequestName.PLUG_MEMORY: RequestDescription(memory_slot=True, manager=ManagerName.QEMU),
-    RequestName.DIRTY_RATE: RequestDescription(),
+    RequestName.DIRTY_RATE: RequestDescription(takes_s=DIRTY_RATE_S),
     RequestName.VIRT_SUSPEND: replace(_LIBVIRT, stops_guest=True),
     RequestName.VIRT_DESTROY: replace(_LIBVIRT, ends_guest=True),
     RequestName.VIRT_DESTROY_GRACEFUL: replace(_LIBVIRT, ends_guest=True),
@@ -89,7 +95,8 @@ REQUESTS: dict[RequestName, RequestDescription] = {
 
 def deadline_s(name: RequestName, settings: Settings) -> float:
     """Return how many seconds a trial waits for the answer to a request."""
-    return settings.deadline_of(REQUESTS[name].deadline_s)
+    description = REQUESTS[name]
+    return settings.deadline_of(description.deadline_s) + description.takes_s
 
 
 def offered_by(manager: ManagerName) -> list[RequestName]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from bench_lib.deadline import Deadline
 from bench_lib.guest.qemu import PLUGGED_MIB
+from bench_lib.trial.requests.description import DIRTY_RATE_S
 from bench_lib.trial.requests.request import Reply, Request
 
 LOOK_S = 0.01
@@ -86,11 +87,12 @@ class DirtyRate(MonitorCommand):
     QEMU answers the command at once. Then a thread of it makes KVM log the guest's writes to each
     memory slot, with QEMU's big lock held, and KVM waits for stuck vCPUs as in `PlugMemory`. So
     QEMU's monitor answers nothing more. The result is asked for again and again, and the longest
-    time between two looks is the resolution. The latency has the second that QEMU measures.
+    time between two looks is the resolution. The latency has the second that QEMU measures, and
+    the deadline is longer by it.
     """
 
     command = "calc-dirty-rate"
-    arguments: ClassVar[dict[str, Any]] = {"calc-time": 1, "mode": "dirty-bitmap"}
+    arguments: ClassVar[dict[str, Any]] = {"calc-time": DIRTY_RATE_S, "mode": "dirty-bitmap"}
 
     _resolution_ns = 0
     _asked_ns = 0
