@@ -11,6 +11,10 @@ from bench_lib.threads.look import ThreadState, spin
 
 _FAULTS = frozenset({Entry.GUP, Entry.UACCESS, Entry.GPC, Entry.USER, Entry.ASYNC_PF})
 
+_READS_SLOTS = frozenset({Entry.GUP, Entry.UACCESS, Entry.GPC})
+"""The faults of a guest's page in which a vCPU thread reads KVM's memory slots. One that KVM has
+halted does not."""
+
 
 def blame(
     before: Sequence[ThreadState],
@@ -52,6 +56,10 @@ def _sleeper(after: Sequence[ThreadState], *, acts: bool) -> ThreadState | None:
 
     A called thread is the best guess, then a thread in state D. A main loop that polls its
     descriptors waits for no thread, so then only a called thread can delay the answer.
+
+    A thread that waits for a lock, or in synchronize_srcu() for the readers of KVM's memory slots,
+    waits for another thread. If that is no candidate, it probably is a vCPU that is stuck on a page
+    of the guest. Such a vCPU may sleep in S, and no signal may be pending for it.
     """
     idle_loop = acts and any(state.tid == state.pid and stack.polls(state.stack) for state in after)
     candidates = [
@@ -63,11 +71,15 @@ def _sleeper(after: Sequence[ThreadState], *, acts: bool) -> ThreadState | None:
     ]
     # A thread that waits for a lock probably waits for another candidate, so it ranks last.
     rank = {WaitsFor.LOCK: 2, WaitsFor.NOTHING: 1}
-    return min(
+    first = min(
         candidates,
         key=lambda state: (not state.called, rank.get(state.waits_for, 0)),
         default=None,
     )
+    if first is None or first.called or first.waits_for is not WaitsFor.LOCK:
+        return first
+    stuck = (state for state in after if state.state == "S" and state.fault_path in _READS_SLOTS)
+    return next(stuck, first)
 
 
 def _cannot_leave(state: ThreadState, *, called: bool) -> bool:

@@ -359,9 +359,11 @@ def test_kvm_waits_for_a_stuck_vcpu_before_it_has_another_memory_slot_even_with_
     case = Case(ScenarioName.BLACKHOLE, RequestName.PLUG_MEMORY, recover=True)
     (made,) = runner.run([case], lambda record: None)
     assert made.outcome is Outcome.ASLEEP, made.reason
-    assert made.evidence.blocking is not None
-    assert made.evidence.blocking.role is Role.MAIN
-    assert made.evidence.blocking.waits_for is WaitsFor.LOCK
+    blocking = made.evidence.blocking
+    assert blocking is not None
+    assert (blocking.role, blocking.entry) == (Role.VCPU, Entry.GUP)
+    (main,) = (each for each in made.evidence.after if each.role is Role.MAIN)
+    assert (main.state, main.waits_for) == ("D", WaitsFor.LOCK)
     assert made.recovery is not None
     assert made.recovery.memory == "whole"
     assert made.recovery.answered_ns is not None

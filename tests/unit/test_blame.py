@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from bench_lib import threads
-from bench_lib.record import Outcome
+from bench_lib.record import Entry, Outcome
 from bench_lib.threads import ThreadState
 
 SECOND = 1_000_000_000
@@ -83,10 +83,28 @@ def test_a_thread_that_waits_for_a_lock_is_blamed_last() -> None:
     assert blamed(thread(PID, "D", LOCK)) == (Outcome.ASLEEP, PID)
 
 
-def test_a_main_thread_that_waits_for_the_readers_of_an_srcu_is_named_last() -> None:
-    """A change of memory slots beside a stuck vCPU: the vCPU holds it, and is not kicked."""
-    assert blamed(thread(PID, "D", SRCU), thread(2, "S", GUP)) == (Outcome.ASLEEP, PID)
-    assert blamed(thread(PID, "D", SRCU), thread(2, "D", GUP)) == (Outcome.ASLEEP, 2)
+@pytest.mark.parametrize("state", ["S", "D"])
+def test_a_vcpu_in_a_fault_is_blamed_before_a_thread_that_waits_for_it_in_an_srcu(
+    state: str,
+) -> None:
+    """A change of memory slots beside a stuck vCPU: the vCPU reads them, and is not kicked."""
+    for stack in (GUP, UACCESS, FOLIO):
+        vcpu = thread(3, state, stack)
+        assert blamed(thread(PID, "D", SRCU), vcpu) == (Outcome.ASLEEP, 3)
+        assert blamed(WAITS, thread(2, "D", SRCU), vcpu) == (Outcome.ASLEEP, 3)
+
+
+def test_a_thread_that_waits_in_an_srcu_is_to_blame_if_no_vcpu_is_stuck_in_a_fault() -> None:
+    """A vCPU that KVM has halted does not read the memory slots."""
+    halted = replace(thread(2, "S", ("kvm_vcpu_block", "kvm_vcpu_ioctl")), fetched=True)
+    assert halted.entry is Entry.ASYNC_PF
+    for vcpu in (halted, thread(2, "S", FUTEX), thread(2, "R", GUP)):
+        assert blamed(thread(PID, "D", SRCU), vcpu) == (Outcome.ASLEEP, PID)
+
+
+def test_a_called_thread_that_waits_for_a_lock_is_blamed_before_a_vcpu_that_is_not_called() -> None:
+    seen = thread(2, "D", LOCK, called=True), thread(3, "S", GUP)
+    assert blamed(WAITS, *seen) == (Outcome.ASLEEP, 2)
 
 
 def test_called_threads_that_burn_together_spin_and_the_busiest_is_named() -> None:
