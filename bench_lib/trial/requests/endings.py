@@ -77,7 +77,8 @@ class CoreDump(Sigterm):
     """SIGQUIT, for which the kernel dumps the core of QEMU before QEMU ends.
 
     The kernel first ends all other threads and waits for that, without a limit, and then writes
-    QEMU's memory, the guest's included. That QEMU ends without a core is a refusal.
+    QEMU's memory, the guest's included unless that is a shared mapping of a file (see
+    coredump_filter in core(5)). That QEMU ends without a core is a refusal.
     """
 
     number = signal.SIGQUIT
