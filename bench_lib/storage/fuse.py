@@ -17,7 +17,6 @@ from bench_lib.errors import DebuggerFailed, GuestDied, MonitorFailed, StorageFa
 from bench_lib.ownership import Run
 from bench_lib.settings import import_path
 from bench_lib.storage import pageout
-from bench_lib.storage.fuse_file import FILE
 from bench_lib.storage.pageout import GuestFile
 from bench_lib.storage.store import Store
 
@@ -63,6 +62,7 @@ class FuseServer:
         folder = (run.folder / name).resolve()
         folder.mkdir()
         stack.callback(folder.rmdir)
+        self.inside = f"{folder}/memory"
         self.output, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         stack.callback(os.close, self.output)
         os.set_blocking(theirs, True)
@@ -70,7 +70,7 @@ class FuseServer:
         try:
             self.child = stack.enter_context(
                 process.started(
-                    [*command, str(folder), str(size)],
+                    [*command, self.inside, str(size)],
                     env={**run.mark, "PYTHONPATH": import_path()},
                     output=theirs,
                     stdin_pipe=True,
@@ -78,7 +78,6 @@ class FuseServer:
             )
         finally:
             os.close(theirs)
-        self.inside = f"{folder}/{FILE}"
         self.path = f"/proc/{self.child.pid}/root{self.inside}"
         self._printed = b""
 

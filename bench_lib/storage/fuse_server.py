@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The program of a FUSE server: one file, `memory`, whose reads can be left unanswered.
+"""The program of a FUSE server: one file whose reads can be left unanswered.
 
-    python -m bench_lib.storage.fuse_server FOLDER SIZE
+    python -m bench_lib.storage.fuse_server FILE SIZE
 
-The server mounts the file system on FOLDER in a mount namespace of its own. So other processes
-reach it as /proc/PID/root/FOLDER, and it is gone when the server has ended, whatever ended it. The
-file has SIZE bytes, which are zeros at first.
+The server mounts the file system on the folder of FILE, in a mount namespace of its own. So other
+processes reach the file as /proc/PID/root/FILE, and the mount is gone when the server has ended,
+whatever ended it. The file has SIZE bytes, which are zeros at first.
 
 It obeys the words on stdin, one per line:
 
@@ -31,7 +31,6 @@ from typing import Any
 
 from bench_lib import libc
 from bench_lib.host import fuse
-from bench_lib.storage.fuse_file import FILE
 
 os.environ["FUSE_LIBRARY_PATH"] = fuse.library()
 
@@ -53,7 +52,8 @@ class OneFile(mfusepy.Operations):  # type: ignore[misc]
 
     use_ns = True
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, name: str, size: int) -> None:
+        self._path = f"/{name}"
         self._data = bytearray(size)
         self._refuses_to_read_ahead = False
         self._answers = threading.Event()
@@ -73,7 +73,7 @@ class OneFile(mfusepy.Operations):  # type: ignore[misc]
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
         if path == "/":
             return {"st_mode": stat.S_IFDIR | 0o755, "st_nlink": 2}
-        if path != f"/{FILE}":
+        if path != self._path:
             raise OSError(ENOENT, os.strerror(ENOENT))
         return {"st_mode": stat.S_IFREG | 0o600, "st_nlink": 1, "st_size": len(self._data)}
 
@@ -114,10 +114,11 @@ def _mount_apart() -> None:
         raise libc.error("mount")
 
 
-def main(folder: str, size: str) -> None:
+def main(file: str, size: str) -> None:
     """Serve the file until this process is killed."""
     _mount_apart()
-    served = OneFile(int(size))
+    folder, name = os.path.split(file)
+    served = OneFile(name, int(size))
 
     def obey() -> None:
         for line in sys.stdin:

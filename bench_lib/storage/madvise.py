@@ -10,6 +10,9 @@ from bench_lib import libc
 SYS_PROCESS_MADVISE = 440
 MADV_PAGEOUT = 21
 
+PUSHES = 5
+"""How often to push out memory of which some is left."""
+
 
 def push_out(pidfd: int, start: int, size: int) -> None:
     """Push out as much of a part of a process's memory as the kernel can.

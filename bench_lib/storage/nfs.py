@@ -27,7 +27,6 @@ from bench_lib.storage.store import Store
 
 FILE = "memory"
 
-
 WRITE_SOON = {"dirty_expire_centisecs": 1, "dirty_writeback_centisecs": 10}
 """Sysctls that decide when the kernel writes a page, and their values in hundredths of a second: a
 page may wait for 10 ms instead of 30 s, and the kernel looks for such pages ten times a second."""

@@ -23,9 +23,6 @@ from bench_lib.ownership import Run
 from bench_lib.settings import import_path
 from bench_lib.storage import madvise
 
-PUSHES = 5
-"""How often to push out memory of which some is left."""
-
 
 @dataclass(frozen=True)
 class Area:

@@ -17,10 +17,7 @@ import os
 import sys
 
 from bench_lib import libc
-from bench_lib.storage.madvise import push_out
-
-PUSHES = 5
-"""How often to push out memory of which some is left."""
+from bench_lib.storage.madvise import PUSHES, push_out
 
 
 def cached(fd: int, first: int, size: int) -> int:

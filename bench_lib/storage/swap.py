@@ -19,7 +19,7 @@ from bench_lib.errors import StorageFailed
 from bench_lib.host.needs import SWAP_MODULES
 from bench_lib.process import run_tool
 from bench_lib.record import Backing
-from bench_lib.storage import mounts, pageout
+from bench_lib.storage import madvise, mounts, pageout
 from bench_lib.storage.device_mapper import SECTOR, LinearDevice
 from bench_lib.storage.store import Store
 
@@ -98,7 +98,7 @@ class SwapStore(Store):
         """
         area = guest.memory(self._size, self._name)
         used = area.resident + area.swapped
-        for _ in range(pageout.PUSHES):
+        for _ in range(madvise.PUSHES):
             guest.push_out(area)
             swapped, cached = guest.memory(self._size, self._name).swapped, swap_cache()
             if swapped == used and cached == 0:
