@@ -7,10 +7,16 @@ from collections.abc import Sequence
 
 from bench_lib import interrupt, ownership
 from bench_lib.asv_bridge.progress import Progress
-from bench_lib.asv_bridge.suite import failures_reported, requested_kernel, silence_limit_s
+from bench_lib.asv_bridge.suite import (
+    failures_reported,
+    measured,
+    probes,
+    requested_kernel,
+    silence_limit_s,
+)
 from bench_lib.errors import ProbeFailed
 from bench_lib.kvm import probe
-from bench_lib.kvm.cases import CASES, ProbeCase
+from bench_lib.kvm.cases import BY_NAME, ProbeCase
 from bench_lib.kvm.probe import Result
 from bench_lib.lab import probing
 from bench_lib.record import HUNG, SCORED, Outcome
@@ -30,7 +36,7 @@ class ProbeSuite:
     A wake that hung is stored with its deadline, and counted in its own number, as requests are.
     """
 
-    params = tuple(case.name for case in CASES)
+    params = probes(Settings.from_environment())
     param_names = ("case",)
     version = "3"
 
@@ -40,16 +46,17 @@ class ProbeSuite:
         return silence_limit_s(Settings.from_environment())
 
     def measure(self) -> dict[str, Result]:
-        """Probe every case, and return the results by the names of the cases.
+        """Probe the cases that KICKBENCH_SET selects, and return the results by their names.
 
         :raise KickbenchError: the probe could not run, or no case gave a measurement. The error is
             reported to asv's environment, so that nothing is saved.
         """
         settings = Settings.from_environment()
         with failures_reported(settings):
-            results = {each.case: each for each in _run(settings, CASES)}
+            cases = [BY_NAME[each] for each in measured(self.params, settings)]
+            results = {each.case: each for each in _run(settings, cases)}
             # Lost cases run once more, so that a short disturbance leaves no gap in the history.
-            if lost := [each for each in CASES if results[each.name].outcome is Outcome.LOST]:
+            if lost := [each for each in cases if results[each.name].outcome is Outcome.LOST]:
                 results |= {each.case: each for each in _run(settings, lost)}
             if not any(each.outcome in SCORED for each in results.values()):
                 reasons = dict.fromkeys(f"{each.case}: {each.reason}" for each in results.values())

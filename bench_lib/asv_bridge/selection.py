@@ -20,10 +20,12 @@ from asv.util import UserError
 from bench_lib.asv_bridge.suite import (
     CORE,
     CORE_GUESTS,
+    CORE_PROBES,
     CORE_STALLS,
     CORE_SWITCHES,
     FULL,
     GUESTS,
+    PROBES,
     STALLS,
     SWITCHES,
     measured,
@@ -38,11 +40,12 @@ def holds_full(results: Path) -> bool:
 
     :param results: asv's folder of results.
     """
-    values = {*FULL, *GUESTS, *SWITCHES, *STALLS} - {
+    values = {*FULL, *GUESTS, *SWITCHES, *STALLS, *PROBES} - {
         *CORE,
         *CORE_GUESTS,
         *CORE_SWITCHES,
         *CORE_STALLS,
+        *CORE_PROBES,
     }
     words = [json.dumps(repr(value)).encode() for value in values]
     return any(

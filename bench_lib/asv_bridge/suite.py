@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from bench_lib.asv_bridge.progress import Progress
 from bench_lib.errors import KickbenchError, MemoryDamaged, TrialLost, UnknownKernel
 from bench_lib.kernel.store import Bootable, Store
+from bench_lib.kvm.cases import CASES, Wake
 from bench_lib.lab import parallel
 from bench_lib.lab.trials import LabRunner
 from bench_lib.record import (
@@ -25,6 +26,7 @@ from bench_lib.record import (
     Shape,
 )
 from bench_lib.settings import Settings
+from bench_lib.storage.fuse import Stall
 from bench_lib.trial import case, preflight
 from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import AT_SWITCH, CORE_SCENARIOS, PV_IMAGES, Case
@@ -87,6 +89,23 @@ def stalls(settings: Settings) -> tuple[str, ...]:
     return STALLS if settings.lists_full else CORE_STALLS
 
 
+PROBES = tuple(each.name for each in CASES)
+"""The cases of the probe."""
+
+CORE_PROBES = tuple(
+    each.name
+    for each in CASES
+    if each.wake is Wake.SIGUSR1 or (each.wake.calls and each.program in {"write", "string"})
+    if each.wake is Wake.SIGUSR1 or not isinstance(each.mode, Stall)
+)
+"""Every way to get stuck with one wake, and two of them with all wakes."""
+
+
+def probes(settings: Settings) -> tuple[str, ...]:
+    """Return the names of the cases of the probe."""
+    return PROBES if settings.lists_full else CORE_PROBES
+
+
 def measured(values: Sequence[str], settings: Settings) -> tuple[str, ...]:
     """Return those values of a parameter that KICKBENCH_SET selects.
 
@@ -98,6 +117,7 @@ def measured(values: Sequence[str], settings: Settings) -> tuple[str, ...]:
         tuple(GUESTS): CORE_GUESTS,
         tuple(SWITCHES): CORE_SWITCHES,
         STALLS: CORE_STALLS,
+        PROBES: CORE_PROBES,
     }
     return given if settings.full else cores.get(given, given)
 
