@@ -27,6 +27,10 @@ SIGNS_OF_DEATH = (GuestDied, MonitorFailed, DebuggerFailed, StorageFailed)
 with SIGBUS."""
 
 
+SERVER = ("-S", "-m", "bench_lib.storage.fuse_server")
+"""The arguments of Python that run the server's program."""
+
+
 class Stall(StrEnum):
     """How the server stops answering, and its name in records."""
 
@@ -66,11 +70,10 @@ class FuseServer:
         self.output, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         stack.callback(os.close, self.output)
         os.set_blocking(theirs, True)
-        command = [sys.executable, "-S", "-m", "bench_lib.storage.fuse_server"]
         try:
             self.child = stack.enter_context(
                 process.started(
-                    [*command, self.inside, str(size)],
+                    [sys.executable, *SERVER, self.inside, str(size)],
                     env={**run.mark, "PYTHONPATH": import_path()},
                     output=theirs,
                     stdin_pipe=True,

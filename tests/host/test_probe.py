@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from bench_lib import errors, threads
+from bench_lib import errors, storage, threads
 from bench_lib.deadline import Deadline
 from bench_lib.host import fuse, userfaultfd
-from bench_lib.kvm import cases, fuse_memory, offered, probe, userfault
+from bench_lib.kvm import cases, offered, probe, userfault
 from bench_lib.kvm.cases import ProbeCase, Wake
 from bench_lib.kvm.offered import Offer
 from bench_lib.kvm.programs import PROGRAMS
@@ -196,14 +196,14 @@ def test_without_fuse_its_cases_are_left_out_with_the_reason(
 @pytest.mark.parametrize(
     "program, reason",
     [
-        ("print('Line one.'); print('Line two.')", "The FUSE server ended: Line two."),
-        ("pass", "The FUSE server ended: it printed nothing"),
+        ("print('Line one.'); print('Line two.')", "The FUSE server failed: Line two."),
+        ("pass", "The FUSE server failed: it ended silently"),
     ],
 )
 def test_a_fuse_server_that_does_not_start_is_reported(
     run: Run, monkeypatch: pytest.MonkeyPatch, program: str, reason: str
 ) -> None:
-    monkeypatch.setattr(fuse_memory, "SERVER", ("-c", program))
+    monkeypatch.setattr(storage.fuse, "SERVER", ("-c", program))
     (result,) = probe.run(run, cases.named(["gup-write-fuse"]), 1, HANG_S, lambda _: None)
     assert (result.outcome, result.reason) == (Outcome.LOST, reason)
 
