@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench_lib.present.words import duration, in_one_line, wait
-from bench_lib.record import HUNG, FollowUp, Host, Kernel, Outcome, Record, Thread
+from bench_lib.record import HUNG, Family, FollowUp, Host, Kernel, Outcome, Record, Thread
 from bench_lib.units import NS_PER_S
 from bench_lib.verdict.pace import Pace
 from bench_lib.verdict.summary import Difference, KeySummary, Recoveries
@@ -196,8 +196,15 @@ def _cell(row: KeySummary | None) -> str:
 
 
 def recoveries(console: Console, rows: Sequence[Recoveries]) -> None:
-    """Print a line for each key, and mark damage and failed recoveries."""
-    for row in rows:
+    """Print a line for each key, and mark damage and failed recoveries.
+
+    Guests are always recovered after stalls of storage, so those that are all whole share a line.
+    """
+    whole = [
+        row for row in rows if row.key.scenario.family is Family.STORAGE and row.whole == row.asked
+    ]
+    apart = rows if len(whole) == 1 else [row for row in rows if row not in whole]
+    for row in apart:
         parts = [f"{row.whole} of {row.asked} whole"]
         for event, ns in (
             ("the request answered after all", row.answered_ns),
@@ -212,6 +219,14 @@ def recoveries(console: Console, rows: Sequence[Recoveries]) -> None:
         if row.damaged:
             text = f"[bold red]{row.damaged} of {row.asked} DAMAGED[/]; {text}"
         console.print(text, highlight=False, soft_wrap=True)
+    if len(whole) > 1:
+        count = sum(row.asked for row in whole)
+        console.print(
+            f"memory whole after stalls of storage: {count} of {count} "
+            f"{'trials' if len(whole) == len(rows) else 'other trials'}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _pace_line(pace: Pace) -> str:

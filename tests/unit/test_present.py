@@ -13,7 +13,17 @@ from rich.console import Console
 from bench_lib import present
 from bench_lib.cli.matrix import MATRIX_CORE
 from bench_lib.kvm.probe import ZEROS, Result
-from bench_lib.record import Entry, Evidence, Outcome, Record, ScenarioName, Shape, WaitsFor
+from bench_lib.record import (
+    Entry,
+    Evidence,
+    Outcome,
+    Record,
+    Recovery,
+    RequestName,
+    ScenarioName,
+    Shape,
+    WaitsFor,
+)
 from bench_lib.trial.case import PV_IMAGES
 from bench_lib.verdict import summary
 from tests.make import MS, STUCK, record, thread
@@ -172,3 +182,27 @@ def test_the_row_of_a_case_of_the_probe_has_its_note() -> None:
         "dead-server", "returned", "1", "us", "1", "us", "1", "S", "handle_userfault", "gup",
         *ZEROS.split(),
     ]  # fmt: skip
+
+
+def test_guests_that_are_whole_after_stalls_of_storage_share_a_line() -> None:
+    def recovered(scenario: ScenarioName, request: RequestName, failure: str | None) -> Record:
+        recovery = Recovery(None, 10 * MS, None if failure else "whole", None, failure)
+        made = record()
+        return dataclasses.replace(made, scenario=scenario, request=request, recovery=recovery)
+
+    console = Console(file=io.StringIO(), width=200, record=True)
+    rows = summary.recoveries(
+        [
+            recovered(ScenarioName.FUSE_HOLD, RequestName.STOP, None),
+            recovered(ScenarioName.FUSE_HOLD, RequestName.PS, None),
+            recovered(ScenarioName.NFS_SOFT, RequestName.PLUG_MEMORY, "It does not run."),
+            recovered(ScenarioName.PAUSED, RequestName.STOP, None),
+        ]
+    )
+    present.recoveries(console, rows)
+    assert console.export_text().splitlines() == [
+        "1 of 1 NOT RECOVERED; recovered after plug-memory in nfs-soft: 0 of 1 whole, next pass of "
+        "every vCPU 10 ms",
+        "recovered after stop in paused: 1 of 1 whole, next pass of every vCPU 10 ms",
+        "memory whole after stalls of storage: 2 of 2 other trials",
+    ]

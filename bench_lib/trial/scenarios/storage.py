@@ -99,11 +99,28 @@ class StorageScenario(Scenario[StorageScene[StoreT]], Generic[StoreT]):
             await scene.watch.continues(Deadline.after(limit_s))
             next_pass_ns = time.monotonic_ns() - released_ns
             await scene.watch.verified(Deadline.after(limit_s))
-        except TrialLost:
+        except TrialLost as error:
             if scene.watch.damage is None:
-                raise
+                raise await self._why_not(scene, error, limit_s) from None
             return Recovery(None, next_pass_ns, "damaged", answered_ns, damage=scene.watch.damage)
         return Recovery(None, next_pass_ns, "whole", answered_ns)
+
+    async def _why_not(
+        self, scene: StorageScene[StoreT], error: TrialLost, limit_s: float
+    ) -> TrialLost:
+        """Return why the guest does not go on: the error, or the state in which QEMU holds it."""
+        try:
+            status = await scene.guest.control.execute(
+                "query-status", deadline=Deadline.after(limit_s)
+            )
+        except TrialLost:
+            return error
+        if status["running"]:
+            return error
+        return RecoveryFailed(
+            "The store answers again, but the guest does not run any more: QEMU reports "
+            f"{status['status']}."
+        )
 
 
 class FuseHold(StorageScenario[FuseStore]):
