@@ -44,7 +44,8 @@ def _qemu(role: str) -> int:
     tasks = Path("/proc/self/task").glob("*/children")
     for pid in " ".join(task.read_text() for task in tasks).split():
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if f"-{role},debug-threads".encode() in command or f"-{role}\0".encode() in command:
+        is_store = role == "store" and b"storage.fuse_server" in command
+        if f"-{role},debug-threads".encode() in command or is_store:
             return int(pid)
     raise LookupError(f"There is no {role}.")
 

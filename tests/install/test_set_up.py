@@ -63,13 +63,14 @@ def _run(
     [
         (
             FEDORA,
-            "these packages are missing: run `dnf install bsdtar busybox gdb git-core iproute "
-            "iproute-tc kmod qemu-system-x86-core util-linux` as root",
+            "these packages are missing: run `dnf install bsdtar busybox fuse3 gdb git-core "
+            "iproute iproute-tc kmod procps-ng qemu-system-x86-core util-linux` as root",
         ),
         (
             ARCH,
             "install these missing programs; their packages on this system are not known: bsdtar "
-            "busybox depmod gdb git ip modprobe qemu-system-x86_64 setpriv ss tc",
+            "busybox depmod fusermount3 gdb git ip modprobe mount ps qemu-system-x86_64 setpriv "
+            "ss tc umount",
         ),
     ],
 )
@@ -89,6 +90,10 @@ def test_without_apt_installed_programs_are_not_named(programs: Path) -> None:
         "tc",
         "ss",
         "gdb",
+        "fusermount3",
+        "mount",
+        "umount",
+        "ps",
         "setpriv",
         "modprobe",
         "depmod",
