@@ -95,8 +95,10 @@ PROBES = tuple(each.name for each in CASES)
 CORE_PROBES = tuple(
     each.name
     for each in CASES
-    if each.wake is Wake.SIGUSR1 or (each.wake.calls and each.program in {"write", "string"})
-    if each.wake is Wake.SIGUSR1 or not isinstance(each.mode, Stall)
+    if each.wake is Wake.SIGUSR1
+    or (
+        each.wake.calls and each.program in {"write", "string"} and not isinstance(each.mode, Stall)
+    )
 )
 """Every way to get stuck with one wake, and two of them with all wakes."""
 

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,15 +26,12 @@ from bench_lib.trial.batch import NativeRunner
 from bench_lib.trial.case import Case
 from bench_lib.trial.requests.description import REQUESTS, offered_by
 from bench_lib.trial.scenarios.description import FUSE, SCENARIOS
-from tests.conftest import HANG_S
-from tests.host.conftest import Command, all_that_is_left
+from tests.host.conftest import Command, all_that_is_left, run_driver
 
 pytestmark = pytest.mark.usefixtures("clean_host", "runtime")
 
 DEADLINE_S = 1.0
 """Seconds to wait for an answer. An answer takes less than a tenth of that."""
-
-DRIVER = Path(__file__).with_name("driver.py")
 
 ON_FUSE = [name for name, each in SCENARIOS.items() if each.needs == FUSE]
 
@@ -123,16 +118,6 @@ def test_a_second_request_follows_one_that_hangs() -> None:
     assert made.then.outcome is Outcome.RETURNED
 
 
-def _drive(scenario: str, stage: str, action: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, DRIVER, scenario, stage, action],
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-        check=False,
-    )
-
-
 STAGES = ("guest-up", "outage", "proof", "request", "evidence", "recovery", "release")
 
 
@@ -141,7 +126,7 @@ STAGES = ("guest-up", "outage", "proof", "request", "evidence", "recovery", "rel
 def test_after_a_kill_in_any_stage_clean_leaves_nothing(
     runtime: Path, scenario: ScenarioName, stage: str
 ) -> None:
-    done = _drive(scenario, stage, "killed")
+    done = run_driver("driver.py", scenario, stage, "killed")
     assert done.returncode == -9, done.stderr
     assert leftovers.end(runtime).folders
     assert not all_that_is_left(runtime)
@@ -152,7 +137,7 @@ def test_after_a_kill_in_any_stage_clean_leaves_nothing(
 def test_a_signal_in_a_stage_ends_the_run_in_order(
     runtime: Path, scenario: ScenarioName, stage: str
 ) -> None:
-    done = _drive(scenario, stage, "interrupted")
+    done = run_driver("driver.py", scenario, stage, "interrupted")
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert not all_that_is_left(runtime)
@@ -160,7 +145,7 @@ def test_a_signal_in_a_stage_ends_the_run_in_order(
 
 @pytest.mark.parametrize("stage", STAGES[:-2])
 def test_a_server_that_dies_makes_the_trial_lost(runtime: Path, stage: str) -> None:
-    done = _drive("fuse-hold", stage, "killed-store")
+    done = run_driver("driver.py", "fuse-hold", stage, "killed-store")
     assert done.returncode == 4, done.stderr + done.stdout
     assert "The FUSE server was ended by SIGKILL." in done.stdout
     assert not all_that_is_left(runtime)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from contextlib import AsyncExitStack
 
@@ -13,14 +12,10 @@ from bench_lib.deadline import Deadline
 from bench_lib.errors import FreezerLeft, GuestDied
 from bench_lib.host import freezer
 from bench_lib.host.freezer import Freezer
-from bench_lib.process import ATTENTIVE_S
 from bench_lib.threads import ThreadState
 from bench_lib.threads.stack import functions, in_futex, polls
 from bench_lib.trial.requests.request import Reply, Request
-from bench_lib.trial.requests.waiting import readable
-
-PATIENT_S = 0.001
-"""Seconds between two looks after the first `ATTENTIVE_S` have passed, if there is no event."""
+from bench_lib.trial.requests.waiting import polled, readable
 
 FROZEN = frozenset({"get_signal", "do_freezer_trap", "__refrigerator"})
 """The functions of the kernel in which frozen threads sleep: in version 2 the first two (compilers
@@ -59,14 +54,18 @@ class CgroupFreeze(Request):
         self._freezer.freeze()
 
     async def answer(self, deadline: Deadline) -> Reply | None:
+        reply = await self._reply(deadline)
+        if reply is not None:
+            self._check_inside()
+        return reply
+
+    async def _reply(self, deadline: Deadline) -> Reply | None:
         if self._freezer.readable is None:
-            return await self._polled(deadline)
+            return await polled(lambda: self._freezer.frozen, self._sent_ns, deadline)
         while not self._freezer.frozen:
             if not await readable(self._freezer.readable, deadline):
                 return None
-        answered_ns = time.monotonic_ns()
-        self._check_inside()
-        return Reply(self._sent_ns, answered_ns)
+        return Reply(self._sent_ns, time.monotonic_ns())
 
     def _check_inside(self) -> None:
         """Check that the frozen cgroup is not one that QEMU has left.
@@ -83,25 +82,6 @@ class CgroupFreeze(Request):
             "QEMU was moved out of the cgroup that should freeze it, so nothing was measured; stop "
             "what moves it."
         )
-
-    async def _polled(self, deadline: Deadline) -> Reply | None:
-        resolution_ns = 0
-        earlier_ns = self._sent_ns
-        attentive = Deadline.after(ATTENTIVE_S)
-        while True:
-            frozen = self._freezer.frozen
-            now_ns = time.monotonic_ns()
-            resolution_ns = max(resolution_ns, now_ns - earlier_ns)
-            if frozen:
-                self._check_inside()
-                return Reply(self._sent_ns, now_ns, resolution_ns=resolution_ns)
-            if deadline.passed:
-                return None
-            earlier_ns = now_ns
-            # A thread that has to freeze may be waiting for this very CPU.
-            os.sched_yield()
-            if attentive.passed:
-                await asyncio.sleep(PATIENT_S)
 
     def called(self, state: ThreadState) -> bool:
         """Every thread is called that is not frozen, though no signal is pending for it.

@@ -3,19 +3,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import signal
 import time
 
 from bench_lib import threads
 from bench_lib.deadline import Deadline
 from bench_lib.errors import GuestDied
-from bench_lib.process import ATTENTIVE_S
 from bench_lib.trial.requests.request import Reply, Request
-
-PATIENT_S = 0.001
-"""Seconds between two looks after the first `ATTENTIVE_S` have passed."""
+from bench_lib.trial.requests.waiting import polled
 
 
 class Sigusr1(Request):
@@ -42,22 +37,13 @@ class Sigusr1(Request):
 
     async def answer(self, deadline: Deadline) -> Reply | None:
         waiting = list(self.tids)
-        resolution_ns = 0
-        earlier_ns = self._sent_ns
-        attentive = Deadline.after(ATTENTIVE_S)
-        while True:
+
+        def all_have_taken_it() -> bool:
+            nonlocal waiting
             waiting = [tid for tid in waiting if self._pending(tid)]
-            now_ns = time.monotonic_ns()
-            resolution_ns = max(resolution_ns, now_ns - earlier_ns)
-            if not waiting:
-                return Reply(self._sent_ns, now_ns, resolution_ns=resolution_ns)
-            if deadline.passed:
-                return None
-            earlier_ns = now_ns
-            # A vCPU thread may be waiting for this very CPU.
-            os.sched_yield()
-            if attentive.passed:
-                await asyncio.sleep(PATIENT_S)
+            return not waiting
+
+        return await polled(all_have_taken_it, self._sent_ns, deadline)
 
     def _pending(self, tid: int) -> bool:
         pid = self.guest.child.pid
