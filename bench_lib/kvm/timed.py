@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from bench_lib import libc
 from bench_lib.errors import ProbeFailed
+from bench_lib.units import NS_PER_S
 
 ASSEMBLY = (
     # Save a register that the calls preserve, which also aligns the stack for them.
@@ -63,7 +64,7 @@ class _Timespec(ctypes.Structure):
 
     @property
     def ns(self) -> int:
-        return int(self.seconds) * 1_000_000_000 + int(self.nanoseconds)
+        return int(self.seconds) * NS_PER_S + int(self.nanoseconds)
 
 
 class _Call(ctypes.Structure):
