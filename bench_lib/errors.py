@@ -55,6 +55,14 @@ compares them with docs/reference/exit-statuses.md.
     ├── LabError                    the lab cannot be used
     │   ├── LabUnavailable
     │   └── LabLost
+    ├── FleetError                  the fleet cannot be used
+    │   ├── FleetMissing
+    │   ├── FleetUnreachable
+    │   ├── CertificateUnusable
+    │   ├── FleetRefused
+    │   ├── UnknownHost
+    │   ├── UnknownCampaign
+    │   └── CampaignIncomplete
     ├── ImageError                  a guest image differs from its manifest
     ├── InternalError               a defect of kickbench itself
     ├── ExplainError                a running guest cannot be explained
@@ -405,6 +413,54 @@ class LabLost(LabError):
     def __init__(self, message: str, console: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.console = console
+
+
+class FleetError(KickbenchError):
+    """The fleet cannot be used."""
+
+    exit_status = 63
+
+
+class FleetMissing(FleetError):
+    """kickbench was installed without what a fleet needs."""
+
+    exit_status = 64
+
+
+class FleetUnreachable(FleetError):
+    """The coordinator cannot be reached, or the connection to it broke."""
+
+    exit_status = 65
+
+
+class CertificateUnusable(FleetError):
+    """A certificate or a key is missing, has expired, or does not belong to the fleet."""
+
+    exit_status = 66
+
+
+class FleetRefused(FleetError):
+    """The coordinator refused what was asked of it."""
+
+    exit_status = 67
+
+
+class UnknownHost(FleetError):
+    """The fleet has no host of this name."""
+
+    exit_status = 68
+
+
+class UnknownCampaign(FleetError):
+    """The coordinator has no campaign of this id."""
+
+    exit_status = 69
+
+
+class CampaignIncomplete(FleetError):
+    """A campaign ended without some of its boots."""
+
+    exit_status = 78
 
 
 class ImageError(KickbenchError):

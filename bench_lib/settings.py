@@ -19,6 +19,9 @@ SETS = ("core", "full")
 GUEST_KERNEL = "debian/6.12"
 """The kernel that Linux guests run by default. It is the same for all kernels under test."""
 
+CERTIFICATES = Path("/etc/kickbench/fleet")
+"""The folder of the certificate of this host or user in a fleet, by default."""
+
 MOST_DIGITS = 18
 """The largest number of digits of a whole number."""
 
@@ -146,6 +149,13 @@ class Settings:
     """KICKBENCH_KERNEL: set by `asv_bridge` and in labs: the id of the build that the lab boots."""
     lab: tuple[str, str] | None
     """KICKBENCH_LAB: set in a lab: the lab's accelerator and the name of its host."""
+    fleet: str | None
+    """KICKBENCH_FLEET: the address of the fleet's coordinator; None if it is not set."""
+    fleet_host: str | None
+    """KICKBENCH_FLEET_HOST: the host of the fleet that asv's environment `kernel-fleet` uses; None
+    if it is not set."""
+    certificates: Path
+    """KICKBENCH_CERTIFICATES: the folder of the certificate of this host or user in a fleet."""
     failure: Path | None
     """KICKBENCH_FAILURE: set by `asv_bridge` for its benchmarks: the file to which a benchmark
     writes why it failed."""
@@ -200,6 +210,9 @@ class Settings:
             jobs=_positive("KICKBENCH_JOBS", jobs) if jobs else None,
             kernel=environ.get("KICKBENCH_KERNEL") or None,
             lab=(inside[0], inside[2]) if inside[1] else None,
+            fleet=environ.get("KICKBENCH_FLEET") or None,
+            fleet_host=environ.get("KICKBENCH_FLEET_HOST") or None,
+            certificates=path("KICKBENCH_CERTIFICATES", CERTIFICATES),
             failure=Path(failure) if failure else None,
             progress=Path(progress) if progress else None,
         )
