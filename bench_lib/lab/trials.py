@@ -20,7 +20,7 @@ from bench_lib import interrupt, libvirt, ownership, process, record
 from bench_lib.errors import LabError, LabLost
 from bench_lib.guest import state
 from bench_lib.guest.workloads.description import LINUX
-from bench_lib.host import setup
+from bench_lib.host import identity, setup
 from bench_lib.kernel import guest as guest_kernel
 from bench_lib.kernel.store import Bootable
 from bench_lib.lab import parallel, qemu, vm
@@ -142,13 +142,15 @@ async def make(
     left = list(cases)
     failed: list[str] = []
     outside, version = setup.of_this_machine(), qemu.version()
+    # A lab of a host without /etc/machine-id would report the UUID of its own virtual firmware.
+    machine_id = identity.machine_id_if_known()
 
     def up(facts: Facts) -> None:
         on_boot(dataclasses.replace(facts, failed=tuple(failed)))
         failed.clear()
 
     def kept(made: Record) -> None:
-        keep(dataclasses.replace(made, lab_setup=outside, lab_qemu=version))
+        keep(dataclasses.replace(made, lab_setup=outside, lab_qemu=version, machine_id=machine_id))
         left.pop(0)
 
     for boots_left in reversed(range(BOOTS_AT_MOST)):

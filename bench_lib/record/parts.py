@@ -387,6 +387,10 @@ class Record:
         the request needs, and was asked for other trials as well; the trial is lost then.
     :ivar store: what the guest's memory came from, in scenarios of the family storage; None in
         others.
+    :ivar machine_id: the id of the physical host (`host.machine` is only its name); None if it has
+        none, and in older records.
+    :ivar worker_cpu: the share of one CPU that the fleet's worker used while the boot of the trial
+        was measured; None outside of a fleet.
     """
 
     run_id: str
@@ -426,6 +430,8 @@ class Record:
     guest_boot_ns: Nanoseconds | None = None
     store: str | None = None
     tried: bool = True
+    machine_id: str | None = None
+    worker_cpu: float | None = None
     schema: int = SCHEMA
 
     @property

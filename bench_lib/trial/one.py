@@ -136,6 +136,7 @@ async def trial(plan: Plan, manager: Manager, seq: int, case: Case, limits: Limi
         guest_boot_ns=staging.workload.boot_ns if found.restored else None,
         store=found.store,
         tried=case not in plan.untried,
+        machine_id=identity.machine_id_if_known(),
         survivors=tuple(str(each) for each in process.survivors() if each.pid not in before),
     )
 
