@@ -13,15 +13,17 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY
 """The flags of open(2) for a folder."""
 
 
-def take(path: Path, flags: int, *, wait: bool) -> int | None:
+def take(path: Path, flags: int, *, wait: bool, shared: bool = False) -> int | None:
     """Open and lock a file or folder, and return its descriptor. Closing it releases the lock.
 
     :param flags: the flags of open(2).
     :param wait: wait until another holder has released the lock, instead of returning None.
+    :param shared: whether others may hold the lock at the same time, if they share it as well.
     """
     fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(fd, kind | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(fd)
         return None

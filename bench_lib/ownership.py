@@ -34,6 +34,9 @@ turns the id into the process's RLIMIT_RSS, in KiB."""
 
 _LIMIT = re.compile(r"^Max resident set +([0-9]+) ", re.MULTILINE)
 
+_SHARED = b"shared\n"
+"""What the lock of measuring has instead of a process if several runs share it."""
+
 PREFIX = "kickbench"
 """The prefix of every name that a run makes."""
 
@@ -129,19 +132,21 @@ def _unusable(runtime: Path, error: OSError) -> HostError:
 
 
 @contextmanager
-def measuring(runtime: Path) -> Iterator[Run]:
-    """Be the only run that measures on this host.
+def measuring(runtime: Path, *, shared: bool = False) -> Iterator[Run]:
+    """Be the only run that measures on this host, or one of several that share it.
 
     Two runs at once would distort each other's timings, so the second is refused.
 
+    :param shared: whether runs that share the host as well may measure at the same time, as several
+        labs do that a fleet has given to this host.
     :raise HostBusy: another run is measuring.
     :raise HostError: the runtime folder cannot be used.
     """
     with registry(runtime):
-        fd = _measuring_lock(runtime)
+        fd = _measuring_lock(runtime, shared=shared)
         try:
             os.ftruncate(fd, 0)
-            os.write(fd, f"{os.getpid()}\n".encode())
+            os.write(fd, _SHARED if shared else f"{os.getpid()}\n".encode())
             run_id = _home(runtime) + secrets.token_hex((12 - HOME_DIGITS) // 2)
             folder = runtime / run_id
             folder.mkdir(mode=0o700)
@@ -168,18 +173,23 @@ def refuse_if_busy(runtime: Path) -> None:
         os.close(_measuring_lock(runtime))
 
 
-def _measuring_lock(runtime: Path) -> int:
+def _measuring_lock(runtime: Path, *, shared: bool = False) -> int:
     path = runtime / "measuring.lock"
     try:
-        fd = lock.take(path, os.O_RDWR | os.O_CREAT, wait=False)
+        fd = lock.take(path, os.O_RDWR | os.O_CREAT, wait=False, shared=shared)
         if fd is not None:
             return fd
-        holder = path.read_text(errors="replace").strip()
+        holder = path.read_bytes()
     except OSError as error:
         raise _unusable(runtime, error) from None
+    who = (
+        "The labs that a fleet has given to this host are"
+        if holder == _SHARED
+        else f"Another run (process {holder.decode(errors='replace').strip()}) is"
+    )
     raise HostBusy(
-        f"Another run (process {holder}) is measuring on this host; "
-        "wait for its end, because two runs at once would distort each other's timings."
+        f"{who} measuring on this host; "
+        "wait for the end, because two runs at once would distort each other's timings."
     )
 
 

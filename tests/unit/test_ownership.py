@@ -143,6 +143,39 @@ def test_a_second_run_is_refused_with_the_process_of_the_first(tmp_path: Path) -
         assert [each.name for each in tmp_path.iterdir() if each.is_dir()] == [run_id]
 
 
+def test_runs_that_share_the_host_measure_at_the_same_time(tmp_path: Path) -> None:
+    with (
+        ownership.measuring(tmp_path, shared=True) as first,
+        ownership.measuring(tmp_path, shared=True) as second,
+        ownership.registry(tmp_path),
+    ):
+        assert first.id != second.id
+        assert ownership.dead_folders(tmp_path) == []
+
+
+def test_a_run_that_does_not_share_the_host_is_refused_until_the_last_of_the_others_ends(
+    tmp_path: Path,
+) -> None:
+    with ownership.measuring(tmp_path, shared=True):
+        with ownership.measuring(tmp_path, shared=True):
+            pass
+        with (
+            pytest.raises(HostBusy, match="labs that a fleet has given to this host are"),
+            ownership.measuring(tmp_path),
+        ):
+            pytest.fail("a lab runs beside it")
+    ownership.refuse_if_busy(tmp_path)
+
+
+def test_a_run_that_shares_the_host_is_refused_beside_one_that_does_not(tmp_path: Path) -> None:
+    with (
+        _another_run(tmp_path) as (_, other),
+        pytest.raises(HostBusy, match=rf"process {other.pid}\b"),
+        ownership.measuring(tmp_path, shared=True),
+    ):
+        pytest.fail("there is a lab beside another run")
+
+
 def test_of_many_that_start_at_once_one_measures(tmp_path: Path) -> None:
     count = 8
     together, refused = threading.Barrier(count), threading.Semaphore(0)
@@ -169,12 +202,12 @@ def test_a_folder_that_is_not_locked_yet_is_not_taken_for_a_dead_runs(
     take = lock.take
     free: list[bool] = []
 
-    def taken(path: Path, flags: int, *, wait: bool) -> int | None:
+    def taken(path: Path, flags: int, *, wait: bool, shared: bool = False) -> int | None:
         if ownership.RUN_ID.fullmatch(path.name):
             assert path.is_dir()
             fd = take(tmp_path / "registry.lock", os.O_RDWR, wait=False)
             free.append(fd is not None)
-        return take(path, flags, wait=wait)
+        return take(path, flags, wait=wait, shared=shared)
 
     monkeypatch.setattr(lock, "take", taken)
     with ownership.measuring(tmp_path):
