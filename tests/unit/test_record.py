@@ -31,7 +31,7 @@ KEYS = {
     "deadline_ns", "kernel", "boot_id", "host", "qemu", "outage", "evidence", "stages", "recovery",
     "started", "slot", "lab_setup", "setup", "tool", "manager", "late_ns", "kickbench",
     "image_sha256", "survivors", "lab_qemu", "ended_ns", "then", "manager_version",
-    "guest_kernel", "guest_start", "guest_boot_ns", "store", "tried",
+    "guest_kernel", "guest_start", "guest_boot_ns", "store", "tried", "machine_id", "worker_cpu",
 }  # fmt: skip
 
 
