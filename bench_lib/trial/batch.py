@@ -45,23 +45,40 @@ class NativeRunner:
     settings: Settings
 
     def run(self, cases: Sequence[Case], on_record: Callable[[Record], None]) -> list[Record]:
-        """Make a trial of each of `cases`, in this order.
+        """Make a trial of each of `cases`, in this order, as `make` describes.
 
-        If this host lacks what only some of the cases need, their trials are lost and the others
-        are made. Each record is appended to the record file before the next trial starts. SIGINT,
-        SIGTERM and SIGHUP end the running trial and everything that it has started. Earlier records
-        are kept.
+        Each record is appended to the record file before the next trial starts.
 
         :param on_record: called with each record after it has been appended.
-        :raise HostError: this host cannot run trials, and no trial was run.
-        :raise BadShape: this host cannot have such a guest.
         :raise RecordNotWritten: a record could not be appended; earlier records are kept.
-        :raise Interrupted: one of the signals arrived.
         """
-        untried = preflight.untried(self.settings, cases)
-        preflight.check(self.settings, [each for each in cases if each not in untried])
-        with ownership.measuring(self.settings.runtime) as owner:
-            return interrupt.run(_run(cases, untried, self.settings, owner, on_record))
+        history = History(self.settings)
+        records = []
+
+        def keep(made: Record) -> None:
+            history.keep(made)
+            records.append(made)
+            on_record(made)
+
+        make(cases, self.settings, keep)
+        return records
+
+
+def make(cases: Sequence[Case], settings: Settings, keep: Callable[[Record], None]) -> None:
+    """Make a trial of each of `cases` on this host, in this order.
+
+    If this host lacks what only some of the cases need, their trials are lost and the others are
+    made. SIGINT, SIGTERM and SIGHUP end the running trial and everything that it has started.
+
+    :param keep: called with each record before the next trial starts; the caller stores it.
+    :raise HostError: this host cannot run trials, and no trial was run.
+    :raise BadShape: this host cannot have such a guest.
+    :raise Interrupted: one of the signals arrived.
+    """
+    untried = preflight.untried(settings, cases)
+    preflight.check(settings, [each for each in cases if each not in untried])
+    with ownership.measuring(settings.runtime) as owner:
+        interrupt.run(_run(cases, untried, settings, owner, keep))
 
 
 async def _run(
@@ -69,8 +86,8 @@ async def _run(
     untried: Mapping[Case, str],
     settings: Settings,
     owner: Run,
-    on_record: Callable[[Record], None],
-) -> list[Record]:
+    keep: Callable[[Record], None],
+) -> None:
     shapes = {case.shape for case in cases}
     found = await features.check(owner, settings.qemu, shapes, Deadline.after(settings.staging_s))
     plan = await _plan(cases, untried, settings, owner, found.version)
@@ -78,16 +95,10 @@ async def _run(
         ManagerName.QEMU: QemuManager(owner),
         ManagerName.LIBVIRT: LibvirtManager(owner, settings.cache),
     }
-    history = History(settings)
-    records = []
     for seq, case in enumerate(cases, start=1):
         then_s = deadline_s(case.then, settings) if case.then else 0.0
         limits = Limits(case.staging_s(settings), case.deadline_s(settings), then_s)
-        made = await trial(plan, managers[case.manager], seq, case, limits)
-        history.keep(made)
-        records.append(made)
-        on_record(made)
-    return records
+        keep(await trial(plan, managers[case.manager], seq, case, limits))
 
 
 def unavailable(scenarios: Collection[ScenarioName], settings: Settings) -> dict[ScenarioName, str]:
