@@ -64,7 +64,16 @@ def version() -> str:
 
     :raise ProgramMissing: QEMU is not installed.
     """
-    output = run_tool([architecture.for_trials().qemu, "--version"])
+    return version_of(architecture.for_trials().qemu)
+
+
+def version_of(program: str) -> str:
+    """The version of a QEMU, in QEMU's own form.
+
+    :raise ProgramMissing: there is no such program.
+    :raise ToolFailed: it is not QEMU.
+    """
+    output = run_tool([program, "--version"])
     return output.partition("\n")[0].removeprefix("QEMU emulator version ")
 
 
