@@ -12,6 +12,7 @@ from bench_lib.cli import (
     completion,
     doctor,
     explain,
+    fleet,
     gate,
     history,
     kernels,
@@ -127,5 +128,6 @@ main.add_command(set_up.set_up)
 main.add_command(explain.explain)
 main.add_command(kernels.kernels)
 main.add_command(lab.lab)
+main.add_command(fleet.fleet)
 main.add_command(history.history)
 main.add_command(completion.completion)

@@ -14,6 +14,11 @@ CERTIFICATE = "cert.pem"
 KEY = "key.pem"
 """The private key of the certificate."""
 
+CA_DAYS = 3650
+"""For how many days a CA is valid, so no certificate is valid for longer."""
+DAYS = 365
+"""For how many days a certificate is valid, if nothing else is asked for."""
+
 
 class Role(StrEnum):
     """What a certificate is for."""

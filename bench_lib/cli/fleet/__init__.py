@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""kickbench fleet: one campaign over many hosts."""
+
+from __future__ import annotations
+
+import click
+
+from bench_lib.cli.fleet import ca
+
+
+@click.group()
+def fleet() -> None:
+    """Measure on many hosts in one campaign.
+
+    A coordinator gives boots to the hosts that have joined it, and keeps all records. All of them
+    have certificates of one CA, and whoever has one of these is root on every host.
+
+    \b
+    Example:
+      kickbench fleet ca ~/fleet --coordinator lab1 --host node1 --user anna
+    """
+
+
+fleet.add_command(ca.ca)
