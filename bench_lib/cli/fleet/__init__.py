@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import click
 
-from bench_lib.cli.fleet import ca
+from bench_lib.cli.fleet import ca, coordinator
 
 
 @click.group()
@@ -16,9 +16,11 @@ def fleet() -> None:
     have certificates of one CA, and whoever has one of these is root on every host.
 
     \b
-    Example:
+    Examples:
       kickbench fleet ca ~/fleet --coordinator lab1 --host node1 --user anna
+      kickbench fleet coordinator --certificates ~/fleet/coordinator
     """
 
 
 fleet.add_command(ca.ca)
+fleet.add_command(coordinator.coordinator)

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The coordinator: one process with Dask's scheduler, which hosts and users connect to."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from distributed import Client, Scheduler
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+import bench_lib
+from bench_lib import record
+from bench_lib.errors import FleetError, FleetRefused, KickbenchError
+from bench_lib.fleet import configuration, security
+from bench_lib.fleet.background import Background
+from bench_lib.fleet.bundle import Role
+from bench_lib.fleet.calls import Calls
+from bench_lib.fleet.engine import Engine
+from bench_lib.fleet.facts import HostFacts
+from bench_lib.fleet.journal import Journal
+from bench_lib.fleet.news import News
+from bench_lib.fleet.plan import Plan
+from bench_lib.fleet.refusals import Refusals
+from bench_lib.fleet.roster import Roster
+from bench_lib.fleet.status import CampaignStatus, FleetStatus
+from bench_lib.record import Kernel
+from bench_lib.settings import Settings
+
+DASHBOARD = "127.0.0.1:8787"
+"""Where Dask's dashboard listens. It has no encryption, and does not ask who looks at it."""
+
+FOLDER = "fleet"
+"""The name of the journal's folder, which is beside the record file."""
+
+PREFIX = "kickbench_"
+"""The prefix of the names of the coordinator's own handlers, beside those of Dask."""
+
+EXTRA = "kickbench"
+"""The name under which workers report their facts when they register."""
+
+
+class Coordinator:
+    """Answers users, and passes on which workers come and go."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        roster: Roster,
+        engine: Engine,
+        settings: Settings,
+        refusals: Refusals,
+        background: Background,
+    ) -> None:
+        self._scheduler = scheduler
+        self._roster = roster
+        self._engine = engine
+        self._records = settings.records
+        self._refusals = refusals
+        self._background = background
+        self._started = datetime.now(UTC).isoformat(timespec="seconds")
+
+    async def status(self) -> FleetStatus:
+        """Return what is known of the fleet."""
+        dashboard = self._scheduler.services.get("dashboard")
+        return FleetStatus(
+            address=str(self._scheduler.address),
+            kickbench=bench_lib.__version__,
+            started=self._started,
+            records=str(self._records),
+            dashboard=f"http://127.0.0.1:{dashboard}/status" if dashboard else None,
+            hosts=self._roster.statuses(),
+            campaigns=self._engine.statuses(),
+            refused=self._refusals.all(),
+        )
+
+    async def submit(self, plan: str) -> CampaignStatus:
+        """Begin a campaign; see `Engine.submit`."""
+        return await self._engine.submit(msgspec.json.decode(plan, type=Plan))
+
+    async def drain(self, host: str, undo: bool) -> None:
+        """Take a host out of use; see `Roster.drain`."""
+        self._roster.drain(host, undo=undo)
+
+    async def records(self, kernels: str) -> list[str]:
+        """Return the records of some kernels, as lines."""
+        wanted = set(msgspec.json.decode(kernels, type=list[Kernel]))
+
+        def read() -> list[str]:
+            found, _ = record.read(self._records)
+            return [record.to_line(each) for each in found if each.kernel in wanted]
+
+        return await asyncio.to_thread(read)
+
+    def answer_users(self) -> None:
+        """Make the scheduler pass on what users ask for."""
+        handlers: dict[str, Callable[..., Awaitable[object]]] = {
+            "status": self.status,
+            "submit": self.submit,
+            "follow": self._engine.follow,
+            "cancel": self._engine.cancel,
+            "drain": self.drain,
+            "records": self.records,
+        }
+        for name, handler in handlers.items():
+            self._scheduler.handlers[f"{PREFIX}{name}"] = _answering(handler)
+
+    def worker_joined(self, address: str) -> None:
+        """Take in a worker, or refuse it."""
+        try:
+            text = self._scheduler.workers[address].extra[EXTRA]
+            facts = msgspec.json.decode(text, type=HostFacts)
+        except (KeyError, TypeError, msgspec.MsgspecError):
+            refused = "It is not a host of this version of kickbench; install the same on both."
+        else:
+            before = self._roster.address_of(facts)
+            recorded = self._engine.has_records_of(facts.name)
+            unfit = self._engine.changed(facts)
+            refused = self._roster.joined(facts, address, unfit, recorded=recorded)
+            if before is not None and not refused:
+                # Dask has not noticed yet that the old connection is dead.
+                self._close(before)
+        if refused:
+            self._refusals.add(address, refused)
+            self._close(address)
+
+    def worker_left(self, address: str) -> None:
+        """Take down that the connection to a worker was lost."""
+        self._roster.left(address)
+
+    def _close(self, address: str) -> None:
+        closing = self._scheduler.remove_worker(address, stimulus_id="kickbench", close=True)
+        self._background.spawn(closing)
+
+
+class _Plugin(SchedulerPlugin):
+    """Passes on which workers come and go."""
+
+    name = "kickbench"
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        self._coordinator.worker_joined(worker)
+
+    def remove_worker(
+        self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any
+    ) -> None:
+        self._coordinator.worker_left(worker)
+
+
+async def serve(settings: Settings, host: str, port: int, on_event: Callable[[str], None]) -> None:
+    """Be the coordinator until a signal ends this.
+
+    :param host: the address to listen on; "" for all.
+    :param on_event: called with a sentence for the operator's log.
+    :raise CertificateUnusable: there is no usable certificate.
+    :raise FleetRefused: another coordinator uses the same history, or the address is taken.
+    :raise FleetError: the journal cannot be used.
+    """
+    secure = security.load(settings.certificates, role=Role.COORDINATOR)
+    dashboard = importlib.util.find_spec("bokeh") is not None
+    configuration.for_coordinator(dashboard=dashboard)
+    journal = Journal(settings.records.parent / FOLDER)
+    with journal.held(), Refusals().collected() as refusals:
+        scheduler = Scheduler(
+            host=host,
+            port=port,
+            protocol="tls",
+            security=secure,
+            dashboard=dashboard,
+            dashboard_address=DASHBOARD if dashboard else configuration.HTTP_ADDRESS,
+        )
+        try:
+            await scheduler
+        except OSError as error:
+            raise FleetRefused(
+                f"{host}:{port} cannot be listened on ({error.strerror}); another coordinator may "
+                "be running. Give another address with --listen."
+            ) from None
+        async with (
+            scheduler,
+            Client(
+                f"tls://127.0.0.1:{scheduler.port}", asynchronous=True, security=secure
+            ) as client,
+        ):
+            news = News()
+            background = Background(on_event)
+            calls = Calls(scheduler, client, news)
+            roster = Roster(calls, journal, news, background, on_event)
+            engine = Engine(calls, roster, journal, news, background, settings, on_event)
+            coordinator = Coordinator(scheduler, roster, engine, settings, refusals, background)
+            coordinator.answer_users()
+            scheduler.add_plugin(_Plugin(coordinator))
+            on_event(f"listening on {scheduler.address}; records go to {settings.records}")
+            engine.start()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await background.stop()
+
+
+def _answering(handler: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[str]]:
+    """Return a handler that answers in JSON: {"value": ...} or {"error": [class, sentence]}."""
+
+    async def answer(version: str, **arguments: Any) -> str:
+        try:
+            if version != bench_lib.__version__:
+                raise FleetRefused(
+                    f"The coordinator runs kickbench {bench_lib.__version__}, and this is "
+                    f"{version}; install the same version on both."
+                )
+            value = await handler(**arguments)
+            return msgspec.json.encode({"value": value}).decode()
+        except KickbenchError as error:
+            name, sentence = type(error).__name__, str(error)
+        except (msgspec.MsgspecError, TypeError) as error:
+            name = FleetError.__name__
+            sentence = f"The coordinator does not understand the request ({error})."
+        return msgspec.json.encode({"error": [name, sentence]}).decode()
+
+    return answer

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The hosts of a fleet: what each may be given to do, and when one is set aside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from bench_lib.fleet.facts import HostFacts
+from bench_lib.fleet.status import HostState, HostStatus
+from bench_lib.fleet.work import Examined, Kind
+from bench_lib.record import Kernel
+
+FAILURES = 3
+"""After so many failed boots in a row a host is set aside."""
+
+DROPS = 10
+"""After so many lost connections in a row, each during work, a host is set aside. It is a larger
+number, because a connection is also lost when someone boots the host."""
+
+CLOCK_OFF_S = 30.0
+"""A host whose clock differs by more is reported. Nothing depends on the clocks of hosts, except
+the times in their records and whether their certificates are valid."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A boot that failed."""
+
+    kernel: Kernel
+    reason: str
+
+
+@dataclass
+class Member:
+    """A host of the fleet.
+
+    :ivar address: the address of its worker; None while it is not connected.
+    :ivar examined: what the doctor found; None until it has run since the host joined.
+    :ivar unfit: why it cannot be used as it is now. It is found out again each time it joins.
+    :ivar aside: why it was set aside. That stays until the operator undoes it.
+    :ivar booting: the release that it was told to boot; None if it was not.
+    :ivar since: when its state last changed, on the monotonic clock.
+    :ivar boots: the boots that it has made, and `lost` how many of their trials were lost.
+    :ivar failed: the boots that have failed since the last one that did not.
+    :ivar drops: the connections that were lost during work since then.
+    """
+
+    facts: HostFacts
+    address: str | None = None
+    examined: Examined | None = None
+    unfit: str | None = None
+    aside: str | None = None
+    drained: bool = False
+    booting: str | None = None
+    since: float = field(default_factory=time.monotonic)
+    boots: int = 0
+    lost: int = 0
+    failed: list[Failure] = field(default_factory=list)
+    drops: int = 0
+    notes: tuple[str, ...] = ()
+
+    def joined(self, facts: HostFacts, address: str, version: str) -> None:
+        """Take down that the host has joined.
+
+        :param version: the coordinator's version of kickbench.
+        """
+        self.facts, self.address, self.examined = facts, address, None
+        self.unfit = _other_version(facts, version)
+        self.since = time.monotonic()
+
+    def left(self) -> None:
+        """Take down that the connection to the host was lost."""
+        self.address = self.examined = None
+        self.since = time.monotonic()
+
+    def was_dropped(self) -> None:
+        """Take down that the connection was lost while the host made a boot."""
+        if self.booting:
+            return
+        self.drops += 1
+        if self.drops >= DROPS:
+            self.set_aside(f"its connection was lost {self.drops} times in a row while it worked")
+
+    def was_examined(self, found: Examined) -> None:
+        """Take down what the doctor found."""
+        self.examined = found
+        self.since = time.monotonic()
+        if found.failure is not None:
+            self.unfit = f"the doctor failed: {found.failure}"
+        elif not set(found.kinds) & set(self.facts.kinds):
+            missing = [each.sentence for each in found.findings if each.status == "missing"]
+            self.unfit = f"the doctor says that no trial can run: {' '.join(missing)}".strip()
+
+    def succeeded(self, lost: int) -> None:
+        """Take down a boot that was made, and how many of its trials were lost."""
+        self.boots += 1
+        self.lost += lost
+        self.failed.clear()
+        self.drops = 0
+
+    def has_failed(self, kernel: Kernel, reason: str) -> None:
+        """Take down a boot that failed; set the host aside if it was one too many."""
+        self.failed.append(Failure(kernel, reason))
+        # A host that can boot other kernels is not to blame for one that fails again and again.
+        same = len({each.kernel for each in self.failed}) == 1
+        if len(self.failed) >= FAILURES and not (same and self.boots):
+            self.set_aside(f"{len(self.failed)} boots failed in a row; the last one: {reason}")
+
+    def set_aside(self, reason: str) -> None:
+        """Take the host out of use."""
+        self.aside = reason
+        self.since = time.monotonic()
+
+    def drain(self) -> None:
+        """Give the host no more work. What it does is finished."""
+        self.drained = True
+        self.since = time.monotonic()
+
+    def boots_into(self, release: str) -> None:
+        """Take down that the host was told to boot a kernel."""
+        self.booting = release
+        self.since = time.monotonic()
+
+    def readmit(self) -> None:
+        """Use the host again, after it was drained or set aside."""
+        self.drained, self.aside = False, None
+        self.failed.clear()
+        self.drops = 0
+        self.since = time.monotonic()
+
+    def obstacle(self, kind: Kind) -> str | None:
+        """Return why the host cannot be given this kind of work now, or None if it can."""
+        if self.aside or self.unfit:
+            return f"is set aside: {self.aside or self.unfit}"
+        if self.drained:
+            return "is drained"
+        if self.address is None:
+            return f"is booting {self.booting}" if self.booting else "is away"
+        if self.booting:
+            return f"is booting {self.booting}"
+        if self.examined is None:
+            return "is being examined by the doctor"
+        if kind not in self.facts.kinds:
+            return f"does not offer {kind} work"
+        if kind not in self.examined.kinds:
+            return f"cannot do {kind} work, as the doctor says"
+        return None
+
+    @property
+    def room(self) -> int:
+        """How many boots the host makes at once."""
+        return max(1, self.facts.room)
+
+    def state(self, *, working: bool) -> HostState:
+        """Return what the host is doing."""
+        if self.aside or (self.unfit and self.address):
+            return HostState.SET_ASIDE
+        if self.booting:
+            return HostState.REBOOTING
+        if self.address is None:
+            return HostState.AWAY
+        if self.drained:
+            return HostState.DRAINED
+        if self.examined is None:
+            return HostState.EXAMINED
+        return HostState.WORKING if working else HostState.READY
+
+    def status(self, doing: Iterable[str], notes: Iterable[str]) -> HostStatus:
+        """Return the host as the coordinator reports it."""
+        doing = tuple(doing)
+        state = self.state(working=bool(doing))
+        return HostStatus(
+            facts=self.facts,
+            state=state,
+            reason=(self.aside or self.unfit) if state is HostState.SET_ASIDE else None,
+            doing=doing,
+            since_s=time.monotonic() - self.since,
+            boots=self.boots,
+            lost=self.lost,
+            failures=len(self.failed),
+            findings=self.examined.findings if self.examined else (),
+            notes=(*self.notes, *notes),
+        )
+
+
+def _other_version(facts: HostFacts, version: str) -> str | None:
+    if facts.kickbench == version:
+        return None
+    return (
+        f"it runs kickbench {facts.kickbench}, and the coordinator {version}; install the same "
+        "version on both"
+    )
+
+
+def clock_note(facts: HostFacts, now_ns: int) -> str | None:
+    """Return a sentence if the clock of a host that joins now is wrong; else None."""
+    off_s = (facts.clock_ns - now_ns) / 1e9
+    if abs(off_s) < CLOCK_OFF_S:
+        return None
+    way = "ahead of" if off_s > 0 else "behind"
+    return (
+        f"Its clock is {abs(off_s):.0f} s {way} the coordinator's; the times in its records are "
+        "wrong by as much."
+    )
+
+
+def differences(facts: HostFacts, others: Iterable[HostFacts]) -> tuple[str, ...]:
+    """Return in what a host differs from all other hosts of the fleet that agree, as sentences.
+
+    Results of different hosts are never combined, so nothing here keeps a host from working.
+    """
+    found = []
+    others = list(others)
+    for what, name in (("QEMU", "qemu"), ("Dask", "dask"), ("Python", "python")):
+        usual = {getattr(each, name) for each in others}
+        here = getattr(facts, name)
+        if len(usual) == 1 and here not in usual:
+            found.append(f"It has {what} {here}; the other hosts have {usual.pop()}.")
+    return tuple(found)
+
+
+def without_clock(facts: HostFacts) -> HostFacts:
+    """Return the facts without the time, which is not worth keeping."""
+    return replace(facts, clock_ns=0)
