@@ -113,5 +113,6 @@ def test_the_page_of_settings_has_the_defaults() -> None:
         "KICKBENCH_CACHE": str(settings.cache).replace(str(Path.home()), "~"),
         "KICKBENCH_LAB_MEMORY": str(settings.lab_memory_mib),
         "KICKBENCH_LAB_BOOT": f"{settings.lab_boot_s:g}",
+        "KICKBENCH_CERTIFICATES": str(settings.certificates),
         "KICKBENCH_RUNTIME": str(settings.runtime),
     }

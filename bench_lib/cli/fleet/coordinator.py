@@ -33,7 +33,7 @@ def coordinator(listen: str, settings: Settings) -> None:
     \b
     Examples:
       kickbench fleet coordinator
-      kickbench fleet coordinator --listen 192.0.2.1:8786 --certificates fleet-ca/coordinator
+      kickbench fleet coordinator --listen lab1:8786 --certificates ca/coordinator
 
     Whoever has a certificate of the CA is root on every host. Let only hosts and users reach the
     port.
