@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import click
 
-from bench_lib.cli.fleet import ca, coordinator
+from bench_lib.cli.fleet import ca, coordinator, join
 
 
 @click.group()
@@ -19,8 +19,10 @@ def fleet() -> None:
     Examples:
       kickbench fleet ca ~/fleet --coordinator lab1 --host node1 --user anna
       kickbench fleet coordinator --certificates ~/fleet/coordinator
+      kickbench fleet join lab1
     """
 
 
 fleet.add_command(ca.ca)
 fleet.add_command(coordinator.coordinator)
+fleet.add_command(join.join)
