@@ -36,6 +36,20 @@ def duration(ns: int) -> str:
     return f"{ns / NS_PER_S:.1f} s"
 
 
+def span(seconds: float) -> str:
+    """Return a time that people wait, in one or two units: 42 s, 12 min, 3 h 5 min, 2 d 4 h."""
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
+
+
 def wait(value: Wait | None) -> str:
     """Return a wait; "> 5.0 s" if there was no answer, and "-" if nothing was measured."""
     if value is None:
