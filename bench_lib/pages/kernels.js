@@ -16,6 +16,7 @@ const kickbench = (() => {
 
   const filter = element("filter", HTMLInputElement);
   const family = element("family", HTMLSelectElement);
+  const host = element("host", HTMLSelectElement);
   const table = element("matrix", HTMLTableElement);
   const against = element("against", HTMLSelectElement);
 
@@ -23,6 +24,8 @@ const kickbench = (() => {
   let data = { history: false, columns: [], rows: [] };
   /** @type {Row[]} */
   let shown = [];
+  /** @type {string[]} the names of all hosts, sorted */
+  let hosts = [];
   /** @type {number[]} the numbers of the columns of the chosen family */
   let columns = [];
   /** @type {{ row: Row, number: number } | null} the chosen row, and the number of the chosen column */
@@ -51,6 +54,16 @@ const kickbench = (() => {
   /** @param {number} number */
   const columnName = (number) => `${data.columns[number].request} in ${data.columns[number].place}`;
 
+  /**
+   * Names the host of a row, after these words, if the page has rows of several hosts.
+   * @param {string} words
+   * @param {Row} row
+   */
+  const ifSeveral = (words, row) => (hosts.length > 1 ? `${words}${row.machine}` : "");
+
+  /** @param {Row} row */
+  const shortName = (row) => `${row.release}${ifSeveral(" on ", row)}`;
+
   /** @param {Row} row */
   const rowName = (row) => `${row.release}, ${row.kind} (${row.accelerator}) on ${row.machine}`;
 
@@ -74,7 +87,7 @@ const kickbench = (() => {
       `${SIGNS[kind]} ${medianOf(cell)}`,
       make("small", {}, `${cell.hung}/${cell.total - cell.lost} hung${othersOf(cell)}`),
     );
-    button.setAttribute("aria-label", `${row.release}, ${columnName(number)}: ${kind}, median ${medianOf(cell)}, ${cell.hung} of ${cell.total - cell.lost} hung${othersOf(cell)}`);
+    button.setAttribute("aria-label", `${row.release}, ${columnName(number)}: ${kind}, median ${medianOf(cell)}, ${cell.hung} of ${cell.total - cell.lost} hung${othersOf(cell)}${ifSeveral(", on ", row)}`);
     td.append(button);
     return td;
   };
@@ -84,7 +97,14 @@ const kickbench = (() => {
     make(
       "tr",
       {},
-      make("th", { scope: "row", title: row.version }, row.release, make("small", {}, `${row.kind} (${row.accelerator}), ${count(row.boots, "boot")}`)),
+      make(
+        "th",
+        { scope: "row", title: [row.version, ...row.machine_ids.map((id) => `machine ${id}`)].join("\n") },
+        row.release,
+        ...(hosts.length > 1 ? [make("small", { class: "machine" }, row.machine)] : []),
+        ...(row.machine_ids.length > 1 ? [make("small", { class: "warning" }, `${row.machine_ids.length} machines of this name`)] : []),
+        make("small", {}, `${row.kind} (${row.accelerator}), ${count(row.boots, "boot")}`),
+      ),
       ...columns.map((number) => cellOf(row, number)),
     );
 
@@ -108,14 +128,30 @@ const kickbench = (() => {
     table.createTHead().replaceChildren(...rows);
   };
 
-  /** Shows the rows that have every word of the filter. */
+  /**
+   * The number of kernels of rows. A kernel has a row for each of its hosts.
+   * @param {Row[]} rows
+   */
+  const kernelsOf = (rows) => new Set(rows.map((row) => `${row.release}\n${row.version}`)).size;
+
+  /** @param {Row[]} rows */
+  const hostsOf = (rows) => [...new Set(rows.map((row) => row.machine))].sort((one, other) => one.localeCompare(other, "en", { numeric: true }));
+
+  /** How many kernels are shown, and how many hosts if there are several. */
+  const countShown = () => {
+    const kernels = `${kernelsOf(shown)} of ${kernelsOf(data.rows)} kernels`;
+    return hosts.length > 1 ? `${kernels}, ${hostsOf(shown).length} of ${hosts.length} hosts` : kernels;
+  };
+
+  /** Shows the rows of the chosen host, or of all, that have every word of the filter. */
   const render = () => {
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     shown = data.rows.filter((row) => {
+      if (host.value && row.machine !== host.value) return false;
       const text = `${row.release} ${row.stream} ${row.kind} ${row.accelerator} ${row.machine}`.toLowerCase();
       return words.every((word) => text.includes(word));
     });
-    byId("count").textContent = `${shown.length} of ${data.rows.length} kernels`;
+    byId("count").textContent = countShown();
     const body = table.tBodies[0];
     const mine = shown;
     body.replaceChildren();
@@ -212,7 +248,7 @@ const kickbench = (() => {
     button.setAttribute("aria-selected", "true");
     selected = { row, number };
     byId("detail").hidden = false;
-    byId("what").textContent = `${columnName(number)}: ${row.release}`;
+    byId("what").textContent = `${columnName(number)}: ${shortName(row)}`;
     byId("evidence").replaceChildren(make("p", { class: "hint" }, "Choose a trial."));
     byId("summary").textContent = "";
     for (const place of ["reasons", "dots", "survival"]) byId(place).replaceChildren();
@@ -261,8 +297,18 @@ const kickbench = (() => {
     const others = data.rows.filter((each) => each !== row && each.cells[number]);
     const index = data.rows.indexOf(row);
     const before = others.filter((each) => data.rows.indexOf(each) < index && each.accelerator === row.accelerator && each.machine === row.machine);
-    against.replaceChildren(...others.map((each) => make("option", { value: each.id }, rowName(each))));
-    against.value = (before.at(-1) ?? others[0])?.id ?? "";
+    /** @param {Row[]} rows */
+    const options = (rows) => rows.map((each) => make("option", { value: each.id }, rowName(each)));
+    const here = others.filter((each) => each.machine === row.machine);
+    const elsewhere = others.filter((each) => each.machine !== row.machine);
+    const groups = [
+      { label: `on ${row.machine}`, rows: here },
+      { label: "on other hosts", rows: elsewhere },
+    ].filter(({ rows }) => rows.length);
+    against.replaceChildren(
+      ...(elsewhere.length ? groups.map(({ label, rows }) => make("optgroup", { label }, ...options(rows))) : options(here)),
+    );
+    against.value = (before.at(-1) ?? here[0] ?? others[0])?.id ?? "";
   };
 
   /**
@@ -276,7 +322,7 @@ const kickbench = (() => {
     const finish = (theirs) => {
       const two = plots.drawSurvival(trials, theirs);
       byId("against-title").textContent =
-        other && two ? `Still waiting: ${row.release} (solid) and ${other.release} (dashed)` : `Still waiting: ${row.release}`;
+        other && two ? `Still waiting: ${shortName(row)} (solid) and ${shortName(other)} (dashed)` : `Still waiting: ${shortName(row)}`;
     };
     if (!other) {
       finish([]);
@@ -337,6 +383,29 @@ const kickbench = (() => {
     );
   };
 
+  // The chosen host, which the address of the page keeps
+
+  const HOST = "host";
+
+  const addressed = () => new URLSearchParams(location.hash.slice(1));
+
+  /** Shows the rows of the host that the address names; of all if it names none that is known. */
+  const readHost = () => {
+    const named = addressed().get(HOST) ?? "";
+    host.value = hosts.includes(named) ? named : "";
+    render();
+  };
+
+  /** Shows the rows of the chosen host, and puts it into the address. */
+  const chooseHost = () => {
+    const address = addressed();
+    if (host.value) address.set(HOST, host.value);
+    else address.delete(HOST);
+    // A page that was opened from a file may change only this part of its address.
+    location.replace(`#${address}`);
+    render();
+  };
+
   // The functions that the data scripts call
 
   /** @param {PackedCell | null} cell */
@@ -350,14 +419,21 @@ const kickbench = (() => {
     data = { ...given, rows: given.rows.map((row) => ({ ...row, cells: row.cells.map(unpack) })) };
     family.append(...families().map((name) => make("option", { value: name }, name)));
     byId("families").hidden = families().length < 2;
+    hosts = hostsOf(data.rows);
+    host.append(...hosts.map((name) => make("option", { value: name }, name)));
+    byId("hosts").hidden = hosts.length < 2;
     renderHead();
     for (const each of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(".legend li"))) each.dataset.sign = `${SIGNS[each.className]} `;
-    render();
+    readHost();
     if (!data.rows.length) byId("count").textContent = "No trials are recorded yet.";
     filter.addEventListener("input", render);
     family.addEventListener("change", () => {
       renderHead();
       render();
+    });
+    host.addEventListener("change", chooseHost);
+    addEventListener("hashchange", () => {
+      if ((addressed().get(HOST) ?? "") !== host.value) readHost();
     });
     table.addEventListener("keydown", move);
     table.addEventListener("click", (event) => {

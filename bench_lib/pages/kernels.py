@@ -130,6 +130,7 @@ def _row(
         "kind": host.kind,
         "accelerator": host.accelerator,
         "machine": host.machine,
+        "machine_ids": sorted({each.machine_id for each in records if each.machine_id}),
         "boots": len({each.boot_id for each in records if each.boot_id}),
         "cells": [_cell(rows[column]) if column in rows else None for column in columns],
     }

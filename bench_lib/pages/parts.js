@@ -30,7 +30,8 @@
  * @property {string} stream
  * @property {string} kind
  * @property {string} accelerator
- * @property {string} machine
+ * @property {string} machine the name of the host
+ * @property {string[]} machine_ids the ids of the machines of that name; none in older records
  * @property {number} boots
  * @property {(C | null)[]} cells one per column
  */

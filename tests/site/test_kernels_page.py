@@ -344,6 +344,8 @@ def test_the_page_can_be_used_with_the_keyboard_alone(browser: Browser, site: Pa
 
     one(browser, "#filter").click()
     press(Keys.TAB)
+    assert browser.run("return document.activeElement.id") == "host"
+    press(Keys.TAB)
     assert focused().startswith(f"{HUNG}, stop in idle")
     press(Keys.ARROW_RIGHT)
     assert focused().startswith(f"{HUNG}, stop in blackhole")
@@ -360,10 +362,105 @@ def test_the_page_can_be_used_with_the_keyboard_alone(browser: Browser, site: Pa
 def test_the_filter_keeps_the_kernels_with_all_its_words(browser: Browser, site: Path) -> None:
     open_page(browser, site.as_uri() + "/index.html")
     one(browser, "#filter").send_keys("debian 6.12")
-    wait(browser, lambda: one(browser, "#count").text == "1 of 3 kernels")
+    wait(browser, lambda: one(browser, "#count").text == "1 of 3 kernels, 1 of 2 hosts")
     assert [each.text for each in every(browser, "#matrix tbody th")] == [
-        f"{FINE}\nnative (kvm), 2 boots"
+        f"{FINE}\nsomewhere\nnative (kvm), 2 boots"
     ]
+
+
+def on(machine: str, made: Record) -> Record:
+    """The record of another host, which needed twice as long there."""
+    host = dataclasses.replace(made.host, machine=machine)
+    latency_ns = None if made.latency_ns is None else 2 * made.latency_ns
+    return dataclasses.replace(made, host=host, latency_ns=latency_ns)
+
+
+@pytest.fixture
+def two_hosts(history: Path, publish: Publish) -> str:
+    """The address of a page with two kernels on each of two hosts."""
+    here = [each for each in records() if each.kernel.release in {HUNG, FINE}]
+    there = [on("host-10", each) for each in here]
+    return publish_alone(history, publish, *here, *there)
+
+
+def rows(browser: Browser) -> list[tuple[str, str]]:
+    """The release and the host of each row."""
+    texts = [each.text.splitlines() for each in every(browser, "#matrix tbody th")]
+    return [(release, machine) for release, machine, _ in texts]
+
+
+def test_each_row_names_its_host_and_one_host_can_be_chosen(
+    browser: Browser, two_hosts: str
+) -> None:
+    open_page(browser, two_hosts)
+    assert rows(browser) == [
+        (HUNG, "host-10"), (HUNG, "somewhere"), (FINE, "host-10"), (FINE, "somewhere"),
+    ]  # fmt: skip
+    assert one(browser, "#count").text == "2 of 2 kernels, 2 of 2 hosts"
+    chosen = Select(one(browser, "#host"))
+    assert [each.text for each in chosen.options] == ["all", "host-10", "somewhere"]
+    chosen.select_by_visible_text("host-10")
+    assert rows(browser) == [(HUNG, "host-10"), (FINE, "host-10")]
+    assert one(browser, "#count").text == "2 of 2 kernels, 1 of 2 hosts"
+    assert cell(browser, FINE, "idle").text.startswith("✓ 5.10 ms")
+    chosen.select_by_visible_text("all")
+    assert len(rows(browser)) == 4
+
+
+def test_the_address_keeps_the_chosen_host(browser: Browser, two_hosts: str) -> None:
+    open_page(browser, two_hosts)
+    Select(one(browser, "#host")).select_by_visible_text("somewhere")
+    address = browser.driver.current_url
+    assert address.endswith("#host=somewhere")
+    browser.driver.get("about:blank")
+    open_page(browser, address)
+    assert Select(one(browser, "#host")).first_selected_option.text == "somewhere"
+    assert {machine for _, machine in rows(browser)} == {"somewhere"}
+    browser.run("location.hash = '#host=host-10'")
+    wait(browser, lambda: {machine for _, machine in rows(browser)} == {"host-10"})
+    browser.run("location.hash = '#host=gone'")
+    wait(browser, lambda: len(rows(browser)) == 4)
+
+
+def test_a_kernel_is_compared_with_one_of_its_own_host_first(
+    browser: Browser, two_hosts: str
+) -> None:
+    open_page(browser, two_hosts + "#host=somewhere")
+    cell(browser, FINE, "blackhole").click()
+    wait(browser, lambda: every(browser, "#survival .line"))
+    assert one(browser, "#what").text == f"stop in blackhole: {FINE} on somewhere"
+    title = f"Still waiting: {FINE} on somewhere (solid) and {HUNG} on somewhere (dashed)"
+    assert one(browser, "#against-title").text == title
+    against = Select(one(browser, "#against"))
+    assert against.first_selected_option.text == f"{HUNG}, native (kvm) on somewhere"
+    groups = every(browser, "#against optgroup")
+    assert [each.get_attribute("label") for each in groups] == ["on somewhere", "on other hosts"]
+    assert [each.text for each in against.options] == [
+        f"{HUNG}, native (kvm) on somewhere",
+        f"{HUNG}, native (kvm) on host-10",
+        f"{FINE}, native (kvm) on host-10",
+    ]
+
+
+def test_a_row_of_two_machines_of_one_name_says_so(
+    browser: Browser, history: Path, publish: Publish
+) -> None:
+    made = [dataclasses.replace(make(), machine_id=each) for each in ("c0ffee", "0b5e55ed")]
+    open_page(browser, publish_alone(history, publish, *made))
+    (head,) = every(browser, "#matrix tbody th")
+    assert "2 machines of this name" in head.text
+    title = (head.get_attribute("title") or "").splitlines()
+    assert title == [made[0].kernel.version, "machine 0b5e55ed", "machine c0ffee"]
+
+
+def test_a_page_of_one_host_does_not_offer_hosts(
+    browser: Browser, history: Path, publish: Publish
+) -> None:
+    open_page(browser, publish_alone(history, publish, make()))
+    assert not one(browser, "#hosts").is_displayed()
+    assert one(browser, "#count").text == "1 of 1 kernels"
+    (head,) = every(browser, "#matrix tbody th")
+    assert head.text == "6.1.0-56-amd64\nnative (kvm), 1 boot"
 
 
 def test_no_text_of_a_record_becomes_markup(browser: Browser, site: Path) -> None:
