@@ -33,7 +33,7 @@ from bench_lib.errors import CannotCompare, KickbenchError
 from bench_lib.record import SCHEMA, Host, Kernel, Outcome, Record, ScenarioName
 from bench_lib.settings import Settings
 from bench_lib.verdict import gate
-from bench_lib.verdict.gate import Verdict
+from bench_lib.verdict.comparison import Verdict
 from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
 
 STEP_NS = 100_000_000

@@ -36,7 +36,8 @@ from bench_lib.settings import Settings
 from bench_lib.units import NS_PER_S
 from bench_lib.verdict import gate as judging
 from bench_lib.verdict import junit, summary
-from bench_lib.verdict.gate import Gate, Verdict
+from bench_lib.verdict.comparison import Verdict
+from bench_lib.verdict.gate import Gate
 from bench_lib.verdict.matching import check_alike
 from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The verdict of the gate: a table per host, the reasons, and a sentence."""
+"""The verdict of the gate: a table per host, the reasons, a line per host, and a sentence."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bench_lib.present.words import count, in_one_line, wait
+from bench_lib.verdict.comparison import Comparison, Verdict
 from bench_lib.verdict.effect import Ratio
-from bench_lib.verdict.gate import Comparison, Gate, Verdict
+from bench_lib.verdict.gate import Gate
 from bench_lib.verdict.matching import host_name
 from bench_lib.verdict.tested import KernelCounts
 
@@ -25,7 +26,7 @@ VERDICT_STYLE = {
 
 
 def gate(console: Console, found: Gate) -> None:
-    """Print a table for each host, the reasons of rows that did not pass, and the verdict."""
+    """Print a table for each host, the reasons of rows that did not pass, and the verdicts."""
     for host in dict.fromkeys(row.key.host for row in found.rows):
         console.print(
             f"\n[bold]{escape(found.base.release)} -> {escape(found.candidate.release)}[/], "
@@ -75,6 +76,10 @@ def gate(console: Console, found: Gate) -> None:
     if found.unread:
         text = f"{count(found.unread, 'line')} of the record file could not be read."
         console.print(Text(text, "yellow"), soft_wrap=True)
+    if len(found.hosts) > 1:
+        for each_host in found.hosts:
+            style = VERDICT_STYLE[each_host.verdict]
+            console.print(Text(str(each_host), style), soft_wrap=True)
     console.print(
         Text(f"{found.verdict}: {found.sentence}", VERDICT_STYLE[found.verdict]), soft_wrap=True
     )

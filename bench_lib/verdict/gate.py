@@ -6,66 +6,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
-from bench_lib.record import FAILED, Host, Kernel, Key, Record
+from bench_lib.record import Host, Kernel, Record
 from bench_lib.units import NS_PER_S
 from bench_lib.verdict import inference
 from bench_lib.verdict.by_boot import hanging_boots
+from bench_lib.verdict.by_host import HostVerdict, alone, by_host, not_ruled_out
+from bench_lib.verdict.comparison import Comparison, Verdict, boots_needed, overall
 from bench_lib.verdict.doubts import doubts, refuses_more
 from bench_lib.verdict.effect import Ratio, ratio
 from bench_lib.verdict.matching import Untried, host_name, matched
-from bench_lib.verdict.mixes import Mixes
 from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
-from bench_lib.verdict.tested import KernelCounts, Tested, tested
-
-
-class Verdict(StrEnum):
-    """Whether the candidate may be rolled out."""
-
-    PASS = "pass"  # noqa: S105  # This is not a password.
-    FAIL = "fail"
-    INCONCLUSIVE = "inconclusive"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The comparison of two kernels by the trials of one key.
-
-    Each p value is adjusted for all tests of the gate, and None if the test was not made.
-
-    :ivar ratio: how many times as long the candidate takes; None if nothing was scored, or if times
-        are not compared, because the trials were emulated or their vCPUs stuck on other paths.
-    :ivar hang_bound: the largest share of the candidate's boots with a hang that is not ruled out.
-    :ivar limit_ns: the absolute limit that was applied; None if there is none.
-    :ivar reasons: the reasons for the verdict, in words.
-    :ivar boots_needed: boots per kernel that would settle the verdict; None if it is settled, or if
-        no number is known to settle it.
-    :ivar mixes: the paths on which vCPUs were stuck, if that differed between trials.
-    """
-
-    key: Key
-    base: KernelCounts
-    candidate: KernelCounts
-    ratio: Ratio | None
-    hang_bound: float | None
-    p_hangs: float | None
-    p_refusals: float | None
-    p_slower: float | None
-    p_stalls: float | None
-    p_late: float | None
-    limit_ns: int | None
-    verdict: Verdict
-    reasons: tuple[str, ...]
-    boots_needed: int | None
-    mixes: Mixes | None
+from bench_lib.verdict.tested import Tested, tested
 
 
 @dataclass(frozen=True)
 class Gate:
-    """The verdict over all rows.
+    """The verdict over all rows. A candidate that fails on one host fails.
 
     :ivar sentence: the verdict in words.
+    :ivar hosts: the verdict of each host on which both kernels were tried.
     :ivar left_out: hosts on which only one of the kernels was measured.
     :ivar notes: settings that differ between the kernels and may be their choice, in words.
     :ivar unread: number of lines of the record file that could not be read. They may hold trials of
@@ -79,6 +39,7 @@ class Gate:
     sentence: str
     emulated: bool
     rows: tuple[Comparison, ...]
+    hosts: tuple[HostVerdict, ...]
     left_out: tuple[Host, ...]
     notes: tuple[str, ...] = ()
     unread: int = 0
@@ -87,9 +48,7 @@ class Gate:
     @property
     def boots_needed(self) -> int | None:
         """Boots per kernel that would settle all rows; None if no number is known to."""
-        needed = [each.boots_needed for each in self.rows if each.verdict is Verdict.INCONCLUSIVE]
-        known = [each for each in needed if each is not None]
-        return max(known) if known and len(known) == len(needed) else None
+        return boots_needed(self.rows)
 
 
 def compare(
@@ -115,11 +74,12 @@ def compare(
     ):
         row.p[name] = adjusted
     rows = tuple(_judged(row, terms, len(places)) for row in tested_keys)
-    verdict = _overall(rows)
-    sentence = _sentence(base, candidate, verdict, rows)
-    doubt = _missed(found.missed) or _alone(found.alone)
+    hosts = by_host(rows, found)
+    verdict = overall(each.verdict for each in hosts)
+    sentence = _sentence(base, candidate, verdict, hosts)
+    doubt = alone([each for host in found.left_out for each in found.alone.get(host, [])])
     if verdict is Verdict.PASS and doubt:
-        verdict, sentence = Verdict.INCONCLUSIVE, _not_known(base, candidate, doubt)
+        verdict, sentence = Verdict.INCONCLUSIVE, _not_known(base, candidate, f"{doubt}.")
     return Gate(
         base,
         candidate,
@@ -127,30 +87,11 @@ def compare(
         sentence,
         any(row.emulated for row in tested_keys),
         rows,
+        hosts,
         found.left_out,
         found.notes,
         unread,
         found.untried,
-    )
-
-
-def _missed(missed: Sequence[Key]) -> str | None:
-    """Return what speaks against a pass if only the baseline was tried with some keys."""
-    if not missed:
-        return None
-    more = f" (and {len(missed) - 1} more)" if len(missed) > 1 else ""
-    return f"{missed[0].name}: the baseline was measured, and the candidate was not tried{more}"
-
-
-def _alone(alone: Sequence[Record]) -> str | None:
-    """Return what speaks against a pass in trials for which the baseline was not measured."""
-    bad = [each for each in alone if each.outcome in FAILED or each.damaged]
-    if not bad:
-        return None
-    where = ", ".join(sorted({f"{each.key.place} on {host_name(each.host)}" for each in bad}))
-    return (
-        f"{len(bad)} of its {len(alone)} trials where the baseline was not measured hung, died or "
-        f"damaged memory ({where})"
     )
 
 
@@ -223,33 +164,47 @@ def _failures(row: Tested, terms: Terms) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _overall(rows: Sequence[Comparison]) -> Verdict:
-    verdicts = {row.verdict for row in rows}
-    for each in (Verdict.FAIL, Verdict.INCONCLUSIVE):
-        if each in verdicts:
-            return each
-    return Verdict.PASS
-
-
-def _sentence(base: Kernel, candidate: Kernel, verdict: Verdict, rows: Sequence[Comparison]) -> str:
-    """Return the verdict in one sentence, the last line of the output."""
-    deciding = [row for row in rows if row.verdict is verdict]
+def _sentence(
+    base: Kernel, candidate: Kernel, verdict: Verdict, hosts: Sequence[HostVerdict]
+) -> str:
+    """Return the verdict in words, the last line of the output."""
+    several = len(hosts) > 1
     if verdict is Verdict.PASS:
-        bound = max(row.hang_bound or 0.0 for row in rows)
+        count = sum(each.comparisons for each in hosts)
+        where = f"on {len(hosts)} of {len(hosts)} hosts, " if several else ""
         return (
-            f"{candidate.release} may follow {base.release}: in {len(rows)} of {len(rows)} "
-            f"comparisons it is no worse; hangs in up to {bound:.0%} of boots are not ruled out."
+            f"{candidate.release} may follow {base.release}: {where}in {count} of {count} "
+            f"comparisons it is no worse; {not_ruled_out(hosts)}."
         )
+    deciding = [each for each in hosts if each.verdict is verdict]
     first = deciding[0]
-    why = f"{first.key.name}: {'; '.join(first.reasons)}"
-    more = f" (and {len(deciding) - 1} more)" if len(deciding) > 1 else ""
+    why = f"{first.reason}."
+    if several:
+        why = f"it {_where(hosts)}. On {host_name(first.host)}: {why}"
     if verdict is Verdict.FAIL:
-        return f"{candidate.release} must not follow {base.release}: {why}{more}."
-    needed = [row.boots_needed for row in deciding]
+        return f"{candidate.release} must not follow {base.release}: {why}"
+    needed = [each.boots_needed for each in deciding]
     enough = max((each for each in needed if each is not None), default=None)
-    settle = f" {enough} boots per kernel would settle it." if enough and None not in needed else ""
-    return f"{_not_known(base, candidate, why + more)}{settle}"
+    on_each = " on each host" if several else ""
+    settle = f" {enough} boots per kernel{on_each} would settle it."
+    return _not_known(base, candidate, why) + (settle if enough and None not in needed else "")
+
+
+def _where(hosts: Sequence[HostVerdict]) -> str:
+    """Return in words on which of several hosts the candidate did not pass."""
+    parts = []
+    for verdict, text in (
+        (Verdict.FAIL, "fails on"),
+        (Verdict.INCONCLUSIVE, "is inconclusive on"),
+    ):
+        if names := [host_name(each.host) for each in hosts if each.verdict is verdict]:
+            parts.append(f"{text} {', '.join(names)}")
+    passed = sum(each.verdict is Verdict.PASS for each in hosts)
+    if passed:
+        parts.append(f"passes on {passed} of {len(hosts)} hosts")
+    *others, last = parts
+    return f"{', '.join(others)}, and {last}" if others else last
 
 
 def _not_known(base: Kernel, candidate: Kernel, why: str) -> str:
-    return f"Whether {candidate.release} may follow {base.release} is not known yet: {why}."
+    return f"Whether {candidate.release} may follow {base.release} is not known yet: {why}"

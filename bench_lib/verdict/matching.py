@@ -78,8 +78,8 @@ class Matches:
     """All matches of two kernels.
 
     :ivar left_out: hosts on which only one of the kernels was measured.
-    :ivar alone: the candidate's records that have no counterpart: those on such hosts, and those of
-        keys that were not tried under the baseline.
+    :ivar alone: the candidate's records that have no counterpart, by host: those on such hosts, and
+        those of keys that were not tried under the baseline.
     :ivar notes: settings that differ between the kernels and may be their choice, in words.
     :ivar untried: the trials that were not tried under either kernel.
     :ivar missed: the keys that only the baseline was tried with.
@@ -87,7 +87,7 @@ class Matches:
 
     matches: tuple[Match, ...]
     left_out: tuple[Host, ...]
-    alone: tuple[Record, ...]
+    alone: dict[Host, list[Record]]
     notes: tuple[str, ...]
     untried: tuple[Untried, ...]
     missed: tuple[Key, ...]
@@ -174,15 +174,14 @@ def matched(
     if not whatever_differs:
         for match in matches:
             _check_match(match)
+    alone: dict[Host, list[Record]] = {}
+    for key, made in by_key[1].items():
+        if key.host not in both or key in lacking[1]:
+            alone.setdefault(key.host, []).extend(made)
     return Matches(
         matches,
         tuple(sorted((hosts[0] | hosts[1]) - both, key=host_name)),
-        tuple(
-            each
-            for key, found in by_key[1].items()
-            if key.host not in both or key in lacking[1]
-            for each in found
-        ),
+        alone,
         _notes(matches),
         untried,
         tuple(lacking[0]),

@@ -30,7 +30,8 @@ from bench_lib.record import (
 )
 from bench_lib.units import NS_PER_S
 from bench_lib.verdict import gate, junit
-from bench_lib.verdict.gate import Gate, Verdict
+from bench_lib.verdict.comparison import Verdict
+from bench_lib.verdict.gate import Gate
 from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
 from tests.make import record as make
 
@@ -518,6 +519,124 @@ def test_hosts_that_measured_only_one_kernel_are_left_out_and_named() -> None:
     assert found.left_out == (NATIVE,)
 
 
+A, B, C, D = (Host("lab", "tcg", f"host-{letter}") for letter in "abcd")
+
+
+def on(host: Host, *made: Sequence[Record]) -> list[Record]:
+    """Records of another host, and of boots of its own."""
+    return [
+        dataclasses.replace(each, host=host, boot_id=f"{host.machine} {each.boot_id}")
+        for records in made
+        for each in records
+    ]
+
+
+def test_a_kernel_that_fails_on_one_host_fails_and_the_hosts_are_named() -> None:
+    found = judged(
+        [
+            *on(A, steady(OLD, 6), steady(NEW, 6)),
+            *on(B, steady(OLD, 6), hanging(NEW, 6)),
+            *on(C, steady(OLD, 2), steady(NEW, 2)),
+            *on(D, steady(OLD, 6)),
+        ]
+    )
+    assert found.verdict is Verdict.FAIL
+    assert [(each.host, each.verdict) for each in found.hosts] == [
+        (A, Verdict.PASS),
+        (B, Verdict.FAIL),
+        (C, Verdict.INCONCLUSIVE),
+    ]
+    assert found.left_out == (D,)
+    assert found.sentence == (
+        "6.1.0-56-amd64 must not follow 6.1.0-55-amd64: it fails on host-b (lab, tcg), is "
+        "inconclusive on host-c (lab, tcg), and passes on 1 of 3 hosts. On host-b (lab, tcg): "
+        "stop in blackhole: hangs more often; has no answer within 5 s."
+    )
+    assert [str(each) for each in found.hosts] == [
+        "host-a (lab, tcg): pass: in 1 of 1 comparisons it is no worse; hangs in up to 39% of "
+        "boots are not ruled out.",
+        "host-b (lab, tcg): fail: stop in blackhole: hangs more often; has no answer within 5 s.",
+        "host-c (lab, tcg): inconclusive: stop in blackhole: up to 78% of boots may still hang. "
+        "5 boots per kernel would settle it.",
+    ]
+
+
+def test_a_kernel_passes_only_if_it_passes_on_every_host() -> None:
+    there = on(A, steady(OLD, 6), steady(NEW, 6))
+    found = judged([*there, *on(B, steady(OLD, 6), steady(NEW, 6))])
+    assert found.verdict is Verdict.PASS
+    assert "on 2 of 2 hosts, in 2 of 2 comparisons it is no worse" in found.sentence
+    found = judged([*there, *on(B, steady(OLD, 2), steady(NEW, 2))])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.sentence == (
+        "Whether 6.1.0-56-amd64 may follow 6.1.0-55-amd64 is not known yet: it is inconclusive on "
+        "host-b (lab, tcg), and passes on 1 of 2 hosts. On host-b (lab, tcg): stop in blackhole: "
+        "up to 78% of boots may still hang. 5 boots per kernel on each host would settle it."
+    )
+
+
+def test_the_boots_of_two_hosts_are_never_added_up() -> None:
+    """Three boots cannot pass, and three boots of each of two hosts are not six."""
+    made = [*on(A, steady(OLD, 3), steady(NEW, 3)), *on(B, steady(OLD, 3), steady(NEW, 3))]
+    assert [each.verdict for each in judged(made).hosts] == [Verdict.INCONCLUSIVE] * 2
+
+
+def test_all_tests_of_all_hosts_are_adjusted_together() -> None:
+    """What is significant on the only host may be chance on one of twenty."""
+    bad = [*boots(OLD, *[[1.0]] * 6), *boots(NEW, *[[None]] * 4, [1.0], [1.0])]
+    terms = Terms(limits_ns={})
+    assert judged(on(A, bad), terms).verdict is Verdict.FAIL
+    hosts = [Host("lab", "tcg", f"host-{number}") for number in range(19)]
+    fine = [each for host in hosts for each in on(host, steady(OLD, 6), steady(NEW, 6))]
+    found = judged([*on(A, bad), *fine], terms)
+    assert [each.verdict for each in found.hosts] == [Verdict.INCONCLUSIVE] + [Verdict.PASS] * 19
+
+
+def test_a_case_that_a_host_could_not_try_keeps_that_host_from_passing() -> None:
+    found = judged(
+        [
+            *on(A, steady(OLD, 6), steady(NEW, 6)),
+            *on(B, steady(OLD, 6), steady(NEW, 6), untried(NEW)),
+            *on(B, hanging(OLD, 6, scenario=ScenarioName.FUSE_HOLD)),
+        ]
+    )
+    assert [each.verdict for each in found.hosts] == [Verdict.PASS, Verdict.INCONCLUSIVE]
+    assert found.hosts[1].boots_needed is None
+    assert "On host-b (lab, tcg): stop in fuse-hold: the baseline was measured" in found.sentence
+
+
+def test_hangs_where_only_the_candidate_was_measured_do_not_pass_whatever_differs() -> None:
+    records = [
+        *on(A, steady(OLD, 6), steady(NEW, 6), untried(OLD)),
+        *on(B, hanging(NEW, 6, scenario=ScenarioName.FUSE_HOLD)),
+    ]
+    found = judged(records, whatever_differs=True)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "fuse-hold on host-b (lab, tcg)" in found.sentence
+
+
+def test_junit_has_a_suite_per_host_and_one_for_the_whole() -> None:
+    found = judged(
+        [
+            *on(A, steady(OLD, 6), steady(NEW, 6)),
+            *on(B, steady(OLD, 6), steady(NEW, 6), untried(NEW)),
+            *on(B, hanging(OLD, 6, scenario=ScenarioName.FUSE_HOLD)),
+            *on(C, steady(OLD, 6), hanging(NEW, 6)),
+        ]
+    )
+    whole = ElementTree.fromstring(junit.document(found))
+    name = "6.1.0-55-amd64 -> 6.1.0-56-amd64"
+    assert [each.attrib["name"] for each in whole] == [
+        *(f"{name} on host-{letter} (lab, tcg)" for letter in "abc"),
+        name,
+    ]
+    seen = [[suite.attrib[kind] for kind in ("tests", "failures", "errors")] for suite in whole]
+    assert seen == [["1", "0", "0"], ["2", "0", "1"], ["1", "1", "0"], ["1", "1", "0"]]
+    assert (whole.attrib["tests"], whole.attrib["failures"]) == ("5", "2")
+    (failure,) = whole[3].iter("failure")
+    assert failure.attrib["message"] == found.sentence
+
+
 REASON = "The file system FUSE is not there."
 
 
@@ -708,6 +827,21 @@ class TestCommand:
         assert said["rows"][0]["ratio"]["high"] is None
         assert said["rows"][0]["candidate"]["hung"] == 12
         assert (said["rows"][0]["request"], said["rows"][0]["manager"]) == ("stop", "qemu")
+
+    def test_several_hosts_have_a_line_each_before_the_verdict(self, records: Path) -> None:
+        made = [*on(A, steady(OLD, 6), steady(NEW, 6)), *on(B, steady(OLD, 6), hanging(NEW, 6))]
+        record.append(records, *made)
+        code, output = self.invoke(OLD.release, NEW.release)
+        assert code == 1
+        starts = ["host-a (lab, tcg): pass: ", "host-b (lab, tcg): fail: ", "fail: 6.1.0-56"]
+        for line, start in zip(output.splitlines()[-3:], starts, strict=True):
+            assert line.startswith(start)
+        done = CliRunner().invoke(main, ["gate", OLD.release, NEW.release, "--json"])
+        hosts = msgspec.json.decode(done.stdout)["hosts"]
+        assert [(each["host"]["machine"], each["verdict"]) for each in hosts] == [
+            ("host-a", "pass"),
+            ("host-b", "fail"),
+        ]
 
     def test_a_file_edited_by_hand_costs_its_damaged_lines(self, records: Path) -> None:
         record.append(records, *steady(OLD, 6), *steady(NEW, 6))

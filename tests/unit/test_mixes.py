@@ -25,7 +25,8 @@ from bench_lib.record import (
     WaitsFor,
 )
 from bench_lib.verdict import gate, junit
-from bench_lib.verdict.gate import Gate, Verdict
+from bench_lib.verdict.comparison import Verdict
+from bench_lib.verdict.gate import Gate
 from tests.make import STUCK, thread
 from tests.make import record as make
 
