@@ -227,6 +227,7 @@ def _grouped(
 def _check_match(match: Match) -> None:
     """:raise CannotCompare: the records were made in different ways."""
     check_schemas([*match.base, *match.candidate])
+    _check_machines(match)
     read: tuple[tuple[str, Callable[[Record], object]], ...] = (
         ("QEMUs", lambda record: record.qemu),
         ("QEMUs of the lab", lambda record: record.lab_qemu),
@@ -247,6 +248,25 @@ def _check_match(match: Match) -> None:
                 f"The records of {match.key.name} were made with different {what}: "
                 f"{_listed(found)}. {WHATEVER}"
             )
+
+
+def _check_machines(match: Match) -> None:
+    """Refuse native records of two machines that have one name, such as clones of one image.
+
+    The records of labs are not refused: a lab that runs in a container has the id of the container,
+    and CI starts a new one for each job.
+
+    :raise CannotCompare: the records have more than one machine id.
+    """
+    host = match.key.host
+    found = {each.machine_id for each in (*match.base, *match.candidate)} - {None}
+    if host.kind == "native" and len(found) > 1:
+        raise CannotCompare(
+            f"The records of {match.key.name} on {host_name(host)} are of {len(found)} machines "
+            f"that have one name (their machine ids are {_listed(found)}). Give each machine a "
+            "name of its own, and measure again or keep the records of each machine in a separate "
+            f"record file (KICKBENCH_RECORDS). {WHATEVER}"
+        )
 
 
 def check_schemas(records: Sequence[Record], schemas: Iterable[int] = ()) -> None:

@@ -219,6 +219,8 @@ def _made_with(record: Record) -> Iterator[tuple[str, str]]:
         if setup is not None:
             for name in setup_fields(record.scenario):
                 yield prefix + name.replace("_", " "), shown(getattr(setup, name))
+    if record.machine_id is not None:
+        yield "machine id", record.machine_id
     if record.qemu is not None:
         yield "QEMU", record.qemu
     if record.manager_version is not None:

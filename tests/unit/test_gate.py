@@ -269,6 +269,29 @@ def test_slow_links_of_two_kinds_are_not_compared() -> None:
         judged([*sides[0], *sides[1]])
 
 
+def test_two_machines_of_one_name_are_compared_only_if_asked_to() -> None:
+    """One machine measured the baseline, and its clone the candidate."""
+    records = [
+        *steady(OLD, 3, machine_id="0a"),
+        *steady(OLD, 3, boot="older "),
+        *steady(NEW, 6, machine_id="0b"),
+    ]
+    with pytest.raises(
+        CannotCompare, match=r"somewhere \(native, kvm\) are of 2 machines that have one name"
+    ):
+        judged(records)
+    assert judged(records, whatever_differs=True).verdict is Verdict.PASS
+
+
+def test_labs_of_one_name_may_have_several_machine_ids() -> None:
+    """A container has a new machine id each time, and the same name if CI gives it one."""
+    records = [
+        *steady(OLD, 6, host=EMULATED, machine_id="0a"),
+        *steady(NEW, 6, host=EMULATED, machine_id="0b"),
+    ]
+    assert judged(records).verdict is Verdict.PASS
+
+
 def test_settings_that_a_kernel_may_bring_are_noted() -> None:
     old = steady(OLD, 6, setup=Setup(thp="always"))
     new = steady(NEW, 6, setup=Setup(thp="never"))

@@ -147,6 +147,12 @@ def test_guests_of_different_shapes_have_paces_of_their_own() -> None:
     assert staging == [80 * MS, 20 * MS]
 
 
+def test_machines_of_one_name_are_reported() -> None:
+    first, other = (dataclasses.replace(record(), machine_id=each) for each in ("0a", "0b"))
+    (found,) = summary.differences([record(), first, other])
+    assert (found.name, found.values) == ("machine id", ("0a", "0b"))
+
+
 def test_different_guest_images_are_reported() -> None:
     first, other = (dataclasses.replace(record(), image_sha256=sha) for sha in ("ab", "cd"))
     (found,) = summary.differences([record(), first, other])
