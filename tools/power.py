@@ -2,13 +2,16 @@
 """Estimate how often the gate is wrong and which changes it finds, by resampling records.
 
     .venv/bin/python tools/power.py KERNEL [--records FILE] [--draws 1000] [--boots 5 8 12]
-                                    [--tolerance 1.25] [--boot-is-run] [--native] [--plant NAME]
+                                    [--hosts 1] [--on-one] [--tolerance 1.25] [--boot-is-run]
+                                    [--native] [--plant NAME]
 
-Both sides of each comparison are drawn from the boots of one kernel. For the row of halves, the
-boots are divided between the sides. For the other rows, they are drawn with replacement, and a
-change is planted in the candidate or, if the row's name says so, in both. Prints the share of draws
-with each verdict, as a table in Markdown.
+Both sides of each comparison are drawn from the boots of one kernel, for each host anew. For the
+row of halves, the boots are divided between the sides. For the other rows, they are drawn with
+replacement, and a change is planted in the candidate or, if the row's name says so, in both. Prints
+the share of draws with each verdict, as a table in Markdown.
 
+--hosts N        judge this many hosts, each with its own draw; may have several numbers
+--on-one         plant the change in the candidate on one of the hosts only
 --boot-is-run    count each run as a boot, for a host that was measured several times per boot
 --native         judge latencies although they come from an emulated machine
 --plant NAME     print only this row; may be given several times
@@ -140,26 +143,53 @@ def side(
     return found
 
 
-def verdict(seed: int, boots: list[list[Record]], count: int, name: str, terms: Terms) -> Verdict:
+@dataclass(frozen=True)
+class Fleet:
+    """How many hosts measure both kernels.
+
+    :ivar on_one: whether the change is planted in the candidate on the first host only.
+    """
+
+    hosts: int = 1
+    on_one: bool = False
+
+
+def verdict(
+    seed: int, boots: list[list[Record]], count: int, name: str, terms: Terms, fleet: Fleet
+) -> Verdict:
     """The verdict of one draw.
 
-    :param count: the number of boots of each kernel.
+    :param count: the number of boots of each kernel on each host.
     :param name: the row of `ROWS`.
     """
     chance = random.Random(seed)  # noqa: S311  # no secret
     planted = ROWS[name]
-    if name == HALVES:
-        chosen = chance.sample(boots, 2 * count)
-    else:
-        chosen = chance.choices(boots, k=2 * count)
     base = boots[0][0].kernel
     if not planted.limits:
         terms = dataclasses.replace(terms, limits_ns={})
-    drawn = [
-        *side(chosen[:count], base, planted.base, chance),
-        *side(chosen[count:], CANDIDATE, planted.candidate, chance, planted.trials),
-    ]
+    drawn: list[Record] = []
+    for number in range(fleet.hosts):
+        if name == HALVES:
+            chosen = chance.sample(boots, 2 * count)
+        else:
+            chosen = chance.choices(boots, k=2 * count)
+        change = unchanged if fleet.on_one and number else planted.candidate
+        drawn += on_host(
+            number,
+            [
+                *side(chosen[:count], base, planted.base, chance),
+                *side(chosen[count:], CANDIDATE, change, chance, planted.trials),
+            ],
+        )
     return gate.compare(drawn, base, CANDIDATE, terms).verdict
+
+
+def on_host(number: int, records: list[Record]) -> list[Record]:
+    """The records as those of a host with this number."""
+    return [
+        dataclasses.replace(each, host=dataclasses.replace(each.host, machine=f"host-{number}"))
+        for each in records
+    ]
 
 
 def sample(arguments: argparse.Namespace) -> list[list[Record]]:
@@ -201,6 +231,8 @@ def main() -> None:
     parser.add_argument("--records", type=Path)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--boots", type=int, nargs="+", default=[5, 8, 12])
+    parser.add_argument("--hosts", type=int, nargs="+", default=[1])
+    parser.add_argument("--on-one", action="store_true")
     parser.add_argument("--tolerance", type=float, default=DEFAULT_TERMS.tolerance)
     parser.add_argument("--boot-is-run", action="store_true")
     parser.add_argument("--native", action="store_true")
@@ -212,18 +244,21 @@ def main() -> None:
         f"{len(boots)} boots of {arguments.kernel}, {arguments.draws} draws, {terms.tolerance=}\n"
     )
     print("| planted | boots per kernel | fail | pass | inconclusive |\n|---|---|---|---|---|")
+    rows = itertools.product(arguments.plant or ROWS, arguments.hosts, arguments.boots)
     with multiprocessing.Pool() as pool:
-        for name, count in itertools.product(arguments.plant or ROWS, arguments.boots):
+        for name, hosts, count in rows:
             if name == HALVES:
                 # There is only one row for halves, with all boots.
                 if count != arguments.boots[0]:
                     continue
                 count = len(boots) // 2
-            work = partial(verdict, boots=boots, count=count, name=name, terms=terms)
+            fleet = Fleet(hosts, arguments.on_one)
+            work = partial(verdict, boots=boots, count=count, name=name, terms=terms, fleet=fleet)
             found = Counter(pool.imap_unordered(work, range(arguments.draws), chunksize=5))
             shares = (f"{found[each] / arguments.draws:.1%}" for each in Verdict)
             passed, failed, open_ = shares
-            print(f"| {name} | {count} | {failed} | {passed} | {open_} |", flush=True)
+            on = f", {hosts} hosts" if hosts > 1 else ""
+            print(f"| {name}{on} | {count} | {failed} | {passed} | {open_} |", flush=True)
 
 
 if __name__ == "__main__":
