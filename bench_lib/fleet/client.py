@@ -10,13 +10,12 @@ from typing import Any, TypeVar
 
 import msgspec
 from distributed import rpc
-from distributed.comm.core import CommClosedError
 
 import bench_lib
 from bench_lib import errors, record
-from bench_lib.errors import FleetError, FleetUnreachable
+from bench_lib.errors import FleetError
 from bench_lib.fleet import address as address_of
-from bench_lib.fleet import configuration, security
+from bench_lib.fleet import configuration, reach, security
 from bench_lib.fleet.bundle import Role
 from bench_lib.fleet.plan import Plan
 from bench_lib.fleet.progress import Progress
@@ -27,7 +26,11 @@ T = TypeVar("T")
 
 
 class FleetClient:
-    """Asks a coordinator. Each method raises FleetUnreachable if the connection breaks."""
+    """Asks a coordinator.
+
+    Each method raises FleetUnreachable if the coordinator cannot be reached, and FleetRefused if
+    one end does not trust the other's certificate, or their versions differ.
+    """
 
     def __init__(self, remote: Any, address: str) -> None:
         """:param remote: Dask's caller of the coordinator; see `connect`."""
@@ -105,20 +108,10 @@ class FleetClient:
         try:
             call = getattr(self._remote, f"kickbench_{name}")
             text = await call(version=bench_lib.__version__, **arguments)
-        except (OSError, CommClosedError) as error:
-            raise FleetUnreachable(
-                f"The coordinator at {self._address} cannot be reached ({_why(error)}). Check that "
-                "it runs, that the address is right, and that this certificate is of its CA."
-            ) from None
+        except OSError as error:  # Dask's CommClosedError is one too
+            raise reach.explained(self._address, error) from None
         answer = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         if "error" in answer:
             of, sentence = msgspec.json.decode(answer["error"], type=tuple[str, str])
             raise getattr(errors, of, FleetError)(sentence)
         return msgspec.json.decode(answer["value"], type=kind)
-
-
-def _why(error: BaseException) -> str:
-    """Return the innermost reason of an error of Dask."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error) or type(error).__name__

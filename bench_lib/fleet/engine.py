@@ -254,13 +254,13 @@ class Engine:
                 f"{host}, which lacks {boots}, {obstacle}.",
                 0 if member.aside else plan.patience_s,
             )
-        releases = [boot.kernel.release for boot in campaign.queues[host]]
-        return (
-            f"{host} lacks {boots} of {listed(list(dict.fromkeys(releases)))}, and now runs "
-            f"{member.facts.kernel.release}, of which it lacks none or has recorded this boot. "
-            "Boot the missing one, and repeat the command.",
-            plan.patience_s,
-        )
+        lacking = list(dict.fromkeys(boot.kernel for boot in campaign.queues[host]))
+        boots = f"{boots} of {listed([each.release for each in lacking])}"
+        if member.facts.kernel in lacking:
+            why = f"{host} lacks {boots}, and its present boot is recorded; boot it again"
+        else:
+            why = f"{host} lacks {boots}, and runs {member.facts.kernel.release}; boot it into that"
+        return f"{why}, and repeat the command.", plan.patience_s
 
     async def _make(self, campaign: Underway, boot: Boot) -> None:
         """Let a host make a boot, and keep its records."""

@@ -50,6 +50,9 @@ class Underway:
     :ivar ended: for each host, why it makes no more boots.
     :ivar given_up: why boots were given up, by place.
     :ivar warnings: what the operator should know, by subject.
+    :ivar recent: the last records, as lines.
+    :ivar started: when it began or went on, on the monotonic clock; `latest` is when the latest of
+        `done_here` boots since then was made.
     """
 
     plan: Plan
@@ -67,6 +70,7 @@ class Underway:
     lost: int = 0
     recent: deque[str] = field(default_factory=lambda: deque(maxlen=RECENT))
     started: float = field(default_factory=time.monotonic)
+    latest: float = 0.0
     done_here: int = 0
 
     def __post_init__(self) -> None:
@@ -82,7 +86,8 @@ class Underway:
         for boot in self.plan.all_boots():
             if (boot.host, boot.number) not in self.done:
                 self.queues[boot.host].append(boot)
-        self.started, self.done_here = time.monotonic(), 0
+        self.started = self.latest = time.monotonic()
+        self.done_here = 0
 
     def take(self, records: Iterable[Record]) -> None:
         """Take down records, of which some may be of this campaign."""
@@ -102,6 +107,7 @@ class Underway:
         self.take(records)
         self.recent.extend(record.to_line(each) for each in records)
         self.done_here += 1
+        self.latest = time.monotonic()
 
     def failed(self, boot: Boot, reason: str) -> None:
         """Take down a boot that failed. It comes last then, so that other kernels come between.
@@ -143,8 +149,9 @@ class Underway:
         """Seconds that are left at the speed so far; None if that is not known."""
         if self.state is not CampaignState.RUNNING or not self.done_here:
             return None
-        each_s = (time.monotonic() - self.started) / self.done_here
-        return each_s * (self.boots - len(self.done))
+        each_s = (self.latest - self.started) / self.done_here
+        waited_s = time.monotonic() - self.latest
+        return max(0.0, each_s * (self.boots - len(self.done)) - waited_s)
 
     def progress(self, seen: int) -> Progress:
         """Return what is new to a user who has seen this many records."""
