@@ -178,16 +178,16 @@ async def serve(settings: Settings, host: str, port: int, on_event: Callable[[st
         )
         try:
             await scheduler
-        except OSError as error:
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
             raise FleetRefused(
-                f"{host}:{port} cannot be listened on ({error.strerror}); another coordinator may "
+                f"{host}:{port} cannot be listened on ({error.__cause__.strerror}); another coordinator may "
                 "be running. Give another address with --listen."
             ) from None
         async with (
             scheduler,
-            Client(
-                f"tls://127.0.0.1:{scheduler.port}", asynchronous=True, security=secure
-            ) as client,
+            Client(scheduler.address, asynchronous=True, security=secure) as client,
         ):
             news = News()
             background = Background(on_event)

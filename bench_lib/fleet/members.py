@@ -45,6 +45,7 @@ class Member:
     :ivar boots: the boots that it has made, and `lost` how many of their trials were lost.
     :ivar failed: the boots that have failed since the last one that did not.
     :ivar drops: the connections that were lost during work since then.
+    :ivar astray: the reboots that have failed since then.
     """
 
     facts: HostFacts
@@ -59,6 +60,7 @@ class Member:
     lost: int = 0
     failed: list[Failure] = field(default_factory=list)
     drops: int = 0
+    astray: int = 0
     notes: tuple[str, ...] = ()
 
     def joined(self, facts: HostFacts, address: str, version: str) -> None:
@@ -98,7 +100,7 @@ class Member:
         self.boots += 1
         self.lost += lost
         self.failed.clear()
-        self.drops = 0
+        self.drops = self.astray = 0
 
     def has_failed(self, kernel: Kernel, reason: str) -> None:
         """Take down a boot that failed; set the host aside if it was one too many."""
@@ -107,6 +109,13 @@ class Member:
         same = len({each.kernel for each in self.failed}) == 1
         if len(self.failed) >= FAILURES and not (same and self.boots):
             self.set_aside(f"{len(self.failed)} boots failed in a row; the last one: {reason}")
+
+    def reboot_failed(self, reason: str) -> None:
+        """Take down that a reboot failed; set the host aside if it was one too many."""
+        self.booting = None
+        self.astray += 1
+        if self.astray >= FAILURES:
+            self.set_aside(f"{self.astray} reboots failed in a row; the last one: {reason}")
 
     def set_aside(self, reason: str) -> None:
         """Take the host out of use."""
@@ -127,7 +136,7 @@ class Member:
         """Use the host again, after it was drained or set aside."""
         self.drained, self.aside = False, None
         self.failed.clear()
-        self.drops = 0
+        self.drops = self.astray = 0
         self.since = time.monotonic()
 
     def obstacle(self, kind: Kind) -> str | None:

@@ -195,8 +195,7 @@ class Roster:
                     text = f"reboot into {kernel.release}"
                     answer = await self._calls.on(member, text, performing.reboot, kernel.release)
                     if (failure := work.from_json(answer, Result).failure) is not None:
-                        member.booting = None
-                        self.failed(member, kernel, f"it cannot be rebooted: {failure}")
+                        self._reboot_failed(member, failure)
                 while member.booting:
                     await self._news.wait(name, LOOK_S)
         except TimeoutError:
@@ -207,16 +206,21 @@ class Roster:
             )
             self._if_aside(member)
         finally:
+            # If this was cancelled, the host may still go, and will join under whatever it boots.
+            member.booting = None
             self._news.tell(name, None)
+
+    def _reboot_failed(self, member: Member, reason: str) -> None:
+        self._say(f"{member.facts.name} was not rebooted: {reason}")
+        member.reboot_failed(reason)
+        self._if_aside(member)
 
     def _check_booted(self, member: Member, facts: HostFacts) -> None:
         """Take down that a host has come back from a reboot, maybe with another kernel."""
         wanted, member.booting = member.booting, None
         if wanted != facts.kernel.release:
             came = facts.kernel.release
-            self.failed(
-                member, facts.kernel, f"it was told to boot {wanted}, and came back with {came}"
-            )
+            self._reboot_failed(member, f"it was told to boot {wanted}, and came back with {came}")
 
     def _if_aside(self, member: Member) -> None:
         if member.aside:

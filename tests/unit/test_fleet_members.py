@@ -105,6 +105,16 @@ def test_a_host_that_was_told_to_reboot_may_lose_its_connection(ready: Member) -
     assert ready.state(working=False) is HostState.REBOOTING
 
 
+def test_a_host_that_never_boots_what_it_should_is_set_aside(ready: Member) -> None:
+    ready.succeeded(lost=0)
+    for _ in range(FAILURES):
+        assert ready.aside is None
+        ready.boots_into(OLD.release)
+        ready.reboot_failed("it came back with another kernel")
+    assert ready.aside is not None
+    assert ready.booting is None
+
+
 def test_the_operator_can_readmit_a_host(ready: Member) -> None:
     ready.set_aside("it is broken")
     ready.drain()
