@@ -117,6 +117,9 @@ class ThisHost(WorkerPlugin):
         self._changed = threading.Condition()
 
     def teardown(self, worker: Worker) -> None:
+        self.end()
+
+    def end(self) -> None:
         """Ask everything to end that still runs, and let nothing start any more."""
         with self._changed:
             self._closed = True
@@ -124,7 +127,7 @@ class ThisHost(WorkerPlugin):
                 each.end()
 
     def wait(self) -> None:
-        """Wait until everything has ended, after `teardown`. Each `Command` has a limit."""
+        """Wait until everything has ended, after `end`. Each `Command` has a limit."""
         with self._changed:
             self._changed.wait_for(lambda: not self._running)
 
