@@ -60,10 +60,12 @@ def image(*names: str, **attributes: Any) -> Callable[[Command], Command]:
     )
 
 
-def shape() -> Callable[[Command], Command]:
+def shape(work: str = "--work") -> Callable[[Command], Command]:
     """The options that make up the shape of guests; a command takes them as one parameter, `shape`.
 
     The shape has the workload's own values for options that are not given.
+
+    :param work: the name of the option for what the guest does.
     """
     usual = Shape()
     memory = [str(WORKLOADS[usual.image].usual_memory_mib)] + [
@@ -106,7 +108,8 @@ def shape() -> Callable[[Command], Command]:
             help="CPU of the guest, as QEMU's -cpu takes it.",
         ),
         "work": _option(
-            "--work",
+            work,
+            "work",
             metavar="NAME",
             shell_complete=completing([name for each in works.values() for name in each]),
             show_default=False,

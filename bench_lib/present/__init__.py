@@ -3,7 +3,14 @@
 
 from bench_lib.present.bars import download, progress
 from bench_lib.present.builds import KernelRow, kernels
-from bench_lib.present.fleet import campaign_line, campaign_live, fleet_live, fleet_status
+from bench_lib.present.fleet import (
+    ShowCampaign,
+    ShowFleet,
+    campaign_line,
+    campaign_live,
+    fleet_live,
+    fleet_status,
+)
 from bench_lib.present.host import doctor_finding, probe_heading, probe_row
 from bench_lib.present.trials import matrix, outcomes, recoveries, report, trial_line
 from bench_lib.present.verdicts import gate
@@ -12,6 +19,8 @@ from bench_lib.present.words import WIDE, count, duration, size, span, stdout, w
 __all__ = [
     "WIDE",
     "KernelRow",
+    "ShowCampaign",
+    "ShowFleet",
     "campaign_line",
     "campaign_live",
     "count",

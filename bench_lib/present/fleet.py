@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
@@ -31,6 +31,12 @@ values that name a row are below one another."""
 
 BAR = 14
 """The width of the bar of a campaign in columns."""
+
+ShowFleet = Callable[[FleetStatus, str | None], None]
+"""Shows the fleet as it is now, and what is wrong with the connection; None if nothing is."""
+
+ShowCampaign = Callable[[FleetStatus, CampaignStatus], None]
+"""Shows a campaign and its hosts as they are now."""
 
 HOST_STYLE = {
     HostState.EXAMINED: "cyan",
@@ -61,30 +67,41 @@ def fleet_status(console: Console, status: FleetStatus) -> None:
 
 
 @contextmanager
-def fleet_live(console: Console) -> Iterator[Callable[[FleetStatus], None]]:
+def fleet_live(console: Console) -> Iterator[ShowFleet]:
     """Show tables of the fleet that change in place.
 
-    It yields a function to call with each new status. The hosts come last, because a terminal that
-    is too low for everything shows only the first lines. What was shown last stays on the terminal.
+    It yields a function to call with each new status, and with what is wrong with the connection.
+    The hosts come last, because a terminal that is too low for everything shows only the first
+    lines. What was shown last stays on the terminal.
     """
     with Live(console=console, auto_refresh=False) as live:
 
-        def show(status: FleetStatus) -> None:
-            live.update(Group(*_parts(console, status, hosts_last=True)), refresh=True)
+        def show(status: FleetStatus, problem: str | None) -> None:
+            parts = list(_parts(console, status, hosts_last=True))
+            if problem is not None:
+                parts.insert(0, Text(problem, "bold red"))
+            live.update(Group(*parts), refresh=True)
 
         yield show
 
 
 @contextmanager
-def campaign_live(console: Console) -> Iterator[Callable[[FleetStatus, CampaignStatus], None]]:
-    """Show a campaign, and what each host does, in tables that change in place.
+def campaign_live(console: Console, names: Collection[str]) -> Iterator[ShowCampaign]:
+    """Show a campaign, and what each of its hosts does, in tables that change in place.
 
     It yields a function to call with each new status. The tables are removed at the end.
+
+    :param names: the hosts of the campaign; empty for all that do labs.
     """
     with Live(console=console, auto_refresh=False, transient=True) as live:
 
         def show(status: FleetStatus, campaign: CampaignStatus) -> None:
-            parts = [*_campaigns(console, [campaign]), *_hosts(console, status.hosts)]
+            hosts = [
+                each
+                for each in status.hosts
+                if (each.facts.name in names if names else Kind.LAB in each.facts.kinds)
+            ]
+            parts = [*_campaigns(console, [campaign]), *_hosts(console, hosts)]
             live.update(Group(*parts), refresh=True)
 
         yield show

@@ -149,21 +149,22 @@ def test_a_low_terminal_shows_the_campaigns_rather_than_all_hosts() -> None:
     file = io.StringIO()
     console = Console(file=file, width=160, height=30, force_terminal=True, color_system=None)
     with present.fleet_live(console) as show:
-        show(many)
+        show(many, "The coordinator cannot be reached.")
         lines = file.getvalue().splitlines()
     assert len(lines) <= 30
     assert row(lines, "ba9876543210  ")
+    assert lines[0].endswith("The coordinator cannot be reached.")
 
 
 def test_a_campaign_is_shown_beside_what_its_hosts_do() -> None:
     file = io.StringIO()
     console = Console(file=file, width=160, height=30, force_terminal=True, color_system=None)
-    with present.campaign_live(console) as show:
+    with present.campaign_live(console, ["alpha"]) as show:
         show(BUSY, BUSY.campaigns[0])
         lines = file.getvalue().splitlines()
     assert row(lines, "0123456789ab  ")
     assert "boot 3 of 6.1.0-41-amd64" in row(lines, "alpha ")
-    assert not [line for line in lines if "ba9876543210" in line]
+    assert not [line for line in lines if "ba9876543210" in line or line.startswith(" labs ")]
 
 
 @pytest.mark.parametrize(
@@ -179,3 +180,15 @@ def test_a_campaign_is_shown_beside_what_its_hosts_do() -> None:
 )
 def test_a_time_that_people_wait_has_units_that_suit_it(seconds: float, text: str) -> None:
     assert present.span(seconds) == text
+
+
+def test_a_campaign_of_any_host_shows_those_that_do_labs() -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=160, height=30, force_terminal=True, color_system=None)
+    bare = fleets.host(fleets.facts("bare", kinds=(Kind.HOST,)))
+    status = fleets.fleet(fleets.host(fleets.facts("labs", kinds=(Kind.LAB,))), bare)
+    with present.campaign_live(console, []) as show:
+        show(status, fleets.campaign())
+        lines = file.getvalue().splitlines()
+    assert row(lines, "labs ")
+    assert not [line for line in lines if "bare" in line]

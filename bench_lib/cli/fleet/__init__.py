@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import click
 
-from bench_lib.cli.fleet import ca, coordinator, join
+from bench_lib.cli.fleet import ca, campaign, cancel, coordinator, drain, join, status
 
 
 @click.group()
@@ -20,9 +20,15 @@ def fleet() -> None:
       kickbench fleet ca ~/fleet --coordinator lab1 --host node1 --user anna
       kickbench fleet coordinator --certificates ~/fleet/coordinator
       kickbench fleet join lab1
+      kickbench fleet status --watch
+      kickbench fleet campaign debian/6.1 debian/6.12 --boots 6
     """
 
 
 fleet.add_command(ca.ca)
 fleet.add_command(coordinator.coordinator)
 fleet.add_command(join.join)
+fleet.add_command(status.status)
+fleet.add_command(drain.drain)
+fleet.add_command(campaign.campaign)
+fleet.add_command(cancel.cancel)
