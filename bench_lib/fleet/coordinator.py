@@ -182,8 +182,8 @@ async def serve(settings: Settings, host: str, port: int, on_event: Callable[[st
             if not isinstance(error.__cause__, OSError):
                 raise
             raise FleetRefused(
-                f"{host}:{port} cannot be listened on ({error.__cause__.strerror}); another coordinator may "
-                "be running. Give another address with --listen."
+                f"{host}:{port} cannot be listened on ({error.__cause__.strerror}); another "
+                "coordinator may be running. Give another address with --listen."
             ) from None
         async with (
             scheduler,
