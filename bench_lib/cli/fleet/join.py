@@ -71,10 +71,10 @@ def join(
 
     \b
     Examples:
-      kickbench fleet join coordinator.example.org:8786
-      kickbench fleet join coordinator.example.org:8786 --labs 4
-      kickbench fleet join coordinator.example.org:8786 --install
-      kickbench fleet join coordinator.example.org:8786 --reboot /usr/local/sbin/boot-into
+      kickbench fleet join lab1.example.org:8786
+      kickbench fleet join lab1.example.org:8786 --labs 4
+      kickbench fleet join lab1.example.org:8786 --install
+      kickbench fleet join lab1.example.org:8786 --reboot /root/boot-into
 
     Exits 0 after Ctrl-C or SIGTERM, once everything has ended.
     """
