@@ -72,12 +72,18 @@ def fleet_live(console: Console) -> Iterator[ShowFleet]:
 
     It yields a function to call with each new status, and with what is wrong with the connection.
     The hosts come last, because a terminal that is too low for everything shows only the first
-    lines. What was shown last stays on the terminal.
+    lines. What doctors found is only counted. What was shown last stays on the terminal.
     """
     with Live(console=console, auto_refresh=False) as live:
 
         def show(status: FleetStatus, problem: str | None) -> None:
-            parts = list(_parts(console, status, hosts_last=True))
+            parts = [
+                *map(Text, _heading(status)),
+                *_campaigns(console, status.campaigns),
+                *_refusals(console, status.refused),
+                *_count_of_notes(status.hosts),
+                *_hosts(console, status.hosts),
+            ]
             if problem is not None:
                 parts.insert(0, Text(problem, "bold red"))
             live.update(Group(*parts), refresh=True)
@@ -117,7 +123,7 @@ def campaign_line(each: CampaignStatus) -> str:
     ]
     if each.running:
         parts.append(f"{each.running} running")
-    if each.left_s is not None:
+    if each.left_s is not None and each.done < each.boots:
         parts.append(f"{span(each.left_s)} left")
     return ", ".join(parts)
 
@@ -143,23 +149,24 @@ def _lines(status: FleetStatus) -> Iterator[str]:
     yield from (f"note {name}: {text}" for name, text in _notes(status.hosts))
 
 
-def _parts(
-    console: Console, status: FleetStatus, *, hosts_last: bool = False
-) -> Iterator[RenderableType]:
+def _parts(console: Console, status: FleetStatus) -> Iterator[RenderableType]:
     """Yield the parts of the fleet for a terminal."""
     yield from map(Text, _heading(status))
-    if not hosts_last:
-        yield from _hosts(console, status.hosts)
-    if status.campaigns:
-        yield from _campaigns(console, status.campaigns)
-    if status.refused:
-        yield _refusals(console, status.refused)
-    yield from (
-        Text.assemble((f"{name}: ", "bold"), (text, "yellow"))
-        for name, text in _notes(status.hosts)
-    )
-    if hosts_last:
-        yield from _hosts(console, status.hosts)
+    yield from _hosts(console, status.hosts)
+    yield from _campaigns(console, status.campaigns)
+    yield from _refusals(console, status.refused)
+    # Hosts of a fleet are often alike, and then their doctors find the same.
+    alike: dict[str, list[str]] = {}
+    for name, text in _notes(status.hosts):
+        alike.setdefault(text, []).append(name)
+    for text, names in alike.items():
+        yield Text.assemble((f"{', '.join(names)}: ", "bold"), (text, "yellow"))
+
+
+def _count_of_notes(hosts: Iterable[HostStatus]) -> Iterator[RenderableType]:
+    """Yield how many notes there are, if there are any."""
+    if number := len(list(_notes(hosts))):
+        yield Text(f"{count(number, 'note')}; `kickbench fleet status` shows them.", "yellow")
 
 
 def _heading(status: FleetStatus) -> list[str]:
@@ -213,6 +220,8 @@ def _hosts(console: Console, hosts: Sequence[HostStatus]) -> Iterator[Renderable
 
 def _campaigns(console: Console, campaigns: Sequence[CampaignStatus]) -> Iterator[RenderableType]:
     """Yield a table of campaigns, and what their operators should know."""
+    if not campaigns:
+        return
     roomy = console.width >= ROOMY
     table = _table()
     table.add_column("campaign", no_wrap=True)
@@ -242,7 +251,10 @@ def _campaigns(console: Console, campaigns: Sequence[CampaignStatus]) -> Iterato
             yield Text.assemble((f"{each.id}: ", "bold"), (remark, "yellow"))
 
 
-def _refusals(console: Console, refused: Iterable[Refusal]) -> Table:
+def _refusals(console: Console, refused: Sequence[Refusal]) -> Iterator[RenderableType]:
+    """Yield a table of refused connections."""
+    if not refused:
+        return
     table = _table()
     table.add_column("refused", no_wrap=True)
     table.add_column("times", justify="right", no_wrap=True)
@@ -250,7 +262,7 @@ def _refusals(console: Console, refused: Iterable[Refusal]) -> Table:
     table.add_column("because", overflow="fold", ratio=1)
     for each in refused:
         table.add_row(Text(each.address), str(each.times), Text(each.last), Text(each.reason))
-    return table
+    yield table
 
 
 def _table() -> Table:

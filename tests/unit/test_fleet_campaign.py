@@ -425,7 +425,9 @@ def test_a_file_gets_a_line_per_trial_and_a_table_per_host(use: Use) -> None:
     ]
     assert [line for line in lines if line.endswith("native (kvm) on somewhere")]
     assert [line for line in lines if "2 of 2 returned" in line]
-    assert "on somewhere: 0 of 2 boots are recorded" in done.stderr
+    begun, *_, ended = done.stderr.splitlines()
+    assert begun.endswith("on somewhere; recorded: 0 of 2 boots")
+    assert ended == "complete, 2 of 2 boots, 2 trials, 0 lost"
 
 
 def test_boots_that_are_missing_make_the_campaign_incomplete(use: Use) -> None:

@@ -154,6 +154,27 @@ def test_a_low_terminal_shows_the_campaigns_rather_than_all_hosts() -> None:
     assert len(lines) <= 30
     assert row(lines, "ba9876543210  ")
     assert lines[0].endswith("The coordinator cannot be reached.")
+    assert not [line for line in lines if line.startswith("0 notes")]
+
+
+def test_what_doctors_found_leaves_room_for_the_hosts_of_a_low_terminal() -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=160, height=30, force_terminal=True, color_system=None)
+    findings = tuple(Finding(f"part {number}", "degraded", "It is.") for number in range(40))
+    with present.fleet_live(console) as show:
+        show(fleets.fleet(fleets.host(findings=findings)), None)
+        lines = file.getvalue().splitlines()
+    assert "40 notes; `kickbench fleet status` shows them." in lines
+    assert row(lines, "alpha ")
+
+
+def test_what_doctors_of_several_hosts_found_is_shown_once() -> None:
+    notes = ("Its QEMU is older.",)
+    both = fleets.fleet(*(fleets.host(name, notes=notes) for name in ("alpha", "beta")))
+    assert row(shown(both, 80), "alpha, beta: ") == "alpha, beta: Its QEMU is older."
+    assert [line for line in shown(both, 80, terminal=False) if line.startswith("note")] == [
+        "note alpha: Its QEMU is older.", "note beta: Its QEMU is older.",
+    ]  # fmt: skip
 
 
 def test_a_campaign_is_shown_beside_what_its_hosts_do() -> None:

@@ -262,8 +262,8 @@ class _Lines:
         self.has_begun = True
         where = f"on {listed(self._plan.hosts)}" if self._plan.hosts else "on any host"
         click.echo(
-            f"campaign {campaign.id}: {campaign.what} {where}: {campaign.done} of "
-            f"{present.count(campaign.boots, 'boot')} are recorded",
+            f"campaign {campaign.id}: {campaign.what} {where}; recorded: {campaign.done} of "
+            f"{present.count(campaign.boots, 'boot')}",
             err=True,
         )
 
@@ -271,7 +271,7 @@ class _Lines:
         for each in map(record.from_line, progress.lines):
             where = f"{each.host.machine} {each.kernel.release}"
             click.echo(f"{where} {present.trial_line(each)}", err=self._err)
-        if progress.lines:
+        if progress.lines or progress.status.state is not CampaignState.RUNNING:
             click.echo(present.campaign_line(progress.status), err=True)
         for warning in progress.status.warnings:
             if warning not in self._warned:
