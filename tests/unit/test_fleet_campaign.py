@@ -270,16 +270,17 @@ class Coordinator:
 class Watcher:
     """Takes down what it is told to show."""
 
-    needs_hosts = True
-
-    def __init__(self) -> None:
+    def __init__(self, *, needs_fleet: bool = False) -> None:
+        self.needs_fleet = needs_fleet
         self.shown: list[object] = []
 
     def begun(self, campaign: CampaignStatus) -> None:
         self.shown.append(campaign.done)
 
-    def news(self, progress: Progress, fleet: FleetStatus | None) -> None:
-        assert fleet is not None
+    def fleet(self, status: FleetStatus) -> None:
+        self.shown.append([each.state for each in status.hosts])
+
+    def news(self, progress: Progress) -> None:
         self.shown.append([record.from_line(line).seq for line in progress.lines])
 
     def broken(self, error: FleetUnreachable) -> None:
@@ -299,6 +300,30 @@ def test_a_campaign_is_followed_until_it_is_complete() -> None:
     assert ended.state is CampaignState.COMPLETE
     assert [each.seq for each in made] == [1, 2]
     assert coordinator.submitted == [PLAN]
+
+
+def test_what_hosts_do_is_shown_before_there_is_news() -> None:
+    coordinator, watcher = Coordinator([boot(0)]), Watcher(needs_fleet=True)
+    asyncio.run(following.follow(coordinator.connect, PLAN, watcher))
+    assert watcher.shown == [0, [HostState.READY], [1]]
+
+
+def test_a_connection_that_breaks_while_hosts_are_shown_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whichever of the two questions to the coordinator fails."""
+    monkeypatch.setattr(following, "RETRY_S", 0.0)
+
+    class Breaking(Coordinator):
+        async def status(self) -> FleetStatus:
+            if self.connections == 1:
+                raise BROKEN
+            return await super().status()
+
+    coordinator, watcher = Breaking([boot(0)]), Watcher(needs_fleet=True)
+    ended, _ = asyncio.run(following.follow(coordinator.connect, PLAN, watcher))
+    assert ended.state is CampaignState.COMPLETE
+    assert watcher.shown[:2] == [0, BROKEN]
 
 
 @pytest.mark.usefixtures("impatient")

@@ -71,7 +71,7 @@ def test_a_terminal_shows_everything_without_lines_that_are_too_long(width: int)
         f"{LONG} is set aside: {FULL}",
         "labs: Its clock is 3 h slow.",
         "labs: libvirt degraded: libvirtd is not installed.",
-        "stop in blackhole under 6.1.0-56-amd64 (host)",
+        "stop in blackhole under",
         "0123456789ab: labs has another QEMU than alpha.",
         "ba9876543210: missing: A boot was given up.",
         "10.9.9.9 12 2026-11-26T14:40:00+00:00",
@@ -166,6 +166,29 @@ def test_what_doctors_found_leaves_room_for_the_hosts_of_a_low_terminal() -> Non
         lines = file.getvalue().splitlines()
     assert "40 notes; `kickbench fleet status` shows them." in lines
     assert row(lines, "alpha ")
+
+
+def test_of_campaigns_that_have_ended_only_the_last_are_shown() -> None:
+    ended = [
+        fleets.campaign(id=f"ended-{number:02}", state=CampaignState.COMPLETE)
+        for number in range(12)
+    ]
+    status = fleets.fleet(campaigns=(fleets.campaign(id="running-00"), *ended))
+    for width in (80, 160):
+        lines = shown(status, width)
+        assert row(lines, "running-00")
+        assert row(lines, "ended-02")
+        assert not [line for line in lines if "ended-01" in line]
+        assert row(lines, "2 older campaigns not shown")
+    assert len(shown(status, 80, terminal=False)) == 3 + 13
+
+
+def test_a_narrow_terminal_has_what_a_campaign_measures_below_its_id() -> None:
+    lines = shown(BUSY, 80)
+    at = next(number for number, line in enumerate(lines) if line.startswith(" 0123456789ab "))
+    assert " ".join(lines[at].split()) == "0123456789ab 5 of 24 1 2 h 2 min running"
+    assert " ".join(lines[at + 1].split()) == "stop in blackhole under 30 trials 2 running"
+    assert lines[at + 2].startswith(" 6.1.0-56-amd64 (host) ")
 
 
 def test_what_doctors_of_several_hosts_found_is_shown_once() -> None:

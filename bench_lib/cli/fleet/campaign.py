@@ -249,7 +249,7 @@ class _Lines:
     :ivar has_begun: whether the coordinator has the campaign.
     """
 
-    needs_hosts = False
+    needs_fleet = False
 
     def __init__(self, plan: Plan, *, err: bool) -> None:
         """:param err: whether lines go to stderr instead of stdout."""
@@ -267,7 +267,10 @@ class _Lines:
             err=True,
         )
 
-    def news(self, progress: Progress, fleet: FleetStatus | None) -> None:
+    def fleet(self, status: FleetStatus) -> None:
+        """Show nothing: a file gets only what has become of trials."""
+
+    def news(self, progress: Progress) -> None:
         for each in map(record.from_line, progress.lines):
             where = f"{each.host.machine} {each.kernel.release}"
             click.echo(f"{where} {present.trial_line(each)}", err=self._err)
@@ -289,15 +292,19 @@ class _Lines:
 class _Table(_Lines):
     """Shows the campaign and what each host does, in tables that change in place."""
 
-    needs_hosts = True
+    needs_fleet = True
 
     def __init__(self, plan: Plan, show: present.ShowCampaign) -> None:
         super().__init__(plan, err=True)
         self._show = show
 
-    def news(self, progress: Progress, fleet: FleetStatus | None) -> None:
-        assert fleet is not None
-        self._show(fleet, progress.status)
+    def fleet(self, status: FleetStatus) -> None:
+        for each in status.campaigns:
+            if each.id == self._plan.id:
+                self._show(status, each)
+
+    def news(self, progress: Progress) -> None:
+        """Show nothing: the table has it soon."""
 
 
 @contextmanager

@@ -18,6 +18,9 @@ from bench_lib.record import Kernel, Record
 RETRY_S = 1.0
 """The time between two attempts to reach the coordinator again."""
 
+REFRESH_S = 2.0
+"""The time between two looks at the hosts, in seconds. Only the coordinator is asked."""
+
 
 class Coordinator(Protocol):
     """What `FleetClient` offers and a follower needs."""
@@ -34,14 +37,17 @@ Connect = Callable[[], AbstractAsyncContextManager[Coordinator]]
 class Watcher(Protocol):
     """Shows an operator how a campaign goes."""
 
-    needs_hosts: bool
-    """Whether it shows what the hosts do."""
+    needs_fleet: bool
+    """Whether `fleet` is to be called."""
 
     def begun(self, campaign: CampaignStatus) -> None:
         """Show that the campaign was begun, or goes on."""
 
-    def news(self, progress: Progress, fleet: FleetStatus | None) -> None:
-        """Show what is new."""
+    def news(self, progress: Progress) -> None:
+        """Show what is new in the campaign."""
+
+    def fleet(self, status: FleetStatus) -> None:
+        """Show what the hosts do; it is called every few seconds."""
 
     def broken(self, error: FleetUnreachable) -> None:
         """Show that the connection has broken."""
@@ -67,10 +73,9 @@ async def follow(
                     begun, seen = True, campaign.trials
                     watcher.begun(campaign)
                 while True:
-                    progress = await coordinator.follow(plan.id, seen)
+                    progress = await _next(coordinator, plan, seen, watcher)
                     seen, lost = progress.seen, None
-                    fleet = await coordinator.status() if watcher.needs_hosts else None
-                    watcher.news(progress, fleet)
+                    watcher.news(progress)
                     if progress.status.state is not CampaignState.RUNNING:
                         records = await coordinator.records(plan.kernels)
                         return progress.status, plan.made(records)
@@ -81,3 +86,18 @@ async def follow(
                 lost = Deadline.after(plan.patience_s)
                 watcher.broken(error)
         await asyncio.sleep(RETRY_S)
+
+
+async def _next(coordinator: Coordinator, plan: Plan, seen: int, watcher: Watcher) -> Progress:
+    """Wait for news of a campaign, and show meanwhile what the hosts do."""
+    if not watcher.needs_fleet:
+        return await coordinator.follow(plan.id, seen)
+    waiting = asyncio.ensure_future(coordinator.follow(plan.id, seen))
+    try:
+        while not waiting.done():
+            watcher.fleet(await coordinator.status())
+            await asyncio.wait({waiting}, timeout=REFRESH_S)
+        return waiting.result()
+    finally:
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
