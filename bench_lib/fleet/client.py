@@ -13,7 +13,7 @@ from distributed import rpc
 
 import bench_lib
 from bench_lib import errors, record
-from bench_lib.errors import FleetError
+from bench_lib.errors import FleetError, FleetUnreachable
 from bench_lib.fleet import address as address_of
 from bench_lib.fleet import configuration, reach, security
 from bench_lib.fleet.bundle import Role
@@ -110,6 +110,10 @@ class FleetClient:
             text = await call(version=bench_lib.__version__, **arguments)
         except OSError as error:  # Dask's CommClosedError is one too
             raise reach.explained(self._address, error) from None
+        if text is None:  # Dask answers already, but has no such handler yet
+            raise FleetUnreachable(
+                f"The coordinator at {self._address} is still starting; try again in a moment."
+            )
         answer = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         if "error" in answer:
             of, sentence = msgspec.json.decode(answer["error"], type=tuple[str, str])

@@ -197,6 +197,9 @@ async def serve(settings: Settings, host: str, port: int, on_event: Callable[[st
             coordinator = Coordinator(scheduler, roster, engine, settings, refusals, background)
             coordinator.answer_users()
             scheduler.add_plugin(_Plugin(coordinator))
+            # After a crash hosts join again at once, and some have done so before the plugin.
+            for worker in [*scheduler.workers]:
+                coordinator.worker_joined(worker)
             on_event(f"listening on {scheduler.address}; records go to {settings.records}")
             engine.start()
             try:
