@@ -44,6 +44,11 @@ EXTRA = "kickbench"
 """The name under which workers report their facts when they register."""
 
 
+def has_dashboard() -> bool:
+    """Whether Dask can show its dashboard, for which it needs bokeh."""
+    return importlib.util.find_spec("bokeh") is not None
+
+
 class Coordinator:
     """Answers users, and passes on which workers come and go."""
 
@@ -66,13 +71,14 @@ class Coordinator:
 
     async def status(self) -> FleetStatus:
         """Return what is known of the fleet."""
-        dashboard = self._scheduler.services.get("dashboard")
+        # Without bokeh, Dask starts the server all the same, but it has no pages.
+        port = self._scheduler.http_server.port if has_dashboard() else None  # type: ignore[attr-defined]
         return FleetStatus(
             address=str(self._scheduler.address),
             kickbench=bench_lib.__version__,
             started=self._started,
             records=str(self._records),
-            dashboard=f"http://127.0.0.1:{dashboard}/status" if dashboard else None,
+            dashboard=f"http://127.0.0.1:{port}/status" if port else None,
             hosts=self._roster.statuses(),
             campaigns=self._engine.statuses(),
             refused=self._refusals.all(),
@@ -164,7 +170,7 @@ async def serve(settings: Settings, host: str, port: int, on_event: Callable[[st
     :raise FleetError: the journal cannot be used.
     """
     secure = security.load(settings.certificates, role=Role.COORDINATOR)
-    dashboard = importlib.util.find_spec("bokeh") is not None
+    dashboard = has_dashboard()
     configuration.for_coordinator(dashboard=dashboard)
     journal = Journal(settings.records.parent / FOLDER)
     with journal.held(), Refusals().collected() as refusals:

@@ -17,7 +17,7 @@ from bench_lib.errors import (
     RecordNotWritten,
     UnknownCampaign,
 )
-from bench_lib.fleet import performing, work
+from bench_lib.fleet import conditions, performing, work
 from bench_lib.fleet.background import Background
 from bench_lib.fleet.calls import Calls, Dropped
 from bench_lib.fleet.facts import HostFacts
@@ -155,13 +155,15 @@ class Engine:
 
     def changed(self, facts: HostFacts) -> str | None:
         """Return why records that a host would make now could not be compared with its others."""
+        now = conditions.of_host(facts)
         for campaign in self._campaigns.values():
-            before = campaign.qemus.get(facts.name)
-            if campaign.state is CampaignState.RUNNING and before and facts.qemu not in before:
+            if campaign.state is not CampaignState.RUNNING:
+                continue
+            why = conditions.changed(campaign.conditions.get(facts.name, {}), now)
+            if why is not None:
                 return (
-                    f"its QEMU is {facts.qemu}, but its records of campaign {campaign.plan.id} "
-                    f"were made with {listed(sorted(before))}; install that version again, or "
-                    "cancel the campaign"
+                    f"{why} in its records of campaign {campaign.plan.id}, so new ones could not "
+                    "be compared with them; change it back, or cancel the campaign"
                 )
         return None
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from bench_lib import record
+from bench_lib.fleet import conditions
+from bench_lib.fleet.conditions import Conditions
 from bench_lib.fleet.plan import Boot, Plan
 from bench_lib.fleet.status import CampaignState, CampaignStatus
 from bench_lib.record import Outcome, Record
@@ -46,7 +48,7 @@ class Underway:
     :ivar running: the number of boots that are being made.
     :ivar attempts: how often each boot has failed.
     :ivar boot_ids: for each host, the boots of it (boot_id) that host work was recorded in.
-    :ivar qemus: for each host, the versions of QEMU in its records.
+    :ivar conditions: for each host, those under which its records were made.
     :ivar ended: for each host, why it makes no more boots.
     :ivar given_up: why boots were given up, by place.
     :ivar warnings: what the operator should know, by subject.
@@ -62,7 +64,7 @@ class Underway:
     running: int = 0
     attempts: Counter[Place] = field(default_factory=Counter)
     boot_ids: dict[str, set[str]] = field(default_factory=dict)
-    qemus: dict[str, set[str]] = field(default_factory=dict)
+    conditions: dict[str, Conditions] = field(default_factory=dict)
     ended: dict[str | None, str] = field(default_factory=dict)
     given_up: dict[Place, str] = field(default_factory=dict)
     warnings: dict[str, str] = field(default_factory=dict)
@@ -97,8 +99,9 @@ class Underway:
                 continue
             self.done.add(place)
             self.boot_ids.setdefault(each.host.machine, set()).add(each.boot_id)
-            if each.qemu:
-                self.qemus.setdefault(each.host.machine, set()).add(each.qemu)
+            found = self.conditions.setdefault(each.host.machine, {})
+            for name, value in conditions.of_record(each).items():
+                found.setdefault(name, set()).add(value)
             self.trials += 1
             self.lost += each.outcome is Outcome.LOST
 

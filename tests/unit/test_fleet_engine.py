@@ -32,7 +32,7 @@ from bench_lib.fleet.facts import HostFacts
 from bench_lib.fleet.plan import Plan
 from bench_lib.fleet.status import CampaignState, FleetStatus, HostState, HostStatus
 from bench_lib.fleet.work import Examined, Kind, Result, Work, from_json, to_json
-from bench_lib.record import Host, Kernel, Outcome, RequestName, ScenarioName
+from bench_lib.record import Host, Kernel, Outcome, RequestName, ScenarioName, Setup
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
 from tests.conftest import HANG_S
@@ -71,6 +71,7 @@ class Simulated:
                 host=Host(kind, "kvm", self.facts.name),  # type: ignore[arg-type]
                 boot_id=self.facts.boot_id,
                 qemu=self.facts.qemu,
+                setup=self.facts.setup,
             )
             for case in work.cases
         ]
@@ -398,7 +399,13 @@ def test_another_version_of_kickbench_is_set_aside(fleet: Fleet) -> None:
     run(fleet.coordinated, lambda: fleet.joined(a), test=test)
 
 
-def test_another_qemu_in_the_middle_of_a_campaign_is_noticed(fleet: Fleet) -> None:
+@pytest.mark.parametrize(
+    "change, words",
+    [({"qemu": "9.9.9"}, "QEMU is 9.9.9"), ({"setup": Setup(governor="powersave")}, "powersave")],
+)
+def test_a_change_of_a_host_in_the_middle_of_a_campaign_is_noticed(
+    fleet: Fleet, change: dict[str, object], words: str
+) -> None:
     plan = dataclasses.replace(PLAN, hosts=("a",))
 
     async def inside() -> None:
@@ -419,12 +426,12 @@ def test_another_qemu_in_the_middle_of_a_campaign_is_noticed(fleet: Fleet) -> No
                 await client.submit(plan)
                 await measured.wait()
                 await worker.close()
-            a.facts = dataclasses.replace(a.facts, qemu="9.9.9")
+            a.facts = dataclasses.replace(a.facts, **change)  # type: ignore[arg-type]
             async with fleet.joined(a, 1):
                 status = await until(
                     client, lambda status: host_of(status, "a").state is HostState.SET_ASIDE
                 )
-                assert "9.9.9" in (host_of(status, "a").reason or "")
+                assert words in (host_of(status, "a").reason or "")
 
     asyncio.run(inside())
 

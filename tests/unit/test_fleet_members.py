@@ -27,7 +27,7 @@ FACTS = HostFacts(
     dask="2026.8.0",
     python="3.11.2",
     qemu="8.2.0",
-    setup=Setup(),
+    setup=Setup(governor="performance"),
     clock_ns=10**18,
 )
 

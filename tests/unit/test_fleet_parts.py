@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The small parts of a coordinator: its journal, its news, its tasks, and addresses."""
+"""The small parts of a coordinator: its journal, its news, its tasks, and what it refuses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_lib.errors import FleetError, FleetRefused, UsageError
-from bench_lib.fleet import address
+from bench_lib.errors import FleetError, FleetRefused
 from bench_lib.fleet.background import Background
 from bench_lib.fleet.journal import Journal, KeptCampaign, KeptHost
 from bench_lib.fleet.limits import limit_s
@@ -133,28 +132,6 @@ def test_a_defect_in_background_work_is_reported() -> None:
         return await said.get()
 
     assert "ZeroDivisionError" in asyncio.run(run())
-
-
-@pytest.mark.parametrize(
-    "text, whole",
-    [
-        ("coordinator", "tls://coordinator:8786"),
-        ("192.0.2.1:99", "tls://192.0.2.1:99"),
-        ("tls://coordinator", "tls://coordinator:8786"),
-        ("[2001:db8::1]", "tls://[2001:db8::1]:8786"),
-        ("tls://[2001:db8::1]:1", "tls://[2001:db8::1]:1"),
-    ],
-)
-def test_an_address_may_lack_its_port(text: str, whole: str) -> None:
-    assert address.url(text) == whole
-
-
-@pytest.mark.parametrize(
-    "text", ["", ":1", "a:b", "a:0", "a:65536", "tcp://a", "a b", "::1", "a/b"]
-)
-def test_what_is_not_an_address_is_refused(text: str) -> None:
-    with pytest.raises(UsageError):
-        address.url(text)
 
 
 def test_refusals_are_counted_by_where_they_came_from() -> None:

@@ -45,22 +45,23 @@ def settings(history: Path, runtime: Path) -> Settings:
 @pytest.mark.parametrize(
     ("text", "url"),
     [
-        ("lab1:8786", "tls://lab1:8786"),
+        ("lab1", "tls://lab1:8786"),
+        ("lab1:99", "tls://lab1:99"),
         ("tls://lab1.example.org:1", "tls://lab1.example.org:1"),
         ("192.0.2.1:65535", "tls://192.0.2.1:65535"),
         ("[2001:db8::1]:8786", "tls://[2001:db8::1]:8786"),
     ],
 )
-def test_an_address_is_a_host_and_a_port(text: str, url: str) -> None:
+def test_an_address_is_a_host_and_maybe_a_port(text: str, url: str) -> None:
     assert address.url(text) == url
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "lab1", "lab1:", ":8786", "lab1:0", "lab1:65536", "2001:db8::1", "tcp://lab1:8786",
+    ["", "lab1:", ":8786", "lab1:0", "lab1:65536", "2001:db8::1", "tcp://lab1:8786",
      "lab1:8786/x", "a b:8786"],
 )  # fmt: skip
-def test_an_address_without_a_port_is_refused(text: str) -> None:
+def test_what_is_not_an_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="HOST:PORT"):
         address.url(text)
 
