@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -18,6 +18,9 @@ from bench_lib.present.words import count, span
 
 MOST = 10
 """How many campaigns that have ended are shown on a terminal."""
+
+FEW = 3
+"""How many hosts are named that have the same note, if there are many."""
 
 MOST_LIVE = 2
 """How many of them are shown where the terminal has to be enough for everything."""
@@ -133,7 +136,7 @@ def _parts(console: Console, status: FleetStatus) -> Iterator[RenderableType]:
     for name, text in _notes(status.hosts):
         alike.setdefault(text, []).append(name)
     for text, names in alike.items():
-        yield Text.assemble((f"{', '.join(names)}: ", "bold"), (text, "yellow"))
+        yield Text.assemble((f"{_some(names)}: ", "bold"), (text, "yellow"))
 
 
 def _count_of_notes(hosts: Iterable[HostStatus]) -> Iterator[RenderableType]:
@@ -160,6 +163,13 @@ def _notes(hosts: Iterable[HostStatus]) -> Iterator[tuple[str, str]]:
             yield host.facts.name, note
         for each in host.findings:
             yield host.facts.name, f"{each.name} {each.status}: {each.sentence}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return names, of many only the first ones: alpha, beta, gamma and 47 others."""
+    if len(names) <= FEW + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:FEW])} and {len(names) - FEW} others"
 
 
 def _times(number: int) -> str:

@@ -195,6 +195,10 @@ def test_what_doctors_of_several_hosts_found_is_shown_once() -> None:
     notes = ("Its QEMU is older.",)
     both = fleets.fleet(*(fleets.host(name, notes=notes) for name in ("alpha", "beta")))
     assert row(shown(both, 80), "alpha, beta: ") == "alpha, beta: Its QEMU is older."
+    many = fleets.fleet(*(fleets.host(f"host-{number}", notes=notes) for number in range(50)))
+    assert row(shown(many, 80), "host-0, ") == (
+        "host-0, host-1, host-2 and 47 others: Its QEMU is older."
+    )
     assert [line for line in shown(both, 80, terminal=False) if line.startswith("note")] == [
         "note alpha: Its QEMU is older.", "note beta: Its QEMU is older.",
     ]  # fmt: skip

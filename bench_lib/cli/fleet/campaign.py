@@ -124,8 +124,8 @@ def campaign(
     Host work needs a host that has booted the kernel. Without --reboot, somebody else has to boot
     the hosts, and one boot of a host counts once. `booted` means the kernel that all hosts run.
 
-    The campaign goes on in the fleet if this command ends. The same command follows it again, and
-    makes boots that are missing. `kickbench fleet cancel` ends it.
+    The campaign goes on in the fleet if this command ends. The same command with the same hosts
+    follows it again, and makes boots that are missing. `kickbench fleet cancel` ends it.
 
     \b
     Examples:
