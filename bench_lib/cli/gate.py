@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ import click
 import msgspec
 
 from bench_lib import deadline, present, record
-from bench_lib.cli import options
-from bench_lib.cli.kernels import bootable, fetch_guest
+from bench_lib.cli import options, until_settled
 from bench_lib.cli.names import completing_kernels, named
 from bench_lib.errors import (
     CannotCompare,
@@ -27,10 +26,7 @@ from bench_lib.errors import (
 )
 from bench_lib.kernel.ledger import describe
 from bench_lib.kernel.names import BOOTED, meant
-from bench_lib.kernel.store import Bootable, Store
 from bench_lib.kernel.suites import Suites
-from bench_lib.lab import settling
-from bench_lib.lab.vm import Facts
 from bench_lib.record import Kernel, Record, RequestName
 from bench_lib.settings import Settings
 from bench_lib.units import NS_PER_S
@@ -38,13 +34,9 @@ from bench_lib.verdict import gate as judging
 from bench_lib.verdict import junit, summary
 from bench_lib.verdict.comparison import Verdict
 from bench_lib.verdict.gate import Gate
-from bench_lib.verdict.matching import check_alike
-from bench_lib.verdict.terms import DEFAULT_TERMS, Terms
+from bench_lib.verdict.terms import DEFAULT_TERMS
 
 STATUS = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 2}
-
-NO_LIMIT = "none"
-"""The value of --limit that removes the limit of a request."""
 
 
 class _Command(click.Command):
@@ -95,6 +87,19 @@ class _Command(click.Command):
     metavar="MAX",
     help="Boot both in the lab until the verdict is pass or fail, at most MAX times each.",
 )
+@click.option(
+    "--fleet",
+    "address",
+    metavar="HOST[:PORT]",
+    help="With --boots-until-settled: boot in labs of all hosts of the fleet of this coordinator.",
+)
+@click.option(
+    "--certificates",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    show_default="KICKBENCH_CERTIFICATES, or /etc/kickbench/fleet",
+    help="With --fleet: the folder of this user's certificate.",
+)
 @options.jobs()
 @options.as_json()
 @click.option(
@@ -110,6 +115,8 @@ def gate(
     limits: tuple[str, ...],
     whatever_differs: bool,
     most_boots: int | None,
+    address: str | None,
+    certificates: Path | None,
     jobs: int | None,
     as_json: bool,
     report: Path | None,
@@ -127,6 +134,14 @@ def gate(
       kickbench gate debian/6.1 debian/6.12 --limit stop=0.5s --tolerance 1.1
       kickbench gate 6.12.113+deb12-amd64 6.12.117+deb12-amd64 --junit gate.xml
       kickbench gate debian/6.1 debian/6.12 --boots-until-settled 20
+      kickbench gate debian/6.1 debian/6.12 --boots-until-settled 20 --fleet lab1
+
+    If several hosts have records, each is judged by itself: the candidate fails if it fails on one
+    of them, and passes if it passes on all.
+
+    With --fleet, every host that is ready boots both kernels, and the coordinator's records of
+    these hosts are judged. KICKBENCH_FLEET alone does not do that: without --fleet, this host
+    boots them.
 
     BASE and CANDIDATE are kernels with records: a release, its tag (v...), the newest of a stream
     (debian/6.1), or `booted`. With --boots-until-settled they may also be kernels without records.
@@ -141,35 +156,40 @@ def gate(
     settings = options.with_jobs(Settings.from_environment(), jobs)
     if jobs is not None and most_boots is None:
         raise click.UsageError("--jobs applies only to --boots-until-settled; give both options.")
+    if address is not None:
+        _check_fleet(address, most_boots, jobs, whatever_differs=whatever_differs)
+        settings = dataclasses.replace(
+            settings, fleet=address, certificates=certificates or settings.certificates
+        )
     if report is not None:
         # Written before the work, which may take hours and may be killed.
         _write(report, junit.refusal(base, candidate, "There is no verdict yet."))
     try:
         records, damaged = _read(settings.records)
 
-        def judge(records: Sequence[Record], kernels: Sequence[Kernel], terms: Terms) -> Gate:
-            ours, theirs = kernels
-            return judging.compare(
+        names = base, candidate
+        if most_boots is None:
+            ours, theirs = kernels = [known(settings, name, records) for name in names]
+            until_settled.print_releases(names, kernels)
+            found = judging.compare(
                 records, ours, theirs, terms, whatever_differs=whatever_differs, unread=damaged
             )
-
-        if most_boots is None:
-            kernels = [known(settings, name, records) for name in (base, candidate)]
-            _print_releases((base, candidate), kernels)
-            found = judge(records, kernels, terms)
         else:
-            found = _until_settled(
-                settings,
-                (base, candidate),
-                records,
-                most_boots,
-                terms,
-                judge,
-                limits,
-                alike=not whatever_differs,
-            )
+            builds = until_settled.builds(settings, names, records)
+            if address is None:
+                found = until_settled.in_lab(
+                    settings,
+                    builds,
+                    most_boots,
+                    terms,
+                    limits,
+                    whatever_differs=whatever_differs,
+                    unread=damaged,
+                )
+            else:
+                found = until_settled.by_fleet(settings, builds, most_boots, terms, limits)
         held = {row.key.request for row in found.rows if row.limit_ns is not None}
-        _check_limits(held, limits)
+        until_settled.check_limits(held, limits)
     except KickbenchError as error:
         if report is not None:
             _write(report, junit.refusal(base, candidate, str(error)))
@@ -196,21 +216,6 @@ def _read(path: Path) -> tuple[list[Record], int]:
             f"{present.count(len(newer), 'record')} cannot be read by this version: {newer[0]}"
         )
     return records, len(damaged)
-
-
-def _check_limits(held: Container[str], given: Sequence[str]) -> None:
-    """Refuse a limit of a request that has no records.
-
-    :param held: the requests for which there are records and a limit.
-    :param given: the values of --limit.
-    :raise CannotCompare: a request in `given` is not in `held`.
-    """
-    for name, _, text in (each.partition("=") for each in given):
-        if text != NO_LIMIT and name not in held:
-            raise CannotCompare(
-                f"--limit names {name}, but there are no records of {name}; "
-                f"`kickbench lab campaign --request {name} ...` makes some."
-            )
 
 
 def known(settings: Settings, name: str, records: Sequence[Record]) -> Kernel:
@@ -241,81 +246,22 @@ def known(settings: Settings, name: str, records: Sequence[Record]) -> Kernel:
     return fitting[0].kernel
 
 
-def _to_boot(settings: Settings, name: str, records: Sequence[Record]) -> Bootable:
-    """The build that `name` means: a kernel with records, or else one in the cache or of Debian.
-
-    Kernels with records come first, so that a name means the same with and without more boots.
-    Debian's suites are read only if no record and no kernel in the cache fits, or to fetch a kernel
-    that has records but is not in the cache.
-    """
-    cache = Store.of(settings)
-    recorded = [describe(kernel) for kernel in dict.fromkeys(each.kernel for each in records)]
-    fetched = sorted((each.build for each in cache.all()), key=lambda build: build.date)
-    suites = Suites.of(settings).meanings()
-    for builds in (recorded, fetched):
-        if found := meant(name, builds, suites):
-            return cache.find_build(found[-1]) or bootable(settings, found[-1].release)
-    return bootable(settings, name)
-
-
-def _print_releases(names: Sequence[str], kernels: Sequence[Kernel]) -> None:
-    """Print which release each name means, unless the name is the release."""
-    for name, kernel in zip(names, kernels, strict=True):
-        if name.removeprefix("v") != kernel.release:
-            click.echo(f"kickbench: {name} is {kernel.release}", err=True)
-
-
-def _until_settled(
-    settings: Settings,
-    names: Sequence[str],
-    records: Sequence[Record],
-    most: int,
-    terms: Terms,
-    judge: Callable[[Sequence[Record], Sequence[Kernel], Terms], Gate],
-    limits: Sequence[str],
-    *,
-    alike: bool,
-) -> Gate:
-    """Boot both kernels in the lab and judge them, repeatedly, until there is a verdict.
-
-    Records that could not be judged afterwards are refused before the first boot.
-
-    :param most: the largest number of boots of each kernel.
-    :param alike: whether to refuse records that were made on differing set-ups.
-    :raise CannotCompare: the records cannot be judged, or a kernel cannot be booted in the lab.
-    """
-    if BOOTED in names:
-        raise CannotCompare(
-            "The lab cannot boot `booted`; name a kernel in the cache, or one of Debian's."
+def _check_fleet(
+    address: str, most_boots: int | None, jobs: int | None, *, whatever_differs: bool
+) -> None:
+    """Refuse options that make no sense together with --fleet."""
+    if not address:
+        raise click.UsageError("--fleet needs the address of the coordinator: HOST or HOST:PORT.")
+    if most_boots is None:
+        raise click.UsageError("--fleet applies only to --boots-until-settled; give both options.")
+    if jobs is not None:
+        raise click.UsageError(
+            "Each host of a fleet decides how many labs it runs; leave out --jobs or --fleet."
         )
-    builds = [_to_boot(settings, name, records) for name in names]
-    kernels = [build.build.kernel for build in builds]
-    _print_releases(names, kernels)
-    there = settling.lab_records(settings, builds)
-    _check_limits({each.request for each in settling.cases(there)}, limits)
-    fetch_guest(settings, settling.cases(there))
-    if alike:
-        check_alike(there, *kernels)
-        settling.check_as_now(there, settings)
-    looks = settling.looks(most)
-    terms = dataclasses.replace(terms, looks=len(looks))
-    for number, boots in enumerate(looks, start=1):
-        settling.boot(settings, builds, boots, _print_record, _print_boot)
-        found = judge(settling.lab_records(settings, builds), kernels, terms)
-        each = f"{present.count(boots, 'boot')} of each"
-        text = f"look {number} of {len(looks)}, {each}: {found.verdict}"
-        click.echo(f"kickbench: {text}", err=True)
-        if found.verdict is not Verdict.INCONCLUSIVE:
-            break
-    return found
-
-
-def _print_record(made: Record) -> None:
-    click.echo(present.trial_line(made), err=True)
-
-
-def _print_boot(facts: Facts) -> None:
-    click.echo(f"kickbench: {facts}", err=True)
+    if whatever_differs:
+        raise click.UsageError(
+            "The hosts of a fleet are never judged as one; leave out --whatever-differs or --fleet."
+        )
 
 
 def _limits(given: Sequence[str]) -> dict[RequestName, int]:
@@ -325,7 +271,7 @@ def _limits(given: Sequence[str]) -> dict[RequestName, int]:
         if not equals:
             raise click.BadParameter(f"{each!r} is not REQUEST=SECONDS.", param_hint="--limit")
         request = named(RequestName, name, UnknownRequest)
-        if text == NO_LIMIT:
+        if text == until_settled.NO_LIMIT:
             limits.pop(request, None)
         else:
             limits[request] = round(deadline.seconds(text.removesuffix("s")) * NS_PER_S)

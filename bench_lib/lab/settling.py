@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from bench_lib import interrupt, ownership, record
 from bench_lib.deadline import Deadline
@@ -22,6 +24,7 @@ from bench_lib.trial.case import CORE_SCENARIOS, Case, interleaved
 from bench_lib.trial.requests.description import deadline_s
 from bench_lib.units import NS_PER_S
 from bench_lib.verdict import inference
+from bench_lib.verdict.gate import Gate
 from bench_lib.verdict.matching import check_schemas
 from bench_lib.verdict.terms import DEFAULT_TERMS
 
@@ -30,6 +33,59 @@ FIRST_LOOK = 6
 
 TRIALS = 2
 """Trials of each case per boot."""
+
+
+class Boots(Protocol):
+    """Where the boots are made: in this host's labs, or on the hosts of a fleet."""
+
+    def records(self) -> list[Record]:
+        """Return the records that are judged."""
+
+    def check(self, records: Sequence[Record]) -> None:
+        """Refuse to add boots to records that new ones could not be compared with.
+
+        :raise CannotCompare: they were made with another QEMU, deadline or guest.
+        """
+
+    def make(self, boots: int, last: Gate | None) -> bool:
+        """Boot the kernels until each has this many boots.
+
+        :param last: what the gate found at the last look; None before the first one.
+        :return: whether anything could be done, so that looking again makes sense.
+        """
+
+
+@dataclass(frozen=True)
+class LabBoots:
+    """Boots in this host's labs."""
+
+    settings: Settings
+    builds: Sequence[Bootable]
+    on_record: Callable[[Record], None]
+    on_boot: Callable[[Facts], None]
+
+    def records(self) -> list[Record]:
+        return lab_records(self.settings, self.builds)
+
+    def check(self, records: Sequence[Record]) -> None:
+        check_as_now(records, self.settings)
+
+    def make(self, boots: int, last: Gate | None) -> bool:
+        boot(self.settings, self.builds, boots, self.on_record, self.on_boot)
+        return True
+
+
+@dataclass(frozen=True)
+class Step:
+    """Boots that are made in one campaign.
+
+    :ivar boots: the number of boots of each of the kernels.
+    :ivar name: the name of the campaign, by which it is continued if it was interrupted.
+    """
+
+    kernels: tuple[Kernel, ...]
+    boots: int
+    name: str
 
 
 def looks(most: int) -> list[int]:
@@ -79,16 +135,33 @@ def check_as_now(records: Sequence[Record], settings: Settings) -> None:
     with ownership.measuring(settings.runtime) as owner:
         features_of_qemu = features.ask(owner, settings.qemu, Deadline.after(settings.staging_s))
         version = interrupt.run(features_of_qemu).version
-    now = {
-        "QEMU": ({each.qemu for each in records if each.qemu}, version),
-    }
+    refuse_others(
+        {
+            "QEMU": ({each.qemu for each in records if each.qemu}, version),
+            **deadlines(records, settings),
+            **guests(records, settings),
+        }
+    )
+
+
+def deadlines(records: Sequence[Record], settings: Settings) -> dict[str, tuple[set[str], str]]:
+    """Return the deadlines in these records, and what they would be in new ones, by request."""
+    found = {}
     for request in sorted({each.request for each in records}):
         before = {
             f"{each.deadline_ns / NS_PER_S:g} s" for each in records if each.request is request
         }
         limit_s = deadline_s(request, settings)
-        now[f"deadline of {request}"] = before, f"{limit_s:g} s"
-    now |= guests(records, settings)
+        found[f"deadline of {request}"] = before, f"{limit_s:g} s"
+    return found
+
+
+def refuse_others(now: Mapping[str, tuple[set[str], str]]) -> None:
+    """Refuse to add boots to records that were made with something else.
+
+    :param now: for each thing, its values in the records, and the present value.
+    :raise CannotCompare: a value in the records is not the present one.
+    """
     for what, (before, here) in now.items():
         if before - {here}:
             raise CannotCompare(
@@ -131,26 +204,42 @@ def boot(
     on_boot: Callable[[Facts], None],
 ) -> None:
     """Boot the kernels, interleaved, until each has `boots` boots with a trial of every case."""
+    by_kernel = {build.build.kernel: build for build in builds}
     records = lab_records(settings, builds)
     wanted = cases(records)
-    done = [min(boots, _boots(records, build, wanted)) for build in builds]
+    for step in steps(records, list(by_kernel), wanted, boots):
+        there = [by_kernel[kernel] for kernel in step.kernels]
+        plan = Campaign(there, step.boots, interleaved(wanted, TRIALS), step.name)
+        campaign.run(plan, settings, on_record, on_boot)
+
+
+def steps(
+    records: Sequence[Record], kernels: Sequence[Kernel], wanted: Sequence[Case], boots: int
+) -> list[Step]:
+    """Return what is still to be made on one host, in order.
+
+    :param records: the records of the host.
+    :param wanted: the cases that each boot has to have tried.
+    :param boots: the number of boots that each kernel is to have.
+    """
+    done = [min(boots, _boots(records, kernel, wanted)) for kernel in kernels]
     most = max(done)
+    name = f"after {done}"
     # The kernel with fewer boots catches up first, so that the rest can be interleaved.
-    plans = [([build], most - count) for build, count in zip(builds, done, strict=True)]
-    for kernels, count in [*plans, (builds, boots - most)]:
-        if count:
-            plan = Campaign(kernels, count, interleaved(wanted, TRIALS), f"after {done}")
-            campaign.run(plan, settings, on_record, on_boot)
+    behind = [
+        Step((kernel,), most - count, name) for kernel, count in zip(kernels, done, strict=True)
+    ]
+    return [each for each in (*behind, Step(tuple(kernels), boots - most, name)) if each.boots]
 
 
 def _case(made: Record) -> Case:
     return Case(made.scenario, made.request, made.shape, manager=made.manager)
 
 
-def _boots(records: Sequence[Record], build: Bootable, cases: Sequence[Case]) -> int:
+def _boots(records: Sequence[Record], kernel: Kernel, cases: Sequence[Case]) -> int:
     """The number of boots of a kernel that the case with the fewest boots was tried in."""
     tried: dict[Case, set[str]] = {case: set() for case in cases}
     for each in records:
-        if each.kernel == build.build.kernel and each.boot_id:
+        if each.kernel == kernel and each.boot_id:
             tried[_case(each)].add(each.boot_id)
     return min(map(len, tried.values()))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from bench_lib.record import FAILED, Host, Key, Record
@@ -96,6 +96,14 @@ def _of_host(host: Host, rows: Sequence[Comparison], doubt: str | None) -> HostV
         max(bounds, default=None),
         boots_needed(rows) if verdict is Verdict.INCONCLUSIVE else None,
     )
+
+
+def unmeasured(hosts: Sequence[HostVerdict], machines: Collection[str]) -> str | None:
+    """Return what speaks against a pass if not all of these machines have measured both kernels."""
+    there = {each.host.machine for each in hosts}
+    if not (lacking := sorted(set(machines) - there)):
+        return None
+    return f"{', '.join(lacking)} did not measure both kernels"
 
 
 def missed(keys: Sequence[Key]) -> str | None:

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from bench_lib.record import Host, Kernel, Record
 from bench_lib.units import NS_PER_S
 from bench_lib.verdict import inference
 from bench_lib.verdict.by_boot import hanging_boots
-from bench_lib.verdict.by_host import HostVerdict, alone, by_host, not_ruled_out
+from bench_lib.verdict.by_host import HostVerdict, alone, by_host, not_ruled_out, unmeasured
 from bench_lib.verdict.comparison import Comparison, Verdict, boots_needed, overall
 from bench_lib.verdict.doubts import doubts, refuses_more
 from bench_lib.verdict.effect import Ratio, ratio
@@ -59,11 +59,13 @@ def compare(
     *,
     whatever_differs: bool = False,
     unread: int = 0,
+    machines: Collection[str] = (),
 ) -> Gate:
     """Judge a candidate by the records.
 
     :param whatever_differs: also compare records of differing hosts, QEMUs or settings.
     :param unread: number of lines of the record file that could not be read.
+    :param machines: the names of hosts on which both kernels have to be measured for a pass.
     :raise CannotCompare: the records differ in this way, or there is nothing to compare.
     """
     found = matched(records, base, candidate, whatever_differs=whatever_differs)
@@ -77,7 +79,9 @@ def compare(
     hosts = by_host(rows, found)
     verdict = overall(each.verdict for each in hosts)
     sentence = _sentence(base, candidate, verdict, hosts)
-    doubt = alone([each for host in found.left_out for each in found.alone.get(host, [])])
+    doubt = unmeasured(hosts, machines) or alone(
+        [each for host in found.left_out for each in found.alone.get(host, [])]
+    )
     if verdict is Verdict.PASS and doubt:
         verdict, sentence = Verdict.INCONCLUSIVE, _not_known(base, candidate, f"{doubt}.")
     return Gate(

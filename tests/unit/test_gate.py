@@ -75,7 +75,7 @@ def hanging(kernel: Kernel, count: int, **options: object) -> list[Record]:
     return boots(kernel, *[[None, None]] * count, **options)  # type: ignore[arg-type]
 
 
-def judged(records: Sequence[Record], terms: Terms = DEFAULT_TERMS, **options: bool) -> Gate:
+def judged(records: Sequence[Record], terms: Terms = DEFAULT_TERMS, **options: Any) -> Gate:
     return gate.compare(records, OLD, NEW, terms, **options)
 
 
@@ -636,6 +636,15 @@ def test_hangs_where_only_the_candidate_was_measured_do_not_pass_whatever_differ
     found = judged(records, whatever_differs=True)
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "fuse-hold on host-b (lab, tcg)" in found.sentence
+
+
+def test_a_host_that_should_have_measured_and_did_not_keeps_the_kernel_from_passing() -> None:
+    made = [*on(A, steady(OLD, 6), steady(NEW, 6)), *on(B, steady(OLD, 6))]
+    assert judged(made).verdict is Verdict.PASS
+    assert judged(made, machines=["host-a"]).verdict is Verdict.PASS
+    found = judged(made, machines=["host-a", "host-b", "host-c"])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.sentence.endswith("host-b, host-c did not measure both kernels.")
 
 
 def test_junit_has_a_suite_per_host_and_one_for_the_whole() -> None:

@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from bench_lib import record
-from bench_lib.cli import gate as command
 from bench_lib.cli import main
+from bench_lib.cli import until_settled as command
 from bench_lib.guest import features
 from bench_lib.guest.workloads.description import shape_of
 from bench_lib.kernel import guest
