@@ -16,7 +16,7 @@ from bench_lib import record
 from bench_lib.errors import FleetError, FleetUnreachable, UsageError
 from bench_lib.fleet.bundle import require_extra
 from bench_lib.fleet.plan import Plan
-from bench_lib.fleet.status import CampaignState, CampaignStatus
+from bench_lib.fleet.status import CampaignState, CampaignStatus, FleetStatus
 from bench_lib.kernel import guest
 from bench_lib.record import Record
 from bench_lib.settings import Settings
@@ -54,6 +54,12 @@ async def connected(settings: Settings) -> AsyncIterator[FleetClient]:
 
     async with FleetClient.connect(settings.fleet, settings.certificates) as fleet:
         yield fleet
+
+
+async def status(settings: Settings) -> FleetStatus:
+    """Return what the coordinator knows of the fleet; see `connected`."""
+    async with connected(settings) as fleet:
+        return await fleet.status()
 
 
 def settings_for_hosts(settings: Settings) -> dict[str, str]:

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from bench_lib import record
 from bench_lib.cli import main
-from bench_lib.cli.fleet import asking, following, planning
+from bench_lib.cli.fleet import following, planning
 from bench_lib.errors import (
     CampaignIncomplete,
     FleetUnreachable,
@@ -27,6 +27,7 @@ from bench_lib.errors import (
     UnknownKernel,
     UsageError,
 )
+from bench_lib.fleet import campaigns
 from bench_lib.fleet.plan import Plan
 from bench_lib.fleet.progress import Progress
 from bench_lib.fleet.status import CampaignState, CampaignStatus, FleetStatus, HostState
@@ -370,7 +371,7 @@ def use(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Use:
     monkeypatch.setenv("KICKBENCH_FLEET", "lab1")
 
     def patch(coordinator: Coordinator) -> Coordinator:
-        monkeypatch.setattr(asking, "coordinator", coordinator.connect)
+        monkeypatch.setattr(campaigns, "connected", coordinator.connect)
         return coordinator
 
     return patch
@@ -388,9 +389,12 @@ def test_the_plan_has_what_the_options_say(use: Use) -> None:
     assert (plan.kind, plan.kernels, plan.boots, plan.hosts) == (
         Kind.LAB, (OLD,), 2, ("somewhere",),
     )  # fmt: skip
-    assert (plan.settings, plan.patience_s, plan.name) == (
-        {"KICKBENCH_DEADLINE": "3.0"}, 20.0, "second",
-    )  # fmt: skip
+    assert plan.settings == {
+        "KICKBENCH_DEADLINE": "3",
+        "KICKBENCH_GUEST_KERNEL": "debian/6.12",
+        "KICKBENCH_STAGING": "30",
+    }
+    assert (plan.patience_s, plan.name) == (20.0, "second")
     (case,) = plan.cases
     assert (case.scenario, case.shape.image, case.shape.work) == (
         ScenarioName.BLACKHOLE, "linux", "idle",

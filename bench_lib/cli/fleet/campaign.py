@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bench_lib import deadline, interrupt, present, record
 from bench_lib.cli import options
-from bench_lib.cli.fleet import asking, following, planning
+from bench_lib.cli.fleet import following, planning
 from bench_lib.cli.fleet import options as fleet_options
 from bench_lib.cli.kernels import bootable
 from bench_lib.cli.names import completing_kernels
@@ -27,6 +27,7 @@ from bench_lib.errors import (
     MemoryDamaged,
     UsageError,
 )
+from bench_lib.fleet import campaigns
 from bench_lib.fleet.plan import Plan
 from bench_lib.fleet.progress import Progress, listed
 from bench_lib.fleet.status import CampaignState, CampaignStatus, FleetStatus
@@ -143,7 +144,7 @@ def campaign(
         [case.Case(each, request, shape, manager=manager) for each in scenarios], count
     )
     patience_s = deadline.seconds(patience)
-    fleet = interrupt.run(asking.status(settings))
+    fleet = interrupt.run(campaigns.status(settings))
     chosen = [] if anywhere else planning.hosts(fleet, kind, hosts)
     if reboot:
         planning.check_reboots(chosen)
@@ -160,9 +161,7 @@ def campaign(
         hosts=tuple(each.facts.name for each in chosen),
         reboot=reboot,
         patience_s=patience_s,
-        settings=(
-            {"KICKBENCH_DEADLINE": str(settings.deadline_s)} if settings.deadline_given else {}
-        ),
+        settings=campaigns.settings_for_hosts(settings),
         name=name,
     )
     for remark in planning.remarks(chosen):
@@ -218,7 +217,7 @@ def _follow(
 
     :param named: whether the user has named the hosts.
     """
-    connect = functools.partial(asking.coordinator, settings)
+    connect = functools.partial(campaigns.connected, settings)
     with _watching(plan, as_json=as_json) as watcher:
         try:
             return interrupt.run(following.follow(connect, plan, watcher))

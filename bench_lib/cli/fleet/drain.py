@@ -6,7 +6,8 @@ from __future__ import annotations
 import click
 
 from bench_lib import interrupt
-from bench_lib.cli.fleet import asking, options
+from bench_lib.cli.fleet import options
+from bench_lib.fleet import campaigns
 from bench_lib.settings import Settings
 
 
@@ -33,5 +34,5 @@ def drain(host: str, undo: bool, settings: Settings) -> None:
 
 
 async def _drain(settings: Settings, host: str, *, undo: bool) -> None:
-    async with asking.coordinator(settings) as fleet:
+    async with campaigns.connected(settings) as fleet:
         await fleet.drain(host, undo=undo)

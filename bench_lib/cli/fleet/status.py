@@ -11,9 +11,9 @@ import msgspec
 
 from bench_lib import interrupt, present
 from bench_lib.cli import options
-from bench_lib.cli.fleet import asking
 from bench_lib.cli.fleet import options as fleet_options
 from bench_lib.errors import FleetUnreachable, Interrupted, UsageError
+from bench_lib.fleet import campaigns
 from bench_lib.settings import Settings
 
 WATCH_S = 2.0
@@ -38,7 +38,7 @@ def status(as_json: bool, watch: bool, settings: Settings) -> None:
     """
     console = present.stdout()
     if not watch:
-        found = interrupt.run(asking.status(settings))
+        found = interrupt.run(campaigns.status(settings))
         if as_json:
             click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
         else:
@@ -59,12 +59,12 @@ async def _watch(settings: Settings, show: present.ShowFleet) -> None:
 
     :raise FleetUnreachable: the coordinator could not be reached the first time.
     """
-    shown = await asking.status(settings)
+    shown = await campaigns.status(settings)
     show(shown, None)
     while True:
         await asyncio.sleep(WATCH_S)
         try:
-            shown, problem = await asking.status(settings), None
+            shown, problem = await campaigns.status(settings), None
         except FleetUnreachable as error:
             problem = str(error)
         show(shown, problem)
