@@ -153,7 +153,7 @@ class Settings:
     """KICKBENCH_FLEET: the address of the fleet's coordinator; None if it is not set."""
     fleet_host: str | None
     """KICKBENCH_FLEET_HOST: the host of the fleet that asv's environment `kernel-fleet` uses; None
-    if it is not set."""
+    if it is not set. In benchmarks, `asv_bridge` sets it for that environment alone."""
     certificates: Path
     """KICKBENCH_CERTIFICATES: the folder of the certificate of this host or user in a fleet."""
     failure: Path | None

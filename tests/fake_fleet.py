@@ -47,6 +47,7 @@ def host(
         qemu="7.2.22",
         setup=Setup(),
         clock_ns=0,
+        accelerator="kvm",
     )
     return HostStatus(facts, state, reason, (), 0.0, 0, 0, 0, (), ())
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The base of asv's environments `kernel-host` and `kernel-lab`."""
+"""The base of asv's environments `kernel-host`, `kernel-lab` and `kernel-fleet`."""
 
 from __future__ import annotations
 
@@ -98,6 +98,8 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
                 "KICKBENCH_LISTED": "full" if self._lists_full else "core",
                 "KICKBENCH_PROGRESS": f"/proc/{os.getpid()}/fd/2",
                 "KICKBENCH_FAILURE": str(failure),
+                # It means the host for `kernel-fleet` alone, and the user may have set it.
+                "KICKBENCH_FLEET_HOST": "",
                 **self.benchmark_variables(),
             }
             wrapped = ["setpriv", "--pdeathsig", "TERM", sys.executable, *args]

@@ -48,10 +48,14 @@ class ProbeSuite:
     def measure(self) -> dict[str, Result]:
         """Probe the cases that KICKBENCH_SET selects, and return the results by their names.
 
+        A host of a fleet makes trials only, so there are no results then.
+
         :raise KickbenchError: the probe could not run, or no case gave a measurement. The error is
             reported to asv's environment, so that nothing is saved.
         """
         settings = Settings.from_environment()
+        if settings.fleet_host is not None:
+            return {}
         with failures_reported(settings):
             cases = [BY_NAME[each] for each in measured(self.params, settings)]
             results = {each.case: each for each in _run(settings, cases)}
@@ -65,6 +69,8 @@ class ProbeSuite:
 
     def setup(self, results: dict[str, Result], case: str) -> None:
         """Skip a case that cannot be measured here. asv expects NotImplementedError for that."""
+        if case not in results:
+            raise NotImplementedError("Hosts of a fleet make trials, and do not run the probe.")
         if results[case].outcome not in SCORED:
             raise NotImplementedError(results[case].reason)
 

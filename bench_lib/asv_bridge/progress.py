@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench_lib import present
+from bench_lib.fleet.status import CampaignStatus
 from bench_lib.lab.vm import Facts
 from bench_lib.record import Record
 
@@ -38,6 +39,13 @@ class Progress:
         self._start_s = time.monotonic()
         self._write(f"\n    {facts}")
         print(facts, file=sys.stdout, flush=True)  # noqa: T201
+
+    def waiting(self, campaign: CampaignStatus) -> None:
+        """Report that the fleet has not finished yet.
+
+        The boot may wait for its turn for hours, and asv ends a benchmark that prints nothing.
+        """
+        print(f"campaign {campaign.id} is {campaign.state}", file=sys.stdout, flush=True)  # noqa: T201
 
     def trial(self, record: Record) -> None:
         """Report that a trial is done."""

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 from bench_lib.asv_bridge.progress import Progress
 from bench_lib.errors import KickbenchError, MemoryDamaged, TrialLost, UnknownKernel
+from bench_lib.fleet.runner import FleetRunner
+from bench_lib.kernel.ledger import Ledger
 from bench_lib.kernel.store import Bootable, Store
 from bench_lib.kvm.cases import CASES, Wake
 from bench_lib.lab import parallel
@@ -18,6 +20,7 @@ from bench_lib.record import (
     SCORED,
     Backing,
     Family,
+    Kernel,
     ManagerName,
     Outcome,
     Record,
@@ -145,6 +148,23 @@ def silence_limit_s(settings: Settings) -> float:
     return 300 + settings.lab_boot_s + 2 * (settings.staging_s + longest_s)
 
 
+def fleet_kernel(settings: Settings) -> Kernel | None:
+    """Return the kernel that asv requests of a host of the fleet; None without a fleet.
+
+    :raise UnknownKernel: the ledger has no such build.
+    """
+    if settings.kernel is None or settings.fleet_host is None:
+        return None
+    known = Ledger(settings.ledger).including_booted()
+    found = next((build for build in known if build.id == settings.kernel), None)
+    if found is None:
+        raise UnknownKernel(
+            f"{settings.ledger} has no build {settings.kernel}; add it with `kickbench kernels "
+            "fetch` or `kickbench kernels add`."
+        )
+    return found.kernel
+
+
 def requested_kernel(settings: Settings) -> Bootable | None:
     """Return the kernel that asv requests, or None for the booted one.
 
@@ -222,7 +242,13 @@ class RequestSuite:
             raise NotImplementedError(group[0].reason)
 
     def _lacking(self, value: str, settings: Settings) -> str | None:
-        """Return what this host lacks for the request or the scenario; None if nothing."""
+        """Return what this host lacks for the request or the scenario; None if nothing.
+
+        What a host of the fleet lacks is not known here. Its trials are made nevertheless, and the
+        records of those that it could not try have the reason.
+        """
+        if settings.fleet_host is not None:
+            return None
         lab = settings.kernel is not None
         without = preflight.lacking(self.request, self.manager, lab=lab)
         if without is not None:
@@ -333,11 +359,18 @@ class StallSuite(RequestSuite):
 
 
 def _run(cases: Sequence[Case], settings: Settings, progress: Progress) -> list[Record]:
-    """Run trials under the booted kernel, or in the lab under the kernel that asv requests."""
-    kernel = requested_kernel(settings)
-    runner: Runner = NativeRunner(settings)
-    if kernel is not None:
+    """Run trials under the booted kernel, or in a lab under the kernel that asv requests.
+
+    The lab is of this host or, in the environment `kernel-fleet`, of a host of the fleet.
+    """
+    runner: Runner
+    if (wanted := fleet_kernel(settings)) is not None:
+        host = settings.fleet_host
+        runner = FleetRunner(wanted, settings, host, on_news=progress.waiting)
+    elif (kernel := requested_kernel(settings)) is not None:
         runner = LabRunner(kernel, settings, progress.booted, parallel.jobs(settings))
+    else:
+        runner = NativeRunner(settings)
     return runner.run(cases, progress.trial)
 
 

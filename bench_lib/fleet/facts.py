@@ -21,6 +21,7 @@ class HostFacts:
         work, because labs would disturb the trials.
     :ivar installed: the kernels that are installed on the host.
     :ivar reboots: whether the coordinator may boot the host into another kernel.
+    :ivar accelerator: the accelerator of the host's labs: `kvm` or `tcg`.
     :ivar clock_ns: the time of the host's clock, in nanoseconds since 1970 (UTC).
     """
 
@@ -38,3 +39,4 @@ class HostFacts:
     clock_ns: int
     installed: tuple[Kernel, ...] = ()
     reboots: bool = False
+    accelerator: str = "tcg"

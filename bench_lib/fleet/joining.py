@@ -38,6 +38,7 @@ def facts(settings: Settings, kinds: tuple[Kind, ...], room: int, *, reboots: bo
         clock_ns=time.time_ns(),
         installed=tuple(image.identity(each.vmlinuz) for each in installed.find(Path("/"))[0]),
         reboots=reboots,
+        accelerator=qemu.accelerator(),
     )
 
 

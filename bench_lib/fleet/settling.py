@@ -16,7 +16,7 @@ from bench_lib.fleet.status import CampaignState, HostState, HostStatus
 from bench_lib.fleet.work import Kind
 from bench_lib.lab import settling
 from bench_lib.lab.settling import Step
-from bench_lib.record import SCHEMA, Kernel, Record
+from bench_lib.record import SCHEMA, Host, Kernel, Record
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case, interleaved
 from bench_lib.verdict.comparison import Verdict
@@ -40,10 +40,12 @@ class Member:
     """A host that takes part in the comparison.
 
     :ivar qemu: the version of its QEMU.
+    :ivar lab: its labs, as records name them.
     """
 
     name: str
     qemu: str | None
+    lab: Host
 
 
 class FleetBoots:
@@ -68,7 +70,14 @@ class FleetBoots:
         self.missing: tuple[str, ...] = ()
         hosts = self._ask(lambda fleet: fleet.status()).hosts
         ready = [each for each in hosts if each.state in READY and Kind.LAB in each.facts.kinds]
-        self.members = tuple(Member(each.facts.name, each.facts.qemu) for each in ready)
+        self.members = tuple(
+            Member(
+                each.facts.name,
+                each.facts.qemu,
+                Host("lab", each.facts.accelerator, each.facts.name),
+            )
+            for each in ready
+        )
         self.others = tuple(_why_not(each) for each in hosts if each not in ready)
         if not self.members:
             why = "; ".join(self.others) or "no host has joined it"
@@ -78,10 +87,13 @@ class FleetBoots:
             )
 
     def records(self) -> list[Record]:
-        """Return the coordinator's records of these kernels in labs of these hosts."""
-        names = {each.name for each in self.members}
+        """Return the coordinator's records of these kernels in labs of these hosts.
+
+        Records of a host whose labs had another accelerator at that time are not among them.
+        """
+        labs = {each.lab for each in self.members}
         found = self._ask(lambda fleet: fleet.records(self._kernels))
-        return [each for each in found if each.host.kind == "lab" and each.host.machine in names]
+        return [each for each in found if each.host in labs]
 
     def check(self, records: Sequence[Record]) -> None:
         """Refuse to add boots to records that new ones could not be compared with.
