@@ -12,7 +12,7 @@ from bench_lib.asv_bridge.environment import KernelEnvironment, refuse
 from bench_lib.asv_bridge.repo import KernelRepo
 from bench_lib.errors import FleetRefused, KickbenchError, UnknownHost
 from bench_lib.fleet import campaigns
-from bench_lib.fleet.status import FleetStatus, HostState, HostStatus
+from bench_lib.fleet.status import HostState, HostStatus
 from bench_lib.fleet.work import Kind
 from bench_lib.settings import Settings
 
@@ -70,12 +70,7 @@ def hosts(settings: Settings) -> tuple[HostStatus, ...]:
 
     :raise FleetError: the fleet cannot be used.
     """
-
-    async def ask() -> FleetStatus:
-        async with campaigns.connected(settings) as fleet:
-            return await fleet.status()
-
-    return interrupt.run(ask()).hosts
+    return interrupt.run(campaigns.status(settings)).hosts
 
 
 def chosen(there: Sequence[HostStatus], name: str | None) -> HostStatus:
