@@ -59,8 +59,6 @@ _COORDINATOR: dict[str, Any] = {
     "distributed.scheduler.no-workers-timeout": None,
     # Work that any host may do is given to busy hosts too; a host that becomes free takes it.
     "distributed.scheduler.work-stealing": True,
-    # Otherwise no task is taken before one of its kind has ended.
-    "distributed.scheduler.default-task-durations": {"perform": "60s"},
     # Results are a few kilobytes and are collected at once; there is nothing to move or to drop.
     "distributed.scheduler.active-memory-manager.start": False,
     "distributed.scheduler.preload": [],

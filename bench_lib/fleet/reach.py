@@ -60,4 +60,5 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     found: BaseException | None = error
     while found is not None:
         yield found
-        found = found.__cause__ or found.__context__
+        # Tornado keeps the error of TLS beside the error that a connection is closed.
+        found = found.__cause__ or getattr(found, "real_error", None) or found.__context__
