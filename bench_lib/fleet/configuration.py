@@ -14,6 +14,8 @@ from typing import Any
 import dask
 import distributed
 
+from bench_lib.fleet import handshakes
+
 HTTP_ADDRESS = "127.0.0.1:0"
 """`dashboard_address` of schedulers and workers. Dask starts their HTTP servers even without a
 dashboard, and these servers know neither encryption nor certificates."""
@@ -138,6 +140,7 @@ def leave_alone(worker: distributed.Worker) -> None:
 def _apply(*parts: dict[str, Any]) -> None:
     for part in parts:
         dask.config.set(part)
+    handshakes.limit()
     _quiet()
 
 

@@ -79,7 +79,10 @@ class Refusals(logging.Handler):
 
 
 def _sentence(error: object) -> str:
-    """Why a TLS handshake failed. What OpenSSL seldom reports remains in its own words."""
+    """Why a TLS handshake failed. What OpenSSL seldom reports remains in its own words.
+
+    :param error: the error, or a sentence of ours.
+    """
     if isinstance(error, ssl.SSLCertVerificationError):
         words = error.verify_message
         return _BY_VERIFY_CODE.get(error.verify_code, f"Its certificate is refused: {words}.")
@@ -90,4 +93,4 @@ def _sentence(error: object) -> str:
                 return f"It does not trust the coordinator's certificate: {words}."
         words = error.reason.lower().replace("_", " ")
         return _BY_REASON.get(error.reason, f"The TLS handshake failed: {words}.")
-    return f"The TLS handshake failed: {error}."
+    return error if isinstance(error, str) else f"The TLS handshake failed: {error}."

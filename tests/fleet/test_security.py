@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -13,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from distributed import Client, Scheduler, Worker
 from distributed.comm.core import connect
 from distributed.security import Security
 
-from bench_lib.errors import FleetRefused
-from bench_lib.fleet import certificates, configuration, reach, security
+from bench_lib.errors import CertificateUnusable, FleetRefused
+from bench_lib.fleet import certificates, configuration, handshakes, reach, security
 from bench_lib.fleet.bundle import CA, CERTIFICATE, KEY, Role
 from bench_lib.fleet.refusals import Refusals
 from bench_lib.fleet.status import Refusal
@@ -43,6 +47,14 @@ class Running:
                 for found in self.refusals.all():
                     if found.times >= times:
                         return found
+                await asyncio.sleep(0.01)
+
+    async def refused_for(self, reason: str) -> None:
+        """Wait until a connection was refused for a reason."""
+        async with asyncio.timeout(HANG_S):
+            while True:
+                if any(each.reason == reason for each in self.refusals.all()):
+                    return
                 await asyncio.sleep(0.01)
 
 
@@ -191,6 +203,41 @@ def test_a_coordinator_of_another_fleet_is_refused_by_the_host(ca: Path, tmp_pat
     asyncio.run(run())
 
 
+def test_a_host_cannot_make_certificates_for_others(ca: Path, tmp_path: Path) -> None:
+    host = ca / "hosts" / "a"
+    key = load_pem_private_key((host / KEY).read_bytes(), password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    own = x509.load_pem_x509_certificate((host / CERTIFICATE).read_bytes())
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    certificates.Authority(evil, key, own).make(Role.HOST, ["b"], 30, renew=False)
+    bundle = evil / "hosts" / "b"
+    with (bundle / CERTIFICATE).open("a") as chain:
+        chain.write((host / CERTIFICATE).read_text())
+
+    async def run() -> None:
+        async with running(ca) as at:
+            with pytest.raises(FleetRefused):
+                await reach.check(at.url, unchecked(bundle, ca), "worker")
+            assert (await at.refused()).reason.startswith("Its certificate is refused: invalid CA")
+
+    asyncio.run(run())
+    shutil.copy(ca / CA, bundle)
+    with pytest.raises(CertificateUnusable):
+        security.load(bundle, role=Role.HOST)
+
+
+def test_a_worker_listens_only_to_its_fleet(ca: Path) -> None:
+    async def run() -> None:
+        async with running(ca) as at:
+            host = security.load(ca / "hosts" / "a", role=Role.HOST)
+            async with worker(at.url, host, ca) as there:
+                await without_certificate(there.port, ca)
+                assert (await at.refused()).reason == "It has no certificate."
+
+    asyncio.run(run())
+
+
 def test_a_user_cannot_pose_as_the_coordinator(ca: Path) -> None:
     """The extended key usage of its certificate does not allow that."""
     here = security.load(ca / "hosts" / "a", role=Role.HOST)
@@ -285,6 +332,58 @@ def test_a_stranger_is_refused_and_counted(
             assert (found.address, found.reason, found.times) == ("127.0.0.1", sentence, 1)
             assert not at.scheduler.workers
             assert not at.scheduler.client_comms
+
+    asyncio.run(run())
+
+
+def test_a_stranger_that_stays_silent_is_disconnected(
+    ca: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handshakes, "LIMIT_S", 0.1)
+
+    async def run() -> None:
+        async with running(ca) as at:
+            reader, writer = await asyncio.open_connection("127.0.0.1", at.scheduler.port)
+            async with asyncio.timeout(HANG_S):
+                assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+            assert (await at.refused()).reason.startswith("It did not end its TLS handshake")
+
+    asyncio.run(run())
+
+
+def test_strangers_that_stay_silent_keep_nobody_else_out(
+    ca: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handshakes, "LIMIT_S", HANG_S)
+
+    async def run() -> None:
+        async with running(ca) as at:
+            silent = [
+                await asyncio.open_connection(
+                    "127.0.0.1", at.scheduler.port, local_addr=("127.0.0.2", 0)
+                )
+                for _ in range(handshakes.MOST + 1)
+            ]
+            found = await at.refused()
+            assert (found.address, found.times) == ("127.0.0.2", 1)
+            assert await silent[-1][0].read() == b""
+            host = security.load(ca / "hosts" / "a", role=Role.HOST)
+            await reach.check(at.url, host, "worker")
+            assert at.refusals.all() == (found,)
+            for _, writer in silent:
+                writer.close()
+                await writer.wait_closed()
+            await at.refused(times=handshakes.MOST)
+            # All of them have ended, so there is room for others from there.
+            again, writer = await asyncio.open_connection(
+                "127.0.0.1", at.scheduler.port, local_addr=("127.0.0.2", 0)
+            )
+            writer.write(b"hello")
+            await again.read()
+            writer.close()
+            await at.refused_for("It did not speak TLS.")
 
     asyncio.run(run())
 
