@@ -116,7 +116,7 @@ def registry(runtime: Path) -> Iterator[None]:
         runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = lock.take(runtime / "registry.lock", os.O_RDWR | os.O_CREAT, wait=True)
     except OSError as error:
-        raise _unusable(runtime, error) from None
+        raise unusable(runtime, error) from None
     assert fd is not None
     try:
         yield
@@ -124,7 +124,8 @@ def registry(runtime: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _unusable(runtime: Path, error: OSError) -> HostError:
+def unusable(runtime: Path, error: OSError) -> HostError:
+    """The error for a runtime folder that cannot be used."""
     return HostError(
         f"The runtime folder {runtime} cannot be used ({error.strerror}): "
         "run as root, or set KICKBENCH_RUNTIME to a folder that you can write to."
@@ -153,7 +154,7 @@ def measuring(runtime: Path, *, shared: bool = False) -> Iterator[Run]:
             folder_fd = lock.take(folder, lock.FOLDER, wait=True)
         except OSError as error:
             os.close(fd)
-            raise _unusable(runtime, error) from None
+            raise unusable(runtime, error) from None
     assert folder_fd is not None
     try:
         yield Run(run_id, folder)
@@ -181,7 +182,7 @@ def _measuring_lock(runtime: Path, *, shared: bool = False) -> int:
             return fd
         holder = path.read_bytes()
     except OSError as error:
-        raise _unusable(runtime, error) from None
+        raise unusable(runtime, error) from None
     who = (
         "The labs that a fleet has given to this host are"
         if holder == _SHARED

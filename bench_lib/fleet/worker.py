@@ -59,17 +59,20 @@ def alone(runtime: Path) -> Iterator[None]:
     :raise HostBusy: there is another one.
     :raise HostError: the runtime folder cannot be used.
     """
+    path = runtime / "fleet.lock"
     with ownership.registry(runtime):
-        path = runtime / "fleet.lock"
-        fd = lock.take(path, os.O_RDWR | os.O_CREAT, wait=False)
-        if fd is None:
-            raise HostBusy(
-                f"This host has joined a fleet already, by process {path.read_text().strip()}; end "
-                "that one first, or have another `kickbench fleet join` use a runtime folder of "
-                "its own (KICKBENCH_RUNTIME)."
-            )
-        os.ftruncate(fd, 0)
-        os.write(fd, f"{os.getpid()}\n".encode())
+        try:
+            fd = lock.take(path, os.O_RDWR | os.O_CREAT, wait=False)
+            if fd is None:
+                raise HostBusy(
+                    f"This host has joined a fleet already, by process {path.read_text().strip()}; "
+                    "end that one first, or have another `kickbench fleet join` use a runtime "
+                    "folder of its own (KICKBENCH_RUNTIME)."
+                )
+            os.ftruncate(fd, 0)
+            os.write(fd, f"{os.getpid()}\n".encode())
+        except OSError as error:
+            raise ownership.unusable(runtime, error) from None
     try:
         shutil.rmtree(runtime / FOLDER, ignore_errors=True)  # of a worker that was killed
         yield
