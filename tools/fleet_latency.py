@@ -169,6 +169,8 @@ async def measure(rounds: int, trials: int, folder: Path, settings: Settings) ->
                     if situation == "waiting":
                         future = client.submit(performing.perform, to_json(work), pure=False)
                         result = from_json(await future, Result)
+                        # Otherwise Dask makes the trials again when this worker ends.
+                        future.release()
                     else:
                         result = await asyncio.to_thread(here.perform, work)
                     found.elapsed_ns[situation] += time.monotonic_ns() - began_ns

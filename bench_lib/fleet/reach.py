@@ -36,7 +36,9 @@ def explained(url: str, error: BaseException) -> FleetError:
     chain = list(_chain(error))
     for each in chain:
         if isinstance(each, ssl.SSLError):
-            reason = getattr(each, "verify_message", None) or each.reason or str(each)
+            # Only errors that come from OpenSSL have these attributes.
+            told = (getattr(each, name, None) for name in ("verify_message", "reason"))
+            reason = next(filter(None, told), str(each))
             return FleetRefused(
                 f"The coordinator at {url} and this host do not trust each other's certificates "
                 f"({reason}); both have to be of the same fleet, and their clocks have to be right."

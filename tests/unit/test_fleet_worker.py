@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
+import itertools
 import os
 import select
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,8 +20,29 @@ from pathlib import Path
 import pytest
 
 from bench_lib import ownership, record
-from bench_lib.errors import FetchFailed, HostBusy, UsageError, WrongKernel
-from bench_lib.fleet import address, command, cpus, joining, performing, task, unit
+from bench_lib.errors import (
+    FetchFailed,
+    FleetRefused,
+    FleetUnreachable,
+    HostBusy,
+    HostError,
+    UsageError,
+    WrongKernel,
+)
+from bench_lib.fleet import (
+    address,
+    certificates,
+    command,
+    cpus,
+    joining,
+    performing,
+    reach,
+    security,
+    task,
+    unit,
+    worker,
+)
+from bench_lib.fleet.bundle import Role
 from bench_lib.fleet.command import Command, Done
 from bench_lib.fleet.performing import Offer, ThisHost
 from bench_lib.fleet.work import Kind, Result, Work
@@ -206,6 +231,69 @@ Command(["-c", {code!r}], Settings.from_environment(), {{}}).wait({HANG_S})
         assert select.select([pidfd], [], [], HANG_S)[0]
         os.close(pidfd)
     assert (tmp_path / "ended").read_text() == "in order"
+
+
+# The connection
+
+
+def failed_with(*errors: Exception) -> Exception:
+    """An error that comes from the others, the last of which was the first."""
+    for error, cause in itertools.pairwise(errors):
+        error.__cause__ = cause
+    return errors[0]
+
+
+def test_a_certificate_that_is_not_trusted_is_told_from_a_coordinator_that_is_away() -> None:
+    tls = ssl.SSLError(1, "[SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert unknown ca")
+    found = reach.explained("tls://lab1:8786", failed_with(OSError("in comm"), tls))
+    assert isinstance(found, FleetRefused)
+    assert "do not trust each other's certificates" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (ConnectionRefusedError(111, "Connection refused"), "(Connection refused)"),
+        (TimeoutError(), "(no answer within 10 s)"),
+        (socket.gaierror(-2, "Name or service not known"), "There is no host of the name in"),
+    ],
+)
+def test_a_coordinator_that_cannot_be_reached_has_the_systems_reason(
+    error: Exception, why: str
+) -> None:
+    found = reach.explained("tls://lab1:8786", failed_with(OSError("Timed out"), error))
+    assert isinstance(found, FleetUnreachable)
+    assert why in str(found)
+
+
+def test_a_port_that_nothing_listens_on_is_no_coordinator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "LIMIT_S", 0.5)
+    with certificates.opened(tmp_path / "ca") as authority:
+        authority.make(Role.HOST, ["host"], 2, renew=False)
+    credentials = security.load(tmp_path / "ca/hosts/host", role=Role.HOST)
+    with socket.create_server(("localhost", 0)) as once:
+        port = once.getsockname()[1]
+    with pytest.raises(FleetUnreachable, match="cannot be reached"):
+        asyncio.run(reach.check(f"tls://localhost:{port}", credentials, "worker"))
+
+
+def test_a_second_worker_of_a_runtime_folder_is_refused(runtime: Path) -> None:
+    with (
+        worker.alone(runtime),
+        pytest.raises(HostBusy, match=f"process {os.getpid()};"),
+        worker.alone(runtime),
+    ):
+        pytest.fail("there are two workers")
+    with worker.alone(runtime):
+        pass
+
+
+def test_a_runtime_folder_that_cannot_be_written_is_refused(runtime: Path) -> None:
+    (runtime / "fleet.lock").mkdir(parents=True)
+    with pytest.raises(HostError, match="cannot be used"), worker.alone(runtime):
+        pytest.fail("it cannot have been locked")
 
 
 # Boots
