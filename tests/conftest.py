@@ -30,8 +30,9 @@ hypothesis.settings.load_profile("kickbench")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests in host/ need KVM and root; those in install/ need root."""
-    if item.path.is_relative_to(CHECKOUT / "tests" / "install") and os.geteuid() != 0:
+    """Tests in host/ need KVM and root; those in fleet/ and install/ need root."""
+    only_root = [CHECKOUT / "tests" / each for each in ("fleet", "install")]
+    if any(map(item.path.is_relative_to, only_root)) and os.geteuid() != 0:
         pytest.skip("needs root")
     if item.path.is_relative_to(CHECKOUT / "tests" / "host"):
         try:
