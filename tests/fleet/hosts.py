@@ -357,20 +357,37 @@ class SimulatedHost:
         """
         log = self.folder / f"{len(self._started)}-{Path(argv[0]).name}.log"
         with log.open("wb") as output:
-            process = HostProcess(self._popen(argv, environment or {}, output), log)
+            process = HostProcess(self._popen(argv, environment or {}, output, output), log)
         self._started.append(process)
         return process
 
+    def talk(
+        self, argv: Sequence[str | Path], environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a process in the host whose input and output are pipes. The caller ends it.
+
+        :param environment: variables to add to those of the host.
+        """
+        log = self.folder / f"{Path(argv[0]).name}.log"
+        with log.open("ab") as errors:
+            pipe = subprocess.PIPE
+            return self._popen(argv, environment or {}, pipe, errors, pipe)
+
     def _popen(
-        self, argv: Sequence[str | Path], environment: Mapping[str, str], output: IO[bytes] | int
+        self,
+        argv: Sequence[str | Path],
+        environment: Mapping[str, str],
+        output: IO[bytes] | int,
+        errors: IO[bytes] | int,
+        given: int = subprocess.DEVNULL,
     ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             ["nsenter", "--target", str(self.pid), "--net", "--mount", "--uts", "--pid",
              f"--wd={self.folder}", "--", *argv],
             env={**self.environment, "TMPDIR": str(TEMPORARY), **environment},
-            stdin=subprocess.DEVNULL,
+            stdin=given,
             stdout=output,
-            stderr=subprocess.STDOUT if output is not subprocess.PIPE else subprocess.PIPE,
+            stderr=errors,
             start_new_session=True,
         )  # fmt: skip
 
@@ -385,7 +402,7 @@ class SimulatedHost:
 
         :raise subprocess.TimeoutExpired: it has not ended within the limit, and was killed.
         """
-        popen = self._popen(argv, environment or {}, subprocess.PIPE)
+        popen = self._popen(argv, environment or {}, subprocess.PIPE, subprocess.PIPE)
         try:
             output, errors = popen.communicate(timeout=limit_s)
         except BaseException:

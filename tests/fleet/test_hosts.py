@@ -16,7 +16,7 @@ from bench_lib.errors import HostError
 from bench_lib.host import device
 from bench_lib.record import Outcome
 from tests.conftest import NO_KVM
-from tests.fleet.conftest import KICKBENCH
+from tests.fleet.fleet import KICKBENCH
 from tests.fleet.hosts import RUNTIME, SimulatedHost, Switch, left_of, state_of
 
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], 1), 2)"
