@@ -9,6 +9,7 @@ because Dask would make them again if their worker died.
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from dask.typing import Key
 from distributed import Client, Future, KilledWorker, Scheduler
 
-from bench_lib.fleet.members import Member
+from bench_lib.fleet.members import Given, Member
 from bench_lib.fleet.news import News
 
 ROOM = "room"
@@ -42,14 +43,14 @@ class Calls:
         self._scheduler = scheduler
         self._client = client
         self._news = news
-        self._texts: dict[Key, str] = {}
+        self._given: dict[Key, Given] = {}
 
-    def working(self, member: Member) -> list[str]:
-        """Return what a host has been given to do, in words."""
+    def working(self, member: Member) -> list[Given]:
+        """Return what a host has been given to do."""
         state = self._scheduler.workers.get(member.address or "")
         if state is None:
             return []
-        return [self._texts[task.key] for task in state.processing if task.key in self._texts]
+        return [self._given[task.key] for task in state.processing if task.key in self._given]
 
     async def on(self, member: Member, text: str, function: Callable[..., str], *given: str) -> str:
         """Call a function on a host, and return its answer.
@@ -94,12 +95,12 @@ class Calls:
         self, text: str, function: Callable[..., str], given: tuple[str, ...], needs: dict[str, int]
     ) -> tuple[str, Future[Any]]:
         key = f"boot-{uuid.uuid4().hex}"
-        self._texts[key] = text
+        self._given[key] = Given(text, time.monotonic())
         future = self._client.submit(function, *given, key=key, pure=False, resources=needs)
         return key, future
 
     def _forget(self, key: str, future: Future[Any]) -> None:
-        del self._texts[key]
+        del self._given[key]
         future.release()
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from bench_lib.fleet.facts import HostFacts
@@ -30,6 +30,18 @@ class Failure:
 
     kernel: Kernel
     reason: str
+
+
+@dataclass(frozen=True)
+class Given:
+    """Something that a host was given to do.
+
+    :ivar text: what it is, in words.
+    :ivar since: when it was given, on the monotonic clock.
+    """
+
+    text: str
+    since: float
 
 
 @dataclass
@@ -99,12 +111,14 @@ class Member:
         """Take down a boot that was made, and how many of its trials were lost."""
         self.boots += 1
         self.lost += lost
+        self.since = time.monotonic()
         self.failed.clear()
         self.drops = self.astray = 0
 
     def has_failed(self, kernel: Kernel, reason: str) -> None:
         """Take down a boot that failed; set the host aside if it was one too many."""
         self.failed.append(Failure(kernel, reason))
+        self.since = time.monotonic()
         # A host that can boot other kernels is not to blame for one that fails again and again.
         same = len({each.kernel for each in self.failed}) == 1
         if len(self.failed) >= FAILURES and not (same and self.boots):
@@ -176,16 +190,17 @@ class Member:
             return HostState.EXAMINED
         return HostState.WORKING if working else HostState.READY
 
-    def status(self, doing: Iterable[str], notes: Iterable[str]) -> HostStatus:
+    def status(self, doing: Sequence[Given], notes: Iterable[str]) -> HostStatus:
         """Return the host as the coordinator reports it."""
-        doing = tuple(doing)
         state = self.state(working=bool(doing))
+        working = state is HostState.WORKING
+        since = min(each.since for each in doing) if working else self.since
         return HostStatus(
             facts=self.facts,
             state=state,
             reason=(self.aside or self.unfit) if state is HostState.SET_ASIDE else None,
-            doing=doing,
-            since_s=time.monotonic() - self.since,
+            doing=tuple(each.text for each in doing),
+            since_s=time.monotonic() - since,
             boots=self.boots,
             lost=self.lost,
             failures=len(self.failed),

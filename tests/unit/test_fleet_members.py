@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 
 from bench_lib.fleet import members
 from bench_lib.fleet.facts import HostFacts
-from bench_lib.fleet.members import DROPS, FAILURES, Member
+from bench_lib.fleet.members import DROPS, FAILURES, Given, Member
 from bench_lib.fleet.status import HostState
 from bench_lib.fleet.work import Examined, Finding, Kind
 from bench_lib.record import Kernel, Setup
@@ -126,7 +127,16 @@ def test_the_operator_can_readmit_a_host(ready: Member) -> None:
 def test_a_drained_host_finishes_its_work_and_gets_no_more(ready: Member) -> None:
     ready.drain()
     assert ready.obstacle(Kind.LAB) == "is drained"
-    assert ready.status(["boot 1"], []).doing == ("boot 1",)
+    assert ready.status([Given("boot 1", 0.0)], []).doing == ("boot 1",)
+
+
+def test_a_host_has_worked_since_it_was_given_its_work(ready: Member) -> None:
+    now = time.monotonic()
+    ready.since = now - 1000
+    working = ready.status([Given("boot 1", now - 10), Given("boot 2", now - 20)], [])
+    assert (working.state, round(working.since_s)) == (HostState.WORKING, 20)
+    ready.succeeded(lost=0)
+    assert ready.status([], []).since_s < 500
 
 
 @pytest.mark.parametrize(
