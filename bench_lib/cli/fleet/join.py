@@ -63,9 +63,9 @@ def join(
 ) -> None:
     """Make this host a part of a fleet.
 
-    It makes the boots that the coordinator at ADDRESS (HOST:PORT) gives to it, until it is ended.
-    If the connection is lost, what runs is ended, and the host joins again as soon as it can. The
-    host keeps no records: the coordinator has them.
+    It makes the boots that the coordinator at ADDRESS (HOST or HOST:PORT) gives to it, until it is
+    ended. If the connection is lost, what runs is ended, and the host joins again as soon as it
+    can. The host keeps no records: the coordinator has them.
 
     Whoever has a certificate of the fleet is root on this host.
 
