@@ -27,12 +27,22 @@ def pin(cpu: int | None) -> tuple[int, frozenset[int]]:
         # CPUs that the cgroup does not have.
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
         cpu, allowed = max(allowed) if cpu is None else cpu, os.sched_getaffinity(0)
+    chosen = choose(cpu, allowed)
+    os.sched_setaffinity(0, {chosen})
+    return chosen, others(chosen, allowed)
+
+
+def choose(cpu: int | None, allowed: set[int]) -> int:
+    """The CPU of the worker.
+
+    :param cpu: the CPU that the operator has named; None for the last of those that are allowed.
+    :raise UsageError: it is not allowed.
+    """
     chosen = max(allowed) if cpu is None else cpu
     if chosen not in allowed:
         these = ", ".join(map(str, sorted(allowed)))
         raise UsageError(f"The worker cannot run on CPU {chosen}; it may use {these}.")
-    os.sched_setaffinity(0, {chosen})
-    return chosen, others(chosen, allowed)
+    return chosen
 
 
 def others(cpu: int, allowed: set[int]) -> frozenset[int]:

@@ -105,13 +105,17 @@ class Offer:
 
 
 class ThisHost(WorkerPlugin):
-    """This host, as its worker sees it. It ends what it has started when the worker closes."""
+    """This host, as its worker sees it. It ends what it has started when the worker closes.
+
+    :ivar asked: whether the coordinator has asked for anything yet.
+    """
 
     name = NAME
 
     def __init__(self, settings: Settings, offer: Offer) -> None:
         self._settings = settings
         self._offer = offer
+        self.asked = False
         self._running: set[Command] = set()
         self._closed = False
         self._changed = threading.Condition()
@@ -202,6 +206,7 @@ class ThisHost(WorkerPlugin):
         :raise ProgramMissing, NotStarted: it could not be started.
         """
         with self._changed:
+            self.asked = True
             if self._closed:
                 return Done(-signal.SIGTERM, "", "")  # nothing reads the result any more
             with _on(self._offer.cpus):

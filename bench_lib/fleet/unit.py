@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_lib.errors import FleetError
+from bench_lib.fleet import cpus
 from bench_lib.guest import state
 from bench_lib.settings import CHECKOUT, Settings
 
@@ -95,8 +96,9 @@ def install(arguments: Arguments, settings: Settings) -> str:
     :param settings: the settings of this process, which the unit keeps.
     :return: the unit, and what to do next.
     :raise FleetError: systemd refuses it, or it cannot be written.
+    :raise UsageError: the worker cannot run on the CPU that was named.
     """
-    cpu = max(os.sched_getaffinity(0)) if arguments.cpu is None else arguments.cpu
+    cpu = cpus.choose(arguments.cpu, os.sched_getaffinity(0))
     ours = {name: value for name, value in os.environ.items() if name.startswith("KICKBENCH_")}
     # Paths in `exported` are absolute, and do not depend on the home of the user.
     unit = text(arguments, cpu, {**ours, **settings.exported()})

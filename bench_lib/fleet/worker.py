@@ -32,6 +32,10 @@ LONGEST_WAIT_S = 30.0
 JOIN_LIMIT_S = 60.0
 """Seconds that joining may take once the coordinator has been reached."""
 
+SOON_S = 5.0
+"""If a connection is lost within so many seconds, and before the host was asked to do anything, the
+coordinator has refused the host: it knows only then what joins."""
+
 FOLDER = "fleet"
 """The folder in the runtime folder that is the worker's own."""
 
@@ -92,7 +96,8 @@ async def serve(membership: Membership, settings: Settings, say: Say) -> NoRetur
     wait_s = FIRST_WAIT_S
     while True:
         try:
-            await _work(membership, settings, say)
+            # A host that is let go each time says so once.
+            await _work(membership, settings, _nothing if said is FleetRefused else say)
             said, wait_s = None, FIRST_WAIT_S
             say(f"The connection to the coordinator at {membership.url} was lost; joining again.")
         except (FleetUnreachable, FleetRefused) as error:
@@ -103,10 +108,14 @@ async def serve(membership: Membership, settings: Settings, say: Say) -> NoRetur
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 
+def _nothing(sentence: str) -> None:
+    """Print nothing."""
+
+
 async def _work(membership: Membership, settings: Settings, say: Say) -> None:
     """Join once, and work until the connection is lost. Nothing of the work runs afterwards.
 
-    :raise FleetUnreachable, FleetRefused: the host did not join.
+    :raise FleetUnreachable, FleetRefused: the host did not join, or was let go at once.
     """
     offer = membership.offer
     credentials = security.load(membership.certificates, role=Role.HOST)
@@ -134,10 +143,17 @@ async def _work(membership: Membership, settings: Settings, say: Say) -> None:
         await _started(worker, membership.url)
         configuration.leave_alone(worker)
         say(f"This host, {facts.name}, has joined the fleet of {membership.url}.")
+        joined_s = time.monotonic()
         await worker.finished()
+        lasted_s = time.monotonic() - joined_s
     finally:
         await worker.close()
         await asyncio.to_thread(host.wait)
+    if lasted_s < SOON_S and not host.asked:
+        raise FleetRefused(
+            f"The coordinator at {membership.url} let this host go at once; `kickbench fleet "
+            "status` shows the reason, if it has refused this host."
+        )
 
 
 async def _started(worker: Worker, url: str) -> None:

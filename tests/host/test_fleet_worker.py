@@ -69,6 +69,11 @@ class Fleet(SchedulerPlugin):
         """The facts of the next host that joins."""
         return await asyncio.wait_for(self._joined.get(), HANG_S)
 
+    async def send_away(self) -> None:
+        """End the connection to all hosts."""
+        for each in list(self._scheduler.workers):
+            await self._scheduler.remove_worker(each, stimulus_id="test", close=True)
+
     def submit(self, function: Callable[..., str], *arguments: str) -> asyncio.Task[str]:
         """Have the host do something, by resource, as the coordinator does."""
         mine = {f"host-{identity.this_host(None).machine}": 1, "room": 1}
@@ -289,6 +294,22 @@ def test_a_host_of_another_fleet_keeps_trying_and_says_why(
 
     assert asyncio.run(join()) == 0
     assert "do not trust each other's certificates" in said(stranger)
+
+
+def test_a_host_that_the_coordinator_does_not_want_keeps_trying_and_says_so_once(
+    clean_host: Path, bundles: Path
+) -> None:
+    async def join() -> None:
+        async with fleet(bundles) as ours:
+            with worker(ours.address, bundles / "hosts/host"):
+                for _ in range(3):
+                    await ours.joined()
+                    await ours.send_away()
+
+    asyncio.run(join())
+    printed = said(bundles / "hosts/host")
+    assert printed.count("has joined the fleet") == 1
+    assert printed.count("let this host go at once") == 1
 
 
 def test_a_host_without_a_certificate_does_not_start(
