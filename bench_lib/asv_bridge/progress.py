@@ -27,6 +27,7 @@ class Progress:
         self._total = total
         self._done = 0
         self._start_s = time.monotonic()
+        self._last = ""
         self._fd = -1
         if path is not None:
             try:
@@ -41,11 +42,21 @@ class Progress:
         print(facts, file=sys.stdout, flush=True)  # noqa: T201
 
     def waiting(self, campaign: CampaignStatus) -> None:
-        """Report that the fleet has not finished yet.
+        """Report what a boot of the fleet is doing, which may wait for its turn for hours."""
+        doing = "is being made" if campaign.running else "waits for its turn"
+        line = f"the boot of campaign {campaign.id} {doing}"
+        if line != self._last:
+            self._write(f"\n    {line}")
+            self._last = line
+        # asv ends a benchmark that prints nothing for too long, so this is printed each time.
+        print(line, file=sys.stdout, flush=True)  # noqa: T201
 
-        The boot may wait for its turn for hours, and asv ends a benchmark that prints nothing.
-        """
-        print(f"campaign {campaign.id} is {campaign.state}", file=sys.stdout, flush=True)  # noqa: T201
+    def kept(self, record: Record) -> None:
+        """Report a trial of a boot whose trials all end at once, so that no time is left."""
+        self._done += 1
+        line = f"{self._done}/{self._total} {present.trial_line(record)}"
+        self._write(f"\n    {line}")
+        print(line, file=sys.stdout, flush=True)  # noqa: T201
 
     def trial(self, record: Record) -> None:
         """Report that a trial is done."""

@@ -363,14 +363,12 @@ def _run(cases: Sequence[Case], settings: Settings, progress: Progress) -> list[
 
     The lab is of this host or, in the environment `kernel-fleet`, of a host of the fleet.
     """
-    runner: Runner
     if (wanted := fleet_kernel(settings)) is not None:
-        host = settings.fleet_host
-        runner = FleetRunner(wanted, settings, host, on_news=progress.waiting)
-    elif (kernel := requested_kernel(settings)) is not None:
+        of_fleet = FleetRunner(wanted, settings, settings.fleet_host, on_news=progress.waiting)
+        return of_fleet.run(cases, progress.kept)
+    runner: Runner = NativeRunner(settings)
+    if (kernel := requested_kernel(settings)) is not None:
         runner = LabRunner(kernel, settings, progress.booted, parallel.jobs(settings))
-    else:
-        runner = NativeRunner(settings)
     return runner.run(cases, progress.trial)
 
 

@@ -12,15 +12,17 @@ import pytest
 
 from bench_lib.asv_bridge import kernel_fleet, probe_suite, suite
 from bench_lib.asv_bridge.kernel_fleet import KernelFleet, check, chosen
+from bench_lib.asv_bridge.progress import Progress
 from bench_lib.errors import FleetRefused, FleetUnreachable, UnknownHost, UnknownKernel
 from bench_lib.fleet import campaigns
-from bench_lib.fleet.status import HostState
+from bench_lib.fleet.status import CampaignState, CampaignStatus, HostState
 from bench_lib.fleet.work import Kind
 from bench_lib.kernel.ledger import Ledger, describe
 from bench_lib.record import Kernel, RequestName
 from bench_lib.settings import Settings
 from bench_lib.trial import preflight
 from tests.fake_fleet import FakeFleet, connecting, host
+from tests.make import record as make
 
 KERNEL = Kernel("6.12.94+deb12-amd64", "#1 SMP Debian 6.12.94-1 (2026-06-20)")
 
@@ -142,6 +144,32 @@ def test_a_benchmark_is_one_boot_on_the_host(fleet: FakeFleet, on_host: pytest.M
     assert {(each.host.machine, each.kernel) for each in made} == {("host-a", KERNEL)}
     assert len({each.boot_id for each in made}) == 1
     Stop().setup(records, "idle")
+
+
+def test_progress_shows_what_the_boot_is_doing_once_and_no_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """asv needs output again and again, and the terminal does not."""
+    terminal = tmp_path / "terminal"
+    terminal.touch()
+    progress = Progress(terminal, 2)
+    for running in (0, 0, 1, 1, 0):
+        progress.waiting(status(running))
+    progress.kept(make())
+    progress.close()
+    lines = [line.strip() for line in terminal.read_text().splitlines() if line]
+    assert lines[:3] == [
+        "the boot of campaign ab waits for its turn",
+        "the boot of campaign ab is being made",
+        "the boot of campaign ab waits for its turn",
+    ]
+    assert lines[3].startswith("1/2 #1 stop in blackhole: returned")
+    assert " left" not in lines[3]
+    assert len(capsys.readouterr().out.splitlines()) == 6
+
+
+def status(running: int) -> CampaignStatus:
+    return CampaignStatus("ab", "", CampaignState.RUNNING, 1, 0, 0, 0, running, None)
 
 
 def test_what_the_host_could_not_try_is_skipped(
