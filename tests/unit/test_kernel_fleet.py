@@ -9,9 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from asv import util
 
 from bench_lib.asv_bridge import kernel_fleet, probe_suite, suite
+from bench_lib.asv_bridge.environment import KernelEnvironment
 from bench_lib.asv_bridge.kernel_fleet import KernelFleet, check, chosen
+from bench_lib.asv_bridge.kernel_lab import KernelLab
 from bench_lib.asv_bridge.progress import Progress
 from bench_lib.errors import FleetRefused, FleetUnreachable, UnknownHost, UnknownKernel
 from bench_lib.fleet import campaigns
@@ -40,7 +43,7 @@ def fleet(history: Path, monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
     return made
 
 
-def environment() -> KernelFleet:
+def environment(kind: type[KernelEnvironment] = KernelFleet) -> KernelEnvironment:
     conf = SimpleNamespace(
         env_dir=".asv/env",
         repo_subdir="",
@@ -53,7 +56,7 @@ def environment() -> KernelFleet:
         uninstall_command=None,
         results_dir=".asv/results",
     )
-    return KernelFleet(conf, "3", {}, {})
+    return kind(conf, "3", {}, {})
 
 
 def test_the_only_host_that_is_there_is_meant() -> None:
@@ -122,6 +125,18 @@ def test_a_run_is_refused_before_it_starts(
     with pytest.raises(SystemExit) as refused:
         environment()
     assert refused.value.code == FleetUnreachable.exit_status
+
+
+def test_only_this_environment_names_a_host_to_its_benchmarks(
+    fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user may have named a host, and measure on this machine nevertheless."""
+    seen: list[dict[str, str]] = []
+    monkeypatch.setattr(util, "check_output", lambda command, env, **_: seen.append(env))
+    monkeypatch.setenv("KICKBENCH_FLEET_HOST", "host-a")
+    environment().run(["-c", ""])
+    environment(KernelLab).run(["-c", ""])
+    assert [each["KICKBENCH_FLEET_HOST"] for each in seen] == ["host-a", ""]
 
 
 @pytest.fixture
