@@ -270,8 +270,8 @@ def _examine(role: Role, name: str, folder: Path) -> Bundle:
         expires = certificate.not_valid_after_utc
         if role is Role.COORDINATOR:
             name = str(certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
-        days = security.days_left(folder)
-        warning = security.expires_soon(folder)
+        expiry = security.expiry(folder)
+        days, warning = expiry.days_left(), expiry.warning()
         security.check(folder, role=role)
     except CertificateUnusable as error:
         problem = str(error)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +28,7 @@ from bench_lib.fleet.news import News
 from bench_lib.fleet.plan import Plan
 from bench_lib.fleet.refusals import Refusals
 from bench_lib.fleet.roster import Roster
-from bench_lib.fleet.status import CampaignStatus, FleetStatus
+from bench_lib.fleet.status import CampaignStatus, FleetStatus, HostStatus
 from bench_lib.record import Kernel
 from bench_lib.settings import Settings
 
@@ -65,6 +66,8 @@ class Coordinator:
         self._roster = roster
         self._engine = engine
         self._records = settings.records
+        # A certificate that replaces this one is used after a restart.
+        self._expiry = security.expiry(settings.certificates)
         self._refusals = refusals
         self._background = background
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -79,10 +82,21 @@ class Coordinator:
             started=self._started,
             records=str(self._records),
             dashboard=f"http://127.0.0.1:{port}/status" if port else None,
-            hosts=self._roster.statuses(),
+            hosts=tuple(self._with_certificate(each) for each in self._roster.statuses()),
             campaigns=self._engine.statuses(),
             refused=self._refusals.all(),
+            notes=tuple(filter(None, [self._expiry.warning()])),
         )
+
+    def _with_certificate(self, host: HostStatus) -> HostStatus:
+        """Add to the notes of a host that its certificate expires soon."""
+        stream = self._scheduler.stream_comms.get(self._roster.address_of(host.facts) or "")
+        connection: Any = stream.comm if stream is not None else None
+        if connection is None or connection.closed():
+            return host
+        certificate = connection.stream.socket.getpeercert(binary_form=True)
+        warning = security.expiry_of_peer(certificate).warning()
+        return replace(host, notes=(*host.notes, warning)) if warning else host
 
     async def submit(self, plan: str) -> CampaignStatus:
         """Begin a campaign; see `Engine.submit`."""

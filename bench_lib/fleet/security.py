@@ -7,6 +7,7 @@ import ssl
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -93,37 +94,50 @@ def check(folder: Path, *, role: Role, now: datetime | None = None) -> None:
     _check_purpose(certificate, folder / CERTIFICATE, role)
 
 
-def days_left(folder: Path, now: datetime | None = None) -> int:
-    """Return for how many whole days a bundle is still valid; negative if it has expired.
+@dataclass(frozen=True)
+class Expiry:
+    """When a certificate expires.
+
+    :ivar what: which certificate it is, in words that begin a sentence.
+    :ivar again: how to make it again, as the end of a sentence.
+    """
+
+    what: str
+    end: datetime
+    again: str
+
+    def days_left(self, now: datetime | None = None) -> int:
+        """Return for how many whole days it is still valid; negative if it has expired."""
+        return (self.end - (now or datetime.now(UTC))) // timedelta(days=1)
+
+    def warning(self, now: datetime | None = None) -> str | None:
+        """Return a sentence if it expires within `WARN_DAYS` days."""
+        days = self.days_left(now)
+        if days >= WARN_DAYS:
+            return None
+        expires = "expires" if days >= 0 else "expired"
+        return f"{self.what} {expires} on {self.end:%Y-%m-%d %H:%M} UTC; {self.again}."
+
+
+def expiry(folder: Path) -> Expiry:
+    """Return when a bundle expires.
 
     :raise CertificateUnusable: its certificates cannot be read.
     """
-    return _days_left(_first_to_expire(folder)[0], now)
-
-
-def expires_soon(folder: Path, now: datetime | None = None) -> str | None:
-    """Return a warning, as a sentence, if a bundle expires within `WARN_DAYS` days.
-
-    :raise CertificateUnusable: its certificates cannot be read.
-    """
-    certificate, path, again = _first_to_expire(folder)
-    days = _days_left(certificate, now)
-    if days >= WARN_DAYS:
-        return None
-    end = f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-    return f"{path} {'expires' if days >= 0 else 'has expired'} on {end}; {again}."
-
-
-def _first_to_expire(folder: Path) -> tuple[x509.Certificate, Path, str]:
-    """Return the certificate of a bundle that expires first, its file, and how to make it again."""
     authority, certificate = (_certificates(folder / name)[0] for name in (CA, CERTIFICATE))
     if authority.not_valid_after_utc < certificate.not_valid_after_utc:
-        return authority, folder / CA, NEW_CA
-    return certificate, folder / CERTIFICATE, _again(certificate)
+        return Expiry(str(folder / CA), authority.not_valid_after_utc, NEW_CA)
+    again = _again(certificate)
+    return Expiry(str(folder / CERTIFICATE), certificate.not_valid_after_utc, again)
 
 
-def _days_left(certificate: x509.Certificate, now: datetime | None) -> int:
-    return (certificate.not_valid_after_utc - (now or datetime.now(UTC))) // timedelta(days=1)
+def expiry_of_peer(certificate: bytes) -> Expiry:
+    """Return when the certificate at the other end of a connection expires.
+
+    :param certificate: the certificate in DER, as the connection has it.
+    """
+    found = x509.load_der_x509_certificate(certificate)
+    return Expiry("Its certificate", found.not_valid_after_utc, _again(found, "there"))
 
 
 def _read(path: Path) -> bytes:
@@ -178,16 +192,16 @@ def _check_time(certificate: x509.Certificate, path: Path, again: str, now: date
     )
 
 
-def _again(certificate: x509.Certificate) -> str:
-    """How to make a certificate again, as a part of a sentence."""
+def _again(certificate: x509.Certificate, where: str = "here") -> str:
+    """How to make a certificate again, and copy it to a place, as a part of a sentence."""
     subject = certificate.subject
     names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     units = subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
     if not names or not units or units[0].value not in set(Role):
-        return "have a new certificate made where this one was made, and copy it here"
+        return f"have a new certificate made where this one was made, and copy it {where}"
     return (
         f"run `kickbench fleet ca FOLDER --{units[0].value!s} {names[0].value!s} --renew` in the "
-        "CA's folder, and copy the new bundle here"
+        f"CA's folder, and copy the new bundle {where}"
     )
 
 

@@ -117,6 +117,7 @@ class FleetStatus:
     :ivar started: when the coordinator was started (UTC, ISO 8601).
     :ivar records: the record file.
     :ivar dashboard: the address of Dask's dashboard; None if it does not run.
+    :ivar notes: what is unusual about the coordinator, as sentences.
     """
 
     address: str
@@ -127,3 +128,4 @@ class FleetStatus:
     hosts: tuple[HostStatus, ...]
     campaigns: tuple[CampaignStatus, ...]
     refused: tuple[Refusal, ...]
+    notes: tuple[str, ...] = ()

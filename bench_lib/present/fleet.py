@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from bench_lib.fleet.status import CampaignStatus, FleetStatus, HostState, HostStatus
+from bench_lib.fleet.status import CampaignStatus, FleetStatus, HostState
 from bench_lib.fleet.work import Kind
 from bench_lib.present import fleet_tables as tables
 from bench_lib.present.words import count, span
@@ -57,7 +57,7 @@ def fleet_live(console: Console) -> Iterator[ShowFleet]:
                 *map(Text, _heading(status)),
                 *tables.campaigns(console, status.campaigns, MOST_LIVE),
                 *tables.refusals(console, status.refused),
-                *_count_of_notes(status.hosts),
+                *_count_of_notes(status),
                 *tables.hosts(console, status.hosts),
             ]
             if problem is not None:
@@ -122,7 +122,7 @@ def _lines(status: FleetStatus) -> Iterator[str]:
             f"refused {refusal.address}: {_times(refusal.times)}, last {refusal.last}: "
             f"{refusal.reason}"
         )
-    yield from (f"note {name}: {text}" for name, text in _notes(status.hosts))
+    yield from (f"note {name}: {text}" for name, text in _notes(status))
 
 
 def _parts(console: Console, status: FleetStatus) -> Iterator[RenderableType]:
@@ -133,15 +133,15 @@ def _parts(console: Console, status: FleetStatus) -> Iterator[RenderableType]:
     yield from tables.refusals(console, status.refused)
     # Hosts of a fleet are often alike, and then their doctors find the same.
     alike: dict[str, list[str]] = {}
-    for name, text in _notes(status.hosts):
+    for name, text in _notes(status):
         alike.setdefault(text, []).append(name)
     for text, names in alike.items():
         yield Text.assemble((f"{_some(names)}: ", "bold"), (text, "yellow"))
 
 
-def _count_of_notes(hosts: Iterable[HostStatus]) -> Iterator[RenderableType]:
+def _count_of_notes(status: FleetStatus) -> Iterator[RenderableType]:
     """Yield how many notes there are, if there are any."""
-    if number := len(list(_notes(hosts))):
+    if number := len(list(_notes(status))):
         yield Text(f"{count(number, 'note')}; `kickbench fleet status` shows them.", "yellow")
 
 
@@ -156,9 +156,10 @@ def _heading(status: FleetStatus) -> list[str]:
     return lines if status.dashboard is None else [*lines, f"dashboard: {status.dashboard}"]
 
 
-def _notes(hosts: Iterable[HostStatus]) -> Iterator[tuple[str, str]]:
-    """Yield what is unusual about hosts, with the name of the host."""
-    for host in hosts:
+def _notes(status: FleetStatus) -> Iterator[tuple[str, str]]:
+    """Yield what is unusual about the coordinator and the hosts, with the name of each."""
+    yield from (("coordinator", note) for note in status.notes)
+    for host in status.hosts:
         for note in host.notes:
             yield host.facts.name, note
         for each in host.findings:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import ssl
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -25,8 +26,10 @@ from bench_lib.errors import CertificateUnusable, FleetRefused
 from bench_lib.fleet import certificates, configuration, handshakes, reach, security
 from bench_lib.fleet.bundle import CA, CERTIFICATE, KEY, Role
 from bench_lib.fleet.refusals import Refusals
-from bench_lib.fleet.status import Refusal
+from bench_lib.fleet.status import HostState, Refusal
 from tests.conftest import HANG_S
+from tests.fleet.fleet import KICKBENCH, Fleet
+from tests.fleet.test_refused import another
 
 
 @dataclass(frozen=True)
@@ -406,3 +409,23 @@ def test_strangers_get_no_answer_from_the_http_servers(ca: Path) -> None:
                         await writer.wait_closed()
 
     asyncio.run(run())
+
+
+def test_the_status_shows_that_the_certificate_of_a_host_expires_soon(fleet: Fleet) -> None:
+    with another(fleet, "tired") as tired:
+        ca = fleet.folder / "ca"
+        subprocess.run(
+            [KICKBENCH, "fleet", "ca", ca, "--host", "tired", "--days", "20", "--renew"],
+            check=True,
+            capture_output=True,
+        )
+        fleet.join(tired)
+        found = fleet.until_state("tired", HostState.READY)
+        (note,) = [each for each in found.notes if "certificate" in each]
+        assert note.startswith("Its certificate expires on ")
+        assert "--host tired --renew" in note
+        status = fleet.status()
+        assert status is not None
+        assert status.notes == ()
+        others = [each for each in status.hosts if each.facts.name != "tired"]
+        assert not [note for each in others for note in each.notes if "certificate" in note]

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import stat
 import subprocess
 import sys
@@ -372,11 +373,25 @@ def test_a_user_may_only_connect(folder: Path) -> None:
 def test_the_operator_is_warned_for_the_last_thirty_days(folder: Path) -> None:
     bundle = folder / "hosts" / "a"
     end = certificate(bundle / CERTIFICATE).not_valid_after_utc
-    assert security.days_left(bundle, end - timedelta(days=30)) == 30
-    assert security.expires_soon(bundle, end - timedelta(days=30)) is None
-    assert security.days_left(bundle, end - timedelta(days=29, hours=1)) == 29
-    warning = security.expires_soon(bundle, end - timedelta(days=29, hours=1))
-    assert warning is not None
-    assert f"expires on {end:%Y-%m-%d}" in warning
-    assert "--host a --renew" in warning
-    assert security.days_left(bundle, end + timedelta(seconds=1)) == -1
+    peer = ssl.PEM_cert_to_DER_cert((bundle / CERTIFICATE).read_text())
+    for expiry in (security.expiry(bundle), security.expiry_of_peer(peer)):
+        assert expiry.days_left(end - timedelta(days=30)) == 30
+        assert expiry.warning(end - timedelta(days=30)) is None
+        assert expiry.days_left(end - timedelta(days=29, hours=1)) == 29
+        warning = expiry.warning(end - timedelta(days=29, hours=1))
+        assert warning is not None
+        assert f" expires on {end:%Y-%m-%d}" in warning
+        assert "--host a --renew" in warning
+        assert expiry.days_left(end + timedelta(seconds=1)) == -1
+        assert " expired on " in (expiry.warning(end + timedelta(seconds=1)) or "")
+
+
+def test_a_bundle_expires_with_its_ca(folder: Path) -> None:
+    bundle = folder / "hosts" / "a"
+    other = folder.parent / "other"
+    assert run(other, "--host", "z").exit_code == 0
+    shutil.copy(other / "hosts" / "z" / CERTIFICATE, bundle / CA)
+    shutil.copy(folder / CA, bundle / CERTIFICATE)  # This one is valid for ten years.
+    expiry = security.expiry(bundle)
+    assert expiry.what.endswith(CA)
+    assert "make a new CA" in expiry.again

@@ -204,6 +204,12 @@ def test_what_doctors_of_several_hosts_found_is_shown_once() -> None:
     ]  # fmt: skip
 
 
+def test_what_is_unusual_about_the_coordinator_is_shown() -> None:
+    old = fleets.fleet(notes=("cert.pem expires soon.",))
+    assert row(shown(old, 80), "coordinator: ") == "coordinator: cert.pem expires soon."
+    assert "note coordinator: cert.pem expires soon." in shown(old, 80, terminal=False)
+
+
 def test_a_campaign_is_shown_beside_what_its_hosts_do() -> None:
     file = io.StringIO()
     console = Console(file=file, width=160, height=30, force_terminal=True, color_system=None)
