@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextlib import suppress
 
 _log = logging.getLogger(__name__)
@@ -35,11 +35,11 @@ class Background:
 
     async def cancel(self, name: Hashable) -> None:
         """Break off everything of this name, and wait for its end."""
-        await _broken_off([task for task, of in self._tasks.items() if of == name])
+        await broken_off([task for task, of in self._tasks.items() if of == name])
 
     async def stop(self) -> None:
         """Break off everything, and wait for its end."""
-        await _broken_off(list(self._tasks))
+        await broken_off(list(self._tasks))
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
@@ -52,7 +52,9 @@ async def _done(work: Awaitable[object]) -> None:
     await work
 
 
-async def _broken_off(tasks: list[asyncio.Task[None]]) -> None:
+async def broken_off(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Break off tasks, and wait for their ends."""
+    tasks = list(tasks)
     for task in tasks:
         task.cancel()
     for task in tasks:

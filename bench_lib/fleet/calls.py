@@ -12,16 +12,23 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from dask.typing import Key
 from distributed import Client, Future, KilledWorker, Scheduler
+from distributed.client import FutureCancelledError
 
+from bench_lib.fleet.background import Background
 from bench_lib.fleet.members import Given, Member
 from bench_lib.fleet.news import News
+from bench_lib.fleet.performing import END
 
 ROOM = "room"
 """The resource that a host has as often as it makes boots at once."""
+
+END_S = 30.0
+"""How long a worker may take to answer that handler."""
 
 LONG_S = 3600.0
 """How often to look whether a host is still there that answers nothing. Dask reports it anyway."""
@@ -29,6 +36,10 @@ LONG_S = 3600.0
 
 class Dropped(Exception):
     """The connection to the host was lost, so what became of its work is not known."""
+
+
+class Overdue(Exception):
+    """The host did not answer in time."""
 
 
 def resource(name: str) -> str:
@@ -39,10 +50,13 @@ def resource(name: str) -> str:
 class Calls:
     """Calls functions on hosts. They take and return text, and have to be importable there."""
 
-    def __init__(self, scheduler: Scheduler, client: Client, news: News) -> None:
+    def __init__(
+        self, scheduler: Scheduler, client: Client, news: News, background: Background
+    ) -> None:
         self._scheduler = scheduler
         self._client = client
         self._news = news
+        self._background = background
         self._given: dict[Key, Given] = {}
 
     def working(self, member: Member) -> list[Given]:
@@ -52,61 +66,84 @@ class Calls:
             return []
         return [self._given[task.key] for task in state.processing if task.key in self._given]
 
-    async def on(self, member: Member, text: str, function: Callable[..., str], *given: str) -> str:
+    async def on(
+        self,
+        member: Member,
+        text: str,
+        limit_s: float,
+        function: Callable[..., str],
+        *given: str,
+    ) -> str:
         """Call a function on a host, and return its answer.
+
+        The caller has counted it in `Member.busy`, and this takes it out again when the host has
+        ended the work. If this is cancelled or overdue, the host is asked to end it.
 
         :param text: what the host does then, in words.
         :raise Dropped: the connection was lost before there was an answer.
+        :raise Overdue: there was no answer within `limit_s`.
         """
         name, address = member.facts.name, member.address
-        key, future = self._submit(text, function, given, {resource(name): 1, ROOM: 1})
-        answer = asyncio.ensure_future(_answer(future))
+        key = f"boot-{uuid.uuid4().hex}"
+        self._given[key] = Given(text, time.monotonic())
+        future = self._client.submit(
+            function, *given, key=key, pure=False, resources={resource(name): 1, ROOM: 1}
+        )
+        answer = asyncio.create_task(_answer(future))
         try:
-            while not answer.done():
-                if member.address != address:
-                    raise Dropped
+            async with asyncio.timeout(limit_s):
+                while not answer.done():
+                    if member.address != address:
+                        raise Dropped
+                    gone = asyncio.create_task(self._news.wait(name, LONG_S))
+                    await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+                    gone.cancel()
+            return await answer
+        except TimeoutError:
+            raise Overdue(f"it did not answer within {limit_s:.0f} s") from None
+        finally:
+            if answer.done() or member.address != address:
+                answer.cancel()
+                await asyncio.gather(answer, return_exceptions=True)
+                self._forget(member, address, key, future)
+            else:
+                self._background.spawn(self._broken_off(member, address, key, future, answer))
+
+    async def _broken_off(
+        self,
+        member: Member,
+        address: str | None,
+        key: str,
+        future: Future[Any],
+        answer: asyncio.Task[str],
+    ) -> None:
+        """Have a host end what it does, and wait until it has. Dask itself ends nothing."""
+        name = member.facts.name
+        try:
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(END_S):
+                    await getattr(self._scheduler.rpc(address), END)(key=key)
+            while not answer.done() and member.address == address:
                 gone = asyncio.create_task(self._news.wait(name, LONG_S))
                 await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
                 gone.cancel()
-            return await answer
         finally:
             answer.cancel()
             await asyncio.gather(answer, return_exceptions=True)
-            self._forget(key, future)
+            self._forget(member, address, key, future)
+            self._news.tell(name, None)
 
-    async def anywhere(
-        self, text: str, function: Callable[..., str], *given: str
-    ) -> tuple[str, str]:
-        """Call a function on any host that has room; return the host's address, and the answer.
-
-        :raise Dropped: the connection was lost before there was an answer.
-        """
-        key, future = self._submit(text, function, given, {ROOM: 1})
-        try:
-            answer = await _answer(future)
-            addresses = [each.address for each in self._scheduler.tasks[key].who_has or ()]
-        finally:
-            self._forget(key, future)
-        if not addresses:
-            raise Dropped
-        return addresses[0], answer
-
-    def _submit(
-        self, text: str, function: Callable[..., str], given: tuple[str, ...], needs: dict[str, int]
-    ) -> tuple[str, Future[Any]]:
-        key = f"boot-{uuid.uuid4().hex}"
-        self._given[key] = Given(text, time.monotonic())
-        future = self._client.submit(function, *given, key=key, pure=False, resources=needs)
-        return key, future
-
-    def _forget(self, key: str, future: Future[Any]) -> None:
+    def _forget(self, member: Member, address: str | None, key: str, future: Future[Any]) -> None:
+        """Release a result, and the host. Dask would make the result again if its worker died."""
         del self._given[key]
         future.release()
+        member.free(address)
 
 
 async def _answer(future: Future[Any]) -> str:
     """:raise Dropped: the connection was lost before there was an answer."""
     try:
         return str(await future.result())
-    except KilledWorker:
+    except (KilledWorker, FutureCancelledError):
+        # The second one means that our own connection to the scheduler was lost.
         raise Dropped from None

@@ -59,8 +59,8 @@ _COORDINATOR: dict[str, Any] = {
     "distributed.scheduler.worker-ttl": "5 minutes",
     "distributed.scheduler.idle-timeout": None,
     "distributed.scheduler.no-workers-timeout": None,
-    # Work that any host may do is given to busy hosts too; a host that becomes free takes it.
-    "distributed.scheduler.work-stealing": True,
+    # All work is bound to its host.
+    "distributed.scheduler.work-stealing": False,
     # Results are a few kilobytes and are collected at once; there is nothing to move or to drop.
     "distributed.scheduler.active-memory-manager.start": False,
     "distributed.scheduler.preload": [],

@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Awaitable, Callable
+import resource
+from collections.abc import Awaitable, Callable, Container
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from distributed import Client, Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.security import Security
 
 import bench_lib
 from bench_lib import record
-from bench_lib.errors import FleetError, FleetRefused, KickbenchError
+from bench_lib.errors import FleetError, FleetRefused, KickbenchError, StoreError
 from bench_lib.fleet import configuration, security
 from bench_lib.fleet.background import Background
 from bench_lib.fleet.bundle import Role
@@ -25,6 +29,7 @@ from bench_lib.fleet.engine import Engine
 from bench_lib.fleet.facts import HostFacts
 from bench_lib.fleet.journal import Journal
 from bench_lib.fleet.news import News
+from bench_lib.fleet.performing import REFUSE
 from bench_lib.fleet.plan import Plan
 from bench_lib.fleet.refusals import Refusals
 from bench_lib.fleet.roster import Roster
@@ -40,6 +45,9 @@ FOLDER = "fleet"
 
 PREFIX = "kickbench_"
 """The prefix of the names of the coordinator's own handlers, beside those of Dask."""
+
+ANSWER_S = 10.0
+"""How long a worker may take to answer."""
 
 EXTRA = "kickbench"
 """The name under which workers report their facts when they register."""
@@ -109,12 +117,7 @@ class Coordinator:
     async def records(self, kernels: str) -> list[str]:
         """Return the records of some kernels, as lines."""
         wanted = set(msgspec.json.decode(kernels, type=list[Kernel]))
-
-        def read() -> list[str]:
-            found, _ = record.read(self._records)
-            return [record.to_line(each) for each in found if each.kernel in wanted]
-
-        return await asyncio.to_thread(read)
+        return await asyncio.to_thread(_lines, self._records, wanted)
 
     def answer_users(self) -> None:
         """Make the scheduler pass on what users ask for."""
@@ -135,26 +138,84 @@ class Coordinator:
             text = self._scheduler.workers[address].extra[EXTRA]
             facts = msgspec.json.decode(text, type=HostFacts)
         except (KeyError, TypeError, msgspec.MsgspecError):
-            refused = "It is not a host of this version of kickbench; install the same on both."
+            self._refuse(
+                address, "It is not a host of this version of kickbench; install the same on both."
+            )
+            return
+        before = self._roster.address_of(facts)
+        if before is None:
+            self._take_in(address, facts)
         else:
-            before = self._roster.address_of(facts)
-            recorded = self._engine.has_records_of(facts.name)
-            unfit = self._engine.changed(facts)
-            refused = self._roster.joined(facts, address, unfit, recorded=recorded)
-            if before is not None and not refused:
-                # Dask has not noticed yet that the old connection is dead.
-                self._close(before)
+            self._background.spawn(self._contend(before, address, facts))
+
+    async def _contend(self, before: str, address: str, facts: HostFacts) -> None:
+        """Decide between two workers that say that they are the same machine.
+
+        The first one may be dead, and Dask has not noticed yet. If it lives, they are clones, or
+        two processes of one machine, and would throw each other out for ever.
+        """
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._scheduler.rpc(before).identity()
+        except (OSError, TimeoutError):
+            self._close(before)
+            if address in self._scheduler.workers:
+                self._take_in(address, facts)
+        else:
+            self._refuse(
+                address,
+                f"{facts.name} has joined already, with the same machine id; end one of the two "
+                "workers, or run systemd-machine-id-setup on a clone after removing its "
+                "/etc/machine-id.",
+            )
+
+    def _take_in(self, address: str, facts: HostFacts) -> None:
+        recorded = self._engine.has_records_of(facts.name)
+        unfit = self._engine.changed(facts)
+        refused = self._roster.joined(facts, address, unfit, recorded=recorded)
         if refused:
-            self._refusals.add(address, refused)
-            self._close(address)
+            self._refuse(address, refused)
 
     def worker_left(self, address: str) -> None:
         """Take down that the connection to a worker was lost."""
         self._roster.left(address)
 
+    def _refuse(self, address: str, reason: str) -> None:
+        """Remember why a worker is refused, tell it, and close the connection."""
+        self._refusals.add(address, reason)
+        self._background.spawn(self._tell_and_close(address, reason))
+
+    async def _tell_and_close(self, address: str, reason: str) -> None:
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(ANSWER_S):
+                await getattr(self._scheduler.rpc(address), REFUSE)(reason=reason)
+        await self._scheduler.remove_worker(address, stimulus_id="kickbench", close=True)
+
     def _close(self, address: str) -> None:
         closing = self._scheduler.remove_worker(address, stimulus_id="kickbench", close=True)
         self._background.spawn(closing)
+
+
+class _OfKernel(msgspec.Struct):
+    """The part of a record that says which kernel it is of."""
+
+    kernel: Kernel
+
+
+def _lines(path: Path, kernels: Container[Kernel]) -> list[str]:
+    """Return the lines of some kernels in a record file. They are not read any further."""
+    found = []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"The record file {path} cannot be read: {error.strerror}.") from None
+    for line in lines:
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            if msgspec.json.decode(line, type=_OfKernel).kernel in kernels:
+                found.append(line.decode())
+    return found
 
 
 class _Plugin(SchedulerPlugin):
@@ -182,38 +243,27 @@ async def serve(settings: Settings, host: str, port: int, on_event: Callable[[st
     :raise CertificateUnusable: there is no usable certificate.
     :raise FleetRefused: another coordinator uses the same history, or the address is taken.
     :raise FleetError: the journal cannot be used.
+    :raise StoreError: the record file cannot be read.
     """
     secure = security.load(settings.certificates, role=Role.COORDINATOR)
     dashboard = has_dashboard()
     configuration.for_coordinator(dashboard=dashboard)
+    _raise_limit_of_files()
     journal = Journal(settings.records.parent / FOLDER)
     with journal.held(), Refusals().collected() as refusals:
-        scheduler = Scheduler(
-            host=host,
-            port=port,
-            protocol="tls",
-            security=secure,
-            dashboard=dashboard,
-            dashboard_address=DASHBOARD if dashboard else configuration.HTTP_ADDRESS,
-        )
-        try:
-            await scheduler
-        except RuntimeError as error:
-            if not isinstance(error.__cause__, OSError):
-                raise
-            raise FleetRefused(
-                f"{host}:{port} cannot be listened on ({error.__cause__.strerror}); another "
-                "coordinator may be running. Give another address with --listen."
-            ) from None
+        # A long history takes seconds to read. Nobody should be let in meanwhile.
+        records, _ = record.read(settings.records)
+        scheduler = await _listening(host, port, secure, dashboard=dashboard)
         async with (
             scheduler,
             Client(scheduler.address, asynchronous=True, security=secure) as client,
         ):
             news = News()
             background = Background(on_event)
-            calls = Calls(scheduler, client, news)
+            calls = Calls(scheduler, client, news, background)
             roster = Roster(calls, journal, news, background, on_event)
-            engine = Engine(calls, roster, journal, news, background, settings, on_event)
+            engine = Engine(calls, roster, journal, news, background, settings, records, on_event)
+            del records
             coordinator = Coordinator(scheduler, roster, engine, settings, refusals, background)
             coordinator.answer_users()
             scheduler.add_plugin(_Plugin(coordinator))
@@ -226,6 +276,38 @@ async def serve(settings: Settings, host: str, port: int, on_event: Callable[[st
                 await asyncio.Event().wait()
             finally:
                 await background.stop()
+
+
+async def _listening(host: str, port: int, secure: Security, *, dashboard: bool) -> Scheduler:
+    """Return a scheduler that listens.
+
+    :raise FleetRefused: it cannot listen there.
+    """
+    scheduler = Scheduler(
+        host=host,
+        port=port,
+        protocol="tls",
+        security=secure,
+        dashboard=dashboard,
+        dashboard_address=DASHBOARD if dashboard else configuration.HTTP_ADDRESS,
+    )
+    try:
+        await scheduler
+    except RuntimeError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        raise FleetRefused(
+            f"{host}:{port} cannot be listened on ({cause.strerror}); give another address with "
+            "--listen, or end what listens there."
+        ) from None
+    return scheduler
+
+
+def _raise_limit_of_files() -> None:
+    """Let this process have as many connections as the administrator allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _answering(handler: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[str]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from bench_lib import record
@@ -18,7 +19,7 @@ from bench_lib.errors import (
     UnknownCampaign,
 )
 from bench_lib.fleet import conditions, performing, work
-from bench_lib.fleet.background import Background
+from bench_lib.fleet.background import Background, broken_off
 from bench_lib.fleet.calls import Calls, Dropped
 from bench_lib.fleet.facts import HostFacts
 from bench_lib.fleet.journal import Journal, KeptCampaign
@@ -40,6 +41,12 @@ BUSY_S = 30.0
 FULL_S = 10.0
 """How long to wait before records that could not be appended are appended again."""
 
+MOST_BOOTS = 100_000
+"""The most boots of a campaign. They take years."""
+
+MARGIN_S = 120.0
+"""How much longer than its host the coordinator waits for the end of a boot."""
+
 FOLLOW_S = 10.0
 """How long a user who follows a campaign waits for news at a time."""
 
@@ -58,14 +65,15 @@ class Engine:
         news: News,
         background: Background,
         settings: Settings,
+        records: Iterable[Record],
         on_event: Callable[[str], None],
     ) -> None:
         """Remember the campaigns of the journal. `start` then goes on with them.
 
+        :param records: the records so far.
         :param on_event: called with a sentence for the operator's log.
         :raise FleetError: the journal cannot be read.
         :raise LedgerError: the ledger cannot be read.
-        :raise StoreError: the record file cannot be read.
         """
         self._calls = calls
         self._roster = roster
@@ -77,7 +85,6 @@ class Engine:
         self._say = on_event
         self._keeping = asyncio.Lock()
         self._campaigns: dict[str, Underway] = {}
-        records, _ = record.read(self._records)
         for kept in journal.campaigns():
             campaign = self._campaigns[kept.plan.id] = Underway(kept.plan, kept.state)
             campaign.take(records)
@@ -97,31 +104,33 @@ class Engine:
         :raise FleetRefused: the plan cannot be carried out.
         :raise FleetError: the journal cannot be written.
         """
-        if plan.kind is Kind.HOST and not plan.hosts:
-            raise FleetRefused("Host work is bound to hosts; name them with --host.")
-        if not plan.kernels or not plan.cases or plan.boots < 1:
-            raise FleetRefused("A campaign needs kernels, cases and boots.")
+        _check(plan)
         for name in plan.hosts:
             self._roster.find(name)
+        most_s = limit_s(plan)
         if plan.id not in self._campaigns:
             records, _ = await asyncio.to_thread(record.read, self._records)
             # Another user may have submitted the same plan meanwhile.
             if plan.id not in self._campaigns:
+                self._journal.keep_campaign(KeptCampaign(plan, CampaignState.RUNNING))
                 self._campaigns[plan.id] = Underway(plan)
                 self._campaigns[plan.id].take(records)
         campaign = self._campaigns[plan.id]
+        campaign.plan, campaign.limit_s = plan, most_s
         if not self._background.has(plan.id):
-            campaign.plan = plan
             self._journal.keep_campaign(KeptCampaign(plan, CampaignState.RUNNING))
             self._begin(campaign)
         return campaign.status()
 
     async def cancel(self, id: str) -> None:  # noqa: A002  # it is the word of the interface
-        """End a campaign. What hosts are making for it is dropped.
+        """End a campaign. Hosts are asked to end what they are making for it.
 
         :raise UnknownCampaign: there is no such campaign.
+        :raise FleetRefused: it has ended already.
         """
         campaign = self._campaign(id)
+        if campaign.state is not CampaignState.RUNNING:
+            raise FleetRefused(f"Campaign {id} is {campaign.state} already.")
         await self._background.cancel(id)
         if campaign.state is CampaignState.RUNNING:
             self._end(campaign, CampaignState.CANCELLED)
@@ -176,9 +185,17 @@ class Engine:
         self._news.tell(campaign.plan.id)
 
     async def _run(self, campaign: Underway) -> None:
-        async with asyncio.TaskGroup() as group:
-            for host in campaign.plan.hosts or (None,):
-                group.create_task(self._feed(campaign, host))
+        feeds = [
+            asyncio.create_task(self._feed(campaign, host))
+            for host in campaign.plan.hosts or (None,)
+        ]
+        try:
+            await asyncio.gather(*feeds)
+        finally:
+            await broken_off(feeds)
+            for member in self._roster:
+                if member.promised == campaign.plan.id:
+                    member.promised = None
         complete = campaign.complete
         self._end(campaign, CampaignState.COMPLETE if complete else CampaignState.INCOMPLETE)
 
@@ -192,54 +209,64 @@ class Engine:
         self._news.tell(campaign.plan.id)
 
     async def _feed(self, campaign: Underway, host: str | None) -> None:
-        """Make the boots of one host, or those that any host may make."""
-        plan = campaign.plan
-        flying: set[asyncio.Task[None]] = set()
+        """Make the boots of one host, or those that any host may make.
+
+        A host that can make none now is waited for as long as others are making theirs.
+        """
+        making: set[asyncio.Task[None]] = set()
         idle_since = time.monotonic()
         try:
-            while campaign.queues[host] or flying:
+            while campaign.queues[host] or making:
+                member = self._roster.with_room(campaign.plan.kind, host)
                 boot = None
-                if len(flying) < self._roster.room(plan.kind, host):
-                    boot = campaign.next(host, self._fits(campaign, host))
-                if boot is not None:
-                    flying.add(asyncio.create_task(self._make(campaign, boot)))
+                if member is not None:
+                    boot = campaign.next(host, self._fits(campaign, member))
+                if member is not None and boot is not None:
+                    campaign.ended.pop(host, None)
+                    member.busy += 1
+                    if member.promised == campaign.plan.id:
+                        member.promised = None
+                    making.add(asyncio.create_task(self._make(campaign, boot, member)))
                     continue
-                if campaign.running:
+                if campaign.running or (member is not None and member.busy):
                     idle_since = time.monotonic()
-                if not flying:
-                    if (member := self._to_reboot(campaign, host)) is not None:
-                        await self._roster.reboot(*member)
+                if not making:
+                    if member is not None and (kernel := self._to_boot(campaign, member)):
+                        await self._roster.reboot(member, kernel, campaign.plan.id)
                         continue
                     why, patience_s = self._why_not(campaign, host)
                     if time.monotonic() - idle_since > patience_s:
                         campaign.ended[host] = why
-                        return
+                        if campaign.stuck:
+                            return
                 await self._news.wait(host, LOOK_S)
-                flying = {task for task in flying if not task.done()}
+                making = {task for task in making if not task.done()}
         finally:
-            for task in flying:
-                task.cancel()
-            await asyncio.gather(*flying, return_exceptions=True)
+            # A task that never began would not give back what was counted for it above.
+            await asyncio.sleep(0)
+            await broken_off(making)
 
-    def _fits(self, campaign: Underway, host: str | None) -> Callable[[Boot], bool]:
-        """Return whether a boot can be made now, given that its host can work."""
-        if host is None or campaign.plan.kind is Kind.LAB:
+    def _fits(self, campaign: Underway, member: Member) -> Callable[[Boot], bool]:
+        """Return whether a host, which has room, can make a boot now."""
+        if campaign.plan.kind is Kind.LAB:
             return lambda boot: True
-        facts = self._roster[host].facts
-        fresh = not campaign.used(host, facts.boot_id)
+        facts = member.facts
+        fresh = member.promised in {None, campaign.plan.id} and not campaign.used(
+            facts.name, facts.boot_id
+        )
         return lambda boot: fresh and boot.kernel == facts.kernel
 
-    def _to_reboot(self, campaign: Underway, host: str | None) -> tuple[Member, Kernel] | None:
-        """Return a host that should be rebooted, and the kernel; or None."""
-        plan = campaign.plan
-        if plan.kind is Kind.LAB or not plan.reboot or host is None:
+    def _to_boot(self, campaign: Underway, member: Member) -> Kernel | None:
+        """Return the kernel that a host should be rebooted into now, or None."""
+        plan, facts = campaign.plan, member.facts
+        if not plan.reboot or not facts.reboots or member.busy:
             return None
-        member = self._roster[host]
-        if member.obstacle(plan.kind) or not member.facts.reboots or self._calls.working(member):
+        if member.promised not in {None, plan.id}:
             return None
-        there = {*member.facts.installed, member.facts.kernel}
-        wanted = (boot.kernel for boot in campaign.queues[host] if boot.kernel in there)
-        return next(((member, kernel) for kernel in wanted), None)
+        there = {*facts.installed, facts.kernel}
+        return next(
+            (boot.kernel for boot in campaign.queues[facts.name] if boot.kernel in there), None
+        )
 
     def _why_not(self, campaign: Underway, host: str | None) -> tuple[str, float]:
         """Return why no boot is being made, as a sentence, and how long to wait nevertheless."""
@@ -248,7 +275,9 @@ class Engine:
         boots = f"{left} boot{'s' if left > 1 else ''}"
         if host is None:
             return f"No host of the fleet can do lab work for {boots}.", plan.patience_s
-        member = self._roster[host]
+        member = self._roster.get(host)
+        if member is None:
+            return f"{host}, which lacks {boots}, has not joined.", plan.patience_s
         obstacle = member.obstacle(plan.kind)
         if obstacle is not None:
             # Only the operator can change that a host is set aside.
@@ -264,58 +293,63 @@ class Engine:
             why = f"{host} lacks {boots}, and runs {member.facts.kernel.release}; boot it into that"
         return f"{why}, and repeat the command.", plan.patience_s
 
-    async def _make(self, campaign: Underway, boot: Boot) -> None:
+    async def _make(self, campaign: Underway, boot: Boot, member: Member) -> None:
         """Let a host make a boot, and keep its records."""
         campaign.running += 1
+        address = member.address
         try:
-            await self._try(campaign, boot)
+            if await self._made(campaign, boot, member):
+                return
+            campaign.again(boot)
         except Dropped:
-            if boot.host is not None:
-                self._roster.dropped(self._roster[boot.host])
+            if member.address != address:
+                self._roster.dropped(member)
             campaign.again(boot)
         except asyncio.CancelledError:
             campaign.again(boot)
             raise
         except Exception as error:  # noqa: BLE001  # what a host raises may be of any class
-            member = self._roster[boot.host] if boot.host is not None else None
-            self._failed(campaign, boot, member, f"{type(error).__name__}: {error}")
+            self._failed(campaign, boot, member, str(error) or type(error).__name__)
         finally:
             campaign.running -= 1
-            self._news.tell(boot.host, campaign.plan.id)
+            self._news.tell(member.facts.name, None, campaign.plan.id)
 
-    async def _try(self, campaign: Underway, boot: Boot) -> None:
-        plan = campaign.plan
-        given = work.to_json(Work(plan.kind, boot.kernel, plan.cases, limit_s(plan), plan.settings))
+    async def _made(self, campaign: Underway, boot: Boot, member: Member) -> bool:
+        """Let a host make a boot. Return False if it could not, and should be asked again.
+
+        :raise Dropped: the connection was lost before there was an answer.
+        :raise Overdue: the host did not answer in time.
+        """
+        plan, name = campaign.plan, member.facts.name
+        given = Work(plan.kind, boot.kernel, plan.cases, campaign.limit_s, plan.settings)
         text = f"{boot.kernel.release} ({plan.kind}), boot {boot.number + 1} of {plan.id}"
-        member: Member | None
-        if boot.host is not None:
-            member = self._roster[boot.host]
-            answer = await self._calls.on(member, text, performing.perform, given)
-        else:
-            address, answer = await self._calls.anywhere(text, performing.perform, given)
-            member = self._roster.at(address)
-            if member is None:
-                raise Dropped
-        name = member.facts.name
+        answer = await self._calls.on(
+            member, text, campaign.limit_s + MARGIN_S, performing.perform, work.to_json(given)
+        )
         result = work.from_json(answer, Result)
         if result.busy:
             campaign.warnings[name] = f"{name} is busy: {result.failure}"
             await asyncio.sleep(BUSY_S)
-            campaign.again(boot)
-            return
+            return False
         campaign.warnings.pop(name, None)
+        if result.failure is not None and result.by_kernel:
+            self._say(f"{name} has no {boot.kernel.release}: {result.failure}")
+            campaign.failed(boot, f"on {name}: {result.failure}")
+            return True
         records = [record.from_line(line) for line in result.lines]
-        if (failure := result.failure or _flaw(plan, boot, name, records)) is not None:
+        failure = result.failure or _flaw(plan, boot, name, records)
+        if failure is not None:
             self._failed(campaign, boot, member, failure)
-            return
+            return True
         await self._keep(campaign, boot, records)
-        member.succeeded(sum(each.outcome is Outcome.LOST for each in records))
+        lost = [each for each in records if each.outcome is Outcome.LOST]
+        barren = len(lost) == len(records) and all(each.tried for each in lost)
+        self._roster.succeeded(member, boot.kernel, len(lost), barren=barren)
+        return True
 
-    def _failed(self, campaign: Underway, boot: Boot, member: Member | None, failure: str) -> None:
-        if member is not None:
-            self._roster.failed(member, boot.kernel, failure)
-        where = f"on {member.facts.name}: " if member is not None else ""
-        campaign.failed(boot, f"{where}{failure}")
+    def _failed(self, campaign: Underway, boot: Boot, member: Member, failure: str) -> None:
+        self._roster.failed(member, boot.kernel, failure)
+        campaign.failed(boot, f"on {member.facts.name}: {failure}")
 
     async def _keep(self, campaign: Underway, boot: Boot, records: Sequence[Record]) -> None:
         """Append the records of a boot. If there is no room, wait until there is."""
@@ -324,7 +358,7 @@ class Engine:
         while True:
             try:
                 async with self._keeping:
-                    await asyncio.to_thread(self._history.keep, *placed)
+                    await self._append(campaign, placed)
                 break
             except (RecordNotWritten, LedgerError) as error:
                 if campaign.warnings.get("records") != str(error):
@@ -332,7 +366,44 @@ class Engine:
                 campaign.warnings["records"] = str(error)
                 await asyncio.sleep(FULL_S)
         campaign.warnings.pop("records", None)
-        campaign.made(placed)
+
+    async def _append(self, campaign: Underway, records: Sequence[Record]) -> None:
+        """Append records, and take that down even if this is cancelled meanwhile.
+
+        The thread that appends them cannot be stopped.
+
+        :raise RecordNotWritten, LedgerError: nothing was appended.
+        """
+
+        async def append() -> None:
+            await asyncio.to_thread(self._history.keep, *records)
+            campaign.made(records)
+
+        appending = asyncio.ensure_future(append())
+        try:
+            await asyncio.shield(appending)
+        except asyncio.CancelledError:
+            with suppress(RecordNotWritten, LedgerError):
+                await appending
+            raise
+
+
+def _check(plan: Plan) -> None:
+    """Check that a plan can be carried out.
+
+    :raise FleetRefused: it cannot.
+    """
+    if plan.kind is Kind.HOST and not plan.hosts:
+        raise FleetRefused("Host work is bound to hosts; name them with --host.")
+    if not plan.kernels or not plan.cases or plan.boots < 1:
+        raise FleetRefused("A campaign needs kernels, cases and boots.")
+    if len(set(plan.kernels)) < len(plan.kernels) or len(set(plan.hosts)) < len(plan.hosts):
+        raise FleetRefused("A campaign has each kernel and each host once.")
+    boots = plan.boots * len(plan.kernels) * max(1, len(plan.hosts))
+    if boots > MOST_BOOTS:
+        raise FleetRefused(f"A campaign has at most {MOST_BOOTS} boots, and not {boots}.")
+    if not 0 <= plan.patience_s < math.inf:
+        raise FleetRefused("The patience of a campaign is a number of seconds.")
 
 
 def _flaw(plan: Plan, boot: Boot, name: str, records: Sequence[Record]) -> str | None:

@@ -24,6 +24,9 @@ from bench_lib.fleet.status import CampaignState
 
 T = TypeVar("T")
 
+_NEW = ".new-"
+"""The prefix of files that are not complete yet."""
+
 
 @dataclass(frozen=True)
 class KeptCampaign:
@@ -63,14 +66,16 @@ class Journal:
         except OSError as error:
             raise FleetError(
                 f"The coordinator's folder {self.folder} cannot be used ({error.strerror}); check "
-                "its rights, or set KICKBENCH_HISTORY."
+                "its rights, or set KICKBENCH_RECORDS to a file in another folder."
             ) from None
         if fd is None:
             raise FleetRefused(
                 f"Another coordinator already keeps its campaigns in {self.folder}; end it, or set "
-                "KICKBENCH_HISTORY to another folder."
+                "KICKBENCH_RECORDS to a file in another folder."
             )
         try:
+            for left in self.folder.glob(f"{_NEW}*"):
+                left.unlink(missing_ok=True)
             yield
         finally:
             os.close(fd)
@@ -119,7 +124,7 @@ def _read(path: Path, kind: type[T]) -> T:
 
 def _write(path: Path, value: object) -> None:
     try:
-        fd, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        fd, name = tempfile.mkstemp(dir=path.parent, prefix=_NEW)
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(msgspec.json.encode(value))

@@ -52,7 +52,11 @@ class Member:
     :ivar examined: what the doctor found; None until it has run since the host joined.
     :ivar unfit: why it cannot be used as it is now. It is found out again each time it joins.
     :ivar aside: why it was set aside. That stays until the operator undoes it.
+    :ivar busy: how many boots and examinations it was given that it has not ended yet.
     :ivar booting: the release that it was told to boot; None if it was not.
+    :ivar promised: the campaign that it was rebooted for, and which may use it first.
+    :ivar good: the kernels that it has made boots of.
+    :ivar barren: the boots in a row of which it has lost every trial.
     :ivar since: when its state last changed, on the monotonic clock.
     :ivar boots: the boots that it has made, and `lost` how many of their trials were lost.
     :ivar failed: the boots that have failed since the last one that did not.
@@ -66,13 +70,17 @@ class Member:
     unfit: str | None = None
     aside: str | None = None
     drained: bool = False
+    busy: int = 0
     booting: str | None = None
+    promised: str | None = None
     since: float = field(default_factory=time.monotonic)
     boots: int = 0
     lost: int = 0
     failed: list[Failure] = field(default_factory=list)
     drops: int = 0
     astray: int = 0
+    barren: int = 0
+    good: set[Kernel] = field(default_factory=set)
     notes: tuple[str, ...] = ()
 
     def joined(self, facts: HostFacts, address: str, version: str) -> None:
@@ -80,13 +88,14 @@ class Member:
 
         :param version: the coordinator's version of kickbench.
         """
-        self.facts, self.address, self.examined = facts, address, None
-        self.unfit = _other_version(facts, version)
+        self.facts, self.address, self.examined, self.busy = facts, address, None, 0
+        self.unfit = other_version(facts, version)
         self.since = time.monotonic()
 
     def left(self) -> None:
         """Take down that the connection to the host was lost."""
         self.address = self.examined = None
+        self.busy = 0
         self.since = time.monotonic()
 
     def was_dropped(self) -> None:
@@ -107,21 +116,36 @@ class Member:
             missing = [each.sentence for each in found.findings if each.status == "missing"]
             self.unfit = f"the doctor says that no trial can run: {' '.join(missing)}".strip()
 
-    def succeeded(self, lost: int) -> None:
-        """Take down a boot that was made, and how many of its trials were lost."""
+    def free(self, address: str | None) -> None:
+        """Take down that the host has ended something that it was given at this address."""
+        if address is not None and self.address == address:
+            self.busy -= 1
+
+    def succeeded(self, kernel: Kernel, lost: int, *, barren: bool) -> None:
+        """Take down a boot that was made.
+
+        :param lost: how many of its trials were lost.
+        :param barren: whether all were, although they were tried.
+        """
         self.boots += 1
         self.lost += lost
         self.since = time.monotonic()
         self.failed.clear()
         self.drops = self.astray = 0
+        self.barren = self.barren + 1 if barren else 0
+        if not barren:
+            self.good.add(kernel)
+        if self.barren >= FAILURES:
+            self.set_aside(f"every trial of {self.barren} boots in a row was lost")
 
     def has_failed(self, kernel: Kernel, reason: str) -> None:
         """Take down a boot that failed; set the host aside if it was one too many."""
         self.failed.append(Failure(kernel, reason))
         self.since = time.monotonic()
-        # A host that can boot other kernels is not to blame for one that fails again and again.
-        same = len({each.kernel for each in self.failed}) == 1
-        if len(self.failed) >= FAILURES and not (same and self.boots):
+        # A host that boots other kernels is not to blame for those that it has never booted.
+        known = not self.good or any(each.kernel in self.good for each in self.failed)
+        if len(self.failed) >= FAILURES and known:
+            reason = self.failed[-1].reason
             self.set_aside(f"{len(self.failed)} boots failed in a row; the last one: {reason}")
 
     def reboot_failed(self, reason: str) -> None:
@@ -141,22 +165,22 @@ class Member:
         self.drained = True
         self.since = time.monotonic()
 
-    def boots_into(self, release: str) -> None:
-        """Take down that the host was told to boot a kernel."""
-        self.booting = release
+    def boots_into(self, release: str, campaign: str) -> None:
+        """Take down that the host was told to boot a kernel, and for which campaign."""
+        self.booting, self.promised = release, campaign
         self.since = time.monotonic()
 
     def readmit(self) -> None:
         """Use the host again, after it was drained or set aside."""
-        self.drained, self.aside = False, None
+        self.drained, self.aside, self.unfit = False, None, None
         self.failed.clear()
-        self.drops = self.astray = 0
+        self.drops = self.astray = self.barren = 0
         self.since = time.monotonic()
 
     def obstacle(self, kind: Kind) -> str | None:
         """Return why the host cannot be given this kind of work now, or None if it can."""
         if self.aside or self.unfit:
-            return f"is set aside: {self.aside or self.unfit}"
+            return f"is set aside: {(self.aside or self.unfit or '').rstrip('.')}"
         if self.drained:
             return "is drained"
         if self.address is None:
@@ -171,10 +195,9 @@ class Member:
             return f"cannot do {kind} work, as the doctor says"
         return None
 
-    @property
-    def room(self) -> int:
-        """How many boots the host makes at once."""
-        return max(1, self.facts.room)
+    def room(self, kind: Kind) -> int:
+        """Return how many more boots the host can be given now."""
+        return 0 if self.obstacle(kind) is not None else max(1, self.facts.room) - self.busy
 
     def state(self, *, working: bool) -> HostState:
         """Return what the host is doing."""
@@ -209,7 +232,8 @@ class Member:
         )
 
 
-def _other_version(facts: HostFacts, version: str) -> str | None:
+def other_version(facts: HostFacts, version: str) -> str | None:
+    """Return that a host has another kickbench than the coordinator, as a part of a sentence."""
     if facts.kickbench == version:
         return None
     return (

@@ -17,10 +17,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import msgspec
+from dask.typing import Key
 from distributed import Worker, WorkerPlugin, get_worker
 
 from bench_lib import ownership, process, record
-from bench_lib.errors import HostBusy, KickbenchError
+from bench_lib.errors import (
+    FetchFailed,
+    GuestKernelMissing,
+    HostBusy,
+    KernelUnusable,
+    KickbenchError,
+    UnknownKernel,
+    WrongKernel,
+)
 from bench_lib.fleet.command import Command, Done
 from bench_lib.fleet.work import Examined, Finding, Kind, Result, Work, from_json, to_json
 from bench_lib.settings import Settings
@@ -28,6 +37,18 @@ from bench_lib.trial import leftovers
 
 DOCTOR_LIMIT_S = 300.0
 """Seconds that the doctor may take. It takes some seconds, and longer beside other work."""
+
+OF_KERNEL = {
+    each.exit_status
+    for each in (WrongKernel, UnknownKernel, FetchFailed, KernelUnusable, GuestKernelMissing)
+}
+"""The exit statuses of a process that could not get its kernel."""
+
+END = "kickbench_end"
+"""The handler of a worker that ends what it was asked to do."""
+
+REFUSE = "kickbench_refuse"
+"""The handler of a worker that is told why the coordinator does not want it."""
 
 NAME = "kickbench"
 """The name under which a worker has its `ThisHost`."""
@@ -39,7 +60,7 @@ def perform(work_json: str) -> str:
     :param work_json: a `Work`.
     :return: a `Result`.
     """
-    return to_json(_host().perform(from_json(work_json, Work)))
+    return to_json(_host().perform(from_json(work_json, Work), _key()))
 
 
 def examine() -> str:
@@ -47,7 +68,7 @@ def examine() -> str:
 
     :return: an `Examined`.
     """
-    return to_json(_host().examine())
+    return to_json(_host().examine(_key()))
 
 
 def reboot(release: str) -> str:
@@ -62,6 +83,11 @@ def _host() -> ThisHost:
     host = get_worker().plugins[NAME]
     assert isinstance(host, ThisHost)
     return host
+
+
+def _key() -> Key:
+    """Return Dask's name of what this thread was asked to do."""
+    return get_worker().get_current_task()
 
 
 class _Row(msgspec.Struct):
@@ -108,6 +134,7 @@ class ThisHost(WorkerPlugin):
     """This host, as its worker sees it. It ends what it has started when the worker closes.
 
     :ivar asked: whether the coordinator has asked for anything yet.
+    :ivar refused: why the coordinator does not want this host; None if it has not said so.
     """
 
     name = NAME
@@ -116,12 +143,33 @@ class ThisHost(WorkerPlugin):
         self._settings = settings
         self._offer = offer
         self.asked = False
-        self._running: set[Command] = set()
+        self.refused: str | None = None
+        self._running: dict[Command, Key | None] = {}
+        self._ended: set[Key] = set()
         self._closed = False
         self._changed = threading.Condition()
 
+    def setup(self, worker: Worker) -> None:
+        worker.handlers[END] = self.end_one
+        worker.handlers[REFUSE] = self.refuse
+
     def teardown(self, worker: Worker) -> None:
         self.end()
+
+    def refuse(self, reason: str) -> None:
+        """Take down why the coordinator does not want this host."""
+        self.refused = reason
+
+    def end_one(self, key: Key) -> None:
+        """Ask one thing to end that the coordinator does not want any more.
+
+        :param key: Dask's name of it. It may not have started yet, and then never does.
+        """
+        with self._changed:
+            self._ended.add(key)
+            for command, of in self._running.items():
+                if of == key:
+                    command.end()
 
     def end(self) -> None:
         """Ask everything to end that still runs, and let nothing start any more."""
@@ -135,12 +183,15 @@ class ThisHost(WorkerPlugin):
         with self._changed:
             self._changed.wait_for(lambda: not self._running)
 
-    def perform(self, work: Work) -> Result:
-        """Make the trials of one boot in a process of their own."""
+    def perform(self, work: Work, key: Key | None = None) -> Result:
+        """Make the trials of one boot in a process of their own.
+
+        :param key: the name by which `end_one` knows it.
+        """
         began_ns, cpu_ns = time.monotonic_ns(), time.process_time_ns()
         try:
             task = ["-m", "bench_lib.fleet.task"]
-            done = self._run(task, work.settings, work.limit_s, to_json(work))
+            done = self._run(key, task, work.settings, work.limit_s, to_json(work))
         except KickbenchError as error:
             return Result(failure=str(error))
         elapsed_ns = time.monotonic_ns() - began_ns
@@ -152,7 +203,11 @@ class ThisHost(WorkerPlugin):
     def _failure(self, done: Done, work: Work) -> Result:
         if done.status is not None and done.status > 0:
             why = done.sentence or f"The trials of this boot {process.ended(done.status)}."
-            return Result(failure=why, busy=done.status == HostBusy.exit_status)
+            return Result(
+                failure=why,
+                busy=done.status == HostBusy.exit_status,
+                by_kernel=done.status in OF_KERNEL,
+            )
         if done.status is None:
             limit = f"{work.limit_s:g} s"
             why = f"The trials of this boot did not end within {limit}, so they were ended."
@@ -164,11 +219,14 @@ class ThisHost(WorkerPlugin):
             why = f"{why} {error}"
         return Result(failure=why)
 
-    def examine(self) -> Examined:
-        """Run the doctor."""
+    def examine(self, key: Key | None = None) -> Examined:
+        """Run the doctor.
+
+        :param key: the name by which `end_one` knows it.
+        """
         try:
             doctor = ["-m", "bench_lib.cli", "doctor", "--json"]
-            done = self._run(doctor, {}, DOCTOR_LIMIT_S)
+            done = self._run(key, doctor, {}, DOCTOR_LIMIT_S)
         except KickbenchError as error:
             return Examined((), failure=str(error))
         if done.status is None:
@@ -199,7 +257,12 @@ class ThisHost(WorkerPlugin):
         return Result()
 
     def _run(
-        self, arguments: Sequence[str], env: Mapping[str, str], limit_s: float, stdin: str = ""
+        self,
+        key: Key | None,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        limit_s: float,
+        stdin: str = "",
     ) -> Done:
         """Run a part of kickbench on the CPUs that are not the worker's, and sleep meanwhile.
 
@@ -207,16 +270,17 @@ class ThisHost(WorkerPlugin):
         """
         with self._changed:
             self.asked = True
-            if self._closed:
+            if self._closed or key in self._ended:
                 return Done(-signal.SIGTERM, "", "")  # nothing reads the result any more
             with _on(self._offer.cpus):
                 command = Command(arguments, self._settings, env, stdin)
-            self._running.add(command)
+            self._running[command] = key
         try:
             return command.wait(limit_s)
         finally:
             with self._changed:
-                self._running.remove(command)
+                del self._running[command]
+                self._ended.discard(key)
                 self._changed.notify_all()
 
 

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import msgspec
 
@@ -54,7 +56,7 @@ class Plan:
     settings: dict[str, str] = field(default_factory=dict)
     name: str = ""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """A digest of what is measured. A campaign that is started again finds its records by it.
 
@@ -91,8 +93,7 @@ class Plan:
     def missing(self, records: Sequence[Record]) -> list[Boot]:
         """Return the boots that have no records, in order.
 
-        The records of a boot are kept together or not at all, so one record shows that the boot is
-        complete.
+        A boot is made if it has a record of each trial. They are appended together or not at all.
         """
-        done = {self.place(each) for each in records}
-        return [each for each in self.all_boots() if (each.host, each.number) not in done]
+        made = Counter(self.place(each) for each in records)
+        return [each for each in self.all_boots() if made[each.host, each.number] < len(self.cases)]

@@ -45,6 +45,8 @@ class Underway:
 
     :ivar done: the places of the boots that are recorded.
     :ivar queues: for each host, the boots that nobody makes yet, in the order to make them in.
+    :ivar counts: the number of records of each boot.
+    :ivar limit_s: how long one boot may take.
     :ivar running: the number of boots that are being made.
     :ivar attempts: how often each boot has failed.
     :ivar boot_ids: for each host, the boots of it (boot_id) that host work was recorded in.
@@ -60,6 +62,8 @@ class Underway:
     plan: Plan
     state: CampaignState = CampaignState.RUNNING
     done: set[Place] = field(default_factory=set)
+    counts: Counter[Place] = field(default_factory=Counter)
+    limit_s: float = 0.0
     queues: dict[str | None, list[Boot]] = field(default_factory=dict)
     running: int = 0
     attempts: Counter[Place] = field(default_factory=Counter)
@@ -97,7 +101,9 @@ class Underway:
             place = self.plan.place(each)
             if place is None:
                 continue
-            self.done.add(place)
+            self.counts[place] += 1
+            if self.counts[place] >= len(self.plan.cases):
+                self.done.add(place)
             self.boot_ids.setdefault(each.host.machine, set()).add(each.boot_id)
             found = self.conditions.setdefault(each.host.machine, {})
             for name, value in conditions.of_record(each).items():
@@ -127,8 +133,9 @@ class Underway:
             )
 
     def again(self, boot: Boot) -> None:
-        """Take down a boot that was broken off, and is made again next."""
-        self.queues[boot.host].insert(0, boot)
+        """Take down a boot that was broken off, and is made next unless it has its records."""
+        if (boot.host, boot.number) not in self.done:
+            self.queues[boot.host].insert(0, boot)
 
     def next(self, host: str | None, fits: Callable[[Boot], bool]) -> Boot | None:
         """Take the first boot that fits out of a host's queue."""
@@ -141,6 +148,12 @@ class Underway:
     def used(self, host: str, boot_id: str) -> bool:
         """Whether host work of this campaign was recorded in this boot of the host."""
         return boot_id in self.boot_ids.get(host, set())
+
+    @property
+    def stuck(self) -> bool:
+        """Whether nothing is being made, and no host can go on."""
+        waiting = {host for host, queue in self.queues.items() if queue}
+        return not self.running and waiting <= self.ended.keys()
 
     @property
     def complete(self) -> bool:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 
 import bench_lib
 from bench_lib.errors import FleetError, UnknownHost
@@ -27,8 +26,14 @@ REBOOT_S = 900.0
 EXAMINE_S = 600.0
 """The longest that the doctor may take on a host."""
 
+ANSWER_S = 120.0
+"""The longest that a host may take to begin a reboot."""
+
 LOOK_S = 5.0
 """How often to look whether a host that was rebooted has run out of time."""
+
+PAUSE_S = 30.0
+"""How long to wait before a host is asked again that could not be rebooted."""
 
 
 class Roster:
@@ -73,6 +78,10 @@ class Roster:
             raise unknown_host(name, self._members)
         return member
 
+    def get(self, name: str) -> Member | None:
+        """Return a host, or None if it has not joined yet."""
+        return self._members.get(name)
+
     def at(self, address: str) -> Member | None:
         """Return the host whose worker has this address."""
         return next((each for each in self if each.address == address), None)
@@ -112,7 +121,7 @@ class Roster:
         if member.unfit:
             self._say(f"{facts.name} is set aside: {member.unfit}")
         else:
-            self._background.spawn(self._examine(member))
+            self._begin_examining(member)
         self._news.tell(facts.name, None)
         return ""
 
@@ -124,6 +133,11 @@ class Roster:
         member.left()
         self._say(f"{member.facts.name} has gone")
         self._news.tell(member.facts.name, None)
+
+    def succeeded(self, member: Member, kernel: Kernel, lost: int, *, barren: bool) -> None:
+        """Take down that a host has made a boot; see `Member.succeeded`."""
+        member.succeeded(kernel, lost, barren=barren)
+        self._if_aside(member)
 
     def failed(self, member: Member, kernel: Kernel, reason: str) -> None:
         """Take down that a boot failed on a host."""
@@ -142,17 +156,26 @@ class Roster:
         :raise UnknownHost: the fleet has no host of this name.
         """
         member = self.find(name)
-        if undo:
-            member.readmit()
-        else:
+        if not undo:
             member.drain()
+        elif member.aside or member.unfit or member.drained:
+            fit = member.unfit is None
+            member.readmit()
+            if member.address is not None and not fit:
+                member.unfit = members.other_version(member.facts, bench_lib.__version__)
+                member.examined = None
+                self._begin_examining(member)
         self.keep()
         self._news.tell(name, None)
 
-    def room(self, kind: Kind, name: str | None) -> int:
-        """Return how many boots a host, or all together, can make at once."""
-        chosen = self if name is None else [self[name]]
-        return sum(each.room for each in chosen if each.obstacle(kind) is None)
+    def with_room(self, kind: Kind, name: str | None) -> Member | None:
+        """Return a host that can be given a boot now: the one of this name, or of any name.
+
+        Of several, it is the one that is least busy, and has been so for the longest time.
+        """
+        chosen = self if name is None else filter(None, [self._members.get(name)])
+        able = [each for each in chosen if each.room(kind) > 0]
+        return min(able, key=lambda each: (each.busy, each.since), default=None)
 
     def statuses(self) -> tuple[HostStatus, ...]:
         """Return what is known of each host, by name."""
@@ -163,19 +186,20 @@ class Roster:
             found.append(self._members[name].status(self._calls.working(member), notes))
         return tuple(found)
 
+    def _begin_examining(self, member: Member) -> None:
+        member.busy += 1
+        self._background.spawn(self._examine(member))
+
     async def _examine(self, member: Member) -> None:
         """Let the doctor look at a host, which is the first thing that it does."""
         address = member.address
         try:
-            async with asyncio.timeout(EXAMINE_S):
-                text = await self._calls.on(member, "doctor", performing.examine)
+            text = await self._calls.on(member, "doctor", EXAMINE_S, performing.examine)
             found = work.from_json(text, Examined)
         except Dropped:
             return
-        except TimeoutError:
-            found = Examined((), failure=f"it did not end within {EXAMINE_S:.0f} s")
         except Exception as error:  # noqa: BLE001  # what a host raises may be of any class
-            found = Examined((), failure=f"{type(error).__name__}: {error}")
+            found = Examined((), failure=str(error) or type(error).__name__)
         if member.address != address:
             return
         member.was_examined(found)
@@ -183,23 +207,26 @@ class Roster:
         self._say(f"{name} is set aside: {member.unfit}" if member.unfit else f"{name} is ready")
         self._news.tell(name, None)
 
-    async def reboot(self, member: Member, kernel: Kernel) -> None:
-        """Boot a host into a kernel, and wait until it is back. If that fails, take it down."""
+    async def reboot(self, member: Member, kernel: Kernel, campaign: str) -> None:
+        """Boot a host into a kernel, and wait until it is back. If that fails, take it down.
+
+        :param campaign: the id of the campaign that wants it, and may use it first.
+        """
         name = member.facts.name
-        member.boots_into(kernel.release)
+        member.boots_into(kernel.release, campaign)
         self._say(f"{name} boots {kernel.release}")
         self._news.tell(name, None)
         try:
             async with asyncio.timeout(REBOOT_S):
-                with suppress(Dropped):
-                    text = f"reboot into {kernel.release}"
-                    answer = await self._calls.on(member, text, performing.reboot, kernel.release)
-                    if (failure := work.from_json(answer, Result).failure) is not None:
-                        self._reboot_failed(member, failure)
+                result = await self._ask_to_reboot(member, kernel)
+                if result.failure is not None:
+                    member.booting = None
+                    if not result.busy:
+                        self._reboot_failed(member, result.failure)
+                    await asyncio.sleep(PAUSE_S)
                 while member.booting:
                     await self._news.wait(name, LOOK_S)
         except TimeoutError:
-            member.booting = None
             member.set_aside(
                 f"it did not come back within {REBOOT_S:.0f} s after it was told to boot "
                 f"{kernel.release}"
@@ -209,6 +236,18 @@ class Roster:
             # If this was cancelled, the host may still go, and will join under whatever it boots.
             member.booting = None
             self._news.tell(name, None)
+
+    async def _ask_to_reboot(self, member: Member, kernel: Kernel) -> Result:
+        """Tell a host to reboot, and return what it says; nothing if it has gone already."""
+        text = f"reboot into {kernel.release}"
+        member.busy += 1
+        try:
+            answer = await self._calls.on(member, text, ANSWER_S, performing.reboot, kernel.release)
+            return work.from_json(answer, Result)
+        except Dropped:
+            return Result()
+        except Exception as error:  # noqa: BLE001  # what a host raises may be of any class
+            return Result(failure=str(error) or type(error).__name__)
 
     def _reboot_failed(self, member: Member, reason: str) -> None:
         self._say(f"{member.facts.name} was not rebooted: {reason}")

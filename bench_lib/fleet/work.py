@@ -49,11 +49,14 @@ class Result:
         failed.
     :ivar failure: why the boot failed, as a sentence; None if it did not.
     :ivar busy: whether it failed only because another run was measuring on the host.
+    :ivar by_kernel: whether it failed because of its kernel, which the host could not get or has
+        not booted, and not because of the host.
     """
 
     lines: tuple[str, ...] = ()
     failure: str | None = None
     busy: bool = False
+    by_kernel: bool = False
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,10 @@ async def _work(membership: Membership, settings: Settings, say: Say) -> None:
     finally:
         await worker.close()
         await asyncio.to_thread(host.wait)
+    if host.refused is not None:
+        raise FleetRefused(
+            f"The coordinator at {membership.url} does not want this host: {host.refused}"
+        )
     if lasted_s < SOON_S and not host.asked:
         raise FleetRefused(
             f"The coordinator at {membership.url} let this host go at once; `kickbench fleet "

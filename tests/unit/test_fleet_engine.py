@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import random
 import socket
 import threading
 from collections import Counter
@@ -24,17 +25,26 @@ from distributed import Worker
 
 import bench_lib
 from bench_lib import record
-from bench_lib.errors import FleetRefused, UnknownCampaign, UnknownHost
-from bench_lib.fleet import certificates, configuration, coordinator, engine, performing, security
+from bench_lib.errors import FleetRefused, KickbenchError, UnknownCampaign, UnknownHost
+from bench_lib.fleet import (
+    certificates,
+    configuration,
+    coordinator,
+    engine,
+    performing,
+    roster,
+    security,
+)
 from bench_lib.fleet.bundle import Role
 from bench_lib.fleet.client import FleetClient
 from bench_lib.fleet.facts import HostFacts
 from bench_lib.fleet.plan import Plan
 from bench_lib.fleet.status import CampaignState, FleetStatus, HostState, HostStatus
 from bench_lib.fleet.work import Examined, Kind, Result, Work, from_json, to_json
-from bench_lib.record import Host, Kernel, Outcome, RequestName, ScenarioName, Setup
+from bench_lib.record import Host, Kernel, Outcome, Record, RequestName, ScenarioName, Setup
 from bench_lib.settings import Settings
 from bench_lib.trial.case import Case
+from bench_lib.trial.history import History
 from tests.conftest import HANG_S
 from tests.make import record as a_record
 from tests.unit.test_fleet_members import FACTS
@@ -78,6 +88,14 @@ class Simulated:
         return Result(tuple(map(record.to_line, made)))
 
 
+def free_port() -> int:
+    """Return a port that stays free: the kernel gives none below 32768 to those who ask for any."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
 class Fleet:
     """A coordinator and its hosts.
 
@@ -94,8 +112,7 @@ class Fleet:
         self.ca = ca
         self.hosts: dict[str, Simulated] = {}
         self.said: list[str] = []
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
 
     @property
     def address(self) -> str:
@@ -189,6 +206,7 @@ def fleet(tmp_path: Path, ca: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     replace(monkeypatch, perform)
     replace(monkeypatch, examine)
     monkeypatch.setattr(engine, "LOOK_S", 0.05)
+    monkeypatch.setattr(roster, "PAUSE_S", 0.01)
     return made
 
 
@@ -376,14 +394,14 @@ def test_a_second_machine_of_one_name_is_refused(fleet: Fleet) -> None:
     run(fleet.coordinated, lambda: fleet.joined(a), test=test)
 
 
-def test_a_host_may_join_again_before_its_loss_was_noticed(fleet: Fleet) -> None:
+def test_a_clone_does_not_throw_out_the_host_that_joined_first(fleet: Fleet) -> None:
     async def test(client: FleetClient) -> None:
         await ready(client, "a")
-        async with fleet.joined(a, 1):
-            await ready(client, "a")
-            plan = dataclasses.replace(PLAN, hosts=("a",))
-            await client.submit(plan)
-            assert await ended(client, plan) is CampaignState.COMPLETE
+        async with fleet.joined(a, 1) as clone:
+            await clone.finished()
+        status = await client.status()
+        assert "same machine id" in status.refused[0].reason
+        assert host_of(status, "a").state is HostState.READY
 
     a = Simulated("a")
     run(fleet.coordinated, lambda: fleet.joined(a), test=test)
@@ -460,10 +478,12 @@ def test_host_work_counts_one_boot_of_a_host_once(fleet: Fleet) -> None:
     asyncio.run(inside())
 
 
-def test_a_host_is_rebooted_into_each_kernel_in_turns(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = dataclasses.replace(PLAN, kind=Kind.HOST, hosts=("a",), boots=2, reboot=True)
+def rebooting(
+    fleet: Fleet,
+    monkeypatch: pytest.MonkeyPatch,
+    test: Callable[[FleetClient, list[str]], Awaitable[None]],
+) -> list[str]:
+    """Run a test with a host that can be rebooted, and return what it was told to boot."""
     booted: list[str] = []
 
     async def inside() -> None:
@@ -490,13 +510,25 @@ def test_a_host_is_rebooted_into_each_kernel_in_turns(
 
             machine = asyncio.create_task(power())
             await ready(client, "a")
-            await client.submit(plan)
-            assert await ended(client, plan) is CampaignState.COMPLETE
+            await test(client, booted)
             machine.cancel()
             with suppress(asyncio.CancelledError):
                 await machine
 
     asyncio.run(inside())
+    return booted
+
+
+def test_a_host_is_rebooted_into_each_kernel_in_turns(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = dataclasses.replace(PLAN, kind=Kind.HOST, hosts=("a",), boots=2, reboot=True)
+
+    async def test(client: FleetClient, booted: list[str]) -> None:
+        await client.submit(plan)
+        assert await ended(client, plan) is CampaignState.COMPLETE
+
+    booted = rebooting(fleet, monkeypatch, test)
     # It had booted NEW when it joined, so boot 1 of the four (OLD, NEW, NEW, OLD) was made first.
     assert booted == [OLD.release, NEW.release, OLD.release]
     found, _ = record.read(fleet.settings.records)
@@ -613,6 +645,139 @@ def test_what_the_coordinator_remembers_of_hosts_survives_a_restart(fleet: Fleet
     asyncio.run(inside())
 
 
+def test_work_for_any_host_goes_only_to_those_in_use(fleet: Fleet) -> None:
+    plan = dataclasses.replace(PLAN, hosts=(), boots=4)
+
+    async def test(client: FleetClient) -> None:
+        await ready(client, "a", "b")
+        await client.drain("b", undo=False)
+        await client.submit(plan)
+        assert await ended(client, plan) is CampaignState.COMPLETE
+
+    a, b = Simulated("a"), Simulated("b")
+    run(fleet.coordinated, lambda: fleet.joined(a), lambda: fleet.joined(b), test=test)
+    assert {host for _, host, _, _ in fleet.slots()} == {"a"}
+
+
+def test_a_host_that_is_readmitted_goes_on_with_a_campaign_that_runs(fleet: Fleet) -> None:
+    async def test(client: FleetClient) -> None:
+        await ready(client, "a", "b")
+        working = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        over = threading.Event()
+
+        def slow(work: Work) -> Result:
+            loop.call_soon_threadsafe(working.set)
+            over.wait(HANG_S)
+            return a.measure(work)
+
+        a.perform = slow
+        await client.submit(PLAN)
+        await working.wait()
+        await until(client, lambda status: host_of(status, "b").state is HostState.SET_ASIDE)
+        await until(client, lambda status: bool(status.campaigns[0].missing))
+        b.perform = b.measure
+        await client.drain("b", undo=True)
+        await until(client, lambda status: host_of(status, "b").boots == 4)
+        over.set()
+        assert await ended(client, PLAN) is CampaignState.COMPLETE
+
+    a, b = Simulated("a"), Simulated("b")
+    b.perform = lambda work: Result(failure="The disk is full.")
+    run(fleet.coordinated, lambda: fleet.joined(a), lambda: fleet.joined(b), test=test)
+
+
+def test_a_kernel_that_cannot_be_fetched_is_not_the_fault_of_the_host(fleet: Fleet) -> None:
+    plan = dataclasses.replace(PLAN, hosts=("a",))
+
+    async def test(client: FleetClient) -> None:
+        await ready(client, "a")
+        await client.submit(plan)
+        assert await ended(client, plan) is CampaignState.INCOMPLETE
+        status = await client.status()
+        assert host_of(status, "a").state is HostState.READY
+        assert status.campaigns[0].done == 2
+        assert "no longer" in status.campaigns[0].missing[0]
+
+    def only_new(work: Work) -> Result:
+        if work.kernel == NEW:
+            return a.measure(work)
+        return Result(failure="Debian has it no longer.", by_kernel=True)
+
+    a = Simulated("a")
+    a.perform = only_new
+    run(fleet.coordinated, lambda: fleet.joined(a), test=test)
+
+
+def test_two_campaigns_that_reboot_one_host_do_not_undo_each_others_reboots(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = [
+        dataclasses.replace(
+            PLAN, kind=Kind.HOST, hosts=("a",), boots=2, reboot=True, name=f"campaign {number}"
+        )
+        for number in range(2)
+    ]
+
+    async def test(client: FleetClient, booted: list[str]) -> None:
+        for plan in plans:
+            await client.submit(plan)
+        for plan in plans:
+            assert await ended(client, plan) is CampaignState.COMPLETE
+
+    booted = rebooting(fleet, monkeypatch, test)
+    # Each of the eight boots needs at most one.
+    assert len(booted) <= 8
+
+
+def test_a_host_that_is_busy_is_asked_again_to_reboot(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = dataclasses.replace(PLAN, kind=Kind.HOST, hosts=("a",), boots=1, reboot=True)
+
+    async def test(client: FleetClient, booted: list[str]) -> None:
+        real, answers = performing.reboot, [Result(failure="Another run.", busy=True)] * 4
+
+        def reboot(release: str) -> str:
+            return to_json(answers.pop()) if answers else real(release)
+
+        replace(monkeypatch, reboot)
+        await client.submit(plan)
+        assert await ended(client, plan) is CampaignState.COMPLETE
+
+    rebooting(fleet, monkeypatch, test)
+
+
+def test_a_cancelled_append_is_taken_down_nevertheless(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = dataclasses.replace(PLAN, hosts=("a",), boots=1)
+    real = History.keep
+    appending, go_on = threading.Event(), threading.Event()
+
+    def slowly(self: History, *made: Record) -> None:
+        appending.set()
+        go_on.wait(HANG_S)
+        real(self, *made)
+
+    monkeypatch.setattr(History, "keep", slowly)
+
+    async def test(client: FleetClient) -> None:
+        await ready(client, "a")
+        await client.submit(plan)
+        await asyncio.to_thread(appending.wait, HANG_S)
+        cancelling = asyncio.create_task(client.cancel(plan.id))
+        await asyncio.sleep(0)
+        go_on.set()
+        await cancelling
+        await client.submit(plan)
+        assert await ended(client, plan) is CampaignState.COMPLETE
+
+    a = Simulated("a")
+    run(fleet.coordinated, lambda: fleet.joined(a), test=test)
+    assert set(fleet.slots().values()) == {len(CASES)}
+
+
 def test_what_cannot_be_carried_out_is_refused(fleet: Fleet) -> None:
     async def test(client: FleetClient) -> None:
         with pytest.raises(UnknownHost, match="none"):
@@ -621,6 +786,15 @@ def test_what_cannot_be_carried_out_is_refused(fleet: Fleet) -> None:
             await client.submit(dataclasses.replace(PLAN, kind=Kind.HOST, hosts=()))
         with pytest.raises(FleetRefused, match="needs kernels"):
             await client.submit(dataclasses.replace(PLAN, kernels=(), hosts=()))
+        for wrong in (
+            {"boots": 10**9},
+            {"kernels": (OLD, OLD)},
+            {"patience_s": -1.0},
+            {"settings": {"KICKBENCH_DEADLINE": "soon"}},
+        ):
+            with pytest.raises(KickbenchError):
+                await client.submit(dataclasses.replace(PLAN, hosts=(), **wrong))
+        assert (await client.status()).campaigns == ()
         with pytest.raises(UnknownHost):
             await client.drain("z", undo=False)
         for unknown in (client.cancel("z"), client.follow("z", 0)):

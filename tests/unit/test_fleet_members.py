@@ -72,7 +72,7 @@ def test_another_version_of_kickbench_keeps_a_host_from_working() -> None:
 def test_a_host_is_set_aside_after_failures_in_a_row(ready: Member) -> None:
     for kernel in (OLD, NEW):
         ready.has_failed(kernel, "no room")
-    ready.succeeded(lost=1)
+    ready.succeeded(NEW, lost=1, barren=False)
     assert (ready.boots, ready.lost, ready.failed) == (1, 1, [])
     for kernel in (OLD, NEW, OLD):
         assert ready.aside is None
@@ -83,10 +83,40 @@ def test_a_host_is_set_aside_after_failures_in_a_row(ready: Member) -> None:
 def test_a_kernel_that_never_boots_does_not_set_a_host_aside_that_boots_others(
     ready: Member,
 ) -> None:
-    ready.succeeded(lost=0)
+    ready.succeeded(NEW, lost=0, barren=False)
     for _ in range(FAILURES + 1):
         ready.has_failed(OLD, "it does not boot")
     assert ready.aside is None
+
+
+def test_two_kernels_that_never_boot_do_not_either(ready: Member) -> None:
+    ready.succeeded(Kernel("6.6", "#1"), lost=0, barren=False)
+    for kernel in (OLD, NEW) * FAILURES:
+        ready.has_failed(kernel, "it does not boot")
+    assert ready.aside is None
+    ready.has_failed(Kernel("6.6", "#1"), "no room")
+    assert ready.aside is not None
+
+
+def test_a_host_that_loses_every_trial_is_set_aside(ready: Member) -> None:
+    for _ in range(FAILURES):
+        assert ready.aside is None
+        ready.succeeded(NEW, lost=4, barren=True)
+    assert ready.aside == f"every trial of {FAILURES} boots in a row was lost"
+
+
+def test_a_host_has_room_for_what_it_is_not_busy_with() -> None:
+    facts = dataclasses.replace(FACTS, kinds=(Kind.LAB,), room=2)
+    member = Member(facts)
+    member.joined(facts, "tls://a:1", "1.0")
+    before = member.room(Kind.LAB)
+    member.was_examined(Examined((Kind.LAB,)))
+    member.busy += 1
+    assert (before, member.room(Kind.LAB), member.room(Kind.HOST)) == (0, 1, 0)
+    member.free("tls://a:2")  # of a connection that is gone
+    assert member.room(Kind.LAB) == 1
+    member.free("tls://a:1")
+    assert member.room(Kind.LAB) == 2
 
 
 def test_lost_connections_set_a_host_aside_later_than_failures(ready: Member) -> None:
@@ -98,7 +128,7 @@ def test_lost_connections_set_a_host_aside_later_than_failures(ready: Member) ->
 
 
 def test_a_host_that_was_told_to_reboot_may_lose_its_connection(ready: Member) -> None:
-    ready.boots_into(OLD.release)
+    ready.boots_into(OLD.release, "campaign")
     for _ in range(DROPS):
         ready.was_dropped()
     assert ready.aside is None
@@ -107,10 +137,10 @@ def test_a_host_that_was_told_to_reboot_may_lose_its_connection(ready: Member) -
 
 
 def test_a_host_that_never_boots_what_it_should_is_set_aside(ready: Member) -> None:
-    ready.succeeded(lost=0)
+    ready.succeeded(NEW, lost=0, barren=False)
     for _ in range(FAILURES):
         assert ready.aside is None
-        ready.boots_into(OLD.release)
+        ready.boots_into(OLD.release, "campaign")
         ready.reboot_failed("it came back with another kernel")
     assert ready.aside is not None
     assert ready.booting is None
@@ -119,6 +149,7 @@ def test_a_host_that_never_boots_what_it_should_is_set_aside(ready: Member) -> N
 def test_the_operator_can_readmit_a_host(ready: Member) -> None:
     ready.set_aside("it is broken")
     ready.drain()
+    ready.unfit = "it has another QEMU"
     assert ready.obstacle(Kind.LAB) == "is set aside: it is broken"
     ready.readmit()
     assert ready.obstacle(Kind.LAB) is None
@@ -135,7 +166,7 @@ def test_a_host_has_worked_since_it_was_given_its_work(ready: Member) -> None:
     ready.since = now - 1000
     working = ready.status([Given("boot 1", now - 10), Given("boot 2", now - 20)], [])
     assert (working.state, round(working.since_s)) == (HostState.WORKING, 20)
-    ready.succeeded(lost=0)
+    ready.succeeded(NEW, lost=0, barren=False)
     assert ready.status([], []).since_s < 500
 
 

@@ -342,7 +342,7 @@ def test_a_boot_that_failed_has_its_reason_and_no_records(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = Done(41, f"{record.to_line(make())}\n", "a warning\nThis is another kernel.\n")
-    expected = Result(failure="This is another kernel.")
+    expected = Result(failure="This is another kernel.", by_kernel=True)
     assert performed(monkeypatch, settings, failed) == expected
 
 
@@ -378,6 +378,40 @@ def test_nothing_starts_once_the_worker_closes(
     assert host.perform(WORK).failure is not None
     host.wait()
     assert recorded.started == []
+
+
+def test_what_the_coordinator_does_not_want_any_more_never_starts(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = Recorded(Done(0, "", ""))
+    monkeypatch.setattr(performing, "Command", recorded)
+    host = ThisHost(settings, Offer(BOTH, 1, frozenset(os.sched_getaffinity(0))))
+    host.end_one("boot-1")
+    assert host.perform(WORK, "boot-1").failure is not None
+    assert recorded.started == []
+    assert host.perform(WORK, "boot-2").failure is None
+
+
+def test_a_boot_that_the_coordinator_does_not_want_any_more_is_ended(
+    settings: Settings, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleeping(
+        arguments: Sequence[str], settings: Settings, env: Mapping[str, str], stdin: str
+    ) -> Command:
+        return python(f"import signal; {told.code('0')}; signal.pause()", settings)
+
+    monkeypatch.setattr(performing, "Command", sleeping)
+    host = ThisHost(settings, Offer(BOTH, 1, frozenset(os.sched_getaffinity(0))))
+    results: list[Result] = []
+    thread = threading.Thread(target=lambda: results.append(host.perform(WORK, "boot-1")))
+    thread.start()
+    told.wait()
+    host.end_one("another")
+    assert thread.is_alive()
+    host.end_one("boot-1")
+    thread.join(HANG_S)
+    why = "The process that made the trials of this boot was ended by SIGTERM."
+    assert results == [Result(failure=why)]
 
 
 def test_what_runs_is_ended_when_the_worker_closes(

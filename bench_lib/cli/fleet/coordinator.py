@@ -9,8 +9,8 @@ import click
 
 from bench_lib import interrupt
 from bench_lib.cli.fleet import options
-from bench_lib.errors import UsageError
-from bench_lib.fleet.address import DEFAULT_PORT
+from bench_lib.errors import Interrupted, UsageError
+from bench_lib.fleet.address import DEFAULT_PORT, HIGHEST_PORT
 from bench_lib.settings import Settings
 
 
@@ -41,14 +41,17 @@ def coordinator(listen: str, settings: Settings) -> None:
     from bench_lib.fleet import coordinator as running
 
     host, port = _address(listen)
-    interrupt.run(running.serve(settings, host, port, _print))
+    try:
+        interrupt.run(running.serve(settings, host, port, _print))
+    except Interrupted:
+        _print("The coordinator has ended. Campaigns go on when it is started again.")
 
 
 def _address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
+    if not colon or "/" in host or not port.isdecimal() or int(port) > HIGHEST_PORT:
         raise UsageError(f"--listen has to be [HOST]:PORT, such as :{DEFAULT_PORT}, not {text!r}.")
-    return host.strip("[]"), int(port)
+    return host, int(port)
 
 
 def _print(sentence: str) -> None:
