@@ -140,17 +140,22 @@ def opened(folder: Path) -> Iterator[Authority]:
 def bundles(folder: Path) -> list[Bundle]:
     """Return all bundles in the folder of a CA. Its key is not needed.
 
-    :raise CertificateUnusable: the folder has no CA.
+    :raise CertificateUnusable: the folder has no CA, or cannot be read.
     """
-    if not (folder / CA).exists():
+    try:
+        if not (folder / CA).exists():
+            raise CertificateUnusable(
+                f"{folder} is not the folder of a CA; to make one there, add --coordinator NAME, "
+                "--host NAME or --user NAME."
+            )
+        found = [(Role.COORDINATOR, folder / Role.COORDINATOR)]
+        for role, place in _FOLDERS.items():
+            found += [(role, each) for each in sorted((folder / place).glob("*"))]
+        return [_examine(role, each.name, each) for role, each in found if each.is_dir()]
+    except OSError as error:
         raise CertificateUnusable(
-            f"{folder} is not the folder of a CA; to make one there, add --coordinator NAME, "
-            "--host NAME or --user NAME."
-        )
-    found = [(Role.COORDINATOR, folder / Role.COORDINATOR)]
-    for role, place in _FOLDERS.items():
-        found += [(role, each) for each in sorted((folder / place).glob("*"))]
-    return [_examine(role, each.name, each) for role, each in found if each.is_dir()]
+            f"{folder} cannot be read: {error.strerror}; run kickbench as its owner."
+        ) from None
 
 
 def check_names(role: Role, names: Sequence[str]) -> None:

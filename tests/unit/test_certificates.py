@@ -180,6 +180,12 @@ def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     assert "cannot be written: Not a directory." in done.stderr
 
 
+def test_a_folder_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    done = run(tmp_path / ("a" * 300))
+    assert done.exit_code == CertificateUnusable.exit_status
+    assert "cannot be read: File name too long" in done.stderr
+
+
 def test_a_full_disk_is_reported_and_no_part_of_a_bundle_is_left(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
