@@ -16,6 +16,9 @@ For each scenario and situation, the tool prints the median and the quartiles in
 number of trials, how many of them hung, and the p-value of the Mann-Whitney test against `none`.
 For each situation with a worker it prints which share of a CPU the worker used meanwhile. The tool
 fails if a trial was lost.
+
+Beside other work the latencies are those of the CPU scheduler. If that cannot be stopped, let the
+tool, the worker and the guests go before it: `chrt --rr 1 .venv/bin/python tools/fleet_latency.py`.
 """
 
 from __future__ import annotations
