@@ -43,6 +43,10 @@ DASHBOARD = "127.0.0.1:8787"
 FOLDER = "fleet"
 """The name of the journal's folder, which is beside the record file."""
 
+STARTING_S = 600
+"""The longest that the coordinator may take to connect to its own scheduler. After a crash, the
+connections of all hosts come before; those of 200 hosts took more than 20 s on a busy machine."""
+
 PREFIX = "kickbench_"
 """The prefix of the names of the coordinator's own handlers, beside those of Dask."""
 
@@ -256,7 +260,9 @@ async def serve(settings: Settings, host: str, port: int, on_event: Callable[[st
         scheduler = await _listening(host, port, secure, dashboard=dashboard)
         async with (
             scheduler,
-            Client(scheduler.address, asynchronous=True, security=secure) as client,
+            Client(
+                scheduler.address, asynchronous=True, security=secure, timeout=STARTING_S
+            ) as client,
         ):
             news = News()
             background = Background(on_event)
