@@ -68,6 +68,10 @@ COORDINATOR, HOST, USER = "localhost", "host", "user"
 PORT = re.compile(r"listening on tls://\S+:(\d+);")
 
 
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
+"""The program that starts another one so that it does not outlive this one."""
+
+
 def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a process, and reap it."""
     process.kill()
@@ -103,7 +107,7 @@ class Coordinator:
         listen = ("--listen", self.address, "--certificates", str(self.bundles[COORDINATOR]))
         with (self.folder / "coordinator.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [KICKBENCH, "fleet", "coordinator", *listen],
+                [*DIES_WITH_US, KICKBENCH, "fleet", "coordinator", *listen],
                 env=self._environment,
                 stdout=log,
                 stderr=log,
@@ -138,7 +142,15 @@ def hosts(coordinator: Coordinator, count: int, processes: int, sleep_s: float) 
             names = names_of(count)[number::processes]
             argv = [coordinator.address, str(coordinator.bundles[HOST]), str(sleep_s), *names]
             process = subprocess.Popen(
-                [sys.executable, __file__, "--be-hosts", *argv],
+                [
+                    *DIES_WITH_US,
+                    sys.executable,
+                    "-X",
+                    "faulthandler",
+                    __file__,
+                    "--be-hosts",
+                    *argv,
+                ],
                 env={**os.environ, "KICKBENCH_HISTORY": str(coordinator.folder)},
                 stdout=log,
                 stderr=log,
