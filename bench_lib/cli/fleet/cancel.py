@@ -17,8 +17,8 @@ from bench_lib.settings import Settings
 def cancel(campaign: str, settings: Settings) -> None:
     """End a campaign.
 
-    Boots that are recorded are kept. Those that hosts are making are dropped. `kickbench fleet
-    status` shows the ids of all campaigns.
+    Boots that are recorded are kept. Hosts are asked to end those that they are making.
+    `kickbench fleet status` shows the ids of all campaigns.
 
     \b
     Example:
