@@ -49,6 +49,8 @@ set -e
 name=$1 folder=$2 mib=$3
 shift 3
 mount -t tmpfs -o size=${mib}m,mode=755 run /run
+# A program that was killed leaves its semaphores there, and process ids are the same in all hosts.
+mount -t tmpfs shm /dev/shm
 mkdir -m 1777 /run/tmp
 mkdir /run/netns /run/lock
 mount --bind "$folder/machine-id" /etc/machine-id
