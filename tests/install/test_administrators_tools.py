@@ -27,8 +27,14 @@ from bench_lib import record
 from bench_lib.errors import HostError
 from bench_lib.host import device
 from bench_lib.record import Record
-from tests.conftest import CHECKOUT, HANG_S, NO_KVM
+from tests.conftest import CHECKOUT, NO_KVM
 from tests.fleet.hosts import SimulatedHost, Switch, switched_on
+
+pytestmark = pytest.mark.timeout(1800)
+
+HANG_S = 800
+"""Seconds that a command of the operator may take: only a hang takes as long, even on a busy
+machine. tmt alone waits for half a minute per boot."""
 
 TOOLS = ("ansible-core==2.19.14", "tmt==1.78.0")
 """What pip installs from PyPI, for these tests alone."""
