@@ -28,6 +28,9 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
 
     matches_python_fallback = False
 
+    kept = "the trials that were finished are kept"
+    """What an interrupted run leaves, in words."""
+
     def __init__(
         self,
         conf: Any,
@@ -107,7 +110,7 @@ class KernelEnvironment(Environment):  # type: ignore[misc]  # asv has no types
                 done = util.check_output(wrapped, env=env, **kwargs)
             except KeyboardInterrupt:
                 # asv has ended the process by now, and waited for it to clean up.
-                refuse("Interrupted; the trials that were finished are kept.", 128 + signal.SIGINT)
+                refuse(f"Interrupted; {self.kept}.", 128 + signal.SIGINT)
             if failure.exists():
                 status, _, sentence = failure.read_text().partition(" ")
                 refuse(sentence, int(status))

@@ -29,6 +29,8 @@ class KernelFleet(KernelEnvironment):
 
     tool_name = "kernel-fleet"
 
+    kept = "the coordinator keeps the boots that were finished, and cancels the last one"
+
     @property
     def name(self) -> str:
         """The name with the host and its accelerator, so that each has a series of its own.

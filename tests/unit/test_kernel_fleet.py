@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from asv import util
+from asv.console import log
 
 from bench_lib.asv_bridge import kernel_fleet, probe_suite, suite
 from bench_lib.asv_bridge.environment import KernelEnvironment
@@ -137,6 +138,22 @@ def test_only_this_environment_names_a_host_to_its_benchmarks(
     environment().run(["-c", ""])
     environment(KernelLab).run(["-c", ""])
     assert [each["KICKBENCH_FLEET_HOST"] for each in seen] == ["host-a", ""]
+
+
+def test_an_interrupted_run_says_what_is_kept(
+    fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(command: list[str], **_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(util, "check_output", interrupted)
+    said: list[str] = []
+    monkeypatch.setattr(log, "error", said.append)
+    with pytest.raises(SystemExit) as ended:
+        environment().run(["-c", ""])
+    assert ended.value.code == 130
+    (sentence,) = said
+    assert "cancels the last one" in sentence
 
 
 @pytest.fixture
