@@ -93,6 +93,7 @@ class Engine:
         """Go on with the campaigns that have not ended."""
         for campaign in self._campaigns.values():
             if campaign.state is CampaignState.RUNNING:
+                campaign.limit_s = limit_s(campaign.plan)
                 self._begin(campaign)
 
     # What users ask for.

@@ -72,6 +72,7 @@ class Simulated:
 
     def measure(self, work: Work) -> Result:
         """Return a boot of which every trial has returned."""
+        assert work.limit_s > HANG_S
         kind = {Kind.HOST: "native", Kind.LAB: "lab"}[work.kind]
         made = [
             dataclasses.replace(
