@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -85,9 +85,16 @@ def to_json(value: Work | Result | Examined | Sequence[Work]) -> str:
     return msgspec.json.encode(value).decode()
 
 
+_DECODERS: dict[type, msgspec.json.Decoder[object]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (Work, Result, Examined)
+}
+"""Made when this is imported: msgspec crashes the process if several threads decode a dataclass for
+the first time at once, as the threads of a worker with room for several labs do."""
+
+
 def from_json(text: str, kind: type[T]) -> T:
     """Decode what `to_json` returned.
 
     :raise msgspec.MsgspecError: it is not such a value.
     """
-    return msgspec.json.decode(text, type=kind)
+    return cast(T, _DECODERS[kind].decode(text))

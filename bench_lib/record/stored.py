@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
+from threading import Lock
 from typing import Annotated, Any
 
 import msgspec
@@ -66,9 +67,18 @@ def encode(record: parts.Record) -> bytes:
     return msgspec.json.encode({**vars(record), "evidence": {**evidence, "stacks": list(numbers)}})
 
 
-@cache
+_making = Lock()
+"""Held while the decoder is made, because msgspec may crash if several threads do that at once."""
+
+
 def _decoder() -> msgspec.json.Decoder[Record]:
     """Make the decoder when it is first needed. In a lab it never is: records are only written."""
+    with _making:
+        return _made()
+
+
+@cache
+def _made() -> msgspec.json.Decoder[Record]:
     return msgspec.json.Decoder(Record)
 
 
