@@ -12,12 +12,10 @@ from bench_lib.asv_bridge.environment import KernelEnvironment, refuse
 from bench_lib.asv_bridge.repo import KernelRepo
 from bench_lib.errors import FleetRefused, KickbenchError, UnknownHost
 from bench_lib.fleet import campaigns
+from bench_lib.fleet.hosts import OUT_OF_USE, unknown_host
 from bench_lib.fleet.status import HostState, HostStatus
 from bench_lib.fleet.work import Kind
 from bench_lib.settings import Settings
-
-OUT_OF_USE = {HostState.SET_ASIDE, HostState.DRAINED}
-"""The states in which a host gets no work until the operator changes that."""
 
 
 class KernelFleet(KernelEnvironment):
@@ -83,8 +81,7 @@ def chosen(there: Sequence[HostStatus], name: str | None) -> HostStatus:
     by_name = {each.facts.name: each for each in there}
     if name is not None:
         if name not in by_name:
-            known = ", ".join(by_name) or "none"
-            raise UnknownHost(f"The fleet has no host {name}; its hosts are: {known}.")
+            raise unknown_host(name, by_name)
         return by_name[name]
     able = [
         each.facts.name

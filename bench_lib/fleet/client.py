@@ -108,7 +108,9 @@ class FleetClient:
         try:
             call = getattr(self._remote, f"kickbench_{name}")
             text = await call(version=bench_lib.__version__, **arguments)
-        except OSError as error:  # Dask's CommClosedError is one too
+        # Dask's CommClosedError is an OSError. Tornado raises ValueError if the other end hangs up
+        # just before TLS begins.
+        except (OSError, ValueError) as error:
             raise reach.explained(self._address, error) from None
         if text is None:  # Dask answers already, but has no such handler yet
             raise FleetUnreachable(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from collections import Counter
 from typing import Any
 
@@ -18,23 +19,29 @@ from tornado.iostream import IOStream
 
 LIMIT_S = 10.0
 """Seconds that a handshake may take."""
-MOST = 32
-"""How many connections from one address may be in their handshakes at once. One takes
-milliseconds."""
+SHARE = 4
+"""A connection is refused if its address already has this part of all file descriptors in
+handshakes. After a restart, hundreds of hosts behind one address may come back at once."""
 
 logger = logging.getLogger("distributed.comm.tcp")
 """The logger to which Dask reports failed handshakes."""
+
+
+def most() -> int:
+    """Return how many connections from one address may be in their handshakes at once."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // SHARE
 
 
 class _Listener(TLSListener):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
         self._shaking: Counter[str] = Counter()
+        self._most = most()
 
     async def _prepare_stream(self, stream: IOStream, address: str) -> IOStream | None:
         host = address.rpartition(":")[0]
-        if self._shaking[host] >= MOST:
-            self._end(stream, address, f"It has {MOST} other connections in TLS handshakes.")
+        if self._shaking[host] >= self._most:
+            self._end(stream, address, f"It has {self._most} other connections in TLS handshakes.")
             return None
         self._shaking[host] += 1
         try:

@@ -26,8 +26,7 @@ async def check(url: str, security: Security, role: str) -> None:
     """
     try:
         connection = await connect(url, timeout=LIMIT_S, **security.get_connection_args(role))
-    # ValueError: tornado raises it if the other end hangs up just before TLS begins, as one does
-    # that hundreds of hosts connect to at once.
+    # ValueError: tornado raises it if the other end hangs up just before TLS begins.
     except (OSError, TimeoutError, ValueError) as error:
         raise explained(url, error) from None
     await connection.close()

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import bench_lib
-from bench_lib.errors import FleetError, UnknownHost
+from bench_lib.errors import FleetError
 from bench_lib.fleet import members, performing, work
 from bench_lib.fleet.background import Background
 from bench_lib.fleet.calls import Calls, Dropped
 from bench_lib.fleet.facts import HostFacts
+from bench_lib.fleet.hosts import unknown_host
 from bench_lib.fleet.journal import Journal, KeptHost
 from bench_lib.fleet.members import Member
 from bench_lib.fleet.news import News
@@ -277,9 +278,3 @@ class Roster:
             self._journal.keep_hosts(kept)
         except FleetError as error:
             self._say(str(error))
-
-
-def unknown_host(name: str, known: Iterable[str]) -> UnknownHost:
-    """Return the error for a host that the fleet does not have."""
-    there = ", ".join(sorted(known)) or "none"
-    return UnknownHost(f"The fleet has no host {name}; its hosts are: {there}.")

@@ -102,7 +102,7 @@ def test_a_host_that_comes_back_with_a_full_disk_joins_when_there_is_room(
 
 
 @pytest.mark.usefixtures("kvm")
-def test_a_host_whose_disk_fills_up_goes_on_because_trials_need_no_room(
+def test_a_host_whose_runtime_folder_fills_up_goes_on(
     fresh: tuple[Fleet, Member],
 ) -> None:
     fleet, iron = fresh

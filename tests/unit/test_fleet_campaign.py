@@ -78,7 +78,7 @@ def test_hosts_that_are_named_are_chosen_once_whatever_their_state() -> None:
 
 def test_an_unknown_host_is_refused_with_the_names_that_there_are() -> None:
     fleet = fleets.fleet(fleets.host("alpha"), fleets.host("beta"))
-    with pytest.raises(UnknownHost, match=r"no host 'gamma'; its hosts are alpha, beta\."):
+    with pytest.raises(UnknownHost, match=r"no host gamma; its hosts are: alpha, beta\."):
         planning.hosts(fleet, Kind.LAB, ["alpha", "gamma"])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bench_lib.errors import KernelAmbiguous, UnknownHost, UsageError
 from bench_lib.fleet.facts import HostFacts
+from bench_lib.fleet.hosts import OUT_OF_USE, unknown_host
 from bench_lib.fleet.progress import listed
 from bench_lib.fleet.status import FleetStatus, HostState, HostStatus
 from bench_lib.fleet.work import Kind
@@ -16,8 +17,6 @@ from bench_lib.kernel.store import Store
 from bench_lib.kernel.suites import Suites
 from bench_lib.record import Kernel
 from bench_lib.settings import Settings
-
-OUT_OF_USE = (HostState.SET_ASIDE, HostState.DRAINED)
 
 
 def hosts(fleet: FleetStatus, kind: Kind, names: Sequence[str]) -> list[HostStatus]:
@@ -36,9 +35,7 @@ def hosts(fleet: FleetStatus, kind: Kind, names: Sequence[str]) -> list[HostStat
     known = {each.facts.name: each for each in fleet.hosts}
     for name in names:
         if name not in known:
-            raise UnknownHost(
-                f"The fleet has no host {name!r}; its hosts are {', '.join(known) or 'none'}."
-            )
+            raise unknown_host(name, known)
         if kind not in known[name].facts.kinds:
             offered = " and ".join(known[name].facts.kinds) or "no"
             raise UsageError(
