@@ -392,47 +392,50 @@ def test_what_the_coordinator_does_not_want_any_more_never_starts(
     assert host.perform(WORK, "boot-2").failure is None
 
 
+class Running:
+    """A host whose boot runs until it is ended.
+
+    :ivar results: what has become of it.
+    """
+
+    def __init__(self, settings: Settings, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+        def sleeping(
+            arguments: Sequence[str], settings: Settings, env: Mapping[str, str], stdin: str
+        ) -> Command:
+            return python(f"import signal; {told.code('0')}; signal.pause()", settings)
+
+        monkeypatch.setattr(performing, "Command", sleeping)
+        self.host = ThisHost(settings, Offer(BOTH, 1, frozenset(os.sched_getaffinity(0))))
+        self.results: list[Result] = []
+        self.thread = threading.Thread(
+            target=lambda: self.results.append(self.host.perform(WORK, "boot-1"))
+        )
+        self.thread.start()
+        told.wait()
+
+
+ENDED = [Result(failure="The process that made the trials of this boot was ended by SIGTERM.")]
+
+
 def test_a_boot_that_the_coordinator_does_not_want_any_more_is_ended(
     settings: Settings, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def sleeping(
-        arguments: Sequence[str], settings: Settings, env: Mapping[str, str], stdin: str
-    ) -> Command:
-        return python(f"import signal; {told.code('0')}; signal.pause()", settings)
-
-    monkeypatch.setattr(performing, "Command", sleeping)
-    host = ThisHost(settings, Offer(BOTH, 1, frozenset(os.sched_getaffinity(0))))
-    results: list[Result] = []
-    thread = threading.Thread(target=lambda: results.append(host.perform(WORK, "boot-1")))
-    thread.start()
-    told.wait()
-    host.end_one("another")
-    assert thread.is_alive()
-    host.end_one("boot-1")
-    thread.join(HANG_S)
-    why = "The process that made the trials of this boot was ended by SIGTERM."
-    assert results == [Result(failure=why)]
+    running = Running(settings, told, monkeypatch)
+    running.host.end_one("another")
+    assert running.thread.is_alive()
+    running.host.end_one("boot-1")
+    running.thread.join(HANG_S)
+    assert running.results == ENDED
 
 
 def test_what_runs_is_ended_when_the_worker_closes(
     settings: Settings, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def sleeping(
-        arguments: Sequence[str], settings: Settings, env: Mapping[str, str], stdin: str
-    ) -> Command:
-        return python(f"import signal; {told.code('0')}; signal.pause()", settings)
-
-    monkeypatch.setattr(performing, "Command", sleeping)
-    host = ThisHost(settings, Offer(BOTH, 1, frozenset(os.sched_getaffinity(0))))
-    results: list[Result] = []
-    thread = threading.Thread(target=lambda: results.append(host.perform(WORK)))
-    thread.start()
-    told.wait()
-    host.end()
-    host.wait()
-    thread.join(HANG_S)
-    why = "The process that made the trials of this boot was ended by SIGTERM."
-    assert [each.failure for each in results] == [why]
+    running = Running(settings, told, monkeypatch)
+    running.host.end()
+    running.host.wait()
+    running.thread.join(HANG_S)
+    assert running.results == ENDED
 
 
 # Rebooting and the doctor
