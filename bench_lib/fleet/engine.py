@@ -7,6 +7,7 @@ import asyncio
 import dataclasses
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
@@ -43,6 +44,9 @@ FULL_S = 10.0
 
 MOST_BOOTS = 100_000
 """The most boots of a campaign. They take years."""
+
+MOST_ENDED = 100
+"""How many campaigns that have ended are remembered. The records of all are kept."""
 
 MARGIN_S = 120.0
 """How much longer than its host the coordinator waits for the end of a boot."""
@@ -85,13 +89,17 @@ class Engine:
         self._say = on_event
         self._keeping = asyncio.Lock()
         self._campaigns: dict[str, Underway] = {}
+        by_campaign: defaultdict[str, list[Record]] = defaultdict(list)
+        for each in records:
+            if each.slot is not None:
+                by_campaign[each.slot.campaign].append(each)
         for kept in journal.campaigns():
             campaign = self._campaigns[kept.plan.id] = Underway(kept.plan, kept.state)
-            campaign.take(records)
+            campaign.take(by_campaign[kept.plan.id])
 
     def start(self) -> None:
         """Go on with the campaigns that have not ended."""
-        for campaign in self._campaigns.values():
+        for campaign in list(self._campaigns.values()):
             if campaign.state is CampaignState.RUNNING:
                 campaign.limit_s = limit_s(campaign.plan)
                 self._begin(campaign)
@@ -116,7 +124,8 @@ class Engine:
                 self._journal.keep_campaign(KeptCampaign(plan, CampaignState.RUNNING))
                 self._campaigns[plan.id] = Underway(plan)
                 self._campaigns[plan.id].take(records)
-        campaign = self._campaigns[plan.id]
+        # A campaign that goes on is the newest one again.
+        campaign = self._campaigns[plan.id] = self._campaigns.pop(plan.id)
         campaign.plan, campaign.limit_s = plan, most_s
         if not self._background.has(plan.id):
             self._journal.keep_campaign(KeptCampaign(plan, CampaignState.RUNNING))
@@ -180,10 +189,24 @@ class Engine:
     # Campaigns.
 
     def _begin(self, campaign: Underway) -> None:
+        self._forget_ended()
         campaign.start()
-        self._say(f"campaign {campaign.plan.id} goes on: {campaign.status().what}")
+        self._say(f"campaign {campaign.plan.id} runs: {campaign.status().what}")
         self._background.spawn(self._run(campaign), campaign.plan.id)
         self._news.tell(campaign.plan.id)
+
+    def _forget_ended(self) -> None:
+        """Forget the oldest campaigns that have ended, and the records of the others."""
+        ended = [
+            name
+            for name, each in self._campaigns.items()
+            if each.state is not CampaignState.RUNNING
+        ]
+        for name in ended:
+            self._campaigns[name].recent.clear()
+        for name in ended[:-MOST_ENDED]:
+            del self._campaigns[name]
+            self._journal.forget_campaign(name)
 
     async def _run(self, campaign: Underway) -> None:
         feeds = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -95,7 +95,15 @@ class Journal:
 
         :raise FleetError: the file cannot be written.
         """
-        _write(self.folder / f"campaign-{campaign.plan.id}.json", campaign)
+        _write(self._path(campaign.plan.id), campaign)
+
+    def forget_campaign(self, id: str) -> None:  # noqa: A002  # it is the word of the interface
+        """Forget a campaign, as far as its file can be removed."""
+        with suppress(OSError):
+            self._path(id).unlink()
+
+    def _path(self, id: str) -> Path:  # noqa: A002
+        return self.folder / f"campaign-{id}.json"
 
     def hosts(self) -> dict[str, KeptHost]:
         """Return the hosts by name.

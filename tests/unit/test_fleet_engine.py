@@ -615,6 +615,30 @@ def test_a_cancelled_campaign_goes_on_if_it_is_submitted_again(fleet: Fleet) -> 
     asyncio.run(inside())
 
 
+def test_only_the_newest_campaigns_that_have_ended_are_remembered(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "MOST_ENDED", 2)
+    plans = [
+        dataclasses.replace(PLAN, hosts=("a",), boots=1, name=str(number)) for number in range(5)
+    ]
+
+    async def test(client: FleetClient) -> None:
+        await ready(client, "a")
+        for plan in plans:
+            await client.submit(plan)
+            assert await ended(client, plan) is CampaignState.COMPLETE
+        found = [each.id for each in (await client.status()).campaigns]
+        assert found == [plan.id for plan in plans[2:]]
+        # Its records are there, so nothing is made again.
+        await client.submit(plans[0])
+        assert await ended(client, plans[0]) is CampaignState.COMPLETE
+
+    a = Simulated("a")
+    run(fleet.coordinated, lambda: fleet.joined(a), test=test)
+    assert set(fleet.slots().values()) == {len(CASES)}
+
+
 def test_a_drained_host_makes_no_boots(fleet: Fleet) -> None:
     async def test(client: FleetClient) -> None:
         await ready(client, "a", "b")
