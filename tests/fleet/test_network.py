@@ -36,7 +36,7 @@ def test_a_cut_of_five_seconds_is_survived(fleet: Fleet) -> None:
 
 def _last_campaign(fleet: Fleet) -> str:
     """What the coordinator has reported since the last campaign began."""
-    return fleet.said.rpartition(" begins: ")[2]
+    return fleet.said.rpartition(" runs: ")[2]
 
 
 def test_a_host_that_is_cut_off_for_long_is_away_and_makes_its_boot_again(fleet: Fleet) -> None:
