@@ -31,6 +31,7 @@ from bench_lib.fleet import (
     configuration,
     coordinator,
     engine,
+    making,
     performing,
     roster,
     security,
@@ -542,7 +543,7 @@ def test_a_host_is_rebooted_into_each_kernel_in_turns(
 
 
 def test_a_busy_host_is_asked_again(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "BUSY_S", 0.01)
+    monkeypatch.setattr(making, "BUSY_S", 0.01)
     plan = dataclasses.replace(PLAN, hosts=("a",), boots=1)
     answers = [Result(failure="Another run is measuring.", busy=True)] * 5
 
@@ -558,7 +559,7 @@ def test_a_busy_host_is_asked_again(fleet: Fleet, monkeypatch: pytest.MonkeyPatc
 
 
 def test_records_wait_for_room_on_the_disk(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "FULL_S", 0.01)
+    monkeypatch.setattr(making, "FULL_S", 0.01)
     plan = dataclasses.replace(PLAN, hosts=("a",), boots=1)
     # A folder cannot be appended to.
     fleet.settings.records.mkdir(parents=True)
