@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bench_lib import interrupt
 from bench_lib.errors import FleetError
 from bench_lib.fleet import campaigns
+from bench_lib.fleet.hosts import OUT_OF_USE
 from bench_lib.fleet.plan import Plan
 from bench_lib.fleet.status import CampaignState, HostState, HostStatus
 from bench_lib.fleet.work import Kind
@@ -30,9 +31,6 @@ T = TypeVar("T")
 
 READY = {HostState.EXAMINED, HostState.READY, HostState.WORKING}
 """The states of hosts that take part. Those that are being examined begin when that is done."""
-
-OUT_OF_USE = {HostState.SET_ASIDE, HostState.DRAINED}
-"""The states that only the operator ends."""
 
 
 @dataclass(frozen=True)
