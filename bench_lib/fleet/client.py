@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from distributed import rpc
 
 import bench_lib
 from bench_lib import errors, record
-from bench_lib.errors import FleetError, FleetUnreachable
+from bench_lib.errors import FleetError, FleetUnreachable, StoreError
 from bench_lib.fleet import address as address_of
 from bench_lib.fleet import configuration, reach, security
 from bench_lib.fleet.bundle import Role
@@ -95,10 +95,17 @@ class FleetClient:
         await self._ask(None, "drain", host=host, undo=undo)
 
     async def records(self, kernels: Sequence[Kernel]) -> list[Record]:
-        """Return all records of some kernels that the coordinator has."""
+        """Return all records of some kernels that the coordinator has.
+
+        Lines of its record file that are not records are left out.
+        """
         text = msgspec.json.encode(list(kernels)).decode()
         lines: list[str] = await self._ask(list[str], "records", kernels=text)
-        return [record.from_line(line) for line in lines]
+        found = []
+        for line in lines:
+            with suppress(StoreError):
+                found.append(record.from_line(line))
+        return found
 
     async def _ask(self, kind: Any, name: str, **arguments: Any) -> Any:
         """Call a handler of the coordinator.

@@ -206,6 +206,10 @@ class _OfKernel(msgspec.Struct):
     kernel: Kernel
 
 
+_OF_KERNEL = msgspec.json.Decoder(_OfKernel)
+"""Made when this is imported, because threads use it; see `work`."""
+
+
 def _lines(path: Path, kernels: Container[Kernel]) -> list[str]:
     """Return the lines of some kernels in a record file. They are not read any further."""
     found = []
@@ -217,7 +221,7 @@ def _lines(path: Path, kernels: Container[Kernel]) -> list[str]:
         raise StoreError(f"The record file {path} cannot be read: {error.strerror}.") from None
     for line in lines:
         with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-            if msgspec.json.decode(line, type=_OfKernel).kernel in kernels:
+            if _OF_KERNEL.decode(line).kernel in kernels:
                 found.append(line.decode())
     return found
 

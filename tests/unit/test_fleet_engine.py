@@ -830,6 +830,21 @@ def test_what_cannot_be_carried_out_is_refused(fleet: Fleet) -> None:
     run(fleet.coordinated, test=test)
 
 
+def test_damaged_lines_are_left_out_of_the_records_that_users_get(fleet: Fleet) -> None:
+    good = dataclasses.replace(a_record(), kernel=OLD)
+    # An edited record, which says that it returned after no time at all.
+    wrong = record.to_line(good).replace('"latency_ns":1000000', '"latency_ns":null')
+    assert wrong != record.to_line(good)
+    fleet.settings.records.parent.mkdir()
+    fleet.settings.records.write_text(f"{wrong}\n{record.to_line(good)}\n{{\nnothing\n")
+
+    async def test(client: FleetClient) -> None:
+        assert await client.records([OLD]) == [good]
+        assert await client.records([NEW]) == []
+
+    run(fleet.coordinated, test=test)
+
+
 def test_a_user_of_another_version_is_refused(fleet: Fleet) -> None:
     async def test(client: FleetClient) -> None:
         # Both ends read the version here, so the one end has to have another one.
