@@ -161,6 +161,13 @@ class Switch:
 
     def connect(self, port: int, host_pid: int) -> None:
         """Lay a cable from a port to the host whose first process is given."""
+        # The kernel removes the cable of a host that was switched off a moment later than the host.
+        subprocess.run(
+            ["nsenter", "--target", str(self.pid), "--net",
+             "ip", "link", "delete", _interface(port)],
+            check=False,
+            capture_output=True,
+        )  # fmt: skip
         subprocess.run(
             ["ip", "link", "add", HOST_INTERFACE, "netns", str(host_pid),
              "type", "veth", "peer", "name", _interface(port), "netns", str(self.pid)],
