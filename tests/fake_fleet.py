@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from bench_lib import record
 from bench_lib.errors import FleetUnreachable, UnknownHost
 from bench_lib.fleet.client import FleetClient
-from bench_lib.fleet.facts import HostFacts
 from bench_lib.fleet.plan import Plan
 from bench_lib.fleet.progress import Progress
 from bench_lib.fleet.status import (
@@ -22,8 +21,9 @@ from bench_lib.fleet.status import (
     HostStatus,
 )
 from bench_lib.fleet.work import Kind
-from bench_lib.record import Host, Kernel, Outcome, Record, Setup, Slot
+from bench_lib.record import Host, Kernel, Outcome, Record, Slot
 from bench_lib.settings import Settings
+from tests import fleets
 from tests.make import record as make
 
 
@@ -34,22 +34,8 @@ def host(
     kinds: tuple[Kind, ...] = (Kind.LAB,),
 ) -> HostStatus:
     """A host of the fleet."""
-    facts = HostFacts(
-        name=name,
-        machine_id=f"id of {name}",
-        boot_id=f"boot of {name}",
-        kernel=Kernel("6.1", "#1"),
-        kinds=kinds,
-        room=1,
-        kickbench="0",
-        dask="0",
-        python="3",
-        qemu="7.2.22",
-        setup=Setup(),
-        clock_ns=0,
-        accelerator="kvm",
-    )
-    return HostStatus(facts, state, reason, (), 0.0, 0, 0, 0, (), ())
+    facts = fleets.facts(name, Kernel("6.1", "#1"), kinds=kinds, accelerator="kvm")
+    return fleets.host(facts, state=state, reason=reason)
 
 
 class FakeFleet(FleetClient):

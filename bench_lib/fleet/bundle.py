@@ -26,7 +26,7 @@ class Role(StrEnum):
     COORDINATOR = "coordinator"
     HOST = "host"
     USER = "user"
-    """It may only connect; nobody can pose as the coordinator or as a host with it."""
+    """It may only connect. A coordinator or a host needs another one."""
 
 
 def require_extra() -> None:

@@ -20,15 +20,13 @@ from distributed import Client, Future, KilledWorker, Scheduler
 from distributed.client import FutureCancelledError
 
 from bench_lib.fleet.background import Background
+from bench_lib.fleet.facts import ROOM, resource
 from bench_lib.fleet.members import Given, Member
 from bench_lib.fleet.news import News
 from bench_lib.fleet.performing import END
 
-ROOM = "room"
-"""The resource that a host has as often as it makes boots at once."""
-
 END_S = 30.0
-"""How long a worker may take to answer that handler."""
+"""How long a worker may take to answer when it is asked to end something."""
 
 LONG_S = 3600.0
 """How often to look whether a host is still there that answers nothing. Dask reports it anyway."""
@@ -40,11 +38,6 @@ class Dropped(Exception):
 
 class Overdue(Exception):
     """The host did not answer in time."""
-
-
-def resource(name: str) -> str:
-    """Return the resource that only the host of this name has."""
-    return f"host-{name}"
 
 
 class Calls:
@@ -83,21 +76,22 @@ class Calls:
         :raise Dropped: the connection was lost before there was an answer.
         :raise Overdue: there was no answer within `limit_s`.
         """
-        name, address = member.facts.name, member.address
+        address = member.address
         key = f"boot-{uuid.uuid4().hex}"
         self._given[key] = Given(text, time.monotonic())
         future = self._client.submit(
-            function, *given, key=key, pure=False, resources={resource(name): 1, ROOM: 1}
+            function,
+            *given,
+            key=key,
+            pure=False,
+            resources={resource(member.facts.name): 1, ROOM: 1},
         )
         answer = asyncio.create_task(_answer(future))
         try:
             async with asyncio.timeout(limit_s):
-                while not answer.done():
-                    if member.address != address:
-                        raise Dropped
-                    gone = asyncio.create_task(self._news.wait(name, LONG_S))
-                    await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-                    gone.cancel()
+                await self._answered_or_gone(member, address, answer)
+            if not answer.done():
+                raise Dropped
             return await answer
         except TimeoutError:
             raise Overdue(f"it did not answer within {limit_s:.0f} s") from None
@@ -118,20 +112,27 @@ class Calls:
         answer: asyncio.Task[str],
     ) -> None:
         """Have a host end what it does, and wait until it has. Dask itself ends nothing."""
-        name = member.facts.name
         try:
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(END_S):
                     await getattr(self._scheduler.rpc(address), END)(key=key)
-            while not answer.done() and member.address == address:
-                gone = asyncio.create_task(self._news.wait(name, LONG_S))
-                await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-                gone.cancel()
+            await self._answered_or_gone(member, address, answer)
         finally:
             answer.cancel()
             await asyncio.gather(answer, return_exceptions=True)
             self._forget(member, address, key, future)
-            self._news.tell(name, None)
+            self._news.tell(member.facts.name, None)
+
+    async def _answered_or_gone(
+        self, member: Member, address: str | None, answer: asyncio.Task[str]
+    ) -> None:
+        """Wait until there is an answer, or the host is not connected at this address any more."""
+        while not answer.done() and member.address == address:
+            gone = asyncio.create_task(self._news.wait(member.facts.name, LONG_S))
+            try:
+                await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                gone.cancel()
 
     def _forget(self, member: Member, address: str | None, key: str, future: Future[Any]) -> None:
         """Release a result, and the host. Dask would make the result again if its worker died."""

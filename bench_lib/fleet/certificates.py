@@ -375,7 +375,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
-    """Write a new file, which nobody else can read before it has its mode."""
+    """Write a new file. Other users cannot read it before it has its mode."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:
         file.write(data)

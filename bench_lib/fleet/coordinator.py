@@ -6,11 +6,10 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import resource
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,13 +19,13 @@ from distributed.security import Security
 
 import bench_lib
 from bench_lib import record
-from bench_lib.errors import FleetError, FleetRefused, KickbenchError, StoreError
+from bench_lib.errors import FleetError, FleetRefused, KickbenchError
 from bench_lib.fleet import configuration, security
 from bench_lib.fleet.background import Background
 from bench_lib.fleet.bundle import Role
 from bench_lib.fleet.calls import Calls
 from bench_lib.fleet.engine import Engine
-from bench_lib.fleet.facts import HostFacts
+from bench_lib.fleet.facts import EXTRA, HostFacts
 from bench_lib.fleet.journal import Journal
 from bench_lib.fleet.news import News
 from bench_lib.fleet.performing import REFUSE
@@ -52,9 +51,6 @@ PREFIX = "kickbench_"
 
 ANSWER_S = 10.0
 """How long a worker may take to answer."""
-
-EXTRA = "kickbench"
-"""The name under which workers report their facts when they register."""
 
 
 def has_dashboard() -> bool:
@@ -121,7 +117,7 @@ class Coordinator:
     async def records(self, kernels: str) -> list[str]:
         """Return the records of some kernels, as lines."""
         wanted = set(msgspec.json.decode(kernels, type=list[Kernel]))
-        return await asyncio.to_thread(_lines, self._records, wanted)
+        return await asyncio.to_thread(record.lines_of, self._records, wanted)
 
     def answer_users(self) -> None:
         """Make the scheduler pass on what users ask for."""
@@ -200,32 +196,6 @@ class Coordinator:
         self._background.spawn(closing)
 
 
-class _OfKernel(msgspec.Struct):
-    """The part of a record that says which kernel it is of."""
-
-    kernel: Kernel
-
-
-_OF_KERNEL = msgspec.json.Decoder(_OfKernel)
-"""Made when this is imported, because threads use it; see `work`."""
-
-
-def _lines(path: Path, kernels: Container[Kernel]) -> list[str]:
-    """Return the lines of some kernels in a record file. They are not read any further."""
-    found = []
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise StoreError(f"The record file {path} cannot be read: {error.strerror}.") from None
-    for line in lines:
-        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-            if _OF_KERNEL.decode(line).kernel in kernels:
-                found.append(line.decode())
-    return found
-
-
 class _Plugin(SchedulerPlugin):
     """Passes on which workers come and go."""
 
@@ -259,7 +229,7 @@ async def serve(settings: Settings, host: str, port: int, on_event: Callable[[st
     _raise_limit_of_files()
     journal = Journal(settings.records.parent / FOLDER)
     with journal.held(), Refusals().collected() as refusals:
-        # A long history takes seconds to read. Nobody should be let in meanwhile.
+        # A long history takes seconds to read. No host should join meanwhile.
         records, _ = record.read(settings.records)
         scheduler = await _listening(host, port, secure, dashboard=dashboard)
         async with (

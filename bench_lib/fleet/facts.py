@@ -8,6 +8,17 @@ from dataclasses import dataclass
 from bench_lib.fleet.work import Kind
 from bench_lib.record import Kernel, Setup
 
+EXTRA = "kickbench"
+"""The name under which a worker reports its facts when it registers."""
+
+ROOM = "room"
+"""The resource that a host has as often as it makes boots at once."""
+
+
+def resource(name: str) -> str:
+    """Return the resource that only the host of this name has."""
+    return f"host-{name}"
+
 
 @dataclass(frozen=True)
 class HostFacts:

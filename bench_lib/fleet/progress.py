@@ -44,7 +44,7 @@ class Underway:
     """A campaign, and how far it is.
 
     :ivar done: the places of the boots that are recorded.
-    :ivar queues: for each host, the boots that nobody makes yet, in the order to make them in.
+    :ivar queues: for each host, the boots that are not begun yet, in the order to make them in.
     :ivar counts: the number of records of each boot.
     :ivar limit_s: how long one boot may take.
     :ivar running: the number of boots that are being made.

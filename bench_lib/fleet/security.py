@@ -231,7 +231,7 @@ def _try_out(security: Security, folder: Path, role: Role) -> None:
         connecting = security.get_connection_args("client")["ssl_context"]
         listening = security.get_listen_args("scheduler")["ssl_context"]
         if role is Role.USER:
-            connecting.verify_mode = ssl.CERT_NONE  # Nobody connects to a user.
+            connecting.verify_mode = ssl.CERT_NONE  # A user takes no connections.
         there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
         client = connecting.wrap_bio(back, there, server_side=False)
         server = listening.wrap_bio(there, back, server_side=True)

@@ -21,7 +21,7 @@ from bench_lib import lock, ownership
 from bench_lib.errors import FleetError, FleetRefused, FleetUnreachable, HostBusy
 from bench_lib.fleet import configuration, joining, reach, security
 from bench_lib.fleet.bundle import Role
-from bench_lib.fleet.facts import HostFacts
+from bench_lib.fleet.facts import EXTRA, ROOM, HostFacts, resource
 from bench_lib.fleet.performing import Offer, ThisHost
 from bench_lib.settings import Settings
 
@@ -130,8 +130,8 @@ async def _work(membership: Membership, settings: Settings, say: Say) -> None:
         name=f"{facts.name}-{secrets.token_hex(4)}",
         security=credentials,
         nthreads=offer.room,
-        resources={"room": offer.room, f"host-{facts.name}": offer.room},
-        startup_information={"kickbench": _reported(facts)},
+        resources={ROOM: offer.room, resource(facts.name): offer.room},
+        startup_information={EXTRA: _reported(facts)},
         plugins=(host,),
         memory_limit=0,
         local_directory=str(settings.runtime / FOLDER),

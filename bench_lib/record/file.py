@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import msgspec
 from bench_lib.errors import RecordNotWritten, StoreError
 from bench_lib.record import schema1, schema2, stored
 from bench_lib.record.names import ANSWERED
-from bench_lib.record.parts import SCHEMA, Record
+from bench_lib.record.parts import SCHEMA, Kernel, Record
 
 
 def to_line(record: Record) -> str:
@@ -113,13 +114,7 @@ def read(path: Path) -> tuple[list[Record], list[Damage]]:
     """
     records: list[Record] = []
     damaged: list[Damage] = []
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return [], []
-    except OSError as error:
-        raise StoreError(f"The record file {path} cannot be read: {error.strerror}.") from None
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         found = _decode(line)
@@ -128,6 +123,43 @@ def read(path: Path) -> tuple[list[Record], list[Damage]]:
         else:
             damaged.append(Damage(path, number, found.why, found.newer))
     return records, damaged
+
+
+class _OfKernel(msgspec.Struct):
+    """The part of a record that says which kernel it is of."""
+
+    kernel: Kernel
+
+
+_OF_KERNEL = msgspec.json.Decoder(_OfKernel)
+"""Made when this is imported, because threads use it, and msgspec may crash if several of them make
+it at once."""
+
+
+def lines_of(path: Path, kernels: Container[Kernel]) -> list[str]:
+    """Return the lines of some kernels. Nothing else of them is read, so they may be damaged.
+
+    :raise StoreError: the file cannot be read.
+    """
+    found = []
+    for line in _lines(path):
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            if _OF_KERNEL.decode(line).kernel in kernels:
+                found.append(line.decode())
+    return found
+
+
+def _lines(path: Path) -> list[bytes]:
+    """Return the lines of a file; none if it does not exist.
+
+    :raise StoreError: the file cannot be read.
+    """
+    try:
+        return path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"The record file {path} cannot be read: {error.strerror}.") from None
 
 
 def append(path: Path, *records: Record) -> None:

@@ -9,24 +9,19 @@ import time
 import pytest
 
 from bench_lib.fleet import members
-from bench_lib.fleet.facts import HostFacts
 from bench_lib.fleet.members import DROPS, FAILURES, Given, Member
 from bench_lib.fleet.status import HostState
 from bench_lib.fleet.work import Examined, Finding, Kind
 from bench_lib.record import Kernel, Setup
+from tests import fleets
 
 OLD, NEW = Kernel("6.1.0-56-amd64", "#1"), Kernel("6.12.117-amd64", "#1")
 
-FACTS = HostFacts(
-    name="a",
+FACTS = fleets.facts(
+    "a",
+    NEW,
     machine_id="1" * 32,
     boot_id="b1",
-    kernel=NEW,
-    kinds=(Kind.HOST, Kind.LAB),
-    room=1,
-    kickbench="1.0",
-    dask="2026.8.0",
-    python="3.11.2",
     qemu="8.2.0",
     setup=Setup(governor="performance"),
     clock_ns=10**18,

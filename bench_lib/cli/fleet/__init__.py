@@ -13,7 +13,7 @@ def fleet() -> None:
     """Measure on many hosts in one campaign.
 
     A coordinator gives boots to the hosts that have joined it, and keeps all records. All of them
-    have certificates of one CA, and whoever has one of these is root on every host.
+    have certificates of one CA, and anyone who has one is root on every host.
 
     \b
     Examples:

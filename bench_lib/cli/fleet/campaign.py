@@ -39,7 +39,7 @@ from bench_lib.trial.case import CORE_SCENARIOS
 from bench_lib.verdict import pace, summary
 
 BOOTS = 6
-"""How often each kernel is booted, where nobody has to be asked to do it."""
+"""How often each kernel is booted by default, where the fleet itself can do it."""
 
 
 @click.command("campaign")
@@ -122,8 +122,8 @@ def campaign(
     Every host makes all boots, because results of different hosts are never combined. With
     --anywhere, any host with room makes each boot, which is good only for hosts that are alike.
 
-    Host work needs a host that has booted the kernel. Without --reboot, somebody else has to boot
-    the hosts, and one boot of a host counts once. `booted` means the kernel that all hosts run.
+    Host work needs a host that has booted the kernel. Without --reboot, boot the hosts yourself;
+    one boot of a host counts once. `booted` means the kernel that all hosts run.
 
     The campaign goes on in the fleet if this command ends. The same command with the same hosts
     follows it again, and makes boots that are missing. `kickbench fleet cancel` ends it.
